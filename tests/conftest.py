@@ -1,6 +1,57 @@
-"""Shared test settings: strict promotion, so that a dtype or rank mistake fails where it is made."""
+"""Shared settings: strict promotion, so that a dtype or rank mistake fails where it is made; and one small run."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
+
+SMOKE = "configs/tiny.py:smoke"
+
+
+def run_mlcm(*arguments, env=None, **kwargs) -> subprocess.CompletedProcess:
+    """`mlcm …` in a process of its own, as a user runs it."""
+    command = [sys.executable, "-m", "mlcm_jax.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, **kwargs)
+
+
+def _once(tmp_path_factory, name: str, make) -> Path:
+    """A folder that `make(folder)` fills, once for all workers of pytest-xdist."""
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if base.name.startswith("popen-") else base
+    folder = base / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """Where the data set of the smoke config is built."""
+
+    def make(folder):
+        result = run_mlcm("build", "synthetic_faces/48x48", f"--data_dir={folder}")
+        assert result.returncode == 0, result.stderr
+
+    return _once(tmp_path_factory, "data", make)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory, data_dir) -> Path:
+    """The work directory of a finished smoke run; its output is in `output.txt`. Read it, do not write to it."""
+
+    def make(folder):
+        result = run_mlcm("train", f"--config={SMOKE}", f"--workdir={folder}", f"--data_dir={data_dir}")
+        assert result.returncode == 0, result.stdout + result.stderr
+        (folder / "output.txt").write_text(result.stdout)
+
+    return _once(tmp_path_factory, "smoke", make)

@@ -1,0 +1,326 @@
+"""Crops and augmentation on the host: (example, rng) -> example, numpy and OpenCV.
+
+An example is a dict as a builder yields it: `rgb` uint8 [H, W, 3] and / or `thermal` uint8 [H, W] or [H, W, 1],
+aligned with each other; `landmarks` [K, 2] in pixels, `visible` bool [K], `box` (x, y, w, h) in pixels. What is
+geometric happens to both modalities and the landmarks by one and the same matrix; what is photometric belongs to one
+modality.
+
+Speed is a design rule here, as this code competes with training for two cores: random numbers are drawn in one call,
+the matrix is composed in plain floats, tone and colour go through one 256-entry table on 8-bit values, noise comes
+from a bank.
+"""
+
+import functools
+import itertools
+import math
+
+import cv2
+import numpy as np
+
+from mlcm_jax import landmarks as layouts
+from mlcm_jax.errors import InputError
+
+_TO_FLOAT = (np.arange(256) / 255.0).astype(np.float32)
+_RAMP = np.arange(256) / 255.0
+_KNOTS = np.linspace(0.0, 1.0, 7)
+
+
+def crop(
+    example, *, size, layout, expand=1.25, rng=None, jitter=0.0, rotation=0.0, scale=0.0, shift=0.0, flip=0.0
+) -> dict:
+    """Cuts a square around the box out of every modality and resizes it to `size`, optionally at random.
+
+    The square is centred on the box, its side is `expand * max(w, h)`; so the crop is isotropic and may reach beyond
+    the picture (zeros there). In this order: every side of the box moves by up to `jitter` of its length (left and
+    right by the width, top and bottom by the height), the square turns by up to `rotation` degrees and grows by a
+    factor of up to `1 + scale` either way (log-uniform), its centre moves by up to `shift` of its side along each
+    axis, and with probability `flip` it is mirrored. All draws are uniform. Each modality is warped once, bilinearly;
+    where the crop shrinks the picture by a factor of 2 or more, the picture is first halved by area averaging until the
+    warp itself shrinks by less than 2.
+
+    A mirrored crop's landmarks are permuted by the layout, so a network sees the same order always; its `to_image`
+    includes the mirror. To map a prediction of a mirrored crop back: `pixels = to_image(prediction)[layout.flip]`,
+    permuting once more, because the point that lies on the picture's landmark i is the mirrored crop's point
+    `flip[i]`. (Evaluation never mirrors.)
+
+    Args:
+      example: see the top of this file.
+      size: side S of the crop in pixels.
+      layout: name or Layout of the landmarks.
+      expand: side of the square in units of the box's longer side.
+      rng: numpy Generator; needed as soon as one of the following is not 0.
+      jitter: up to 0.49.
+      rotation: degrees.
+      scale: 0.1 means a factor of 1/1.1 to 1.1.
+      shift: in units of the square's side.
+      flip: probability.
+
+    Returns:
+      A new dict: `rgb` float32 [S, S, 3] and / or `thermal` float32 [S, S, 1] in [0, 1], `landmarks` float32 [K, 2]
+      in u (may leave [0, 1]), `visible` bool [K], `box` float32 [4] as it came, `to_image` float32 [2, 3], crop
+      pixels to original pixels. Other fields are handed on as they are, `celsius` excepted, whose pixels would no
+      longer fit.
+
+    Raises:
+      InputError: pictures of another type or of different sizes; landmarks with NaN or of another count; a box that
+        is empty, not finite or wholly outside the picture.
+    """
+    layout = layouts.get(layout)
+    pictures = {name: _uint8(example[name], name) for name in ("rgb", "thermal") if name in example}
+    shapes = {picture.shape[:2] for picture in pictures.values()}
+    if len(shapes) != 1:
+        sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
+        raise InputError(f"RGB and thermal differ in size: {sizes}." if shapes else "There is neither rgb nor thermal.")
+    height, width = shapes.pop()
+    points = layouts.check(example["landmarks"], layout)
+    x, y, w, h = box = _box(example["box"], width, height)
+
+    mirrored = False
+    left, top, right, bottom = x, y, x + w, y + h
+    turn, grow, move_x, move_y = 0.0, 1.0, 0.0, 0.0
+    if jitter or rotation or scale or shift or flip:
+        if rng is None:
+            raise ValueError("a random crop needs rng")
+        r = (2.0 * rng.random(9) - 1.0).tolist()
+        left, right = left + r[0] * jitter * w, right + r[1] * jitter * w
+        top, bottom = top + r[2] * jitter * h, bottom + r[3] * jitter * h
+        turn = math.radians(r[4] * rotation)
+        grow = math.exp(r[5] * math.log1p(scale))
+        move_x, move_y = r[6] * shift, r[7] * shift
+        mirrored = (r[8] + 1.0) / 2.0 < flip
+    side = expand * grow * max(right - left, bottom - top)
+    center_x = (left + right) / 2 + move_x * side
+    center_y = (top + bottom) / 2 + move_y * side
+
+    # Crop pixel -> original pixel: p = R diag(±step, step) (c - middle) + centre, pixel centres at integers on both
+    # sides.
+    step = side / size
+    middle = (size - 1) / 2
+    cos, sin = step * math.cos(turn), step * math.sin(turn)
+    sign = -1.0 if mirrored else 1.0
+    a, b, c, d = sign * cos, -sin, sign * sin, cos
+    e, f = center_x - (a + b) * middle, center_y - (c + d) * middle
+    matrix = np.array([[a, b, e], [c, d, f]])
+
+    out = {key: value for key, value in example.items() if key not in ("rgb", "thermal", "celsius")}
+    for name, picture in pictures.items():
+        warped = cv2.LUT(_warp(picture, matrix, size), _TO_FLOAT)
+        out[name] = warped if name == "rgb" else warped.reshape(size, size, 1)
+    # The inverse of the 2x2 part is its transpose over step², as it is a rotation with a mirror and a scale.
+    inverse = np.array([[a, b], [c, d]]) / (step * step * size)
+    points = (points - (e, f)) @ inverse + 0.5 / size
+    visible = np.asarray(example["visible"], dtype=bool)
+    if visible.shape != (layout.count,):
+        raise InputError(f"Visibility has shape {visible.shape}, but layout {layout.name} has {layout.count} points.")
+    if mirrored:
+        points, visible = points[layout.flip], visible[layout.flip]
+    out["landmarks"] = points.astype(np.float32)
+    out["visible"] = visible
+    out["box"] = np.array(box, dtype=np.float32)
+    out["to_image"] = matrix.astype(np.float32)
+    return out
+
+
+def photometric_rgb(image, rng, *, strength=1.0) -> np.ndarray:
+    """Random light, colour and sensor for an RGB crop: gamma, brightness, contrast, cast, darkness, gray, blur, noise.
+
+    Args:
+      image: float32 [S, S, 3] in [0, 1]; quantised to 8 bits on the way, which costs nothing as crops come from 8 bits.
+      rng: numpy Generator.
+      strength: scales every range and probability; 0 leaves the picture as it is.
+
+    Returns:
+      float32 [S, S, 3] in [0, 1], a new array.
+    """
+    if strength <= 0:
+        return image.copy()
+    r = rng.random(16).tolist()
+    signed = [strength * (2.0 * value - 1.0) for value in r]
+    small = cv2.convertScaleAbs(image, alpha=255.0)
+    if r[0] < 0.15 * strength:
+        small = cv2.GaussianBlur(small, (0, 0), _blur_sigma(r[1], image.shape[0]))
+    if r[2] < 0.15 * strength:
+        small = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+    # One curve for all channels and a gain for each: 0.5 + contrast (v^gamma - 0.5) + brightness, then light.
+    gamma = math.exp(0.4 * signed[3])
+    contrast, brightness = math.exp(0.3 * signed[4]), 0.12 * signed[5]
+    light = 1.0
+    dark = r[6] < 0.12 * strength
+    if dark:
+        light = 0.1 + 0.4 * r[7]
+    tone = (_RAMP**gamma - 0.5) * contrast + (0.5 + brightness)
+    gains = np.array([light * math.exp(0.12 * value) for value in signed[8:11]])
+    table = (tone[:, None, None] * gains).clip(0.0, 1.0).astype(np.float32)
+    out = cv2.LUT(small, table)
+
+    if dark or r[11] < 0.5 * strength:
+        sigma = strength * (0.03 * r[12] + (0.03 if dark else 0.0))
+        _add_noise(out, sigma, r[13])
+    return out
+
+
+def photometric_thermal(image, rng, *, strength=1.0, invert=0.0) -> np.ndarray:
+    """Random camera for a thermal crop: resolution, blur, local contrast, tone curve, gain, noise, stripes.
+
+    Gray values of real cameras are no linear function of temperature: the automatic gain stretches what it finds. The
+    tone curve is therefore a random *monotone* one (a gamma plus a piecewise linear part), so that hot stays brighter
+    than cold.
+
+    Args:
+      image: float32 [S, S, 1] in [0, 1]; quantised to 8 bits on the way.
+      rng: numpy Generator.
+      strength: scales every range and probability; 0 leaves the picture as it is, but for `invert`.
+      invert: probability of reversed polarity (cold = bright, as some cameras are set).
+
+    Returns:
+      float32 [S, S, 1] in [0, 1], a new array.
+    """
+    strength = max(strength, 0.0)
+    r = rng.random(32).tolist()
+    size = image.shape[0]
+    small = cv2.convertScaleAbs(image, alpha=255.0).reshape(size, size)
+    if r[0] < 0.2 * strength:
+        low = max(8, round(size * (1.0 - 0.65 * r[1])))
+        small = cv2.resize(cv2.resize(small, (low, low), interpolation=cv2.INTER_AREA), (size, size))
+    if r[2] < 0.2 * strength:
+        small = cv2.GaussianBlur(small, (0, 0), _blur_sigma(r[3], size))
+    if r[4] < 0.2 * strength:
+        # A camera's "detail enhancement": what differs from the surroundings is amplified.
+        amount = 0.3 + 0.7 * r[5]
+        width = 2 * round(size * (0.05 + 0.1 * r[6])) + 1
+        small = cv2.addWeighted(small, 1.0 + amount, cv2.blur(small, (width, width)), -amount, 0.0)
+
+    curve = _RAMP
+    if strength:
+        curve = _RAMP ** math.exp(0.5 * strength * (2.0 * r[7] - 1.0))
+        # Increments of equal size are the identity; the more they differ, the stranger the curve, but it never falls.
+        rises = [math.exp(1.2 * strength * (2.0 * value - 1.0)) for value in r[8:14]]
+        heights = np.array(list(itertools.accumulate(rises, initial=0.0)))
+        curve = np.interp(curve, _KNOTS, heights / heights[-1])
+        gain = math.exp(0.35 * strength * (2.0 * r[14] - 1.0))
+        curve = (curve - 0.5) * gain + (0.5 + 0.12 * strength * (2.0 * r[15] - 1.0))
+        curve = curve.clip(0.0, 1.0)
+    if r[16] < invert:
+        curve = 1.0 - curve
+    out = cv2.LUT(small, curve.astype(np.float32))
+
+    noisy, striped = r[17] < 0.5 * strength, r[19] < 0.2 * strength
+    if striped:
+        # Fixed-pattern noise: an offset for each column or each row, as uncooled sensors have.
+        sigma = 0.02 * strength * r[20]
+        offsets = sigma * _noise(size, r[21])
+        out += offsets[None, :] if r[22] < 0.7 else offsets[:, None]
+    if noisy:
+        _add_noise(out, 0.03 * strength * r[18], r[23])
+    elif striped:
+        out.clip(0.0, 1.0, out)
+    return out.reshape(size, size, 1)
+
+
+def occlude(example, rng, *, p=0.5, count=2, smallest=0.1, largest=0.35) -> dict:
+    """With probability p, covers up to `count` random rectangles, at the same place in both modalities.
+
+    A patch has one random colour in RGB and one random gray in thermal, as a hand or a cup has. `visible` stays as it
+    is: a covered landmark is still to be predicted from the rest of the face, which is the point of this
+    augmentation.
+
+    Args:
+      example: as `crop` gives it.
+      rng: numpy Generator.
+      p: probability that anything is covered.
+      count: most patches.
+      smallest: shortest side of a patch, in units of the crop's side.
+      largest: longest side.
+
+    Returns:
+      A new dict; the pictures are copies where patches were drawn.
+    """
+    r = rng.random(2 + 8 * count).tolist()
+    if r[0] >= p:
+        return dict(example)
+    names = [name for name in ("rgb", "thermal") if name in example]
+    out = {**example, **{name: example[name].copy() for name in names}}
+    for k in range(1 + int(r[1] * count)):
+        u, v, across, along, *colour = r[2 + 8 * k : 10 + 8 * k]
+        size = out[names[0]].shape[0]
+        w = max(1, round(size * (smallest + (largest - smallest) * across)))
+        h = max(1, round(size * (smallest + (largest - smallest) * along)))
+        x, y = int(u * (size - w + 1)), int(v * (size - h + 1))
+        for name in names:
+            out[name][y : y + h, x : x + w] = colour[:3] if name == "rgb" else colour[3]
+    return out
+
+
+def _warp(picture, matrix, size) -> np.ndarray:
+    """uint8 [size, size, ...]: crop pixel c takes the picture's value at matrix @ (c, 1); zeros outside the picture."""
+    height, width = picture.shape[:2]
+    (a, b, e), (c, d, f) = matrix.tolist()
+    halvings = int(math.log2(max(1.0, math.hypot(a, c) * (1 + 1e-6))))
+    factor = 1 << halvings
+    if halvings:
+        # Only the part under the crop is reduced: its bounding box and two reduced pixels more, in whole reduced ones.
+        corners = [(u, v) for u in (0, size - 1) for v in (0, size - 1)]
+        xs, ys = [a * u + b * v + e for u, v in corners], [c * u + d * v + f for u, v in corners]
+        x0, y0 = max(0, int(min(xs)) - 2 * factor), max(0, int(min(ys)) - 2 * factor)
+        x1, y1 = min(width, int(max(xs)) + 3 * factor), min(height, int(max(ys)) + 3 * factor)
+        columns, rows = (x1 - x0) // factor, (y1 - y0) // factor
+        if columns > 0 and rows > 0:
+            picture = picture[y0 : y0 + rows * factor, x0 : x0 + columns * factor]
+            for left in reversed(range(halvings)):  # 2:1 has a fast path in OpenCV that 4:1 lacks
+                picture = cv2.resize(picture, (columns << left, rows << left), interpolation=cv2.INTER_AREA)
+            # Original pixel x0 + k sits at (k + 0.5) / factor - 0.5 in the reduced part.
+            half = 0.5 / factor - 0.5
+            matrix = np.array(
+                [[a / factor, b / factor, (e - x0) / factor + half], [c / factor, d / factor, (f - y0) / factor + half]]
+            )
+    return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def _uint8(picture, name) -> np.ndarray:
+    picture = np.asarray(picture)
+    channels = 3 if name == "rgb" else 1
+    if name == "thermal" and picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != channels or picture.size == 0:
+        raise InputError(f"The {name} picture must be uint8 [H, W, {channels}], not {picture.dtype} {picture.shape}.")
+    return picture if channels == 3 else picture[..., 0]
+
+
+def _box(box, width, height) -> tuple[float, float, float, float]:
+    values = np.asarray(box, dtype=np.float64).ravel().tolist()
+    if len(values) != 4:
+        raise InputError(f"A box is x, y, w, h; this one has {len(values)} numbers.")
+    x, y, w, h = values
+    if not all(map(math.isfinite, values)) or w <= 0 or h <= 0:
+        raise InputError(f"The box x={x:g}, y={y:g}, w={w:g}, h={h:g} is empty or not finite.")
+    if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+        raise InputError(f"The box x={x:g}, y={y:g}, w={w:g}, h={h:g} lies outside the {width}x{height} picture.")
+    return x, y, w, h
+
+
+def _blur_sigma(u, size) -> float:
+    """Blur in pixels that grows with the crop: 0.4 to 1.0 at 64 pixels, to 2.8 at 256."""
+    return 0.4 + 0.6 * u * max(1.0, size / 64)
+
+
+@functools.cache
+def _bank() -> np.ndarray:
+    """A million standard normal numbers, drawn once: fresh ones would cost more than the rest of an augmentation."""
+    return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
+
+
+def _noise(count, u) -> np.ndarray:
+    """`count` standard normal numbers, a stretch of the bank chosen by u in [0, 1)."""
+    bank = _bank()
+    if count > len(bank) // 2:
+        return np.random.default_rng(int(u * 2**53)).standard_normal(count, dtype=np.float32)
+    start = int(u * (len(bank) - count))
+    return bank[start : start + count]
+
+
+def _add_noise(image, sigma, u) -> None:
+    """Adds normal noise to a float32 picture and clips it to [0, 1], in place."""
+    flat = image.reshape(-1)
+    cv2.scaleAdd(_noise(flat.size, u), sigma, flat, flat)
+    flat.clip(0.0, 1.0, flat)

@@ -1,0 +1,151 @@
+"""Dual-Injected Knowledge Distillation (MLCM-KD, arXiv 2510.11128): arrays and two heads in, one loss per example out.
+
+Forward injection (FI) feeds the teacher's features through the student's head, reverse injection (RI) the student's
+features through the teacher's frozen head. This file knows neither the task loss nor the networks, and imports jax
+alone.
+
+A head is a pair `(apply, params)` with `apply(params, features) -> [B, K, 2]`. What the paper does not say is
+inferred; see `reverse_target`, `decay` and the docstrings.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+
+def _mean(values, weights) -> jax.Array:
+    """[B, K, 2] to [B], in float32 at least; `weights` [B, K] weigh the mean, and an example of no weight gives 0."""
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    if weights is None:
+        return values.mean(axis=tuple(range(1, values.ndim)))
+    weights = jnp.asarray(weights).astype(values.dtype)
+    total = weights.sum(axis=1) * values.shape[2]
+    return (values * weights[..., None]).sum(axis=(1, 2)) / jnp.where(total > 0, total, 1.0)
+
+
+def _apply(name, apply, params, features, target) -> jax.Array:
+    prediction = apply(params, features)
+    if prediction.shape != jnp.shape(target):
+        raise ValueError(f"the {name}'s head gives {prediction.shape}, but the target has shape {jnp.shape(target)}")
+    return prediction
+
+
+def dikd(
+    student_features,
+    teacher_features,
+    student_head,
+    teacher_head,
+    target,
+    *,
+    loss,
+    weights=None,
+    alpha=1.0,
+    beta=1.0,
+    reverse_target="teacher",
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """alpha * FI + beta * RI; f_t, f_r are the features, h_t, h_r the heads of student and teacher, sg stop-gradient:
+
+        FI = mean loss(h_t(sg[f_r]), y)                  trains h_t only
+        RI = mean loss(h_r(f_t), sg[h_r(f_r)] or y)      trains b_t, the backbone behind f_t, only
+
+    The teacher is never trained: its features and its head's parameters are stopped. The head stays differentiable in
+    its *input*, or RI could not reach the student. If the student's head needs an adapter from the teacher's
+    channels, put it inside `student_head`; apply one from the student's channels to `student_features` before the
+    call.
+
+    Args:
+      student_features: float [B, ...], what the student's backbone gives.
+      teacher_features: float [B, ...], what the teacher's backbone gives for the paired picture.
+      student_head: (apply, params).
+      teacher_head: (apply, params).
+      target: float [B, K, 2], the true landmarks.
+      loss: (prediction, target) -> unreduced [B, K, 2].
+      weights: optional float or bool [B, K] (visibility), weigh the mean over K and xy. None weighs all alike.
+      alpha: weight of FI; may be traced.
+      beta: weight of RI; may be traced.
+      reverse_target: "teacher" (default, inferred) compares RI with the teacher's own prediction, "truth" with
+        `target`.
+
+    Returns:
+      (float [B], {"forward": FI [B], "reverse": RI [B]}); the parts are not weighted by alpha and beta.
+
+    Raises:
+      ValueError: shapes that do not fit, or an unknown `reverse_target`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> apply = lambda params, features: (features @ params).reshape(-1, 3, 2)
+      >>> a, b, c, d = jax.random.split(jax.random.key(0), 4)
+      >>> f_t, f_r = jax.random.normal(a, (4, 8)), jax.random.normal(b, (4, 8))
+      >>> p_t, p_r = jax.random.normal(c, (8, 6)), jax.random.normal(d, (8, 6))
+      >>> loss = lambda prediction, target: jnp.abs(prediction - target)
+      >>> total = lambda f, p: dikd(f, f_r, (apply, p), (apply, p_r), jnp.zeros((4, 3, 2)), loss=loss)[0].mean()
+      >>> to_backbone, to_head = jax.grad(total, argnums=(0, 1))(f_t, p_t)
+      >>> to_backbone.shape, to_head.shape
+      ((4, 8), (8, 6))
+    """
+    if reverse_target not in ("teacher", "truth"):
+        raise ValueError(f"reverse_target is 'teacher' or 'truth', not {reverse_target!r}")
+    if weights is not None:
+        if jnp.shape(weights) != jnp.shape(target)[:2]:
+            raise ValueError(f"weights {jnp.shape(weights)} do not match the landmarks {jnp.shape(target)[:2]}")
+        # An unlabelled landmark may hold NaN. It has to go before the loss: NaN * 0 is NaN, in the gradient too.
+        target = jnp.where(jnp.asarray(weights)[..., None] > 0, target, 0.0)
+    student_apply, student_params = student_head
+    teacher_apply, teacher_params = teacher_head
+    teacher_params = stop_gradient(teacher_params)
+    teacher_features = stop_gradient(teacher_features)
+
+    forward = _mean(loss(_apply("student", student_apply, student_params, teacher_features, target), target), weights)
+    returned = _apply("teacher", teacher_apply, teacher_params, student_features, target)
+    if reverse_target == "teacher":
+        target = stop_gradient(teacher_apply(teacher_params, teacher_features))
+    reverse = _mean(loss(returned, target), weights)
+    return alpha * forward + beta * reverse, {"forward": forward, "reverse": reverse}
+
+
+def feature(student_features, teacher_features) -> jax.Array:
+    """Feature distillation, FD = mean((f_t - sg f_r)^2) over everything but the batch. [B, ...] twice -> float [B].
+
+    Where channels differ, the adapter A is applied to `student_features` before the call.
+    """
+    if jnp.shape(student_features) != jnp.shape(teacher_features):
+        raise ValueError(
+            f"features {jnp.shape(student_features)} of the student and {jnp.shape(teacher_features)} of the teacher "
+            "differ; apply an adapter to the student's first"
+        )
+    return _mean(jnp.square(student_features - stop_gradient(teacher_features)), None)
+
+
+def logit(student_landmarks, teacher_landmarks, *, loss) -> jax.Array:
+    """Logit distillation, LD = mean loss(h_t(f_t), sg[h_r(f_r)]). Landmarks [B, K, 2] of both -> float [B]."""
+    return _mean(loss(student_landmarks, stop_gradient(teacher_landmarks)), None)
+
+
+def decay(progress, schedule="linear") -> jax.Array:
+    """The time-adaptive weight lambda(e) of distillation; the schedule is inferred, the paper says only that it falls.
+
+    | schedule      | lambda(e)             | e = 0 | e = 1           |
+    |---------------|-----------------------|-------|-----------------|
+    | "linear"      | 1 - e                 | 1     | 0               |
+    | "cosine"      | (1 + cos(pi e)) / 2   | 1     | 0               |
+    | "exponential" | exp(-5 e)             | 1     | exp(-5) = 0.0067|
+    | "none"        | 1                     | 1     | 1               |
+
+    Args:
+      progress: e, the part of the training that is over; values outside [0, 1] count as its ends. May be traced.
+      schedule: a name of the table.
+
+    Returns:
+      float, of the shape of `progress`.
+    """
+    e = jnp.clip(jnp.asarray(progress, dtype=jnp.result_type(float)), 0.0, 1.0)
+    if schedule == "linear":
+        return 1.0 - e
+    if schedule == "cosine":
+        return (1.0 + jnp.cos(jnp.pi * e)) / 2.0
+    if schedule == "exponential":
+        return jnp.exp(-5.0 * e)
+    if schedule == "none":
+        return jnp.ones_like(e)
+    raise ValueError(f"unknown decay schedule {schedule!r}: use linear, cosine, exponential or none")

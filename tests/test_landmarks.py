@@ -1,0 +1,221 @@
+"""Layouts: mirror pairs against a drawn face, conversions against hand-made tables, boxes against their margins."""
+
+import ast
+import inspect
+
+import numpy as np
+import pytest
+
+from mlcm_jax import landmarks
+from mlcm_jax.errors import InputError
+
+LAYOUTS = list(landmarks.LAYOUTS.values())
+COUNTS = {"ibug68": 68, "sf_tl54": 54, "wflw98": 98, "cofw29": 29, "tfake70": 70, "tfw5": 5}
+
+
+def arc(start, end, count, height=0.0):
+    """`count` points from start to end, bulging by `height` downwards, symmetric about the middle."""
+    t = np.linspace(0, 1, count)
+    line = np.outer(1 - t, start) + np.outer(t, end)
+    return line + np.stack([np.zeros(count), 4 * height * t * (1 - t)], 1)
+
+
+def mirror_all(points):
+    return points * (-1, 1)
+
+
+def template(name):
+    """A drawn, symmetric face about x = 0 in the order that the layout's publication shows, [K, 2]."""
+    if name == "tfw5":
+        return np.array([(-3, -2), (3, -2), (0, 1), (-2, 4), (2, 4)], float)
+    if name == "cofw29":
+        right = {0: (-6, -4), 2: (-1, -4), 4: (-3, -5), 5: (-3, -4.5), 8: (-5, -2), 10: (-2, -2), 12: (-3, -3)}
+        right |= {13: (-3, -1), 16: (-3.4, -2), 18: (-1.5, 1), 22: (-2, 4)}
+        left_of = {0: 1, 2: 3, 4: 6, 5: 7, 8: 9, 10: 11, 12: 14, 13: 15, 16: 17, 18: 19, 22: 23}
+        points = np.zeros((29, 2))
+        for i, place in right.items():
+            points[i], points[left_of[i]] = place, (-place[0], place[1])
+        for i, y in {20: 0.5, 21: 1.5, 24: 3.4, 25: 3.8, 26: 4.3, 27: 5.0, 28: 8.0}.items():
+            points[i] = (0, y)
+        return points
+    if name == "wflw98":
+        jaw = arc((-8, -2), (8, -2), 33, 9)
+        upper = arc((-6, -4), (-1, -4.2), 5, -1)
+        lower = np.add(upper[:0:-1], (0, 0.6))  # back from the inner end, four points
+        brow = np.concatenate([upper, lower])
+        other = np.concatenate([mirror_all(upper)[::-1], mirror_all(lower)[::-1]])
+        right_eye = np.concatenate([arc((-5, -2), (-2, -2.1), 5, -1), arc((-2, -2.1), (-5, -2), 5, 1)[1:-1]])
+        left_eye = mirror_all(right_eye)[[4, 3, 2, 1, 0, 7, 6, 5]]
+        nose = np.concatenate([arc((0, -2), (0, 0.5), 4), arc((-1.5, 1), (1.5, 1), 5, 0.5)])
+        outer = np.concatenate([arc((-2.5, 4), (2.5, 4), 7, -1), arc((2.5, 4), (-2.5, 4), 7, 1)[1:-1]])
+        inner = np.concatenate([arc((-2, 4), (2, 4), 5, -0.4), arc((2, 4), (-2, 4), 5, 0.4)[1:-1]])
+        pupils = [(-3.5, -2), (3.5, -2)]
+        return np.concatenate([jaw, brow, other, nose, right_eye, left_eye, outer, inner, pupils])
+    jaw = arc((-8, -2), (8, -2), 17, 9)
+    brow = arc((-6, -4), (-1, -4.2), 5, -1)
+    nose = np.concatenate([arc((0, -2), (0, 0.5), 4), arc((-1.5, 1), (1.5, 1), 5, 0.5)])
+    eye = np.array([(-5, -2), (-4, -2.6), (-3, -2.7), (-2, -2.1), (-3, -1.6), (-4, -1.5)])
+    left_eye = mirror_all(eye)[[3, 2, 1, 0, 5, 4]]
+    face = np.concatenate([jaw, brow, mirror_all(brow)[::-1], nose, eye, left_eye])
+    if name == "sf_tl54":
+        return np.concatenate([face, [(-2.5, 4), (0, 3), (2.5, 4), (0, 5), (0, 3.8), (0, 4.2)]])
+    outer = np.concatenate([arc((-2.5, 4), (2.5, 4), 7, -1), arc((2.5, 4), (-2.5, 4), 7, 1)[1:-1]])
+    inner = np.concatenate([arc((-2, 4), (2, 4), 5, -0.4), arc((2, 4), (-2, 4), 5, 0.4)[1:-1]])
+    pupils = [(-3.5, -2), (3.5, -2)] if name == "tfake70" else np.zeros((0, 2))
+    return np.concatenate([face, outer, inner, pupils])
+
+
+def test_the_public_layouts_and_their_counts():
+    assert {name: layout.count for name, layout in landmarks.LAYOUTS.items()} == COUNTS
+    assert all(name == layout.name for name, layout in landmarks.LAYOUTS.items())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_a_mirrored_face_is_the_same_face(layout):
+    points = template(layout.name)
+    assert points.shape == (layout.count, 2)
+    assert len(np.unique(points.round(6), axis=0)) == layout.count  # else a wrong pair could go unseen
+    np.testing.assert_allclose(mirror_all(points)[layout.flip], points, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_layouts_are_consistent(layout):
+    assert layout.flip.dtype == np.int32
+    np.testing.assert_array_equal(layout.flip[layout.flip], np.arange(layout.count))
+    indices = [i for group in layout.groups.values() for i in group]
+    assert sorted(indices) == list(range(layout.count))
+    assert all(0 <= i < layout.count for edge in layout.edges for i in edge)
+    points = template(layout.name)
+    if layout.eye_corners is not None:
+        right, left = layout.eye_corners
+        assert layout.flip[right] == left and points[right, 0] < 0 < points[left, 0]
+        eyes = points[list(layout.groups["right_eye"])]
+        assert points[right, 0] == eyes[:, 0].min()  # the *outer* corner
+    right, left = (points[list(group)].mean(0) for group in layout.pupils)
+    np.testing.assert_allclose(right * (-1, 1), left, atol=1e-12)
+    assert right[0] < 0
+    with pytest.raises(ValueError, match="read-only"):
+        layout.flip[0] = 1
+
+
+def test_the_flip_of_sf_tl54_is_the_published_one():
+    published = [*range(16, -1, -1), *range(26, 21, -1), *range(21, 16, -1), *range(27, 31), *range(35, 30, -1)]
+    published += [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, 50, 49, 48, 51, 52, 53]
+    np.testing.assert_array_equal(landmarks.get("sf_tl54").flip, published)
+
+
+def test_unknown_layouts_get_a_suggestion():
+    with pytest.raises(InputError, match="did you mean 'ibug68'"):
+        landmarks.get("ibug_68")
+    with pytest.raises(InputError, match=r"known are ibug68.*tfw5"):
+        landmarks.get("zzz")
+    assert landmarks.get(landmarks.get("wflw98")) is landmarks.LAYOUTS["wflw98"]
+
+
+@pytest.mark.parametrize("pairs", [[(0, 5)], [(0, 1), (1, 2)], [(-1, 0)]])
+def test_bad_flip_pairs(pairs):
+    with pytest.raises(InputError, match="distinct indices below 5"):
+        landmarks.flip_permutation(5, pairs)
+
+
+PICKS = [("ibug68", "sf_tl54"), *((a, b) for a in ("tfake70", "wflw98") for b in ("ibug68", "sf_tl54"))]
+
+
+@pytest.mark.parametrize(("source", "target"), PICKS)
+def test_conversions_pick_the_points_of_the_same_place(source, target):
+    # The drawn faces agree in the parts that the layouts share, so a conversion must land on the target's own drawing.
+    # The jaw of 98 points holds that of 68 as every second point; its lids have one more point, hence no eyes here.
+    converted, wanted = landmarks.convert(template(source), source, target), template(target)
+    groups = landmarks.get(target).groups
+    parts = ["jaw", "right_brow", "left_brow", "nose"]
+    parts += ["outer_lips"] if target == "ibug68" else []
+    for part in parts:
+        np.testing.assert_allclose(converted[list(groups[part])], wanted[list(groups[part])], atol=1e-9, err_msg=part)
+    corners = list(landmarks.get(target).eye_corners)
+    np.testing.assert_allclose(converted[corners], wanted[corners], atol=1e-9)
+
+
+def test_the_map_from_98_to_68_keeps_lid_order():
+    eyes = landmarks.convert(template("wflw98"), "wflw98", "ibug68")[36:48]
+    x, y = eyes.T
+    assert x[0] < x[1] < x[2] < x[3] and x[5] < x[4]  # outer to inner along the upper lid, back along the lower
+    assert max(y[1], y[2]) < y[0] < min(y[4], y[5])
+    np.testing.assert_array_equal(landmarks.convert(np.arange(196.0).reshape(98, 2), "wflw98", "ibug68")[:, 0] / 2,
+        [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 33, 34, 35, 36, 37, 42, 43, 44, 45, 46, 51, 52,
+         53, 54, 55, 56, 57, 58, 59, 60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75, *range(76, 96)])  # fmt: skip
+
+
+def test_68_to_54_is_the_published_index_list():
+    points = np.random.default_rng(0).normal(size=(3, 68, 2)).astype(np.float32)
+    picked = landmarks.convert(points, "ibug68", "sf_tl54")
+    np.testing.assert_array_equal(picked, points[:, [*range(49), 51, 54, 57, 62, 66]])
+    assert picked.dtype == np.float32
+
+
+@pytest.mark.parametrize("source", ["ibug68", "sf_tl54", "tfake70", "wflw98"])
+def test_five_points_come_from_every_dense_layout(source):
+    five = landmarks.convert(template(source), source, "tfw5")
+    np.testing.assert_allclose(mirror_all(five)[landmarks.get("tfw5").flip], five, atol=1e-12)
+    np.testing.assert_allclose(five[2], (0, 0.5))
+    np.testing.assert_allclose(five[3], (-2.5, 4))
+    assert -5 < five[0, 0] < -2 and -2.8 < five[0, 1] < -1.4
+
+
+def test_identity_copies():
+    points = np.zeros((68, 2), np.float32)
+    same = landmarks.convert(points, "ibug68", "ibug68")
+    same[0] = 1
+    assert points[0, 0] == 0
+
+
+def test_undefined_conversions_say_why():
+    with pytest.raises(InputError, match="its 54 points do not hold what the 68"):
+        landmarks.convert(np.zeros((54, 2)), "sf_tl54", "ibug68")
+    with pytest.raises(InputError, match="no one-to-one map"):
+        landmarks.convert(np.zeros((98, 2)), "wflw98", "cofw29")
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.zeros((67, 2)), r"shape \(67, 2\), but layout ibug68 has 68"),
+        (np.zeros((68, 3)), "68 points of x, y"),
+        (np.zeros(136), "68 points of x, y"),
+        ([[1, 2], [3]], "not a list of x, y pairs"),
+        (np.full((68, 2), "a"), "must be numbers"),
+        (np.where(np.arange(136).reshape(68, 2) == 9, np.nan, 0), "Landmark 4 is not a finite number"),
+        (np.where(np.arange(136).reshape(68, 2) == 8, np.inf, 0), "Landmark 4 is not a finite number"),
+    ],
+)
+def test_check_refuses(points, message):
+    with pytest.raises(InputError, match=message):
+        landmarks.check(points, "ibug68")
+
+
+def test_check_keeps_what_is_good():
+    assert landmarks.check([[1, 2]] * 5, "tfw5").dtype == np.float32
+    assert landmarks.check(np.zeros((2, 5, 2), np.int64), "tfw5").shape == (2, 5, 2)
+
+
+def test_boxes_have_the_margins_of_sf_tl54():
+    points = np.random.default_rng(1).uniform(10, 90, (4, 68, 2))
+    box = landmarks.box_from_points(points)
+    assert box.shape == (4, 4) and box.dtype == np.float32
+    x, y, w, h = box.T
+    low, high = points.min(1), points.max(1)
+    np.testing.assert_allclose((low[:, 0] - x) / w, 0.045, atol=1e-5)
+    np.testing.assert_allclose((x + w - high[:, 0]) / w, 0.045, atol=1e-5)
+    np.testing.assert_allclose((low[:, 1] - y) / h, 0.135, atol=1e-5)
+    np.testing.assert_allclose((y + h - high[:, 1]) / h, 0.04, atol=1e-5)
+
+
+@pytest.mark.parametrize("points", [np.zeros((5, 2)), np.full((5, 2), np.nan), np.zeros((0, 2)), np.zeros(2)])
+def test_no_box_fits_degenerate_points(points):
+    with pytest.raises(InputError):
+        landmarks.box_from_points(points)
+
+
+def test_the_file_needs_numpy_alone():
+    tree = ast.parse(inspect.getsource(landmarks))
+    modules = {n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names}
+    assert modules == {"dataclasses", "difflib", "itertools", "numpy"}
