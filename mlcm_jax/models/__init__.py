@@ -1,0 +1,120 @@
+"""Networks: every model is `backbone` + `head`, made by `create(name, …)`: picture -> features -> landmarks."""
+
+import difflib
+import inspect
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.models import pretrained
+from mlcm_jax.models.efficientnet import EfficientNet
+from mlcm_jax.models.heads import Coordinates, Heatmap, Prediction, soft_argmax
+from mlcm_jax.models.mobilenet_v2 import MobileNetV2
+from mlcm_jax.models.resnet import ResNet
+from mlcm_jax.models.summary import profile, table
+
+__all__ = ["HEADS", "Model", "Prediction", "create", "names", "pretrained", "profile", "soft_argmax", "table"]
+
+_BACKBONES = {
+    "mobilenet_v2": partial(MobileNetV2),
+    "efficientnet_b0": partial(EfficientNet, 1.0, 1.0),
+    "efficientnet_b1": partial(EfficientNet, 1.0, 1.1),
+    "efficientnet_b2": partial(EfficientNet, 1.1, 1.2),
+    "efficientnet_b3": partial(EfficientNet, 1.2, 1.4),
+    "efficientnet_b4": partial(EfficientNet, 1.4, 1.8),
+    "resnet18": partial(ResNet, False, depths=(2, 2, 2, 2)),
+    "resnet34": partial(ResNet, False, depths=(3, 4, 6, 3)),
+    "resnet50": partial(ResNet, True, depths=(3, 4, 6, 3)),
+}
+HEADS = {"coordinates": Coordinates, "heatmap": Heatmap}
+
+
+class Model(nnx.Module):
+    """A network in its two parts: `head(backbone(x))`."""
+
+    def __init__(self, backbone: nnx.Module, head: nnx.Module):
+        self.backbone = backbone
+        self.head = head
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
+        """Picture float32 [B, H, W, 1 or 3] in [0, 1] -> Prediction; `rngs` feeds dropout while training."""
+        return self.head(self.backbone(x, rngs=rngs), rngs=rngs)
+
+
+def names() -> tuple[str, ...]:
+    """The names that `create` knows."""
+    return tuple(_BACKBONES)
+
+
+def _options(module: type[nnx.Module]) -> set[str]:
+    """The keyword-only parameters of a backbone or head that a caller of `create` may give as options."""
+    parameters = inspect.signature(module.__init__).parameters.values()  # the class itself shows nnx's metaclass
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"rngs", "dtype", "mean_shape"}
+
+
+def _did_you_mean(word: str, known) -> str:
+    """' Did you mean …?' with the nearest of `known`, or the whole list."""
+    near = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
+
+
+def create(
+    name: str,
+    *,
+    num_landmarks: int,
+    head: str = "coordinates",
+    rngs: nnx.Rngs,
+    dtype=jnp.float32,
+    mean_shape=None,
+    weights=None,
+    **options,
+) -> Model:
+    """A model in evaluation mode (`model.train()` switches batch norm and dropout; `model.eval()` back).
+
+    Args:
+        name: one of `names()`.
+        num_landmarks: K.
+        head: "coordinates" or "heatmap".
+        rngs: draws the initial parameters (stream `params`).
+        dtype: what convolutions compute in; parameters, batch statistics and landmarks stay float32.
+        mean_shape: float [K, 2] in u, where a coordinate head starts; None is the centre of the picture.
+        weights: path of torchvision-named ImageNet weights for the backbone (`pretrained.load`).
+        options: of the backbone (`width`, `stem`, …) or of the head (`upsample`, `dropout`, …); see their docstrings.
+
+    Returns:
+        A Model whose only variables are nnx.Param and nnx.BatchStat, in states with keys `backbone` and `head`.
+
+    Raises:
+        InputError: unknown name, head or option, or a value out of range.
+    """
+    if name not in _BACKBONES:
+        raise InputError(f"There is no model {name!r}; {_did_you_mean(name, _BACKBONES)}")
+    if head not in HEADS:
+        raise InputError(f"There is no head {head!r}; {_did_you_mean(head, HEADS)}")
+    if num_landmarks < 1:
+        raise InputError(f"A model needs at least one landmark, not num_landmarks={num_landmarks}.")
+    of_backbone, of_head = _options(_BACKBONES[name].func), _options(HEADS[head])
+    for option in options:
+        if option not in of_backbone | of_head:
+            raise InputError(
+                f"Model {name} with head {head} has no option {option!r}; "
+                f"{_did_you_mean(option, of_backbone | of_head)}"
+            )
+    backbone = _BACKBONES[name](rngs=rngs, dtype=dtype, **{k: v for k, v in options.items() if k in of_backbone})
+    model = Model(
+        backbone,
+        HEADS[head](
+            backbone.channels,
+            num_landmarks,
+            mean_shape=mean_shape,
+            rngs=rngs,
+            dtype=dtype,
+            **{k: v for k, v in options.items() if k in of_head},
+        ),
+    )
+    if weights is not None:
+        pretrained.load(backbone, weights)
+    return model

@@ -1,0 +1,164 @@
+"""Heads: features [B, h, w, C] -> Prediction. Landmarks are in u: u = (x + 0.5) / S over a crop of side S."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.models.layers import Conv, ConvNorm, Dropout, check_choice, normal
+
+
+class Prediction(NamedTuple):
+    """What a head gives.
+
+    landmarks: float32 [B, K, 2], (x, y) in u.
+    heatmaps: None, or float32 [B, h', w', K]: probabilities, of sum one over h' and w'; cell i sits at (i + 0.5) / w'.
+    """
+
+    landmarks: jax.Array
+    heatmaps: jax.Array | None = None
+
+
+def soft_argmax(logits: jax.Array) -> Prediction:
+    """The expected position under softmax(logits) over the cells, float32; exact to a fraction of a cell.
+
+    Args:
+        logits: [B, h, w, K], already divided by the temperature.
+
+    The result lies between the centres of the outermost cells. Source: Sun et al. 2018, "Integral Human Pose
+    Regression".
+    """
+    b, h, w, k = logits.shape
+    flat = logits.astype(jnp.float32).reshape(b, h * w, k)
+    heatmaps = jax.nn.softmax(flat, axis=1).reshape(b, h, w, k)
+    xs, ys = (jnp.arange(w) + 0.5) / w, (jnp.arange(h) + 0.5) / h
+    # A GPU would round these products to TF32, a thousandth of the picture.
+    x = jnp.einsum("bwk,w->bk", heatmaps.sum(1), xs, precision=jax.lax.Precision.HIGHEST)
+    y = jnp.einsum("bhk,h->bk", heatmaps.sum(2), ys, precision=jax.lax.Precision.HIGHEST)
+    return Prediction(jnp.stack([x, y], axis=-1), heatmaps)
+
+
+def checked_mean_shape(mean_shape, num_landmarks: int) -> np.ndarray:
+    """`mean_shape` as float32 [K, 2] in u; the centre of the picture where it is None."""
+    if mean_shape is None:
+        return np.full((num_landmarks, 2), 0.5, np.float32)
+    mean_shape = np.asarray(mean_shape, np.float32)
+    if mean_shape.shape != (num_landmarks, 2) or not np.isfinite(mean_shape).all():
+        raise InputError(
+            f"mean_shape must hold {num_landmarks} finite (x, y) pairs, not an array of shape {list(mean_shape.shape)}"
+            f"{'' if np.isfinite(mean_shape).all() else ' with NaN or infinity'}."
+        )
+    return mean_shape
+
+
+class Coordinates(nnx.Module):
+    """Mean over h and w, dropout, one dense layer to 2K numbers.
+
+    It computes in float32 whatever the backbone's dtype: bfloat16 would round a landmark to 1/256 of the picture.
+
+    Args:
+        channels: C of the features.
+        num_landmarks: K.
+        mean_shape: [K, 2] in u where training starts (the initial bias); None is the centre of the picture.
+        dropout: rate on the pooled features.
+        rngs: draws the initial kernel, small (deviation 0.01 / sqrt(C)), so that training starts at the mean shape.
+    """
+
+    def __init__(self, channels, num_landmarks, *, mean_shape=None, dropout: float = 0.0, rngs: nnx.Rngs, dtype=None):
+        del dtype  # see above; taken because `create` gives it to every head
+        self.kernel = nnx.Param(normal(rngs.params(), (channels, 2 * num_landmarks), 0.01 / math.sqrt(channels)))
+        self.bias = nnx.Param(jnp.asarray(checked_mean_shape(mean_shape, num_landmarks).reshape(-1)))
+        self.dropout = Dropout(dropout)
+        self.num_landmarks = num_landmarks
+
+    def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
+        pooled = self.dropout(features.mean((1, 2), dtype=jnp.float32), rngs)
+        # A GPU would round this product to TF32, a thousandth of the picture.
+        flat = jnp.matmul(pooled, self.kernel[...], precision=jax.lax.Precision.HIGHEST)
+        flat = flat + self.bias[...].reshape(1, -1)
+        return Prediction(flat.reshape(-1, self.num_landmarks, 2))
+
+
+class Heatmap(nnx.Module):
+    """Upsampling blocks (resize ×2, 3×3 convolution, batch norm, ReLU), a 1×1 convolution to K maps, soft-argmax.
+
+    Args:
+        channels: C of the features.
+        num_landmarks: K.
+        mean_shape: [K, 2] in u where training starts; None is the centre of the picture.
+        prior: deviation, in parts of the picture, of a Gaussian around each landmark's own (trained) point, by which
+            its map is multiplied. It makes a fresh head answer the mean shape instead of the centre, which saves a
+            short training its first hundred steps; infinity leaves it out.
+        upsample: power of two by which the features grow; 1 keeps their size.
+        head_channels: channels of the upsampling blocks.
+        resize: "nearest" or "bilinear".
+        temperature: initial divisor of the logits, positive.
+        learn_temperature: train its logarithm (one number for all landmarks); otherwise it stays fixed.
+        bn_momentum, rngs, dtype: as in the backbones; the last convolution and the soft-argmax compute in float32.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_landmarks: int,
+        *,
+        mean_shape=None,
+        upsample: int = 4,
+        head_channels: int = 64,
+        resize: str = "nearest",
+        temperature: float = 1.0,
+        learn_temperature: bool = True,
+        prior: float = float("inf"),
+        bn_momentum: float = 0.9,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+    ):
+        check_choice("resize", resize, ("nearest", "bilinear"))
+        if upsample < 1 or upsample & (upsample - 1):
+            raise InputError(f"Option upsample is {upsample}; it must be a power of two.")
+        if not temperature > 0.0:
+            raise InputError(f"Option temperature is {temperature}; it must be positive.")
+        if not prior > 0.0:
+            raise InputError(f"Option prior is {prior}; it must be positive.")
+        self.prior = prior
+        centre = checked_mean_shape(mean_shape, num_landmarks)
+        if np.isfinite(prior):
+            self.centre = nnx.Param(jnp.asarray(centre))
+        blocks = []
+        for _ in range(upsample.bit_length() - 1):
+            blocks.append(
+                ConvNorm(channels, head_channels, 3, act=jax.nn.relu, bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
+            )
+            channels = head_channels
+        self.blocks = nnx.List(blocks)
+        self.maps = Conv(channels, num_landmarks, bias=True, rngs=rngs, dtype=jnp.float32)
+        self.maps.kernel[...] *= 0.1  # flat maps at the start: the gradient of a softmax that has decided is zero
+        self.learn_temperature, self.temperature = learn_temperature, temperature
+        if learn_temperature:
+            self.log_temperature = nnx.Param(jnp.log(jnp.asarray(temperature, jnp.float32)))
+        self.resize = resize
+
+    def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
+        """`rngs` is taken for the sake of one signature and not used: no layer here draws numbers."""
+        x = features
+        for block in self.blocks:
+            if self.resize == "nearest":
+                x = x.repeat(2, axis=1).repeat(2, axis=2)
+            else:
+                x = jax.image.resize(x, (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), "bilinear")
+            x = block(x)
+        temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else self.temperature
+        logits = self.maps(x) / temperature
+        if np.isfinite(self.prior):
+            logits = logits + self._log_prior(*logits.shape[1:3])
+        return soft_argmax(logits)
+
+    def _log_prior(self, h: int, w: int) -> jax.Array:
+        """Logarithm of the Gaussians on the grid, [1, h, w, K]; cell i sits at (i + 0.5) / w."""
+        x = ((jnp.arange(w) + 0.5) / w).reshape(1, 1, w, 1) - self.centre[...][:, 0].reshape(1, 1, 1, -1)
+        y = ((jnp.arange(h) + 0.5) / h).reshape(1, h, 1, 1) - self.centre[...][:, 1].reshape(1, 1, 1, -1)
+        return -(jnp.square(x) + jnp.square(y)) / (2 * self.prior**2)

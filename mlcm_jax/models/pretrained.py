@@ -1,0 +1,113 @@
+"""ImageNet weights with torchvision's names, from `.npz`, `.safetensors` or `.pth`, into a backbone.
+
+Nothing is downloaded: give a path. The files are torchvision's own state dicts, or others with its names; a mismatch is
+one sentence with the first offending name. The classifier of the file is ignored (see `classifier`).
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.models import torch_zip
+from mlcm_jax.models.layers import BatchNorm, DepthwiseConv
+
+_CLASSIFIERS = ("fc", "classifier.1")  # ResNet; MobileNetV2 and EfficientNet
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a weight file, by name; the suffix chooses the format.
+
+    Raises:
+        InputError: the file is missing, of another format, or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no weight file {path}.")
+    try:
+        if path.suffix == ".npz":
+            # Our own handle: numpy leaves its one open when the file is damaged.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        if path.suffix == ".safetensors":
+            return load_file(path)
+    except (SafetensorError, zipfile.BadZipFile, ValueError, OSError, EOFError, AttributeError) as error:
+        raise InputError(f"{path} is damaged or not a {path.suffix} file ({error}); download it again.") from None
+    if path.suffix in (".pth", ".pt"):
+        return torch_zip.read(path)
+    raise InputError(f"{path} has the suffix {path.suffix!r}; weights are read from .npz, .safetensors or .pth.")
+
+
+def _targets(backbone: nnx.Module) -> dict[str, tuple[nnx.Variable, tuple[int, ...] | None]]:
+    """torchvision's array names -> our variable, and the permutation of axes from torch's layout (None: as it is)."""
+    targets = {}
+    for name, module in backbone.torch_modules().items():
+        if isinstance(module, BatchNorm):
+            targets[f"{name}.weight"] = module.scale, None
+            targets[f"{name}.bias"] = module.bias, None
+            targets[f"{name}.running_mean"] = module.mean, None
+            targets[f"{name}.running_var"] = module.var, None
+        else:
+            targets[f"{name}.weight"] = module.kernel, (2, 3, 1, 0)  # OIHW -> HWIO; depthwise: [C, 1, k, k]
+            if not isinstance(module, DepthwiseConv) and module.has_bias:
+                targets[f"{name}.bias"] = module.bias, None
+    return targets
+
+
+def load(backbone: nnx.Module, path: str | Path) -> None:
+    """Fills `backbone` with the weights in `path`, all or nothing.
+
+    Raises:
+        InputError: unreadable file; or names, shapes or values that do not belong to this architecture at width 1 with
+            the "imagenet" stem.
+    """
+    arrays = read(path)
+    targets = _targets(backbone)
+    given = {
+        name: array
+        for name, array in arrays.items()
+        if not name.endswith("num_batches_tracked") and not name.startswith(tuple(f"{c}." for c in _CLASSIFIERS))
+    }
+    remedy = "the file must belong to the same architecture, and the model have width=1 and stem='imagenet'."
+    for name in targets:
+        if name not in given:
+            raise InputError(f"{path} has no array {name!r} that this backbone needs: {remedy}")
+    for name in given:
+        if name not in targets:
+            raise InputError(f"{path} has an array {name!r} that this backbone does not know: {remedy}")
+    converted = {}
+    for name, (variable, axes) in targets.items():
+        array = given[name]
+        if axes is not None and array.ndim == len(axes):
+            array = array.transpose(axes)
+        if array.shape != variable.shape:
+            raise InputError(
+                f"In {path} the array {name!r} has the shape {list(given[name].shape)}, which does not fit the "
+                f"backbone's {list(variable.shape)}: {remedy}"
+            )
+        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+            raise InputError(
+                f"In {path} the array {name!r} holds something else than finite numbers; download it again."
+            )
+        converted[name] = array.astype(np.float32)
+    for name, (variable, _) in targets.items():
+        variable[...] = converted[name]
+
+
+def classifier(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """The ImageNet classifier of a file: kernel float32 [C, 1000] and bias [1000].
+
+    Its logits are mean(features over h and w) @ kernel + bias.
+
+    Raises:
+        InputError: unreadable file, or none in it.
+    """
+    arrays = read(path)
+    for name in _CLASSIFIERS:
+        if f"{name}.weight" in arrays and f"{name}.bias" in arrays:
+            return arrays[f"{name}.weight"].T.astype(np.float32), arrays[f"{name}.bias"].astype(np.float32)
+    raise InputError(f"{path} has no classifier: neither fc.weight nor classifier.1.weight is in it.")

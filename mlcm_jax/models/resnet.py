@@ -1,0 +1,116 @@
+"""ResNet-18, -34 and -50: He et al. 2016, "Deep Residual Learning for Image Recognition", as torchvision builds them.
+
+The bottleneck strides in its 3×3 convolution ("v1.5"). The last normalisation of a residual branch starts at zero
+(Goyal et al. 2017), so that a fresh network is shallow and short trainings start fast.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.models.layers import ConvNorm, check_choice, check_width, make_divisible, normalise
+
+
+class Block(nnx.Module):
+    """Residual block, [B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]: two 3×3, or 1×1, 3×3, 1×1."""
+
+    def __init__(self, cin: int, planes: int, cout: int, stride: int, bottleneck: bool, **common):
+        relu = jax.nn.relu
+        if bottleneck:
+            self.convs = nnx.List(
+                [
+                    ConvNorm(cin, planes, act=relu, **common),
+                    ConvNorm(planes, planes, 3, stride, act=relu, **common),
+                    ConvNorm(planes, cout, scale=0.0, **common),
+                ]
+            )
+        else:
+            self.convs = nnx.List(
+                [ConvNorm(cin, planes, 3, stride, act=relu, **common), ConvNorm(planes, cout, 3, scale=0.0, **common)]
+            )
+        self.projects = stride > 1 or cin != cout
+        if self.projects:
+            self.shortcut = ConvNorm(cin, cout, 1, stride, **common)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x
+        for conv in self.convs:
+            y = conv(y)
+        return jax.nn.relu(y + (self.shortcut(x) if self.projects else x))
+
+
+class ResNet(nnx.Module):
+    """Backbone, picture [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+
+    Args:
+        bottleneck: blocks of ResNet-50 (planes, planes, 4 · planes) instead of two 3×3 convolutions.
+        depths: blocks per stage; shorter tuples make fewer stages.
+        width: multiplies all channels, which are then rounded to multiples of 8.
+        stem: "imagenet" is the 7×7 convolution of stride 2 and the max-pool, for a total stride of 32 with four stages;
+            "small" is one 3×3 convolution of stride 2, for 16: a picture of 64 px gives 4×4 features.
+        bn_momentum: see `layers.BatchNorm`.
+        rngs: draws the initial parameters (stream `params`).
+        dtype: of the computation.
+    """
+
+    def __init__(
+        self,
+        bottleneck: bool,
+        *,
+        depths: tuple[int, ...],
+        width: float = 1.0,
+        stem: str = "imagenet",
+        bn_momentum: float = 0.9,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+    ):
+        check_width(width)
+        if not depths or min(depths) < 1:
+            raise InputError(f"Option depths is {depths!r}; it must name at least one stage, of at least one block.")
+        check_choice("stem", stem, ("imagenet", "small"))
+        common = {"bn_momentum": bn_momentum, "rngs": rngs, "dtype": dtype}
+        cin = make_divisible(64 * width)
+        self.stem = ConvNorm(3, cin, 7 if stem == "imagenet" else 3, 2, act=jax.nn.relu, **common)
+        self.pools = stem == "imagenet"
+        stages = []
+        for stage, depth in enumerate(depths):
+            planes = make_divisible(64 * 2**stage * width)
+            cout = 4 * planes if bottleneck else planes
+            blocks = []
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(Block(cin, planes, cout, stride, bottleneck, **common))
+                cin = cout
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+        self.channels = cin
+        self.stride = (4 if self.pools else 2) * 2 ** (len(depths) - 1)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """`rngs` is taken for the sake of one signature and not used: no layer here draws numbers."""
+        with jax.named_scope("stem"):
+            x = self.stem(normalise(x, self.dtype))
+            if self.pools:
+                lowest = jnp.array(-jnp.inf, x.dtype)
+                pad = ((0, 0), (1, 1), (1, 1), (0, 0))
+                x = jax.lax.reduce_window(x, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
+        for index, blocks in enumerate(self.stages):
+            with jax.named_scope(f"stages.{index}"):
+                for block in blocks:
+                    x = block(x)
+        return x
+
+    def torch_modules(self) -> dict[str, nnx.Module]:
+        """torchvision's module names -> our convolutions and normalisations, for `pretrained`."""
+        modules = {"conv1": self.stem.conv, "bn1": self.stem.norm}
+        for s, blocks in enumerate(self.stages, start=1):
+            for b, block in enumerate(blocks):
+                prefix = f"layer{s}.{b}."
+                for c, unit in enumerate(block.convs, start=1):
+                    modules |= {f"{prefix}conv{c}": unit.conv, f"{prefix}bn{c}": unit.norm}
+                if block.projects:
+                    shortcut = block.shortcut
+                    modules |= {f"{prefix}downsample.0": shortcut.conv, f"{prefix}downsample.1": shortcut.norm}
+        return modules

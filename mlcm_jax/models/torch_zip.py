@@ -1,0 +1,142 @@
+"""Reads the arrays of a PyTorch `.pth` file without PyTorch, and without running what the file says.
+
+A checkpoint since PyTorch 1.6 is a zip archive: `NAME/data.pkl` is a pickle that names tensors, `NAME/data/KEY` are
+their raw bytes. An older one, as several of torchvision's still are, is a row of pickles with the bytes behind them. A
+pickle can call any function of any module; the unpickler here knows exactly the names that a dict of tensors needs and
+refuses the rest.
+Formats: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
+"""
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mlcm_jax.errors import InputError
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
+_DAMAGE = (ValueError, TypeError, AttributeError, MemoryError, OverflowError)
+_STORAGES = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+
+def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None) -> np.ndarray:
+    """Stands in for torch._utils._rebuild_tensor_v2: the view of (offset, size, stride), in elements."""
+    if not isinstance(storage, np.ndarray) or len(size) != len(stride):
+        raise ValueError("a tensor without a storage")
+    if any(n < 0 for n in (offset, *size, *stride)):
+        raise ValueError("a negative size, stride or offset")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if 0 not in size and last >= len(storage):
+        raise ValueError("a tensor reaches beyond the end of its storage")
+    if 0 in size:
+        return np.empty(size, storage.dtype)
+    steps = tuple(step * storage.itemsize for step in stride)
+    return np.lib.stride_tricks.as_strided(storage[offset:], tuple(size), steps)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles tensors over the arrays that `storage(dtype, key, count)` gives, and no object of any other class."""
+
+    def __init__(self, file: BinaryIO, storage: Callable[[np.dtype, str, int], np.ndarray]):
+        super().__init__(file, encoding="utf-8")
+        self.storage = storage
+
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        raise _Refused(f"refused to unpickle {module}.{name}")
+
+    def persistent_load(self, identity) -> np.ndarray:
+        kind, dtype, key, _, count, *view = identity
+        if kind != "storage" or not isinstance(dtype, np.dtype) or view not in ([], [None]):
+            raise ValueError("an unknown kind of storage")
+        return self.storage(dtype, key, count)
+
+
+class _Refused(Exception):
+    """The pickle asks for a name outside the list."""
+
+
+def _read_zip(file: BinaryIO):
+    with zipfile.ZipFile(file) as archive:
+        pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError("a zip archive without PyTorch's data.pkl")
+        prefix = pickles[0].removesuffix("data.pkl")
+        if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
+            raise ValueError("written on a big-endian machine")
+
+        def storage(dtype, key, count):
+            array = np.frombuffer(archive.read(f"{prefix}data/{key}"), dtype)
+            if len(array) != count:
+                raise ValueError(f"storage {key} holds {len(array)} numbers instead of {count}")
+            return array
+
+        return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
+
+
+def _read_row(file: BinaryIO, size: int):
+    """The older format: magic number, version, system, content, keys; then per key its count and its bytes."""
+    storages: dict[str, np.ndarray] = {}
+
+    def storage(dtype, key, count):
+        if key not in storages:
+            if not 0 <= count * dtype.itemsize <= size:
+                raise ValueError(f"storage {key} is larger than the file")
+            storages[key] = np.zeros(count, dtype)
+        return storages[key]
+
+    magic, version, system, content, keys = (_Unpickler(file, storage).load() for _ in range(5))
+    if magic != _MAGIC or version != 1001 or not system["little_endian"]:
+        raise ValueError("an unknown version of the format")
+    if set(keys) != set(storages):
+        raise ValueError("storages are missing")
+    for key in keys:  # the tensors of `content` are views of these arrays
+        count = int.from_bytes(file.read(8), "little")
+        raw = file.read(storages[key].nbytes)
+        if count != len(storages[key]) or len(raw) != storages[key].nbytes:
+            raise ValueError(f"storage {key} is cut off")
+        storages[key][:] = np.frombuffer(raw, storages[key].dtype)
+    return content
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict, by name.
+
+    Raises:
+        InputError: not of PyTorch, damaged, big-endian, no plain dict of tensors, or it asks to run code.
+    """
+    remedy = "save one with torch.save(model.state_dict(), …), or convert it to .safetensors."
+    try:
+        with path.open("rb") as file:
+            zipped = file.peek(2)[:2] == b"PK"
+            loaded = _read_zip(file) if zipped else _read_row(file, path.stat().st_size)
+    except _Refused as error:
+        raise InputError(f"{path}: {error}; only a plain state dict is read: {remedy}") from None
+    # A damaged pickle raises many types: it can pop an empty stack, index past the end or call with wrong arguments.
+    except (zipfile.BadZipFile, pickle.UnpicklingError, LookupError, EOFError, *_DAMAGE) as error:
+        raise InputError(f"{path} is damaged or no state dict ({error}): {remedy}") from None
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, np.ndarray) for name, value in loaded.items()
+    ):
+        raise InputError(f"{path} holds no plain state dict of tensors: {remedy}")
+    return dict(loaded)

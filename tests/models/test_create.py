@@ -1,0 +1,193 @@
+"""`create` and the contract that training relies on: split, merge, train, eval, no random state, shapes, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mlcm_jax import models
+from mlcm_jax.errors import InputError
+from mlcm_jax.models.layers import BatchNorm, Dropout
+
+TINY = {"depths": (1, 1), "width": 0.125, "stem": "small", "num_landmarks": 5}
+
+
+def _tiny(**options):
+    return models.create("resnet18", rngs=nnx.Rngs(0), **(TINY | options))
+
+
+# Compiled once; called eagerly, every operation of a network is a program of its own.
+_run = nnx.jit(lambda module, x: module(x))
+
+
+def _pictures(batch=2, side=16, channels=1):
+    return jax.random.uniform(jax.random.key(1), (batch, side, side, channels))
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "resnet18", "resnet50"])
+def test_features_have_the_announced_size(name, stem):
+    model = nnx.eval_shape(lambda: models.create(name, num_landmarks=5, width=0.25, stem=stem, rngs=nnx.Rngs(0)))
+    features = nnx.eval_shape(lambda model, x: model.backbone(x), model, jnp.zeros((2, 64, 96, 1)))
+    stride = model.backbone.stride
+    assert stride == {"imagenet": 32, "small": 16}[stem]
+    assert features.shape == (2, 64 // stride, 96 // stride, model.backbone.channels)
+    assert features.dtype == jnp.float32
+    prediction = nnx.eval_shape(lambda model, x: model(x), model, jnp.zeros((2, 64, 96, 3)))
+    assert prediction.landmarks.shape == (2, 5, 2)
+
+
+def test_width_multiplies_and_rounds_to_eight():
+    assert nnx.eval_shape(lambda: _tiny(width=0.25)).backbone.channels == 32
+    assert nnx.eval_shape(lambda: _tiny(width=0.33)).backbone.channels == 40
+    light = nnx.eval_shape(
+        lambda: models.create("mobilenet_v2", num_landmarks=5, width=0.5, last_channels=256, rngs=nnx.Rngs(0))
+    )
+    assert light.backbone.channels == 256
+    assert light.backbone.stem.norm.scale.shape == (16,)
+
+
+def test_one_channel_is_repeated_to_three():
+    model, x = _tiny(), _pictures()
+    np.testing.assert_allclose(_run(model, x).landmarks, _run(model, x.repeat(3, axis=-1)).landmarks, atol=1e-7)
+    with pytest.raises(InputError, match=r"\[2, 16, 16, 2\]"):
+        model(_pictures(channels=2))
+
+
+@pytest.mark.parametrize("head", ["coordinates", "heatmap"])
+def test_only_parameters_and_statistics_are_in_the_graph(head):
+    model = _tiny(head=head, **({"dropout": 0.5} if head == "coordinates" else {"upsample": 2}))
+    _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # raises if anything else is left
+    assert set(params) == {"backbone", "head"}
+    assert set(stats) == ({"backbone"} if head == "coordinates" else {"backbone", "head"})
+    for leaf in jax.tree.leaves((params, stats)):
+        assert leaf.dtype == jnp.float32
+    for part in (model.head, model.backbone):
+        graph, part_params, part_stats = nnx.split(part, nnx.Param, nnx.BatchStat)
+        assert jax.tree.leaves(nnx.merge(graph, part_params, part_stats, copy=True))
+
+
+def test_efficientnet_keeps_no_random_state_either():
+    model = nnx.eval_shape(lambda: models.create("efficientnet_b0", num_landmarks=5, width=0.25, rngs=nnx.Rngs(0)))
+    nnx.split(model, nnx.Param, nnx.BatchStat)
+    model.train()
+    x = jnp.zeros((2, 64, 64, 1))
+    with pytest.raises(InputError, match="rngs"):
+        nnx.eval_shape(lambda model: model(x), model)
+    assert nnx.eval_shape(lambda model: model(x, rngs=nnx.Rngs(0)), model).landmarks.shape == (2, 5, 2)
+
+
+def test_a_training_step_in_jit_learns_and_moves_the_statistics():
+    model = _tiny(bn_momentum=0.5)
+    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    x = _pictures(batch=8)
+    target = jax.random.uniform(jax.random.key(2), (8, 5, 2))
+
+    @jax.jit
+    def step(params, stats):
+        def loss(params):
+            m = nnx.merge(graph, params, stats, copy=True)
+            m.train()
+            value = jnp.square(m(x).landmarks - target).mean()
+            return value, nnx.split(m, nnx.Param, nnx.BatchStat)[2]
+
+        (value, new_stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient), new_stats, value
+
+    values = []
+    new_stats = stats
+    for _ in range(60):
+        params, new_stats, value = step(params, new_stats)
+        values.append(float(value))
+    assert values[-1] < 0.6 * values[0]
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), stats, new_stats)
+    assert min(jax.tree.leaves(moved)) > 0.0
+    # The original is untouched by the merged copies, and evaluation uses the running values.
+    before = nnx.state(model, nnx.BatchStat)
+    _run(model, x)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model, nnx.BatchStat), before)
+
+
+def test_batch_norm_in_both_modes():
+    norm = BatchNorm(3, momentum=0.9)
+    x = 5.0 + 2.0 * jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
+    np.testing.assert_allclose(norm(x), x / np.sqrt(1.0 + 1e-5), rtol=1e-5)
+    norm.train()
+    y = norm(x)
+    np.testing.assert_allclose(y.mean((0, 1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(y.std((0, 1, 2)), 1.0, atol=1e-3)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_dropout_draws_from_the_call_and_rests_in_evaluation():
+    model, x = _tiny(dropout=0.5), _pictures()
+    model.head.kernel[...] *= 1e3
+    np.testing.assert_array_equal(_run(model, x).landmarks, _run(model, x).landmarks)
+    model.train()
+    with pytest.raises(InputError, match="rngs"):
+        _run(model, x)
+    features = _run(model.backbone, x)
+    one, again, other = (model.head(features, rngs=nnx.Rngs(dropout=seed)).landmarks for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert float(jnp.abs(one - other).max()) > 0.0
+    model.eval()
+    mean = model.head(features).landmarks
+    model.train()
+    draws = jnp.stack([model.head(features, rngs=nnx.Rngs(dropout=seed)).landmarks for seed in range(200)])
+    error = (draws.mean(0) - mean) / (draws.std(0) / np.sqrt(200) + 1e-9)
+    assert float(jnp.abs(error).max()) < 5.0
+
+
+def test_stochastic_depth_drops_whole_examples():
+    drop = Dropout(0.25, per_example=True)
+    drop.train()
+    y = np.asarray(drop(jnp.ones((4000, 2, 2, 3)), nnx.Rngs(0))).reshape(4000, -1)
+    assert set(np.unique(y.round(5))) == {0.0, np.float32(1 / 0.75).round(5)}
+    assert (y == y[:, :1]).all()
+    assert abs((y[:, 0] == 0).mean() - 0.25) < 0.03
+    with pytest.raises(InputError, match="rate"):
+        Dropout(1.0)
+
+
+def test_bfloat16_computes_low_and_keeps_high():
+    low, high = _tiny(dtype=jnp.bfloat16), _tiny()
+    x = _pictures()
+    features = _run(low.backbone, x)
+    assert features.dtype == jnp.bfloat16
+    prediction = _run(low, x)
+    assert prediction.landmarks.dtype == jnp.float32
+    for leaf in jax.tree.leaves(nnx.state(low)):
+        assert leaf.dtype == jnp.float32
+    np.testing.assert_allclose(features.astype(jnp.float32), _run(high.backbone, x), atol=0.05)
+
+
+def test_same_seed_same_parameters():
+    one, two, other = _tiny(), _tiny(), models.create("resnet18", rngs=nnx.Rngs(1), **TINY)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(one), nnx.state(two))
+    assert not np.array_equal(one.backbone.stem.conv.kernel[...], other.backbone.stem.conv.kernel[...])
+    traced = nnx.jit(lambda: _tiny())()
+    np.testing.assert_allclose(
+        traced.backbone.stem.conv.kernel[...], one.backbone.stem.conv.kernel[...], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet19"}, "did you mean 'resnet18'"),
+        ({"name": "vit"}, "There is no model 'vit'; known are"),
+        ({"head": "heatmaps"}, "did you mean 'heatmap'"),
+        ({"widht": 0.5}, "'widht'; did you mean 'width'"),
+        ({"upsample": 4}, "no option 'upsample'"),
+        ({"stem": "tiny"}, "stem is 'tiny'"),
+        ({"num_landmarks": 0}, "at least one landmark"),
+        ({"width": -1.0}, "width"),
+        ({"depths": ()}, "depths"),
+    ],
+)
+def test_bad_arguments_answer_in_one_sentence(arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        models.create(**({"name": "resnet18", "rngs": nnx.Rngs(0)} | TINY | arguments))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,104 @@
+"""Heads: sub-pixel exactness of the soft-argmax, the start at the mean shape, types and shapes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.models import HEADS, soft_argmax
+
+
+def test_a_delta_is_read_at_the_centre_of_its_cell():
+    logits = np.zeros((1, 8, 16, 2), np.float32)
+    logits[0, 3, 5, 0] = logits[0, 7, 0, 1] = 200.0
+    found = soft_argmax(jnp.asarray(logits))
+    np.testing.assert_allclose(found.landmarks, [[[5.5 / 16, 3.5 / 8], [0.5 / 16, 7.5 / 8]]], atol=1e-6)
+    np.testing.assert_allclose(found.heatmaps.sum((1, 2)), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("centre", [(0.5, 0.5), (0.413, 0.571), (0.37, 0.66)])
+def test_a_gaussian_between_cells_is_read_to_a_thousandth_of_a_cell(centre):
+    width, height, sigma = 64, 32, 1.5  # sigma in cells
+    x = (np.arange(width) + 0.5)[None, :] - centre[0] * width
+    y = (np.arange(height) + 0.5)[:, None] - centre[1] * height
+    logits = -(x**2 + y**2) / (2 * sigma**2)
+    found = np.asarray(soft_argmax(jnp.asarray(logits[None, :, :, None], jnp.float32)).landmarks[0, 0])
+    np.testing.assert_allclose(found * [width, height], np.array(centre) * [width, height], atol=1e-3)
+
+
+def test_a_huge_logit_leaves_the_gradient_finite():
+    gradient = jax.grad(lambda z: soft_argmax(z).landmarks.sum())(jnp.full((1, 4, 4, 1), 1e4).at[0, 1, 1, 0].set(3e4))
+    assert bool(jnp.isfinite(gradient).all())
+
+
+def test_coordinates_start_at_the_mean_shape():
+    mean_shape = np.random.default_rng(0).uniform(0.2, 0.8, (5, 2))
+    head = HEADS["coordinates"](32, 5, mean_shape=mean_shape, rngs=nnx.Rngs(0))
+    features = jax.random.normal(jax.random.key(1), (3, 4, 4, 32))
+    prediction = head(features)
+    assert prediction.heatmaps is None
+    np.testing.assert_allclose(prediction.landmarks, np.broadcast_to(mean_shape, (3, 5, 2)), atol=0.02)
+    assert float(jnp.abs(prediction.landmarks[0] - prediction.landmarks[1]).max()) > 0.0
+
+
+def test_coordinates_are_the_pooled_product():
+    head = HEADS["coordinates"](6, 3, rngs=nnx.Rngs(0))
+    features = jax.random.normal(jax.random.key(1), (2, 3, 5, 6))
+    pooled = np.asarray(features, np.float64).mean((1, 2))
+    expected = (pooled @ np.asarray(head.kernel[...], np.float64)).reshape(2, 3, 2) + 0.5
+    np.testing.assert_allclose(head(features).landmarks, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (5, 3)])
+def test_wrong_mean_shape_is_refused(shape):
+    for head in HEADS.values():
+        with pytest.raises(InputError, match="5 finite"):
+            head(8, 5, mean_shape=np.zeros(shape), rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="NaN"):
+        HEADS["coordinates"](8, 5, mean_shape=np.full((5, 2), np.nan), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(("upsample", "resize"), [(1, "nearest"), (4, "nearest"), (2, "bilinear")])
+def test_heatmap_grows_by_upsample(upsample, resize):
+    head = HEADS["heatmap"](8, 5, upsample=upsample, resize=resize, head_channels=16, rngs=nnx.Rngs(0))
+    features = jax.random.normal(jax.random.key(1), (2, 3, 4, 8))
+    prediction = head(features.astype(jnp.bfloat16))
+    assert prediction.heatmaps.shape == (2, 3 * upsample, 4 * upsample, 5)
+    assert prediction.heatmaps.dtype == prediction.landmarks.dtype == jnp.float32
+    np.testing.assert_allclose(prediction.heatmaps.sum((1, 2)), 1.0, rtol=1e-5)
+    assert float(jnp.abs(prediction.landmarks - 0.5).max()) < 0.2
+
+
+def test_temperature_divides_the_logits():
+    features = jax.random.normal(jax.random.key(1), (2, 4, 4, 8))
+    for learned in (True, False):
+        options = {"upsample": 1, "learn_temperature": learned}
+        cold = HEADS["heatmap"](8, 5, temperature=0.25, rngs=nnx.Rngs(0), **options)
+        warm = HEADS["heatmap"](8, 5, temperature=1.0, rngs=nnx.Rngs(0), **options)
+        np.testing.assert_allclose(cold(features).landmarks, soft_argmax(warm.maps(features) * 4).landmarks, atol=1e-6)
+        assert hasattr(nnx.state(cold, nnx.Param), "log_temperature") == learned
+
+
+@pytest.mark.parametrize("options", [{"upsample": 3}, {"upsample": 0}, {"temperature": 0.0}, {"resize": "cubic"}])
+def test_bad_heatmap_options_are_named(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        HEADS["heatmap"](8, 5, rngs=nnx.Rngs(0), **options)
+
+
+def test_a_heatmap_head_with_a_prior_starts_at_the_mean_shape():
+    mean_shape = np.random.default_rng(0).uniform(0.3, 0.7, (5, 2))
+    head = HEADS["heatmap"](8, 5, mean_shape=mean_shape, prior=0.1, upsample=1, rngs=nnx.Rngs(0))
+    prediction = head(jnp.zeros((2, 32, 32, 8)))
+    np.testing.assert_allclose(prediction.landmarks, np.broadcast_to(mean_shape, (2, 5, 2)), atol=0.02)
+
+
+def test_the_prior_multiplies_the_map_by_a_gaussian():
+    options = {"mean_shape": np.full((1, 2), 0.25), "upsample": 1}
+    plain = HEADS["heatmap"](8, 1, rngs=nnx.Rngs(0), **options)
+    bounded = HEADS["heatmap"](8, 1, prior=0.2, rngs=nnx.Rngs(0), **options)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 8, 8)), jnp.float32)
+    y, x = np.meshgrid((np.arange(6) + 0.5) / 6, (np.arange(8) + 0.5) / 8, indexing="ij")
+    expected = np.asarray(plain(features).heatmaps)[0, :, :, 0] * np.exp(-((x - 0.25) ** 2 + (y - 0.25) ** 2) / 0.08)
+    np.testing.assert_allclose(bounded(features).heatmaps[0, :, :, 0], expected / expected.sum(), rtol=1e-4)
