@@ -1,0 +1,227 @@
+"""Things on and around the head as further triangles: long hair, spectacles, the peak of a cap, masks, hands."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from mlcm_jax.synthetic.anatomy import smoothstep
+from mlcm_jax.synthetic.gbuffer import Part
+from mlcm_jax.synthetic.head import PointSet, locate
+from mlcm_jax.synthetic.scene import Scene, Subject
+from mlcm_jax.synthetic.template import grid_faces
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One accessory in head space: points [V, 3], faces [F, 3], part, share of the head's rotation (scalar or [V]),
+    coordinates [V, 3] handed on as template coordinates (scalp below hair, lens plane for lenses)."""
+
+    points: np.ndarray
+    faces: np.ndarray
+    part: Part
+    share: np.ndarray | float
+    coordinates: np.ndarray
+
+
+@functools.cache
+def _anchor(*xy: float) -> PointSet:
+    return locate(np.array(xy).reshape(-1, 2))
+
+
+def _at(shape: np.ndarray, *xy: float) -> np.ndarray:
+    """Points of the deformed face at template positions given flat: x0, y0, x1, y1, …"""
+    return _anchor(*xy).on(shape.astype(np.float64))
+
+
+def _piece(
+    points: np.ndarray,
+    faces: np.ndarray,
+    part: Part,
+    share: np.ndarray | float = 1.0,
+    coordinates: np.ndarray | None = None,
+) -> Piece:
+    points = points.reshape(-1, 3).astype(np.float32)
+    coordinates = points if coordinates is None else coordinates.reshape(-1, 3).astype(np.float32)
+    return Piece(points, faces, part, share, coordinates)
+
+
+def _ribbon(first: np.ndarray, second: np.ndarray, part: Part, closed: bool = False) -> Piece:
+    """The band between two polylines [N, 3]."""
+    return _piece(np.stack([first, second]), grid_faces(2, len(first), closed=closed), part)
+
+
+def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
+    """Frame, bridge, temples and two lenses in front of the eyes; the lenses' coordinates are in half widths."""
+    width, height, power, thick = (float(v) for v in scene.glasses_shape)
+    bridge, left, right = _at(shape, 0.0, 0.03, -0.352, -0.008, 0.352, -0.008)
+    plane = max(float(bridge[2]) + 0.02, float(max(left[2], right[2])) + 0.1)
+    angle = np.linspace(0, 2 * np.pi, 33)[:-1]
+    c, s = np.cos(angle), np.sin(angle)
+    ring = np.stack([np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)], 1)
+    pieces = []
+    for sign, eye in ((-1.0, left), (1.0, right)):
+        centre = np.array([eye[0], eye[1] + 0.035])
+
+        def spread(scale: float, centre=centre) -> np.ndarray:
+            xy = centre + ring * [width + scale, height + scale]
+            z = plane - 0.09 * smoothstep(0.15, 0.75, np.abs(xy[:, 0]))
+            return np.concatenate([xy, z[:, None]], 1)
+
+        outline, outer = spread(0.0), spread(thick)
+        pieces.append(_ribbon(outer, outline, Part.GLASSES_FRAME, closed=True))
+        middle = outline.mean(0, keepdims=True)
+        fan = np.stack([np.arange(32), (np.arange(32) + 1) % 32, np.full(32, 32)], 1).astype(np.int32)
+        local = np.concatenate([np.concatenate([ring, np.full((32, 1), sign)], 1), [[0, 0, sign]]])
+        pieces.append(_piece(np.concatenate([outline, middle]), fan, Part.GLASSES_LENS, coordinates=local))
+        hinge = outer[np.argmax(outer[:, 0] * sign)] + [0, -0.35 * height, 0]
+        # The arm runs just outside the temple, whose surface it follows, to the top of the ear.
+        temple = _at(shape, sign * 0.7, -0.05, sign * 0.77, -0.05, sign * 0.82, -0.05)
+        temple[:, 0] += 0.05 * sign
+        temple = temple[np.abs(temple[:, 0]) > abs(hinge[0])]
+        ear = np.array([sign * (abs(float(temple[-1, 0])) + 0.04 if len(temple) else abs(hinge[0])), -0.06, -0.84])
+        arm = np.concatenate([hinge[None], temple, ear[None]])
+        arm[:, 1] = np.linspace(arm[0, 1], arm[-1, 1], len(arm))
+        band = np.array([0, 0.5 * thick + 0.014, 0])
+        pieces.append(_ribbon(arm - band, arm + band, Part.GLASSES_FRAME))
+    inner = [left[0] + width, right[0] - width]
+    t = np.linspace(0, 1, 7)[:, None]
+    arch = np.concatenate(
+        [
+            inner[0] + (inner[1] - inner[0]) * t,
+            left[1] - 0.02 - 0.05 * np.sin(np.pi * t),
+            plane + 0.02 * np.sin(np.pi * t),
+        ],
+        1,
+    )
+    band = np.array([0, 0.5 * thick + 0.008, 0])
+    pieces.append(_ribbon(arch - band, arch + band, Part.GLASSES_FRAME))
+    return pieces
+
+
+def long_hair(subject: Subject) -> Piece:
+    """A curtain from the temples round the back down to the shoulders; it swings with the torso at its lower end."""
+    rng = np.random.default_rng([subject.seed, 5])
+    length, open_angle = rng.uniform(1.0, 2.3), rng.uniform(1.42, 1.6)
+    angle = np.linspace(open_angle, 2 * np.pi - open_angle, 33)[None]
+    y = np.linspace(-0.75, length, 16)[:, None]
+    swell = smoothstep(-0.9, 0.2, y) * (0.6 + 0.4 * smoothstep(2.4, 0.8, y))
+    wave = 0.02 * np.sin(9 * angle + 4 * y)
+    radius = 1 + (0.08 + 0.5 * subject.hair_volume) * swell + wave
+    x = 0.83 * radius * np.sin(angle)
+    z = -0.85 + 1.15 * radius * np.cos(angle)
+    tip = y + 0.08 * np.sin(13 * angle) * smoothstep(length - 0.5, length, y)
+    points = np.stack([x + 0 * y, tip, z + 0 * y], -1)
+    share = np.broadcast_to(smoothstep(1.9, 0.9, y), x.shape).ravel()
+    rows, columns = points.shape[:2]
+    return _piece(points, grid_faces(rows, columns), Part.HAIR, share, points)
+
+
+def peak(shape: np.ndarray) -> Piece:
+    """The peak of a cap: from the rim forwards and a little down."""
+    a = np.linspace(-0.95, 0.95, 19)[None]
+    t = np.linspace(0, 1, 6)[:, None]
+    forehead = _at(shape, 0.0, -0.55)[0]
+    x = 0.78 * np.sin(a) * (1 - 0.1 * t)
+    z = -0.72 + (forehead[2] + 0.8) * np.cos(a) + t * 0.62 * np.cos(1.2 * a)
+    y = forehead[1] - 0.07 + 0.2 * t**1.3 + 0.1 * (a / 0.95) ** 2  # the root lies inside the rim
+    return _piece(np.stack(np.broadcast_arrays(x, y, z), -1), grid_faces(6, 19), Part.CAP)
+
+
+@functools.cache
+def _mask_grid() -> tuple[PointSet, np.ndarray]:
+    """Where a mask of 13 x 19 points lies on the face, from its upper to its lower edge; points and template (x, y)."""
+    x, t = np.meshgrid(np.linspace(-0.73, 0.73, 19), np.linspace(0, 1, 13))
+    top = 0.2 + 0.3 * smoothstep(0.05, 0.75, np.abs(x))
+    bottom = 1.27 - 0.5 * (np.abs(x) / 0.73) ** 2.2
+    xy = np.stack([x, top + t * (bottom - top)], -1).reshape(-1, 2)
+    return locate(xy), xy
+
+
+def mask(shape: np.ndarray) -> list[Piece]:
+    """A mask over nose, mouth and chin: a cloth that follows the face at its border and spans it inside; its straps."""
+    anchors, xy = _mask_grid()
+    points = anchors.on(shape.astype(np.float64))
+    ax, y = np.abs(xy[:, 0]), xy[:, 1]
+    border = (
+        smoothstep(0.73, 0.5, ax)
+        * smoothstep(1.3, 1.0, y)
+        * smoothstep(0.12, 0.4, y - 0.3 * smoothstep(0.05, 0.75, ax))
+    )
+    tent = float(points[:, 2].max()) + 0.04 - 0.3 * np.abs(y - 0.5) ** 1.3 - 0.9 * ax**1.6
+    points[:, 2] = np.maximum(points[:, 2] + 0.03, points[:, 2] + border * (tent - points[:, 2]))
+    points[:, 0] += 0.03 * np.clip(points[:, 0] / 0.6, -1, 1)
+    points[:, 1] += 0.04 * smoothstep(0.9, 1.25, y)
+    pieces = [_piece(points, grid_faces(13, 19), Part.MASK)]
+    for sign in (-1.0, 1.0):
+        start = points[np.argmax(points[:, 0] * sign)]
+        end = np.array([sign * 0.93, 0.05, -0.78])
+        band = np.array([0, 0.012, 0])
+        pieces.append(_ribbon(np.stack([start - band, end - band]), np.stack([start + band, end + band]), Part.MASK))
+    return pieces
+
+
+def _capsule(start: np.ndarray, end: np.ndarray, radius: float, end_radius: float) -> tuple[np.ndarray, np.ndarray]:
+    axis = end - start
+    length = np.linalg.norm(axis)
+    axis = axis / length
+    side = np.cross(axis, [0.0, 0.0, 1.0])
+    side = side / max(np.linalg.norm(side), 1e-6)
+    up = np.cross(axis, side)
+    h = np.linspace(-np.pi / 2, 0, 4)
+    along = np.concatenate([radius * np.sin(h), length + end_radius * np.sin(-h[::-1])])
+    size = np.concatenate([radius * np.cos(h), end_radius * np.cos(h[::-1])])
+    a = np.linspace(0, 2 * np.pi, 11)[:-1]
+    ringed = np.cos(a)[:, None] * side + np.sin(a)[:, None] * up
+    points = start + along[:, None, None] * axis + size[:, None, None] * ringed
+    return points.reshape(-1, 3), grid_faces(8, 10, closed=True)
+
+
+def hand(shape: np.ndarray, scene: Scene) -> Piece:
+    """A hand laid on the face at a template position, fingers towards its direction, with a forearm."""
+    x, y, direction, size = (float(v) for v in scene.hand)
+    base = _at(shape, round(x, 3), round(y, 3))[0]
+    turn = np.radians(direction - np.sign(x) * 25)
+    finger = np.array([np.sin(turn), -np.cos(turn), -0.1])
+    across = np.array([np.cos(turn), np.sin(turn), 0.0])
+    palm = base + np.array([0, 0, 0.12]) - 0.2 * finger
+    out, faces, count = [], [], 0
+    bones = [
+        (
+            palm - 0.25 * finger * size + k * across * 0.12 * size,
+            palm + 0.25 * finger * size + k * across * 0.14 * size,
+            0.12,
+            0.1,
+        )
+        for k in (-1, 0, 1)
+    ]
+    for k, long in zip((-1.5, -0.5, 0.5, 1.5), (0.5, 0.62, 0.58, 0.42), strict=True):
+        root = palm + 0.22 * finger * size + k * across * 0.115 * size
+        bones.append((root, root + (finger + 0.06 * k * across) * long * size, 0.075, 0.055))
+    thumb = palm - 0.1 * finger * size - np.sign(x or 1) * 0.2 * across * size
+    bones.append((thumb, thumb + (0.75 * finger - np.sign(x or 1) * across * 0.6) * 0.42 * size, 0.085, 0.06))
+    bones.append((palm - 0.3 * finger * size, palm - 1.8 * finger * size + np.array([0, 0.6, 0.1]), 0.17, 0.24))
+    for start, end, first, last in bones:
+        points, cells = _capsule(start, end, first * size, last * size)
+        out.append(points)
+        faces.append(cells + count)
+        count += len(points)
+    return _piece(np.concatenate(out), np.concatenate(faces), Part.HAND)
+
+
+def pieces(subject: Subject, scene: Scene, shape: np.ndarray) -> list[Piece]:
+    """Everything this scene adds to the bare head of shape [V, 3] (head space)."""
+    out: list[Piece] = []
+    if subject.hair_style == "long":
+        out.append(long_hair(subject))
+    if scene.glasses != "none":
+        out += glasses(shape, scene)
+    if scene.cap == "cap":
+        out.append(peak(shape))
+    if scene.mask:
+        out += mask(shape)
+    if scene.hand is not None:
+        out.append(hand(shape, scene))
+    return out

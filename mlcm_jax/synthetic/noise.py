@@ -1,0 +1,33 @@
+"""Noise that is the same on every machine: three periodic textures from a fixed seed, sampled at any position."""
+
+from __future__ import annotations
+
+import functools
+
+import cv2
+import numpy as np
+
+_BITS = 9
+SIDE = 1 << _BITS
+FINE, MEDIUM, COARSE = range(3)
+
+
+@functools.cache
+def textures() -> np.ndarray:
+    """Periodic noise pictures, float32 [3, 512, 512], zero mean, unit deviation: fine, medium, coarse grain."""
+    rng = np.random.default_rng(20261121)
+    out = []
+    for sigma in (1.2, 4.0, 14.0):
+        white = rng.standard_normal((SIDE, SIDE)).astype(np.float32)
+        pad = 64
+        tile = np.pad(white, pad, mode="wrap")
+        smooth = cv2.GaussianBlur(tile, (0, 0), sigma)[pad:-pad, pad:-pad]
+        out.append((smooth - smooth.mean()) / smooth.std())
+    return np.stack(out)
+
+
+def sample(kind: int, x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    """Noise of one grain at positions in texture pixels [N]; the seed moves the origin; float32 [N]."""
+    col = (np.floor(x).astype(np.int32) + seed % 509) & (SIDE - 1)
+    row = (np.floor(y).astype(np.int32) + seed // 509 % 509) & (SIDE - 1)
+    return textures()[kind].ravel()[(row << _BITS) + col]

@@ -1,0 +1,156 @@
+"""What a point of the head is made of, pixel by pixel, as functions of its template coordinates.
+
+Painting per pixel instead of per triangle keeps lids, lips, brows and hairlines sharp at every resolution, and exactly
+under the landmarks, which lie on the same curves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlcm_jax.synthetic import anatomy, noise
+from mlcm_jax.synthetic.anatomy import bump, smoothstep
+from mlcm_jax.synthetic.scene import Scene, Subject
+
+_FRONT_SHIFT = {"short": 0.0, "fringe": 0.36, "long": -0.02, "receding": -0.3, "tied": -0.03, "buzz": 0.0, "bald": -9.0}
+
+
+def wave_noise(x: np.ndarray, seed: int, octaves: int = 3) -> np.ndarray:
+    """Smooth 1-D noise of about unit amplitude from sines with seeded phases; same on every machine."""
+    rng = np.random.default_rng([seed, 77])
+    out = np.zeros_like(x)
+    for k in range(octaves):
+        frequency, phase = 2.0**k * rng.uniform(0.8, 1.25), rng.uniform(0, 2 * np.pi)
+        out += np.sin(frequency * x + phase) / 1.5**k
+    return out / 1.6
+
+
+def hair_edge(angle: np.ndarray, subject: Subject) -> np.ndarray:
+    """y of the lower edge of this person's hair at skull azimuths; very small where bald."""
+    style = subject.hair_style
+    front = smoothstep(1.15, 0.85, angle)
+    shift = _FRONT_SHIFT[style] + subject.hairline
+    if style == "receding":
+        shift = shift - 0.12 * bump(angle, 0 * angle, 0.55, 0, 0.2, 1)
+    edge = anatomy.hairline(angle) + front * shift
+    if style == "fringe":
+        edge = np.minimum(edge, np.where(angle < 0.75, -0.4 + 0.05 * wave_noise(3 * angle, subject.seed), edge))
+    if style == "bald":
+        edge = np.full_like(edge, -9.0)
+    return edge
+
+
+def cap_edge(angle: np.ndarray, cap: str) -> np.ndarray:
+    """y of the lower edge of the headgear at skull azimuths."""
+    if cap == "none":
+        return np.full_like(angle, -9.0)
+    if cap == "cap":
+        return np.interp(angle, [0, 0.9, 1.6, 3.2], [-0.55, -0.5, -0.38, -0.1])
+    return np.interp(angle, [0, 0.9, 1.4, 1.8, 3.2], [-0.5, -0.42, -0.12, 0.1, 0.3])
+
+
+def hair_cover(points: np.ndarray, subject: Subject, *, ragged: bool = True) -> np.ndarray:
+    """Depth inside the hair in units of y: > 0 is hair; template points [N, 3] -> [N]."""
+    angle = anatomy.azimuth(points)
+    signed = np.where(points[:, 0] < 0, -angle, angle)
+    edge = hair_edge(angle, subject)
+    if ragged:
+        strands = noise.sample(noise.FINE, 140 * signed, 16 * points[:, 1], subject.seed)
+        edge = edge + 0.025 * strands + 0.015 * wave_noise(9 * signed, subject.seed)
+    return edge - points[:, 1]
+
+
+def eye_cover(points: np.ndarray, lids: np.ndarray) -> np.ndarray:
+    """Depth inside the opening between the lids, > 0 is eyeball; template points [N, 3] near the eyes -> [N]."""
+    opening = np.where(points[:, 0] < 0, lids[0], lids[1])
+    ax = np.abs(points[:, 0])
+    upper, lower = anatomy.lid_edges(ax, opening)
+    inside = np.minimum(points[:, 1] - upper, lower - points[:, 1])
+    across = np.minimum(ax - anatomy.EYE_INNER, anatomy.EYE_OUTER - ax)
+    return np.where(across > 0, inside, -1.0)
+
+
+def lash_cover(points: np.ndarray, lids: np.ndarray, subject: Subject) -> np.ndarray:
+    """Coverage by lashes and lid line around the aperture, in [0, 1]."""
+    opening = np.where(points[:, 0] < 0, lids[0], lids[1])
+    ax = np.abs(points[:, 0])
+    upper, lower = anatomy.lid_edges(ax, opening)
+    across = smoothstep(anatomy.EYE_INNER - 0.015, anatomy.EYE_INNER + 0.04, ax) * smoothstep(
+        anatomy.EYE_OUTER + 0.025, anatomy.EYE_OUTER - 0.01, ax
+    )
+    width = 0.009 + 0.010 * subject.lashes
+    top = np.exp(-0.5 * ((points[:, 1] - upper + 0.004) / width) ** 2)
+    bottom = 0.4 * np.exp(-0.5 * ((points[:, 1] - lower) / 0.008) ** 2)
+    return across * np.clip(np.maximum(top * (0.72 + 0.28 * subject.lashes), bottom), 0, 1)
+
+
+def brow_cover(points: np.ndarray, subject: Subject) -> np.ndarray:
+    """Coverage by brow hair, in [0, 1]; ragged along single hairs."""
+    ax, y = np.abs(points[:, 0]), points[:, 1]
+    middle, half = anatomy.brow_curve(ax)
+    half = half * subject.brow_width
+    low, high = anatomy.BROW_SPAN
+    ends = smoothstep(low, low + 0.06, ax) * smoothstep(high - 0.005, high - 0.09, ax)
+    body = smoothstep(1.25, 0.55, np.abs(y - middle) / np.maximum(half, 1e-3))
+    slant = 230 * (points[:, 0] + 0.7 * np.sign(points[:, 0]) * (y - middle))
+    hairs = 0.88 + 0.14 * noise.sample(noise.FINE, slant, 30 * y, subject.seed)
+    return np.clip(ends * body * hairs * subject.brow_strength, 0, 1)
+
+
+def beard_cover(points: np.ndarray, subject: Subject) -> np.ndarray:
+    """Coverage by beard, moustache or stubble, in [0, 1]."""
+    style = subject.beard_style
+    x, y = np.abs(points[:, 0]), points[:, 1]
+    if style == "none":
+        return np.zeros_like(x)
+    edge = np.interp(x, [0.0, 0.3, 0.45, 0.6, 0.72, 0.85], [0.92, 0.86, 0.84, 0.7, 0.3, 0.1]) + 0.02 * wave_noise(
+        30 * x, subject.seed
+    )
+    cheek = smoothstep(-0.03, 0.05, y - edge)
+    beside = smoothstep(0.42, 0.36, x) * smoothstep(0.24, 0.3, x) * smoothstep(0.6, 0.74, y)
+    moustache = smoothstep(1.15, 0.6, np.abs(y - 0.6 - 0.9 * x * x) / 0.065) * smoothstep(0.32, 0.2, x)
+    circle = (x / 0.33) ** 2.5 + (np.abs(y - 0.95) / 0.37) ** 2.5
+    if style == "moustache":
+        cover = moustache
+    elif style == "goatee":
+        cover = np.maximum(
+            moustache, smoothstep(1.1, 0.75, circle) * smoothstep(0.86, 0.94, y + 0.25 * smoothstep(0.24, 0.29, x))
+        )
+    else:
+        cover = np.max([cheek, moustache, beside], axis=0)
+    cover = cover * smoothstep(0.012, -0.006, anatomy.lip_cover(points[:, 0], y)) * smoothstep(1.62, 1.36, y)
+    density = 0.28 + 0.3 * subject.beard_strength if style == "stubble" else 0.7 + 0.3 * subject.beard_strength
+    grain = noise.sample(noise.FINE, 260 * points[:, 0], 90 * y, subject.seed)
+    return np.clip(cover * density * (1 + 0.13 * grain), 0, 1)
+
+
+def iris_position(points: np.ndarray, gaze: np.ndarray) -> np.ndarray:
+    """Position relative to the pupil in iris radii; [N, 3] -> [N, 2]."""
+    centre_x = np.where(points[:, 0] < 0, -1, 1) * anatomy.EYE_CENTRE[0] + gaze[0]
+    centre_y = anatomy.EYE_CENTRE[1] - 0.006 + gaze[1]
+    return np.stack([points[:, 0] - centre_x, points[:, 1] - centre_y], 1) / anatomy.IRIS_RADIUS
+
+
+def cavity(points: np.ndarray) -> np.ndarray:
+    """How little sky the skin sees, 0 … 1: nostrils, eye corners, beside the nose, under lip and chin."""
+    ax, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
+    out = 0.95 * bump(ax, y, 0.068, 0.474, 0.026, 0.012)  # nostrils
+    out += 0.3 * bump(ax, y, 0.18, -0.03, 0.05, 0.07) + 0.22 * bump(ax, y, 0.35, -0.1, 0.14, 0.03)
+    out += 0.12 * bump(ax, y, 0.33, 0.09, 0.12, 0.025)
+    out += 0.28 * bump(ax, y, 0.175, 0.435, 0.014, 0.045) + 0.2 * bump(ax, y, 0.0, 0.505, 0.12, 0.02)
+    out += 0.4 * bump(ax, y, 0.295, 0.775, 0.02, 0.012) + 0.22 * bump(ax, y, 0.0, 0.915, 0.13, 0.022)
+    out += 0.4 * smoothstep(1.28, 1.5, y) * smoothstep(0.05, -0.3, z) * smoothstep(2.2, 1.6, y)
+    return np.clip(out, 0, 1)
+
+
+def neckline(points: np.ndarray, scene: Scene) -> np.ndarray:
+    """> 0 where a torso point is under clothes; template points [N, 3] -> [N]."""
+    x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
+    front = smoothstep(-1.0, -0.5, z)
+    if scene.neckline == "vee":
+        return y - 1.78 - front * 0.75 * np.clip(1 - x / 0.4, 0, 1)
+    if scene.neckline == "high":
+        return y - 1.5
+    if scene.neckline == "collar":
+        return y - 1.62 - front * 0.3 * np.clip(1 - x / 0.22, 0, 1)
+    return y - 1.82 - 0.1 * front

@@ -1,0 +1,142 @@
+"""The RGB camera: light on materials, glass, exposure, blur, noise and JPEG.
+
+Shading is done in linear light on the G-buffer, averaged down to the output, and only then developed like a photograph.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mlcm_jax.synthetic import skin
+from mlcm_jax.synthetic.anatomy import smoothstep
+from mlcm_jax.synthetic.backdrop import backdrop
+from mlcm_jax.synthetic.gbuffer import GBuffer, Part
+from mlcm_jax.synthetic.scene import Scene, Subject
+
+# Per part: wrap of the diffuse term (light that scatters under the surface), strength and sharpness of the highlight.
+_WRAP = np.full(len(Part), 0.1, np.float32)
+_WRAP[[Part.SKIN, Part.LIP, Part.EAR, Part.NECK, Part.HAND]] = 0.25
+_WRAP[Part.HAIR] = 0.35
+_GLOSS = np.zeros(len(Part), np.float32)
+_GLOSS[[Part.SKIN, Part.NECK, Part.EAR, Part.HAND]] = 0.05
+_GLOSS[[Part.LIP, Part.HAIR, Part.TEETH, Part.GLASSES_FRAME]] = 0.12, 0.05, 0.25, 0.3
+_POWER = np.full(len(Part), 14.0, np.float32)
+_POWER[[Part.LIP, Part.TEETH, Part.GLASSES_FRAME]] = 40.0
+
+
+def _occlusion(depth: np.ndarray, supersample: int) -> np.ndarray:
+    """Ambient light that reaches a pixel, from how far it lies behind the blurred depth around it; [R, R] in (0, 1]."""
+    finite = np.isfinite(depth)
+    if not finite.any():
+        return np.ones_like(depth)
+    near = float(depth[finite].min())
+    flat = np.minimum(depth, near + 1.5)
+    small = cv2.resize(flat, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    wide = cv2.GaussianBlur(small, (0, 0), max(1.0, 0.018 * depth.shape[0] / 2))
+    behind = flat - cv2.resize(wide, depth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.exp(-2.2 * np.clip(behind, 0, 0.6))
+
+
+def _illuminate(
+    albedo: np.ndarray, normal: np.ndarray, part: np.ndarray, open_sky: np.ndarray, shadow: np.ndarray, scene: Scene
+) -> np.ndarray:
+    """Light leaving surface pixels; albedo, normal [N, 3], the rest [N] -> [N, 3] linear."""
+    sky = 0.75 - 0.25 * normal[:, 1]
+    out = albedo * (open_sky * sky)[:, None] * scene.ambient
+    exposed = 0.35 + 0.65 * open_sky
+    wrap, gloss, power = _WRAP[part], _GLOSS[part], _POWER[part]
+    for number, light in enumerate(scene.lights):
+        lit = np.clip((normal @ light.direction + wrap) / (1 + wrap), 0, None) * exposed
+        half = light.direction + np.array([0, 0, 1], np.float32)
+        half = half / max(float(np.linalg.norm(half)), 1e-3)
+        shine = gloss * np.clip(normal @ half.astype(np.float32), 0, 1) ** power
+        if number == 0:
+            lit, shine = lit * (1 - 0.85 * shadow), shine * (1 - shadow)
+        out += (albedo * lit[:, None] + shine[:, None]) * light.colour
+    return out
+
+
+def _glints(buffer: GBuffer, where: np.ndarray, scene: Scene) -> np.ndarray:
+    """Reflections of the lights on the wet eyeball, which the mesh is too coarse to show: linear [N, 3] to add."""
+    position = buffer.iris.reshape(-1, 2)[where]
+    out = np.zeros((len(where), 3), np.float32)
+    for light in scene.lights[:2]:
+        spot = light.direction[:2] * 0.6
+        size = np.hypot(*(position - spot).T)
+        out += (0.8 * np.exp(-((size / 0.22) ** 2)))[:, None] * light.colour
+    return out
+
+
+def _glass(image: np.ndarray, buffer: GBuffer, scene: Scene, light: np.ndarray) -> None:
+    """Lenses over the finished head, in place: a clear pane with reflections, or dark glass."""
+    rows, cols = np.nonzero(buffer.part == Part.GLASSES_LENS)
+    if not len(rows):
+        return
+    rng = np.random.default_rng([scene.background, 9])
+    place = buffer.lens[rows, cols]
+    angle, offset = rng.uniform(0, np.pi), rng.uniform(-0.8, 0.8)
+    stripe = place @ np.array([np.cos(angle), np.sin(angle)]) - offset
+    glare = rng.random() ** 3 * 0.6 * smoothstep(0.35, 0.1, np.abs(stripe)) + 0.03 * (1 - place[:, 1])
+    through = 0.93 if scene.glasses == "clear" else 0.05 + 0.1 * rng.random()
+    tint = np.array([1, 1, 1]) if scene.glasses == "clear" else 1 + 0.3 * rng.uniform(-1, 1, 3)
+    image[rows, cols] = image[rows, cols] * through * tint + (glare[:, None] * light).astype(np.float32)
+
+
+def _exposure(level: float) -> float:
+    """Linear gain of the picture: photographs of dark rooms stay dark."""
+    return 0.004 + 1.3 * level**2.2
+
+
+def develop(linear: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """A linear picture [S, S, 3] to uint8: colour cast, exposure, tone curve, lens blur, sensor noise, JPEG."""
+    size = linear.shape[0]
+    value = linear * (scene.cast * np.float32(_exposure(scene.light)))
+    value = value / (1 + 0.25 * value) * 1.15  # a soft shoulder, so that highlights do not clip at once
+    sigma = scene.blur * size
+    if sigma > 0.25:
+        value = cv2.GaussianBlur(value, (0, 0), sigma)
+    grain = rng.standard_normal(value.shape, np.float32)
+    # Shot noise grows with the root of the light; a dark picture is amplified, so its floor is higher.
+    floor = scene.noise * (0.15 + 0.5 * (1 - scene.light) ** 2) * 0.15
+    value = value + grain * (scene.noise * np.sqrt(np.clip(value, 0, 1)) + floor)
+    byte = np.clip(np.clip(value, 0, 1) ** (1 / 2.2) * 255 + 0.5, 0, 255).astype(np.uint8)
+    if scene.jpeg:
+        _, data = cv2.imencode(".jpg", byte[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg])
+        byte = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    return byte
+
+
+def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """The RGB picture of a view.
+
+    Args:
+        gbuffer: of `raster.render_gbuffer`, R x R.
+        subject, scene: the same as there.
+        rng: for the sensor noise only.
+
+    Returns:
+        uint8 [R / supersample, R / supersample, 3], RGB order.
+    """
+    side = gbuffer.part.shape[0]
+    size = side // gbuffer.supersample
+    under = gbuffer.under.ravel()
+    where = np.flatnonzero(under != Part.BACKGROUND)
+    part = under[where]
+    image = cv2.resize(backdrop(scene.background, size), (side, side), interpolation=cv2.INTER_LINEAR).reshape(-1, 3)
+    glow = scene.ambient + sum((0.4 * light.colour for light in scene.lights), np.zeros(3, np.float32))
+    image *= glow
+    albedo = skin.albedo(gbuffer, where, subject, scene)
+    cavity = gbuffer.cavity.ravel()[where]
+    open_sky = (1 - cavity) * _occlusion(gbuffer.depth, gbuffer.supersample).ravel()[where]
+    lit = _illuminate(
+        albedo, gbuffer.normal.reshape(-1, 3)[where], part, open_sky, gbuffer.shadow.ravel()[where], scene
+    )
+    eyes = part == Part.EYE
+    lit[eyes] += _glints(gbuffer, where[eyes], scene) * open_sky[eyes, None]
+    lit[part == Part.MOUTH] *= 0.35
+    image[where] = lit
+    image = image.reshape(side, side, 3)
+    _glass(image, gbuffer, scene, glow)
+    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) if side != size else image
+    return develop(small, scene, rng)

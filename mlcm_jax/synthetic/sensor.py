@@ -1,0 +1,261 @@
+"""A microbolometer camera: blur, few pixels, noise, and the automatic gain that turns °C into 8 bits.
+
+`capture` draws a camera and takes one picture. Its parts are public so that each can be measured alone: `expose`
+(°C in, °C out) and `develop` (°C in, 8 bits out), which splits into `gain`, `tone` and `finish`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from mlcm_jax.errors import InputError
+
+GLOBAL_GAINS = ("stretch", "span", "plateau")  # gray is a monotone function of °C over the whole picture
+GAINS = (*GLOBAL_GAINS, "clahe")
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """Optics and detector. Blur in pixels of the detector, temperatures in °C.
+
+    Attributes:
+        native: detector pixels along the side of the picture.
+        blur: standard deviation of the optical blur.
+        motion: length of the motion blur; 0 for none. Symmetric, so that nothing shifts.
+        motion_angle: its direction, degrees.
+        netd: standard deviation of the temporal noise.
+        stripes: standard deviation of the columns' offsets (and, at 40 % of it, of the rows').
+        mottle: standard deviation of the pixels' fixed offsets.
+        shading: lowest departure of the corners from the centre (narcissus and vignetting), either sign.
+        dead: share of pixels stuck near a random temperature.
+        step: quantisation of the temperature; 0 for none.
+        resize: OpenCV interpolation that brings the picture to its output size.
+    """
+
+    native: int
+    blur: float = 0.5
+    motion: float = 0.0
+    motion_angle: float = 0.0
+    netd: float = 0.05
+    stripes: float = 0.0
+    mottle: float = 0.0
+    shading: float = 0.0
+    dead: float = 0.0
+    step: float = 0.0
+    resize: int = cv2.INTER_CUBIC
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """How °C become 8 bits.
+
+    Attributes:
+        kind: one of `GAINS`. "stretch": between percentiles. "span": fixed °C. "plateau": histogram equalisation with
+            a clipped histogram. "clahe": the same by tiles; the only kind that is not one curve for all pixels.
+        low, high: percentiles (stretch, plateau, clahe) or °C (span) that become black and white.
+        plateau: the clip limit, in multiples of a flat histogram (plateau) or OpenCV's unit (clahe).
+        curve: float32 [256], monotone tone curve from [0, 1] to [0, 1] sampled at 256 even points.
+        sharpen: strength of the detail enhancement; 0 for none. Its halos are not monotone in °C.
+        sharpen_sigma: its radius, share of the picture's side.
+        jpeg: quality 1-100, or 0 for none.
+        levels: gray levels that remain, 2-256.
+    """
+
+    kind: str = "stretch"
+    low: float = 0.0
+    high: float = 100.0
+    plateau: float = 3.0
+    curve: np.ndarray = dataclasses.field(default_factory=lambda: np.linspace(0.0, 1.0, 256, dtype=np.float32))
+    sharpen: float = 0.0
+    sharpen_sigma: float = 0.02
+    jpeg: int = 0
+    levels: int = 256
+
+
+def capture(celsius_hi: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One picture by a random camera.
+
+    Args:
+        celsius_hi: float32 [R, R], apparent temperature before the optics, °C; R >= size.
+        size: side of the output, pixels.
+        rng: draws the camera, its noise and its gain.
+
+    Returns:
+        (celsius float32 [size, size] in °C as the detector reports it, gray uint8 [size, size], hot = bright).
+
+    Raises:
+        InputError: if `celsius_hi` is not square or is smaller than the output.
+    """
+    celsius = expose(celsius_hi, size, sample_camera(rng, size), rng)
+    return celsius, develop(celsius, sample_gain(rng, celsius))
+
+
+def sample_camera(rng: np.random.Generator, size: int) -> Camera:
+    """A random camera; the face fills most of a `size` x `size` picture."""
+    # 80x60 to 640x480 detectors, of which the picture is a part: 36 to 480 pixels along its side.
+    native = int(np.clip(np.exp(rng.uniform(np.log(36.0), np.log(480.0))), 24, 2 * size))
+    noisy = rng.random() < 0.12
+    return Camera(
+        native=native,
+        blur=float(rng.uniform(0.3, 0.8) if rng.random() < 0.85 else rng.uniform(0.8, 1.8)),
+        motion=float(rng.uniform(1.0, 0.04 * native + 1.0)) if rng.random() < 0.15 else 0.0,
+        motion_angle=float(rng.uniform(0.0, 180.0)),
+        netd=float(rng.uniform(0.1, 0.35) if noisy else rng.uniform(0.03, 0.1)),
+        stripes=float(abs(rng.normal(0.0, 0.06))) if rng.random() < 0.5 else 0.0,
+        mottle=float(rng.uniform(0.0, 0.06)),
+        shading=float(rng.normal(0.0, 0.4)) if rng.random() < 0.6 else 0.0,
+        dead=float(rng.uniform(0.0, 0.001)) if rng.random() < 0.2 else 0.0,
+        step=float(rng.choice([0.0, 0.01, 0.04, 0.1], p=[0.4, 0.3, 0.2, 0.1])),
+        resize=int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_NEAREST], p=[0.5, 0.45, 0.05])),
+    )
+
+
+def expose(celsius_hi: np.ndarray, size: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
+    """Optics and detector: float32 [R, R] °C -> float32 [size, size] °C.
+
+    Raises:
+        InputError: if `celsius_hi` is not square or is smaller than the output.
+    """
+    if celsius_hi.ndim != 2 or celsius_hi.shape[0] != celsius_hi.shape[1] or celsius_hi.shape[0] < size:
+        raise InputError(f"a thermal picture needs a square of at least {size} pixels, got shape {celsius_hi.shape}")
+    native = min(camera.native, celsius_hi.shape[0])
+    pitch = celsius_hi.shape[0] / native  # rendered pixels per detector pixel
+    blurred = cv2.GaussianBlur(celsius_hi, (0, 0), max(camera.blur * pitch, 0.1), borderType=cv2.BORDER_REFLECT)
+    if camera.motion > 0.0:
+        kernel = _line(camera.motion * pitch, camera.motion_angle)
+        blurred = cv2.filter2D(blurred, -1, kernel, borderType=cv2.BORDER_REFLECT)
+    detector = cv2.resize(blurred, (native, native), interpolation=cv2.INTER_AREA)
+    detector += _noise(native, camera, rng)
+    if camera.dead > 0.0:
+        stuck = rng.random((native, native)) < camera.dead
+        detector[stuck] += rng.normal(0.0, 4.0, int(stuck.sum())).astype(np.float32)
+    if camera.step > 0.0:
+        detector = np.round(detector / np.float32(camera.step)) * np.float32(camera.step)
+    resize = cv2.INTER_AREA if native > size else camera.resize
+    return detector if native == size else cv2.resize(detector, (size, size), interpolation=resize)
+
+
+def _line(length: float, angle: float) -> np.ndarray:
+    """Kernel of a straight motion, centred, odd side, sum 1."""
+    side = 2 * int(np.ceil(length / 2.0)) + 1
+    middle = side // 2
+    reach = length / 2.0 * np.asarray([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
+    canvas = np.zeros((side, side), np.float32)
+    ends = np.round((np.stack([-reach, reach]) + middle) * 256).astype(int)
+    cv2.line(canvas, tuple(map(int, ends[0])), tuple(map(int, ends[1])), 1.0, 1, cv2.LINE_8, 8)
+    canvas += canvas[::-1, ::-1]  # the raster of a line is not symmetric, and a lopsided kernel would move the picture
+    return canvas / canvas.sum()
+
+
+def _noise(native: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
+    """Temporal and fixed-pattern noise of the detector, float32 [native, native] °C."""
+    random = rng.standard_normal((native, native), np.float32)
+    noise = random * np.float32(np.hypot(camera.netd, camera.mottle))  # one picture cannot tell the two apart
+    if camera.stripes > 0.0:
+        noise += rng.standard_normal((1, native), np.float32) * np.float32(camera.stripes)
+        noise += rng.standard_normal((native, 1), np.float32) * np.float32(0.4 * camera.stripes)
+    if camera.shading != 0.0:
+        axis = np.linspace(-1.0, 1.0, native, dtype=np.float32)
+        noise += np.float32(camera.shading / 2.0) * (axis[:, None] ** 2 + axis[None] ** 2)
+    return noise
+
+
+# ---------------------------------------------------------------------------------------------------------- 8 bits
+
+
+def sample_gain(rng: np.random.Generator, celsius: np.ndarray) -> Gain:
+    """A random automatic gain; a fixed span is set around the temperatures of a person, as an operator would."""
+    kind = str(rng.choice(GAINS, p=[0.4, 0.2, 0.3, 0.1]))
+    low, high = float(rng.choice([0.0, 0.5, 2.0, 5.0])), float(rng.choice([100.0, 99.8, 99.0, 97.0]))
+    if kind == "span":
+        warm = float(np.percentile(celsius, 97.0))
+        high = warm + float(rng.uniform(-0.3, 3.0))
+        low = high - float(rng.uniform(5.0, 18.0))
+    return Gain(
+        kind=kind,
+        low=low,
+        high=high,
+        plateau=float(rng.uniform(1.5, 6.0)),
+        curve=sample_curve(rng),
+        sharpen=float(rng.uniform(0.3, 1.6)) if rng.random() < 0.3 else 0.0,
+        sharpen_sigma=float(rng.uniform(0.006, 0.03)),
+        jpeg=int(rng.integers(35, 96)) if rng.random() < 0.25 else 0,
+        levels=int(rng.choice([256, 64, 32], p=[0.9, 0.07, 0.03])),
+    )
+
+
+def sample_curve(rng: np.random.Generator) -> np.ndarray:
+    """A random monotone tone curve, float32 [256] in [0, 1]: identity, gamma, sigmoid, knots, or a saturated white end.
+
+    Published gray pictures are seldom linear in temperature: palettes, displays and editors bend them.
+    """
+    x = np.linspace(0.0, 1.0, 256)
+    kind = rng.choice(["identity", "gamma", "sigmoid", "knots"], p=[0.25, 0.25, 0.2, 0.3])
+    if kind == "gamma":
+        x = x ** float(np.exp(rng.uniform(np.log(0.6), np.log(2.6))))
+    elif kind == "sigmoid":
+        slope, middle = float(rng.uniform(3.0, 9.0)), float(rng.uniform(0.45, 0.9))
+        x = 1.0 / (1.0 + np.exp(-slope * (x - middle)))
+    elif kind == "knots":
+        steps = rng.gamma(1.5, 1.0, 6) + 0.05
+        x = np.interp(x, np.linspace(0.0, 1.0, 7), np.concatenate([[0.0], np.cumsum(steps) / steps.sum()]))
+        kernel = np.hanning(63) / np.hanning(63).sum()
+        x = np.convolve(np.pad(x, 31, mode="edge"), kernel, mode="valid")  # rounds the corners, stays monotone
+    x = (x - x[0]) / (x[-1] - x[0])
+    if rng.random() < 0.25:
+        x = np.minimum(x / float(rng.uniform(0.88, 0.99)), 1.0)  # the white end saturates
+    if rng.random() < 0.15:
+        x = np.clip((x - 0.12 * rng.random()) / 0.88, 0.0, 1.0)  # and, less often, the black end
+    if rng.random() < 0.15:
+        x = float(rng.uniform(0.0, 0.25)) + x * float(rng.uniform(0.55, 0.75))  # a pale print
+    return x.astype(np.float32)
+
+
+def develop(celsius: np.ndarray, settings: Gain) -> np.ndarray:
+    """°C -> 8 bits: gain, tone curve, sharpening and storage. float32 [H, W] -> uint8 [H, W]."""
+    return finish(tone(gain(celsius, settings), settings), settings)
+
+
+def gain(celsius: np.ndarray, settings: Gain) -> np.ndarray:
+    """The automatic gain alone: float32 [H, W] °C -> float32 [H, W] in [0, 1].
+
+    Raises:
+        InputError: if the kind is unknown.
+    """
+    if settings.kind not in GAINS:
+        raise InputError(f"unknown gain {settings.kind!r}; there are {', '.join(GAINS)}")
+    low, high = settings.low, settings.high
+    if settings.kind != "span":
+        low, high = (float(v) for v in np.percentile(celsius, [low, high]))
+    scaled = np.clip((celsius - np.float32(low)) * np.float32(1.0 / max(high - low, 0.2)), 0.0, 1.0)
+    if settings.kind == "plateau":
+        histogram = np.histogram(scaled, 256, (0.0, 1.0))[0].astype(np.float64)
+        limit = max(1.0, settings.plateau * scaled.size / 256.0)
+        heights = np.minimum(histogram, limit) + 0.15 * scaled.size / 256.0  # the floor keeps empty bins increasing
+        cumulated = np.concatenate([[0.0], np.cumsum(heights)])
+        scaled = np.interp(scaled, np.linspace(0.0, 1.0, 257), cumulated / cumulated[-1]).astype(np.float32)
+    elif settings.kind == "clahe":
+        equaliser = cv2.createCLAHE(clipLimit=settings.plateau, tileGridSize=(4, 4))
+        scaled = equaliser.apply(np.round(scaled * 65535.0).astype(np.uint16)).astype(np.float32) / np.float32(65535.0)
+    return scaled
+
+
+def tone(scaled: np.ndarray, settings: Gain) -> np.ndarray:
+    """Apply the tone curve: float32 [H, W] in [0, 1] -> the same."""
+    return np.interp(scaled, np.linspace(0.0, 1.0, 256), settings.curve).astype(np.float32)
+
+
+def finish(toned: np.ndarray, settings: Gain) -> np.ndarray:
+    """Sharpening with halos (digital detail enhancement), gray levels and JPEG: float32 [H, W] -> uint8 [H, W]."""
+    if settings.sharpen > 0.0:
+        sigma = max(0.6, settings.sharpen_sigma * toned.shape[0])
+        toned = toned + np.float32(settings.sharpen) * (toned - cv2.GaussianBlur(toned, (0, 0), sigma))
+    top = settings.levels - 1
+    gray = np.round(np.clip(toned, 0.0, 1.0) * top) * (255.0 / top)
+    gray = np.round(gray).astype(np.uint8)
+    if settings.jpeg:
+        gray = cv2.imdecode(cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg])[1], 0)
+    return gray

@@ -1,0 +1,152 @@
+"""Colours of the head's surface: skin with its blemishes, lips, eyes, hair, beard, cloth; linear RGB albedo."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlcm_jax.synthetic import anatomy, noise
+from mlcm_jax.synthetic.anatomy import bump, smoothstep
+from mlcm_jax.synthetic.gbuffer import GBuffer, Part
+from mlcm_jax.synthetic.scene import Scene, Subject, expressed
+
+
+def wrinkles(points: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
+    """Darkening by folds of the skin, 0 … 1, deepened by age and by the expression; template points [N, 3] -> [N]."""
+    x, y = np.abs(points[:, 0]), points[:, 1]
+    smile, raised, lowered = (expressed(scene, name) for name in ("smile", "brow_raise", "brow_lower"))
+    old = subject.age
+    out = (
+        (0.06 + 0.25 * old + 0.22 * smile)
+        * np.exp(-0.5 * ((x - np.interp(y, [0.42, 0.55, 0.78], [0.19, 0.24, 0.33])) / 0.02) ** 2)
+        * smoothstep(0.42, 0.5, y)
+        * smoothstep(0.8, 0.68, y)
+    )
+    forehead = smoothstep(-0.34, -0.42, y) * smoothstep(-0.78, -0.65, y) * smoothstep(0.55, 0.3, x)
+    lines = np.clip(np.sin(38 * (y + 0.05 * x * x) + 0.5 * np.sin(9 * points[:, 0] + subject.seed % 5)), 0, 1) ** 6
+    out += (0.35 * max(0.0, old - 0.25) + 0.25 * raised) * forehead * lines
+    out += (
+        (0.25 * old + 0.25 * lowered) * np.exp(-0.5 * ((x - 0.055) / 0.012) ** 2) * bump(x, y, 0.055, -0.22, 1.0, 0.06)
+    )
+    crow = bump(x, y, 0.6, 0.0, 0.05, 0.08) * np.clip(np.sin(90 * (y - 0.5 * (x - 0.55) * np.sign(y))), 0, 1) ** 4
+    out += (0.3 * max(0.0, old - 0.3) + 0.2 * smile * old) * crow
+    bag = (
+        np.exp(-0.5 * ((y - 0.10 - 0.25 * (x - 0.35) ** 2) / 0.012) ** 2)
+        * smoothstep(0.17, 0.25, x)
+        * smoothstep(0.5, 0.4, x)
+    )
+    out += (0.08 + 0.25 * old) * bag
+    # The crease of the upper lid runs parallel to its edge.
+    opening = np.where(points[:, 0] < 0, scene.lids[0], scene.lids[1])
+    upper, _ = anatomy.lid_edges(x, opening)
+    fold = np.minimum(upper, -0.05 - 0 * upper) - 0.028
+    eye = smoothstep(0.2, 0.26, x) * smoothstep(0.54, 0.46, x)
+    out += 0.3 * eye * np.exp(-0.5 * ((y - fold) / 0.009) ** 2)
+    return np.clip(out, 0, 0.75)
+
+
+def _skin(points: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
+    x, y = points[:, 0], points[:, 1]
+    ax = np.abs(x)
+    base = np.broadcast_to(subject.skin, (len(points), 3)).copy()
+    red = (
+        bump(ax, y, 0.45, 0.36, 0.17, 0.15)
+        + 0.8 * bump(ax, y, 0.0, 0.42, 0.11, 0.09)
+        + 0.4 * bump(ax, y, 0.0, 1.12, 0.15, 0.1)
+    )
+    red = red * (0.15 + 0.5 * subject.redness)
+    base *= 1 - red[:, None] * np.array([0.05, 0.35, 0.3], np.float32)
+    grain = noise.sample(noise.FINE, 330 * x, 330 * y, subject.seed)
+    patch = noise.sample(noise.COARSE, 160 * x, 160 * y, subject.seed + 7)
+    tone = (
+        1
+        + 0.022 * grain
+        + 0.03 * patch
+        + 0.05 * subject.blemishes * np.clip(-noise.sample(noise.MEDIUM, 150 * x, 150 * y, subject.seed) - 1.2, -0.2, 1)
+    )
+    if subject.freckles > 0.1:
+        dots = noise.sample(noise.FINE, 120 * x, 120 * y, subject.seed + 31)
+        zone = bump(ax, y, 0.35, 0.28, 0.3, 0.2)
+        tone = tone - 0.35 * subject.freckles * zone * smoothstep(1.2, 1.8, dots)
+    shade = bump(ax, y, 0.33, 0.1, 0.13, 0.05) * (0.08 + 0.15 * subject.age) + 0.08 * bump(
+        ax, y, 0.36, -0.1, 0.13, 0.05
+    )
+    dark = (tone - shade) * (1 - wrinkles(points, subject, scene))
+    return (base * np.clip(dark, 0.05, 2)[:, None]).astype(np.float32)
+
+
+def _hair(points: np.ndarray, subject: Subject) -> np.ndarray:
+    """Strands: noise stretched along the direction of growth."""
+    angle = np.arctan2(points[:, 0], points[:, 2] + 0.85)
+    strands = noise.sample(noise.FINE, 130 * angle, 12 * points[:, 1], subject.seed)
+    locks = noise.sample(noise.MEDIUM, 60 * angle, 14 * points[:, 1], subject.seed + 3)
+    return subject.hair_colour * np.exp(0.4 * strands + 0.25 * locks)[:, None]
+
+
+def _eye(position: np.ndarray, subject: Subject) -> np.ndarray:
+    """Sclera, iris with its darker rim and fibres, pupil; position in iris radii [N, 2]."""
+    radius = np.hypot(position[:, 0], position[:, 1])
+    angle = np.arctan2(position[:, 1], position[:, 0])
+    white = np.array([0.62, 0.56, 0.52]) * (1 - 0.12 * smoothstep(1.5, 3.0, radius))[:, None]
+    fibres = 1 + 0.2 * np.sin(23 * angle) * np.sin(7 * angle + 1)
+    iris = subject.eye_colour * (fibres * (1.25 - 0.75 * smoothstep(0.65, 1.0, radius)))[:, None]
+    colour = white + (iris - white) * smoothstep(1.06, 0.94, radius)[:, None]
+    return colour * smoothstep(0.36, 0.46, radius)[:, None] + 0.004
+
+
+def _lips(points: np.ndarray, subject: Subject) -> np.ndarray:
+    x, y = points[:, 0], points[:, 1]
+    seam = np.exp(-0.5 * ((y - anatomy.lip_seam(x)) / 0.010) ** 2)
+    soft = smoothstep(-0.002, 0.02, anatomy.lip_cover(x, y))[:, None]
+    lines = 1 + 0.06 * np.sin(170 * x + 2 * np.sin(30 * x))
+    upper = np.where(y < anatomy.lip_seam(x), 0.85, 1.0)
+    return (subject.skin * (1 - soft) + subject.lip_colour * soft) * (lines * upper * (1 - 0.75 * seam))[:, None]
+
+
+def _cloth(points: np.ndarray, scene: Scene) -> np.ndarray:
+    rng = np.random.default_rng([scene.background, 3])
+    kind, frequency = rng.integers(4), rng.uniform(12, 40)
+    fold = 1 + 0.08 * noise.sample(noise.COARSE, 60 * points[:, 0], 60 * points[:, 1], scene.background)
+    if kind == 1:
+        fold = fold * (1 + 0.4 * np.sign(np.sin(frequency * points[:, 1])))
+    elif kind == 2:
+        fold = fold * (
+            1 + 0.25 * np.sign(np.sin(frequency * points[:, 0])) + 0.25 * np.sign(np.sin(frequency * points[:, 1]))
+        )
+    return scene.clothes_colour * fold[:, None]
+
+
+def albedo(buffer: GBuffer, where: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
+    """Linear albedo [N, 3] of the surface pixels `where` (flat indices), spectacle lenses left out."""
+    part = buffer.under.ravel()[where]
+    points = buffer.template.reshape(-1, 3)[where]
+    out = np.zeros((len(where), 3), np.float32)
+    table = {
+        Part.MOUTH: np.array([0.16, 0.03, 0.03]), Part.TEETH: np.array([0.62, 0.58, 0.48]),
+        Part.GLASSES_FRAME: scene.glasses_colour, Part.CAP: scene.cap_colour, Part.MASK: scene.mask_colour,
+    }  # fmt: skip
+    for name, colour in table.items():
+        out[part == name] = colour
+    body = np.flatnonzero((part == Part.SKIN) | (part == Part.NECK) | (part == Part.EAR))
+    out[body] = _skin(points[body], subject, scene)
+    out[part == Part.EAR] *= np.array([1.0, 0.85, 0.85], np.float32)
+    held = np.flatnonzero(part == Part.HAND)
+    out[held] = (
+        subject.skin
+        * (1 + 0.03 * noise.sample(noise.MEDIUM, 200 * points[held, 0], 200 * points[held, 1], subject.seed))[:, None]
+    )
+    for name, paint in ((Part.HAIR, _hair), (Part.LIP, _lips)):
+        chosen = np.flatnonzero(part == name)
+        out[chosen] = paint(points[chosen], subject)
+    eyes = np.flatnonzero(part == Part.EYE)
+    out[eyes] = _eye(buffer.iris.reshape(-1, 2)[where[eyes]], subject)
+    cloth = np.flatnonzero(part == Part.CLOTHES)
+    out[cloth] = _cloth(points[cloth], scene)
+    for cover, colour in (
+        (buffer.beard, subject.hair_colour),
+        (buffer.brow, 0.6 * subject.hair_colour),
+        (buffer.lid, 0.25 * subject.skin * subject.skin),
+    ):
+        share = cover.ravel()[where]
+        some = np.flatnonzero(share > 0)
+        out[some] += (colour - out[some]) * share[some, None]
+    return out

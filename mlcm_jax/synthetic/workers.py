@@ -1,0 +1,137 @@
+"""Render many pairs on all cores, in order.
+
+Each worker is a plain `python -m mlcm_jax.synthetic.workers` that writes every n-th pair to its standard output. Unlike
+`multiprocessing` this neither forks a process whose threads (jax, grain) hold locks, nor imports the user's script a
+second time, so that a script without an `if __name__ == "__main__"` guard works; and a worker whose parent was killed
+ends by itself at its next write.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import pathlib
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Generator, Sequence
+
+_AHEAD = 16  # finished pairs that may wait per worker: evens out unequal pairs, bounds the memory
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+
+
+def render(seed: int, indices: Sequence[int], size: tuple[int, int], processes: int | None = None) -> Generator[dict]:
+    """Yield `generate.encode(generate.example(seed, i, size=size))` for `indices`, in their order.
+
+    Args:
+        seed: number of the set.
+        indices: which pairs.
+        size: range of the side, pixels.
+        processes: number of workers; None for one per available core.
+
+    Raises:
+        RuntimeError: with the worker's own traceback, if a pair fails or a worker dies.
+    """
+    indices = list(indices)
+    count = max(1, min(processes or available_cores(), len(indices)))
+    with contextlib.ExitStack() as stack:
+        results = []
+        for k in range(count):
+            worker = _start(seed, indices[k::count], size)
+            reader, ready = _read_ahead(worker)
+            stack.callback(_stop, worker, reader, ready)
+            results.append(ready)
+        for position, index in enumerate(indices):
+            kind, value = results[position % count].get()
+            if kind == "failed":
+                raise RuntimeError(f"pair {index} of seed {seed} could not be rendered:\n{value}")
+            yield value
+
+
+def available_cores() -> int:
+    """Cores this process may use; containers often allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(seed: int, indices: list[int], size: tuple[int, int]) -> subprocess.Popen:
+    root = str(pathlib.Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": path}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "mlcm_jax.synthetic.workers"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its workers
+    )
+    with contextlib.suppress(BrokenPipeError):  # a worker that died at once is reported by the reader
+        pickle.dump((seed, indices, size), worker.stdin)
+        worker.stdin.close()
+    return worker
+
+
+def _read_ahead(worker: subprocess.Popen) -> tuple[threading.Thread, queue.Queue]:
+    """Collect a worker's results in a thread, at most `_AHEAD` of them."""
+    results: queue.Queue = queue.Queue(_AHEAD)
+    last_words: collections.deque[bytes] = collections.deque(maxlen=40)
+
+    def drain() -> None:  # or a chatty worker would block on a full pipe
+        with contextlib.suppress(ValueError, OSError):  # closed by _stop
+            last_words.extend(worker.stderr)
+
+    def read() -> None:
+        kind = "ok"
+        with contextlib.suppress(EOFError, pickle.UnpicklingError, ValueError, OSError):
+            while kind != "failed":
+                kind, value = pickle.load(worker.stdout)
+                results.put((kind, value))
+        listener.join(timeout=5.0)
+        said = b"".join(last_words).decode(errors="replace")
+        results.put(("failed", f"the worker ended early, exit code {worker.poll()}\n{said}"))
+
+    listener = threading.Thread(target=drain, daemon=True)
+    listener.start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    return reader, results
+
+
+def _stop(worker: subprocess.Popen, reader: threading.Thread, results: queue.Queue) -> None:
+    worker.kill()
+    while reader.is_alive():  # it may stand before a full queue
+        with contextlib.suppress(queue.Empty):
+            results.get(timeout=0.05)
+    worker.wait()
+    worker.stdout.close()
+    worker.stderr.close()
+
+
+def _main() -> None:
+    """Worker: read (seed, indices, size) from standard input, write pickled ("ok", pair) or ("failed", traceback)."""
+    seed, indices, size = pickle.load(sys.stdin.buffer)
+    # Only pickles may travel on the pipe: whatever a library prints goes to the error stream.
+    out, sys.stdout = os.fdopen(os.dup(1), "wb"), sys.stderr
+    os.dup2(2, 1)
+    try:
+        import cv2
+
+        from mlcm_jax.synthetic import generate
+
+        cv2.setNumThreads(1)
+        for index in indices:
+            pickle.dump(("ok", generate.encode(generate.example(seed, index, size=size))), out, -1)
+            out.flush()
+    except BrokenPipeError:
+        os._exit(1)  # the parent is gone; there is nobody to tell
+    except Exception:
+        pickle.dump(("failed", traceback.format_exc()), out, -1)
+        out.flush()
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,169 @@
+"""Data sets by name: `build("synthetic_faces/tiny", data_dir)` gives a TFDS builder whose records are on disk.
+
+A data set lives in a folder of its own, whose module `<name>_dataset_builder` has `make(config, data_dir)` (config is
+the part of the name after the slash, or None; raises InputError for one that it does not know) and `configs()`. A
+builder that counts its work offers `total` (number of examples) and calls `advance()` after each of them, which moves
+the progress bar.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import importlib
+import io
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from mlcm_jax.errors import InputError
+
+_MODULES = {"synthetic_faces": "tfds_builders.synthetic_faces.synthetic_faces_dataset_builder"}
+
+
+def names() -> list[str]:
+    """Names that `load` and `build` understand, `set/config`; a set may understand more (see its README)."""
+    return [
+        f"{name}/{config}" for name, module in _MODULES.items() for config in importlib.import_module(module).configs()
+    ]
+
+
+def load(name: str, data_dir: str | os.PathLike, **options):
+    """The TFDS builder of a data set, built or not.
+
+    Args:
+        name: `set` or `set/config`.
+        data_dir: folder that holds all data sets; `~` is expanded.
+        options: passed to the set's `make`.
+
+    Raises:
+        InputError: unknown name; the message suggests the nearest one.
+    """
+    family, _, config = str(name).partition("/")
+    if family not in _MODULES:
+        near = difflib.get_close_matches(family, _MODULES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_MODULES)}."
+        raise InputError(f"Unknown data set {name!r}; {hint}")
+    with _quiet():
+        return importlib.import_module(_MODULES[family]).make(
+            config or None, pathlib.Path(data_dir).expanduser(), **options
+        )
+
+
+def build(name: str, data_dir: str | os.PathLike, **options):
+    """The TFDS builder of a data set whose records are on disk, built now if they are not yet.
+
+    The records are written to a folder with another name, which takes its final name when it is whole; a build that
+    was interrupted is done again from the start and its remains are removed.
+
+    Raises:
+        InputError: unknown name, full disk, folder that cannot be written, or a set on disk that lacks files.
+    """
+    builder = load(name, data_dir, **options)
+    folder = pathlib.Path(builder.data_dir)
+    if not folder.exists():
+        with _explained(folder), _alone(folder) as certain:
+            if certain and not folder.exists():
+                for remains in folder.parent.glob(f"incomplete.*_{folder.name}"):  # of builds that were killed
+                    shutil.rmtree(remains)
+            _prepare(builder, name)
+        builder = load(name, data_dir, **options)
+    _check_whole(builder, name)
+    return builder
+
+
+def _prepare(builder, name: str) -> None:
+    """download_and_prepare with one progress bar of our own."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar, _quiet():
+        task = bar.add_task(f"building {name}", total=getattr(builder, "total", None))
+        builder.advance = lambda: bar.advance(task)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself by print
+            builder.download_and_prepare()
+
+
+def _check_whole(builder, name: str) -> None:
+    files = [pathlib.Path(path) for split in builder.info.splits.values() for path in split.filepaths]
+    missing = [path for path in files if not path.is_file() or path.stat().st_size == 0]
+    if missing or not files:
+        what = f"{missing[0].name} is missing or empty" if missing else "it holds no records"
+        raise InputError(f"{name} in {builder.data_dir} is damaged ({what}); delete that folder and build it again.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the chatter of TFDS: its bars, and log lines below the rank of an error."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    tfds.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[bool]:
+    """Let one process at a time build `folder`; the system drops the lock of a process that dies.
+
+    Yields:
+        False on file systems without locks, where another build may be under way.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+                raise
+            yield False
+        else:
+            yield True
+
+
+@contextlib.contextmanager
+def _explained(folder: pathlib.Path) -> Iterator[None]:
+    """Turn the disk's refusals into sentences."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        chain: list[BaseException] = []
+        link: BaseException | None = error
+        while link is not None and link not in chain:
+            chain.append(link)
+            link = link.__cause__ or link.__context__
+        if any(getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e) for e in chain):
+            raise InputError(
+                f"The disk is full: {folder.parent} needs more room; free some, or choose another --data_dir."
+            ) from error
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            raise InputError(
+                f"Cannot write the data set to {folder} ({error.strerror}); choose another --data_dir."
+            ) from error
+        if isinstance(error, OSError) and error.errno == errno.EROFS:
+            raise InputError(f"{folder} is on a read-only disk; choose another --data_dir.") from error
+        raise

@@ -1,0 +1,173 @@
+"""TFDS builder of `synthetic_faces`: RGB and thermal pictures of rendered heads, with landmarks that are exact."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.synthetic import generate, workers
+
+MIN_PAIRS, MAX_PAIRS = 16, 10_000_000
+# Room for a stored pair (JPEG rgb, PNG thermal, 16-bit PNG celsius); measured: 2.5 at 64-96 pixels, 1.7 at 256.
+_BYTES_PER_PIXEL = 3.0
+
+
+@dataclasses.dataclass(eq=False)
+class FacesConfig(tfds.core.BuilderConfig):
+    """How many pairs, and the inclusive range of their side in pixels."""
+
+    pairs: int = 0
+    size: tuple[int, int] = (0, 0)
+    seed: int = 0
+
+
+CONFIGS = (
+    FacesConfig(
+        name="tiny", description="1,200 pairs of 64 to 96 pixels: the first command", pairs=1200, size=(64, 96)
+    ),
+    FacesConfig(name="base", description="20,000 pairs of 256 pixels: for a GPU", pairs=20_000, size=(256, 256)),
+)
+
+
+def configs() -> list[str]:
+    """Names of the fixed configs."""
+    return [config.name for config in CONFIGS]
+
+
+def parse_config(name: str) -> FacesConfig:
+    """`tiny`, `base`, `6000x96` (pairs x pixels) or `6000x64-96` (sides drawn from a range) -> the config.
+
+    Raises:
+        InputError: for any other name, or numbers out of range.
+    """
+    for config in CONFIGS:
+        if config.name == name:
+            return config
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,5})(?:-([0-9]{1,5}))?", name, re.ASCII)
+    if not match:
+        near = difflib.get_close_matches(name, configs(), n=1)
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"there are {', '.join(configs())}, and sizes such as 6000x96 or 6000x64-96."
+        )
+        raise InputError(f"Unknown config {name!r} of synthetic_faces; {hint}")
+    pairs, low = int(match[1]), int(match[2])
+    high = int(match[3] or low)
+    if not MIN_PAIRS <= pairs <= MAX_PAIRS:
+        raise InputError(f"synthetic_faces/{name} asks for {pairs} pairs; there can be {MIN_PAIRS} to {MAX_PAIRS:,}.")
+    if not generate.MIN_SIDE <= low <= high <= generate.MAX_SIDE:
+        raise InputError(
+            f"synthetic_faces/{name} asks for {low} to {high} pixels; sides run from {generate.MIN_SIDE} to "
+            f"{generate.MAX_SIDE}, the smaller first."
+        )
+    name = f"{pairs}x{low}" + (f"-{high}" if high > low else "")  # one folder for 0100x64, 100x64 and 100x64-64
+    return FacesConfig(name=name, description=f"{pairs} pairs of {low} to {high} pixels", pairs=pairs, size=(low, high))
+
+
+def make(config: str | None, data_dir: str | os.PathLike) -> SyntheticFaces:
+    """The builder of a config by name; None is `tiny`."""
+    return SyntheticFaces(config=parse_config(config or "tiny"), data_dir=data_dir, file_format="array_record")
+
+
+def split_of(subject: int) -> str:
+    """The split of a subject, for ever and in every config: of 15 one is for validation and two are for the test."""
+    return {0: "val", 1: "test", 2: "test"}.get(subject % 15, "train")
+
+
+def _nothing() -> None:
+    """Stands for a progress bar."""
+
+
+class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
+    """Builder of synthetic_faces; `make` constructs it."""
+
+    LAYOUT = "ibug68"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    BUILDER_CONFIGS: ClassVar = list(CONFIGS)
+    advance: Callable[[], None] = staticmethod(_nothing)
+
+    @property
+    def total(self) -> int:
+        """Number of pairs, for a progress bar."""
+        return self.builder_config.pairs
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features
+        points = "pixels (x, y) of the {} picture, pixel centres at integers"
+        return self.dataset_info_from_configs(
+            description="Rendered heads seen by an RGB and a thermal camera, with exact iBUG-68 landmarks.",
+            license="Apache-2.0",
+            disable_shuffling=False,
+            features=features.FeaturesDict(
+                {
+                    "rgb": features.Image(shape=(None, None, 3), encoding_format="jpeg", doc="colour picture"),
+                    "thermal": features.Image(shape=(None, None, 1), encoding_format="png", doc="8 bits, hot = bright"),
+                    "celsius": features.Image(
+                        shape=(None, None, 1),
+                        dtype=np.uint16,
+                        encoding_format="png",
+                        doc="apparent temperature; °C = raw / 100 - 273.15",
+                    ),
+                    "landmarks": _tensor(
+                        (68, 2), np.float32, "iBUG 68, jaw on the outline; " + points.format("thermal")
+                    ),
+                    "rgb_landmarks": _tensor((68, 2), np.float32, "the same points; " + points.format("RGB")),
+                    "jaw3d": _tensor((17, 2), np.float32, "the jaw fixed on the head; " + points.format("thermal")),
+                    "visible": _tensor((68,), np.bool_, "hidden neither by the head nor by anything opaque but lenses"),
+                    "box": _tensor((4,), np.float32, "x, y, w, h around `landmarks`, with the margins of SF-TL54"),
+                    "subject": _tensor((), np.int64, "number of the person"),
+                    "pose": _tensor((3,), np.float32, "yaw, pitch, roll in degrees"),
+                    "light": _tensor((), np.float32, "visible light: 0 nearly dark, 1 bright"),
+                    "index": _tensor(
+                        (), np.int64, "number of the pair: generate.example(seed, index) renders it again"
+                    ),
+                }
+            ),
+        )
+
+    def download_and_prepare(self, **options) -> None:
+        """As TFDS's; whatever goes wrong on the way, the workers end with it."""
+        with contextlib.ExitStack() as self._open:
+            super().download_and_prepare(**options)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, dict]]]:
+        del dl_manager  # nothing is downloaded
+        config = self.builder_config
+        needed = config.pairs * max(config.size) ** 2 * _BYTES_PER_PIXEL
+        free = shutil.disk_usage(self.data_dir).free
+        if free < needed:
+            raise InputError(
+                f"The disk is full: synthetic_faces/{config.name} needs about {needed / 1e9:.1f} GB in "
+                f"{self._data_dir_root}, where {free / 1e9:.1f} GB are free; make room, or choose another --data_dir."
+            )
+        indices = {split: [] for split in ("train", "val", "test")}
+        for index in range(config.pairs):
+            indices[split_of(index // generate.PAIRS_PER_SUBJECT)].append(index)
+        # One stream for all splits, because TFDS takes them one after the other and workers are slow to start.
+        stream = workers.render(config.seed, [*itertools.chain(*indices.values())], config.size)
+        self._open.enter_context(contextlib.closing(stream))
+        return {split: self._generate_examples(stream, len(mine)) for split, mine in indices.items()}
+
+    def _generate_examples(self, stream: Iterator[dict], count: int) -> Iterator[tuple[int, dict]]:
+        for pair in itertools.islice(stream, count):
+            images = {key: io.BytesIO(pair[key]) for key in ("rgb", "thermal", "celsius")}  # bytes need no TensorFlow
+            yield pair["index"], pair | images
+            self.advance()
+
+
+def _tensor(shape: tuple[int, ...], dtype: type, doc: str) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=dtype, doc=doc)
