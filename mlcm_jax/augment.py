@@ -195,11 +195,11 @@ def photometric_thermal(image, rng, *, strength=1.0, invert=0.0) -> np.ndarray:
     if strength:
         curve = _RAMP ** math.exp(0.5 * strength * (2.0 * r[7] - 1.0))
         # Increments of equal size are the identity; the more they differ, the stranger the curve, but it never falls.
-        rises = [math.exp(1.2 * strength * (2.0 * value - 1.0)) for value in r[8:14]]
+        rises = [math.exp(0.9 * strength * (2.0 * value - 1.0)) for value in r[8:14]]
         heights = np.array(list(itertools.accumulate(rises, initial=0.0)))
         curve = np.interp(curve, _KNOTS, heights / heights[-1])
-        gain = math.exp(0.35 * strength * (2.0 * r[14] - 1.0))
-        curve = (curve - 0.5) * gain + (0.5 + 0.12 * strength * (2.0 * r[15] - 1.0))
+        gain = math.exp(0.25 * strength * (2.0 * r[14] - 1.0))
+        curve = (curve - 0.5) * gain + (0.5 + 0.1 * strength * (2.0 * r[15] - 1.0))
         curve = curve.clip(0.0, 1.0)
     if r[16] < invert:
         curve = 1.0 - curve

@@ -7,6 +7,9 @@ import pytest
 
 from mlcm_jax import codecs
 
+encode = jax.jit(codecs.encode_heatmap, static_argnums=1)
+decode = jax.jit(codecs.argmax_decode)
+
 
 def test_u_has_its_ends_at_the_edges_of_the_picture():
     np.testing.assert_allclose(codecs.to_u(np.array([-0.5, 0.0, 31.5, 63.5]), 64), [0, 0.5 / 64, 0.5, 1])
@@ -49,34 +52,34 @@ def test_heatmaps_against_the_formula():
 
 def test_square_heatmaps_take_one_number():
     points = jnp.full((1, 1, 2), 0.5)
-    np.testing.assert_array_equal(codecs.encode_heatmap(points, 8), codecs.encode_heatmap(points, (8, 8)))
+    np.testing.assert_array_equal(encode(points, 8), encode(points, (8, 8)))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 40)])
 def test_a_dot_is_found_where_it_was_painted(size):
     points = np.random.default_rng(1).uniform(0.3, 0.7, (2, 9, 2)).astype(np.float32)
     cells = np.array(size[::-1])
-    maps = codecs.encode_heatmap(points, size, sigma=1.5)
-    refined, score = map(np.asarray, jax.jit(codecs.argmax_decode)(maps))
+    maps = encode(points, size)
+    refined, score = map(np.asarray, decode(maps))
     assert np.abs(refined - points).max() * cells.max() < 1e-3  # exact for a Gaussian, up to rounding
     assert (score > 0.85).all() and (score <= 1).all()
-    np.testing.assert_allclose(np.asarray(codecs.expectation(maps)) * cells, points * cells, atol=0.02)
-    coarse, _ = codecs.argmax_decode(maps, refine=False)
+    np.testing.assert_allclose(np.asarray(jax.jit(codecs.expectation)(maps)) * cells, points * cells, atol=0.02)
+    coarse, _ = jax.jit(lambda m: codecs.argmax_decode(m, refine=False))(maps)
     np.testing.assert_allclose(np.asarray(coarse) * cells, np.floor(points * cells) + 0.5, atol=1e-4)
 
 
 @pytest.mark.parametrize("place", [(0.01, 0.53), (0.99, 0.01), (0.53, 0.99)])
 def test_at_the_border_the_cell_centre_is_kept(place):
-    found, _ = codecs.argmax_decode(codecs.encode_heatmap(np.array([[place]], np.float32), 16))
+    found, _ = decode(encode(np.array([[place]], np.float32), 16))
     np.testing.assert_allclose(found[0, 0] * 16, np.clip(np.floor(np.array(place) * 16), 0, 15) + 0.5, atol=1e-5)
 
 
 def test_flat_maps_decode_to_finite_numbers():
     for maps in (jnp.zeros((1, 8, 8, 2)), jnp.ones((1, 8, 8, 2)), jnp.zeros((1, 2, 2, 1))):
-        found, score = codecs.argmax_decode(maps)
+        found, score = decode(maps)
         assert np.isfinite(found).all() and np.isfinite(score).all()
     np.testing.assert_array_equal(codecs.expectation(jnp.zeros((1, 8, 8, 2))), jnp.full((1, 2, 2), 0.5))
-    grad = jax.grad(lambda m: codecs.expectation(m).sum())(jnp.zeros((1, 4, 4, 1)))
+    grad = jax.jit(jax.grad(lambda m: codecs.expectation(m).sum()))(jnp.zeros((1, 4, 4, 1)))
     assert np.isfinite(grad).all()
 
 
@@ -94,14 +97,15 @@ def test_soft_argmax_against_numpy(temperature):
 
 def test_soft_argmax_of_one_sharp_cell_is_its_centre_in_bf16_too():
     logits = jnp.full((1, 64, 64, 1), -30.0).at[0, 10, 53, 0].set(60.0).astype(jnp.bfloat16)
-    found = codecs.soft_argmax(logits)
+    found = jax.jit(codecs.soft_argmax)(logits)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found[0, 0] * 64, [53.5, 10.5], atol=1e-3)
 
 
 def test_mirrored_logits_decode_to_one_minus_u():
     logits = jax.random.normal(jax.random.key(0), (1, 6, 9, 4)) * 3
-    there, back = codecs.soft_argmax(logits), codecs.soft_argmax(logits[:, :, ::-1])
+    soft = jax.jit(codecs.soft_argmax)
+    there, back = soft(logits), soft(logits[:, :, ::-1])
     np.testing.assert_allclose(back[..., 0], 1 - there[..., 0], atol=1e-6)
     np.testing.assert_allclose(back[..., 1], there[..., 1], atol=1e-6)
 
@@ -109,10 +113,7 @@ def test_mirrored_logits_decode_to_one_minus_u():
 def test_soft_argmax_has_the_right_gradient():
     logits = jax.random.normal(jax.random.key(1), (1, 4, 5, 1))
     direction = jax.random.normal(jax.random.key(2), logits.shape)
-
-    def function(m):
-        return codecs.soft_argmax(m).sum()
-
+    function = jax.jit(lambda m: codecs.soft_argmax(m).sum())
     slope = jnp.vdot(jax.grad(function)(logits), direction)
     difference = (function(logits + 1e-2 * direction) - function(logits - 1e-2 * direction)) / 2e-2
     np.testing.assert_allclose(slope, difference, rtol=1e-2)

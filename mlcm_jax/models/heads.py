@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mlcm_jax import codecs
 from mlcm_jax.errors import InputError
 from mlcm_jax.models.layers import Conv, ConvNorm, Dropout, check_choice, normal
 
@@ -35,11 +36,7 @@ def soft_argmax(logits: jax.Array) -> Prediction:
     b, h, w, k = logits.shape
     flat = logits.astype(jnp.float32).reshape(b, h * w, k)
     heatmaps = jax.nn.softmax(flat, axis=1).reshape(b, h, w, k)
-    xs, ys = (jnp.arange(w) + 0.5) / w, (jnp.arange(h) + 0.5) / h
-    # A GPU would round these products to TF32, a thousandth of the picture.
-    x = jnp.einsum("bwk,w->bk", heatmaps.sum(1), xs, precision=jax.lax.Precision.HIGHEST)
-    y = jnp.einsum("bhk,h->bk", heatmaps.sum(2), ys, precision=jax.lax.Precision.HIGHEST)
-    return Prediction(jnp.stack([x, y], axis=-1), heatmaps)
+    return Prediction(codecs.expectation(heatmaps), heatmaps)
 
 
 def checked_mean_shape(mean_shape, num_landmarks: int) -> np.ndarray:

@@ -48,7 +48,9 @@ class ResNet(nnx.Module):
         depths: blocks per stage; shorter tuples make fewer stages.
         width: multiplies all channels, which are then rounded to multiples of 8.
         stem: "imagenet" is the 7×7 convolution of stride 2 and the max-pool, for a total stride of 32 with four stages;
-            "small" is one 3×3 convolution of stride 2, for 16: a picture of 64 px gives 4×4 features.
+            "small" is one 3×3
+            convolution of stride 2 for a total stride of 16: a picture of 64 px gives 4×4 features; "strided" is two of
+            those, as coarse as "imagenet" and the cheapest.
         bn_momentum: see `layers.BatchNorm`.
         rngs: draws the initial parameters (stream `params`).
         dtype: of the computation.
@@ -68,11 +70,13 @@ class ResNet(nnx.Module):
         check_width(width)
         if not depths or min(depths) < 1:
             raise InputError(f"Option depths is {depths!r}; it must name at least one stage, of at least one block.")
-        check_choice("stem", stem, ("imagenet", "small"))
+        check_choice("stem", stem, ("imagenet", "small", "strided"))
         common = {"bn_momentum": bn_momentum, "rngs": rngs, "dtype": dtype}
         cin = make_divisible(64 * width)
         self.stem = ConvNorm(3, cin, 7 if stem == "imagenet" else 3, 2, act=jax.nn.relu, **common)
-        self.pools = stem == "imagenet"
+        self.pools, self.strides = stem == "imagenet", stem == "strided"
+        if self.strides:
+            self.second = ConvNorm(cin, cin, 3, 2, act=jax.nn.relu, **common)
         stages = []
         for stage, depth in enumerate(depths):
             planes = make_divisible(64 * 2**stage * width)
@@ -85,7 +89,7 @@ class ResNet(nnx.Module):
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
         self.channels = cin
-        self.stride = (4 if self.pools else 2) * 2 ** (len(depths) - 1)
+        self.stride = (2 if stem == "small" else 4) * 2 ** (len(depths) - 1)
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -93,9 +97,9 @@ class ResNet(nnx.Module):
         with jax.named_scope("stem"):
             x = self.stem(normalise(x, self.dtype))
             if self.pools:
-                lowest = jnp.array(-jnp.inf, x.dtype)
-                pad = ((0, 0), (1, 1), (1, 1), (0, 0))
-                x = jax.lax.reduce_window(x, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
+                x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            if self.strides:
+                x = self.second(x)
         for index, blocks in enumerate(self.stages):
             with jax.named_scope(f"stages.{index}"):
                 for block in blocks:

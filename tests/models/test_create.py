@@ -191,3 +191,16 @@ def test_bad_arguments_answer_in_one_sentence(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         models.create(**({"name": "resnet18", "rngs": nnx.Rngs(0)} | TINY | arguments))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stem, stride", [("imagenet", 4), ("small", 2), ("strided", 4)])
+def test_every_stem_has_its_stride_and_lets_gradients_through(stem, stride):
+    model = _tiny(stem=stem, depths=(1,))
+    assert model.backbone.stride == stride
+    assert nnx.eval_shape(lambda m, x: m.backbone(x), model, _pictures()).shape[1] == 16 // stride
+
+    def loss(x):
+        return jnp.square(model.backbone(x)).sum()
+
+    gradient = jax.jit(jax.grad(loss))(_pictures())
+    assert jnp.isfinite(gradient).all() and (gradient != 0).mean() > 0.5

@@ -182,7 +182,7 @@ def test_contents_that_do_not_fit_name_the_array_and_change_nothing(tmp_path, fa
     np.testing.assert_array_equal(backbone.stem.conv.kernel[...], before)
 
 
-@pytest.mark.parametrize("options", [{"width": 0.25}, {"stem": "small"}])
+@pytest.mark.parametrize("options", [{"width": 0.25}, {"stem": "small"}, {"stem": "strided"}])
 def test_other_width_or_stem_says_so(tmp_path, options):
     path = _write(tmp_path / "w.npz", _arrays())
     with pytest.raises(InputError, match="width=1 and stem='imagenet'"):

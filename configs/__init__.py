@@ -1,0 +1,1 @@
+"""One file per run; `common.py` holds what they share."""

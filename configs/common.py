@@ -1,0 +1,66 @@
+"""What every run has in common. A config file starts from `base()` and states what is its own."""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """All keys of a run, with defaults; a key that is not here is refused on the command line."""
+    config = ConfigDict()
+    config.seed = 0
+    config.seeds = ()  # several: one run for each, and a table of mean ± std
+    config.dataset = "synthetic_faces/tiny"
+    config.layout = "ibug68"
+    config.normalizer = "box"  # of the reported NME: box, outer_eyes or pupils
+    config.image_size = 64
+    config.stages = ("teacher", "thermal_alone", "transfer", "light_alone", "compress")
+
+    # Keyword arguments of models.create. The student of the transfer has the teacher's architecture.
+    config.teacher = ConfigDict({"name": "resnet18", "width": 1.0, "head": "coordinates"})
+    config.student = ConfigDict({"name": "resnet18", "width": 1.0, "head": "coordinates"})
+    config.light = ConfigDict({"name": "mobilenet_v2", "width": 1.0, "head": "coordinates"})
+    # "scratch", or "teacher": student and control both start from the trained teacher's weights.
+    config.student_init = "scratch"
+    config.pretrained = ConfigDict({"teacher": "", "student": "", "light": ""})  # files of ImageNet weights
+
+    config.loss = ConfigDict(
+        {
+            "name": "l1",  # l1, l2, smooth_l1, wing; errors are in per cent of the crop's side
+            "options": ConfigDict(),
+            "occluded_weight": 1.0,
+        }
+    )
+    # L_task + λ(e)·(α·FI + β·RI + γ·FD + δ·LD)
+    config.transfer = ConfigDict(
+        {"alpha": 1.0, "beta": 1.0, "gamma": 0.0, "delta": 0.0, "decay": "linear", "reverse_target": "teacher"}
+    )
+    config.compress = ConfigDict(
+        {"alpha": 0.0, "beta": 0.0, "gamma": 1.0, "delta": 1.0, "decay": "linear", "reverse_target": "teacher"}
+    )
+    config.steps = ConfigDict({"teacher": 1000, "student": 1000, "light": 1000})
+    config.train = ConfigDict(
+        {
+            "batch_size": 64,
+            "lr": 1e-3,
+            "warmup": 0.05,  # share of the steps
+            "weight_decay": 1e-4,
+            "clip": 1.0,  # global norm of the gradient; 0 leaves it alone
+            "ema": 0.99,
+            "bf16": False,
+        }
+    )
+    config.augment = ConfigDict(
+        {
+            "expand": 1.25,  # side of the crop over the longer side of the box
+            "jitter": 0.1,
+            "rotation": 20.0,
+            "scale": 0.1,
+            "shift": 0.05,
+            "flip": 0.5,
+            "photometric": 1.0,
+            "occlusion": 0.2,
+        }
+    )
+    config.checkpoint_every = 500
+    config.log_every = 20
+    config.eval_batch_size = 64
+    return config

@@ -1,0 +1,48 @@
+"""The README's run: the whole MLCM-KD chain on 1,200 synthetic pairs, on two CPU cores.
+
+    mlcm train --config=configs/tiny.py --workdir=runs/tiny            # about 5 minutes
+    mlcm train --config=configs/tiny.py:long --workdir=runs/long       # three seeds, under 40 minutes
+    mlcm train --config=configs/tiny.py:smoke --workdir=/tmp/smoke     # half a minute, learns nothing: does it run?
+
+Dense convolutions throughout: XLA's depthwise ones are slow on a CPU (see mlcm_jax/bench/RESULTS.md). The expected
+tables stand in the README.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from mlcm_jax.errors import InputError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "", "long" or "smoke"."""
+    config = common.base()
+    network = {"name": "resnet18", "stem": "strided", "width": 0.25, "head": "heatmap", "upsample": 4}
+    network |= {"temperature": 0.2, "prior": 0.15}
+    network["head_channels"] = 16
+    large, light = {"depths": (2, 2, 2)}, {"depths": (1, 1, 1)}
+    config.teacher = ConfigDict(network | large)
+    config.student = ConfigDict(network | large)
+    config.light = ConfigDict(network | light)
+    config.steps = ConfigDict({"teacher": 400, "student": 400, "light": 500})
+    config.train.batch_size = 32
+    config.train.lr = 1.6e-2
+    config.log_every = 50
+    # A short training gains more from seeing the task than from seeing it disguised.
+    config.augment.update({"expand": 1.15, "jitter": 0.05, "rotation": 5.0, "scale": 0.0, "shift": 0.0})
+    config.augment.update({"photometric": 0.3, "occlusion": 0.0})
+    if variant == "long":
+        config.dataset = "synthetic_faces/4800x64-96"
+        config.seeds = (0, 1, 2)
+        config.steps = ConfigDict({"teacher": 1500, "student": 1500, "light": 2000})
+    elif variant == "smoke":
+        config.dataset = "synthetic_faces/48x48"
+        config.image_size = 32
+        config.teacher.width = config.student.width = config.light.width = 0.125
+        config.teacher.depths = config.student.depths = (1, 1, 1)
+        config.steps = ConfigDict({"teacher": 8, "student": 8, "light": 8})
+        config.train.batch_size = config.eval_batch_size = 8
+        config.checkpoint_every, config.log_every = 3, 2
+    elif variant:
+        raise InputError(f"configs/tiny.py has no variant {variant!r}; it has long and smoke.")
+    return config

@@ -1,0 +1,73 @@
+"""Face boxes that a user types: `--box=x,y,w,h` and `--boxes=FILE.json`. Every mistake ends in one sentence."""
+
+import json
+import math
+from collections.abc import Sequence
+
+from etils import epath
+
+from mlcm_jax.errors import InputError
+
+Box = tuple[float, float, float, float]
+
+
+def parse_box(text: str) -> Box:
+    """ "x,y,w,h" in pixels, as --box takes it. Raises InputError unless these are four finite numbers and w, h > 0."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--box={text!r} is not x,y,w,h: four numbers with commas between them.") from None
+    return _checked(values, f"--box={text!r}")
+
+
+def read_boxes(path: epath.PathLike) -> dict[str, Box]:
+    """Boxes by file name from JSON of the form {"file name": [x, y, w, h]}. Raises InputError on anything else."""
+    try:
+        content = json.loads(epath.Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except FileNotFoundError:
+        raise InputError(f"The file of boxes {path} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"The file of boxes {path} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and a name that occurs twice
+        raise InputError(
+            f'The file of boxes {path} is not JSON of the form {{"name": [x, y, w, h]}}: {error}.'
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f'The file of boxes {path} must hold {{"file name": [x, y, w, h]}}, not a {_kind(content)}.')
+    return {name: _checked(value, f"The box of {name!r} in {path}") for name, value in content.items()}
+
+
+def check_inside(box: Sequence[float], width: int, height: int, path: epath.PathLike) -> None:
+    """Raises InputError where the box does not touch the picture. A box that reaches over the border is fine."""
+    x, y, w, h = box
+    if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+        raise InputError(f"The box {x:g},{y:g},{w:g},{h:g} lies outside {path}, which is {width} x {height} pixels.")
+
+
+def _checked(value, what: str) -> Box:
+    numbers = isinstance(value, list) and all(type(v) in (int, float) for v in value)
+    if not numbers or len(value) != 4:
+        found = f"{len(value)} numbers" if numbers else f"a {_kind(value)}"
+        raise InputError(f"{what} is {found}, not the four numbers x,y,w,h.")
+    try:
+        x, y, w, h = map(float, value)
+    except OverflowError:  # an integer of 400 digits is valid JSON
+        raise InputError(f"{what} holds a number too large for a pixel.") from None
+    if not all(map(math.isfinite, (x, y, w, h))):
+        raise InputError(f"{what} holds a number that is not finite.")
+    if w <= 0 or h <= 0:
+        raise InputError(f"{what} is empty: its width and height must be above 0.")
+    return x, y, w, h
+
+
+def _kind(value) -> str:
+    names = {dict: "JSON object", list: "list with something other than numbers", str: "text", type(None): "null"}
+    return names.get(type(value), "single value")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return result

@@ -1,0 +1,175 @@
+"""Checkpoints of a stage, by orbax. The only file that imports it.
+
+Every step saved holds three items: `state` (what resuming needs), `model` (the averaged network alone, what evaluation
+and prediction need) and `meta` (JSON: a checksum of every array). A step that fails to load or whose checksums differ
+is never used: the last whole one before it is, and a message says so.
+"""
+
+import errno
+import functools
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mlcm_jax.errors import InputError
+
+# orbax and its neighbours narrate every save; the progress bar is for that.
+for _name in ("orbax", "absl"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+
+@jax.jit
+def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
+    """A uint32 per array: Σ odd weight × word, modulo 2³². Integer sums, so the same under every sharding."""
+
+    def one(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if leaf.dtype == jnp.bool_:
+            leaf = leaf.astype(jnp.uint8)
+        words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+        words = words.ravel().astype(jnp.uint32)
+        return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    return [one(leaf) for leaf in leaves]
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """Leaf path -> checksum."""
+    paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
+    values = jax.device_get(_checksums(list(leaves)))
+    return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, values, strict=True)}
+
+
+def open_manager(directory: epath.PathLike, *, keep: int = 2) -> ocp.CheckpointManager:
+    """A manager of the numbered checkpoints in `directory`; close it with `close`.
+
+    Raises InputError if the folder cannot be made or written.
+    """
+    try:
+        return ocp.CheckpointManager(
+            epath.Path(directory).resolve(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            item_names=("state", "model", "meta"),
+        )
+    except OSError as error:
+        raise InputError(_disk_message(directory, error)) from error
+
+
+def _disk_message(directory: epath.PathLike, error: OSError) -> str:
+    if error.errno == errno.ENOSPC or "No space left" in str(error):
+        return f"The disk of {directory} is full; free some space and run the same command again: it resumes."
+    return f"Cannot write to {directory}: {error}."
+
+
+def _guarded(function: Callable) -> Callable:
+    """Turns a full disk, whichever library reports it, into one sentence."""
+
+    @functools.wraps(function)
+    def wrapper(manager, *args, **kwargs):
+        try:
+            return function(manager, *args, **kwargs)
+        except OSError as error:
+            raise InputError(_disk_message(manager.directory, error)) from error
+        except Exception as error:
+            # tensorstore reports the system's errors as ValueError("RESOURCE_EXHAUSTED: … No space left on device").
+            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+                raise InputError(_disk_message(manager.directory, OSError(errno.ENOSPC, str(error)))) from error
+            raise
+
+    return wrapper
+
+
+@_guarded
+def save(manager: ocp.CheckpointManager, step: int, state: Any, model: Any) -> None:
+    """Saves in the background; the arrays may be donated once this returns. A step already there is left alone."""
+    if step in manager.all_steps():
+        return
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            model=ocp.args.StandardSave(model),
+            meta=ocp.args.JsonSave({"state": checksums(state), "model": checksums(model)}),
+        ),
+        force=True,
+    )
+
+
+@_guarded
+def close(manager: ocp.CheckpointManager) -> None:
+    """Waits for the last save and closes."""
+    manager.wait_until_finished()
+    manager.close()
+
+
+def _restore_step(manager: ocp.CheckpointManager, step: int, item: str, like: Any) -> Any:
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(**{item: ocp.args.StandardRestore(like), "meta": ocp.args.JsonRestore()}),
+    )
+    if checksums(restored[item]) != restored["meta"][item]:
+        raise ValueError("the checksums of its arrays differ from those saved with them")
+    return restored[item]
+
+
+def _collect_quietly() -> None:
+    """A restore that fails leaves orbax's other reads behind, which complain on stderr whenever they are collected."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
+def restore(
+    manager: ocp.CheckpointManager, item: str, like: Any, *, say: Callable[[str], None] = print
+) -> tuple[Any, int] | None:
+    """The newest whole checkpoint.
+
+    Args:
+      manager: see `open_manager`.
+      item: "state" or "model".
+      like: a pytree of arrays or ShapeDtypeStructs with the shardings wanted.
+      say: told of every checkpoint that had to be passed over.
+
+    Returns:
+      (tree, step), or None if there is none.
+
+    Raises:
+      InputError: checkpoints are there, but belong to a model of another shape, or none of them can be read.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+        try:
+            return _restore_step(manager, step, item, like), step
+        # Damage shows as whatever exception the layer that meets it throws; none of them may stop the fallback.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        # Outside the except clause: the exception still holds what is to be collected.
+        say(f"Checkpoint {manager.directory / str(step)} cannot be used ({reason}); trying the one before it.")
+        _collect_quietly()
+    if steps:
+        raise InputError(
+            f"No checkpoint in {manager.directory} can be read with this config and version; "
+            "delete that folder to train the stage again, or use the config it was trained with."
+        )
+    return None
+
+
+def delete_after(manager: ocp.CheckpointManager, step: int) -> None:
+    """Removes checkpoints newer than `step`: damaged ones, which would block the same step from being saved again."""
+    for newer in [s for s in manager.all_steps() if s > step]:
+        manager.delete(newer)
+
+
+def abstract(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of `tree`, for `restore`."""
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

@@ -1,0 +1,264 @@
+"""The command `mlcm`: flags only, the work is elsewhere.
+
+Commands are functions whose docstring is their help. Messages meant for the user come as InputError and are printed
+alone; exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from mlcm_jax import __version__
+from mlcm_jax.errors import InputError
+
+FLAGS = flags.FLAGS
+_MODULE = "mlcm"  # flags are filed under this name, so that help shows ours and not those of every library
+
+
+class UsageError(Exception):
+    """Wrong words on the command line; exit code 2."""
+
+
+def _string(name: str, default: str | None, text: str) -> None:
+    flags.DEFINE_string(name, default, text, module_name=_MODULE)
+
+
+def _data_dir_flag() -> None:
+    _string("data_dir", None, "Where built data sets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")
+
+
+def _data_dir() -> str:
+    from mlcm_jax import run
+
+    return FLAGS.data_dir or run.default_data_dir()
+
+
+def _require(name: str) -> str:
+    value = FLAGS[name].value
+    if not value:
+        raise UsageError(f"--{name} is missing.")
+    return value
+
+
+def _build_flags() -> None:
+    _data_dir_flag()
+    flags.DEFINE_bool("list", False, "Only list the data sets and whether they are built.", module_name=_MODULE)
+
+
+def build(arguments: Sequence[str]) -> None:
+    """mlcm build NAME [--data_dir=DIR] | mlcm build --list
+
+    Builds a data set, with a progress bar: `synthetic_faces/tiny`, `synthetic_faces/base`, or any number and size of
+    synthetic pairs, such as `synthetic_faces/6000x96`. One that is built already is left alone.
+    """
+    import tfds_builders
+
+    if FLAGS.list:
+        for name in tfds_builders.names():
+            print(name)
+        return
+    if len(arguments) != 1:
+        raise UsageError("build takes the name of one data set; `mlcm build --list` shows them.")
+    builder = tfds_builders.build(arguments[0], _data_dir())
+    counts = ", ".join(f"{name} {split.num_examples:,}" for name, split in builder.info.splits.items())
+    print(f"{arguments[0]} is built in {builder.data_dir} ({counts}).")
+
+
+def _config_path(value: str) -> str:
+    """`configs/x.py[:variant]` -> the same with a path that exists: as given, or the one shipped with the package."""
+    path, _, variant = value.partition(":")
+    import configs
+
+    shipped = Path(configs.__file__).parent
+    candidates = [Path(path), shipped / Path(path).name]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        known = [f"configs/{p.name}" for p in sorted(shipped.glob("*.py")) if p.stem not in ("__init__", "common")]
+        near = difflib.get_close_matches(path, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the package ships {', '.join(known)}."
+        raise UsageError(f"There is no config file {path}; {hint}")
+    return str(found) + (f":{variant}" if variant else "")
+
+
+def _train_flags() -> None:
+    config_flags.DEFINE_config_file("config", None, "The config, and overrides such as --config.student.width=0.5.")
+    _string("workdir", None, "Where checkpoints, results and pictures go; a run found there is resumed.")
+    _data_dir_flag()
+
+
+def train(arguments: Sequence[str]) -> None:
+    """mlcm train --config=configs/tiny.py --workdir=DIR [--config.KEY=VALUE …] [--data_dir=DIR]
+
+    Trains the stages of a config (RGB teacher, thermal student, light student, and their controls), building the data
+    set first where it is missing; prints the result table and writes results.json and pictures to the work directory.
+    The same command resumes a run that was stopped.
+    """
+    from mlcm_jax import train as training
+
+    if arguments:
+        raise UsageError(f"train takes flags only, not {arguments[0]!r}.")
+    workdir = _require("workdir")
+    if FLAGS.config is None:
+        raise UsageError("--config is missing.")
+    try:
+        training.train(FLAGS.config, workdir, data_dir=_data_dir())
+    except training.Interrupted as stop:
+        raise InputError(f"{stop} Run the same command again to resume.") from stop
+
+
+def _evaluate_flags() -> None:
+    _string("workdir", None, "The work directory of a run.")
+    _string("dataset", "", "The data set; default: that of the run.")
+    _string("split", "test", "The split.")
+    _data_dir_flag()
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """mlcm evaluate --workdir=DIR [--dataset=NAME] [--split=test] [--data_dir=DIR]
+
+    Prints and saves NME, failure rate and AUC of every finished stage of a run, with the normaliser's name.
+    """
+    from mlcm_jax import evaluate as evaluation
+
+    if arguments:
+        raise UsageError(f"evaluate takes flags only, not {arguments[0]!r}.")
+    workdir = _require("workdir")
+    evaluation.evaluate(workdir, dataset=FLAGS.dataset, split=FLAGS.split, data_dir=_data_dir())
+
+
+def _predict_flags() -> None:
+    _string("model", None, "The work directory of a run.")
+    _string(
+        "stage", "compress", "Whose network: teacher (reads RGB), thermal_alone, transfer, light_alone or compress."
+    )
+    _string("box", "", "The face in every picture given: x,y,w,h in pixels.")
+    _string("boxes", "", 'A JSON file {"file name": [x, y, w, h]}.')
+    _string("out", None, "Folder for predictions.json and one overlay a picture.")
+
+
+def predict(arguments: Sequence[str]) -> None:
+    """mlcm predict --model=DIR --out=DIR [--stage=compress] [--box=x,y,w,h | --boxes=FILE.json] IMAGE…
+
+    Landmarks of the face in each picture: 8- or 16-bit gray, float °C (.npy, .tiff) or colour. Without a box the whole
+    picture is taken to be the face. A box reaches from a little above the brows to the chin: the landmarks' extent
+    plus 4.5 % left and right, 13.5 % at the top and 4 % at the bottom.
+    """
+    from mlcm_jax import predict as prediction
+
+    model, out = _require("model"), _require("out")
+    if not arguments:
+        raise UsageError("predict needs at least one picture.")
+    if FLAGS.box and FLAGS.boxes:
+        raise UsageError("--box and --boxes exclude each other.")
+    prediction.predict_files(arguments, model=model, stage=FLAGS.stage, box=FLAGS.box, boxes=FLAGS.boxes, out=out)
+
+
+# name: (what runs, its flags, one line for the overview)
+COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
+    "build": (build, _build_flags, "make a data set on disk"),
+    "train": (train, _train_flags, "train the stages of a config, print the result table, draw the pictures"),
+    "evaluate": (evaluate, _evaluate_flags, "score the trained stages of a run on a data set"),
+    "predict": (predict, _predict_flags, "find the landmarks in your pictures"),
+}
+
+
+def _overview() -> str:
+    lines = [
+        f"mlcm {__version__}: facial landmarks in thermal images, and what an RGB model can teach a thermal one",
+        "",
+    ]
+    lines += [f"  {name:<9} {text}" for name, (_, _, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "`mlcm COMMAND --help` tells more. Start with: mlcm train --config=configs/tiny.py --workdir=runs/tiny",
+        ]
+    )
+
+
+def _command_help(name: str) -> str:
+    function, define, _ = COMMANDS[name]
+    lines = ["\n".join(line.removeprefix("    ") for line in function.__doc__.rstrip().splitlines()), "", "Flags:"]
+    defined = FLAGS.flags_by_module_dict().get(_MODULE, [])
+    shown = [*([FLAGS["config"]] if define is _train_flags else []), *defined]
+    for flag in shown:
+        lines.append(f"  --{flag.name:<9} {flag.help}")
+    return "\n".join(lines)
+
+
+def _config_error(error: Exception, overrides: Sequence[str]) -> str:
+    """ml_collections' own 'Did you mean', out of its quotes and line breaks, and behind the flag that it is about."""
+    text = str(error.args[0]) if error.args else str(error)
+    text = text.replace("\\n", " ").replace("\\'", "'").replace("\n", " ").strip("'\" ")
+    missing = re.match(r"'?(\w+)'? +(Did you mean.*)", text)
+    if missing:
+        flag = next((o for o in overrides if missing.group(1) in o), "config")
+        return f"{flag}: the config has no key {missing.group(1)!r}. {missing.group(2)}"
+    return f"{', '.join(overrides)}: {text}" if overrides else text
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses the flags of a command; returns what is not a flag."""
+    argv = list(argv)
+    for i, argument in enumerate(argv):
+        if argument.startswith("--config="):
+            argv[i] = "--config=" + _config_path(argument.removeprefix("--config="))
+        elif argument == "--config" and i + 1 < len(argv):
+            argv[i + 1] = _config_path(argv[i + 1])
+    try:
+        return FLAGS(argv)[1:]
+    except flags.Error as error:
+        raise UsageError(str(error).splitlines()[0]) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        overrides = [a for a in argv if a.startswith("--config.")]
+        raise UsageError(_config_error(error, overrides)) from error
+
+
+def _dispatch(argv: Sequence[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h", "help", "--version"):
+        print(__version__ if argv and argv[0] == "--version" else _overview())
+        return
+    name, rest = argv[0], list(argv[1:])
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}."
+        raise UsageError(f"There is no command {name!r}; {hint}")
+    function, define, _ = COMMANDS[name]
+    define()
+    if any(word in ("--help", "-h", "--helpshort", "--helpfull") for word in rest):
+        print(_command_help(name))
+        return
+    function(_parse([f"mlcm {name}", *rest]))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; `argv` without the program's name."""
+    # Libraries' warnings about what they do inside are not for the reader of a progress bar.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        _dispatch(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        print(f"mlcm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except InputError as error:
+        print(f"mlcm: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"mlcm: {error.strerror or error}{where}; what was saved before is kept.", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("mlcm: stopped; run the same command again to go on from the last checkpoint.", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

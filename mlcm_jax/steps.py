@@ -1,0 +1,158 @@
+"""One training step and one evaluation step: pure functions of (state, teacher, batch, rng), jitted by their callers.
+
+The student's loss is  L = L_task + λ(e)·(α·L_FI + β·L_RI + γ·FD + δ·LD)  (MLCM-KD, arXiv 2510.11128; the sum and its
+decay λ are our reading of it). Without a teacher it is L_task alone.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+
+from mlcm_jax import dikd
+from mlcm_jax import state as states
+from mlcm_jax.errors import InputError
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """Weights of the four distillation terms, their decay, and what reverse injection aims at."""
+
+    alpha: float = 0.0  # forward injection
+    beta: float = 0.0  # reverse injection
+    gamma: float = 0.0  # feature distillation
+    delta: float = 0.0  # logit distillation
+    decay: str = "linear"
+    reverse_target: str = "teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything about a stage that does not change from step to step (static under jit).
+
+    loss(prediction, target) is unreduced: [B, K, 2] in u -> [B, K, 2]. `occluded_weight` weighs landmarks that are not
+    visible; `ema` is the decay per step of the averaged network.
+    """
+
+    modality: str
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    tx: optax.GradientTransformation
+    total_steps: int
+    ema: float = 0.99
+    occluded_weight: float = 1.0
+    teacher_modality: str = ""
+    distillation: Distillation = Distillation()
+
+
+def _adapt(features: jax.Array, kernel: jax.Array | None) -> jax.Array:
+    return features if kernel is None else features @ kernel
+
+
+def _distill(network, adapter, teacher, features, landmarks, batch, weights, recipe, key):
+    """The distillation terms by name, one value per example [B] each, unweighted."""
+    options = recipe.distillation
+    teacher_features, _ = states.run_backbone(teacher, batch[recipe.teacher_modality])
+    teacher_features = jax.lax.stop_gradient(teacher_features)
+    adapted = _adapt(features, adapter.get("to_teacher"))
+    if adapted.shape != teacher_features.shape:
+        raise InputError(
+            f"Features of student and teacher differ in size, {adapted.shape[1:]} and {teacher_features.shape[1:]}: "
+            "give both backbones the same total stride (config.student, config.light, config.teacher)."
+        )
+    terms = {}
+    if options.alpha or options.beta:
+        apply_student = states.head_function(network, train=True, key=key)
+
+        def student_head(params, injected):
+            return apply_student(params["head"], _adapt(injected, params["to_student"]))
+
+        _, parts = dikd.dikd(
+            adapted,
+            teacher_features,
+            (student_head, {"head": network.params["head"], "to_student": adapter.get("to_student")}),
+            (states.head_function(teacher), teacher.params["head"]),
+            batch["landmarks"],
+            loss=recipe.loss,
+            weights=weights,
+            reverse_target=options.reverse_target,
+        )
+        terms |= parts
+    if options.gamma:
+        terms["feature"] = dikd.feature(adapted, teacher_features)
+    if options.delta:
+        teacher_landmarks = states.run_head(teacher, teacher_features)[0].landmarks
+        terms["logit"] = dikd.logit(landmarks, teacher_landmarks, loss=recipe.loss)
+    return terms
+
+
+def _loss(params, state: states.TrainState, teacher, batch: Batch, key: jax.Array, recipe: Recipe):
+    network = state.network.replace(params=params["network"])
+    backbone_key, head_key, injection_key = jax.random.split(key, 3)
+    features, backbone_stats = states.run_backbone(network, batch[recipe.modality], train=True, key=backbone_key)
+    prediction, head_stats = states.run_head(network, features, train=True, key=head_key)
+
+    weights = jnp.where(batch["visible"], 1.0, recipe.occluded_weight)
+    unreduced = recipe.loss(prediction.landmarks, batch["landmarks"])
+    task = (unreduced.mean(-1) * weights).sum(-1) / jnp.maximum(weights.sum(-1), 1e-6)
+    parts, total = {"task": task}, task
+    if teacher is not None:
+        options = recipe.distillation
+        terms = _distill(
+            network, params["adapter"], teacher, features, prediction.landmarks, batch, weights, recipe, injection_key
+        )
+        strength = {"forward": options.alpha, "reverse": options.beta, "feature": options.gamma, "logit": options.delta}
+        decay = dikd.decay(state.step / recipe.total_steps, options.decay)
+        total = task + decay * sum(strength[name] * value for name, value in terms.items() if strength[name])
+        parts |= terms
+
+    mask = batch["mask"].astype(jnp.float32)
+    parts = {name: (value * mask).sum() / mask.sum() for name, value in (parts | {"loss": total}).items()}
+    return parts["loss"], (parts, {"backbone": backbone_stats, "head": head_stats})
+
+
+def train_step(
+    state: states.TrainState, teacher: states.Network | None, batch: Batch, rng: jax.Array, *, recipe: Recipe
+) -> tuple[states.TrainState, dict[str, jax.Array]]:
+    """One update of the student; the teacher is read, never changed.
+
+    Args:
+      state: donated by the caller's jit.
+      teacher: a frozen network, an argument so that it is not baked into the program; None trains without one.
+      batch: see `data`; needs `landmarks` [B, K, 2], `visible` [B, K], `mask` [B] and the modalities of the recipe.
+      rng: the stage's key; the step number is folded in, so resuming needs nothing else.
+      recipe: static.
+
+    Returns:
+      The next state and float32 scalars: loss, its parts, the gradient's global norm.
+    """
+    params = states.trainable(state.network, state.adapter)
+    key = jax.random.fold_in(rng, state.step)
+    (_, (parts, stats)), grads = jax.value_and_grad(_loss, has_aux=True)(params, state, teacher, batch, key, recipe)
+    updates, opt_state = recipe.tx.update(grads, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    network = state.network.replace(params=params["network"], stats=stats)
+    # Early steps average over what little there is; a constant decay would keep the random initialisation for long.
+    decay = jnp.minimum(recipe.ema, (1.0 + state.step) / (10.0 + state.step))
+    ema = jax.tree.map(lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.ema, network)
+    state = state.replace(step=state.step + 1, network=network, adapter=params["adapter"], opt_state=opt_state, ema=ema)
+    return state, parts | {"gradient_norm": optax.tree.norm(grads)}
+
+
+def eval_step(network: states.Network, images: jax.Array) -> jax.Array:
+    """images [B, H, W, 1 or 3] -> landmarks [B, K, 2] in u, with running statistics."""
+    return states.predict(network, images)
+
+
+def average(history: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over steps of scalar metrics (on the host), by clu."""
+    values = {name: np.stack([scalars[name] for scalars in history]) for name in sorted(history[0])}
+    # All steps at once: clu's merge runs a dozen small programs, which step by step would cost a tenth of the training.
+    collection = clu_metrics.Collection.create(**{name: clu_metrics.Average.from_output(name) for name in values})
+    return {name: float(value) for name, value in collection.single_from_model_output(**values).compute().items()}

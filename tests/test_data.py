@@ -1,0 +1,161 @@
+"""The loader on a real data set on disk: pure in (seed, step, host), and pixels that lie where the landmarks say."""
+
+import numpy as np
+import pytest
+
+from configs import common
+from mlcm_jax import codecs, data, landmarks
+from mlcm_jax.errors import InputError
+
+NAME = "synthetic_faces/48x48"
+
+
+@pytest.fixture(scope="module")
+def examples(data_dir):
+    return data.open_examples(NAME, "train", data_dir=str(data_dir), layout="ibug68")
+
+
+def batches(examples, *, seed=0, host=0, hosts=1, modalities=data.MODALITIES, **changes):
+    augmentation = common.base().augment.to_dict() | changes
+    return data.train_batches(
+        examples,
+        batch_size=4,
+        size=32,
+        layout="ibug68",
+        augmentation=augmentation,
+        modalities=modalities,
+        seed=seed,
+        host=host,
+        hosts=hosts,
+    )
+
+
+def assert_equal(one, two):
+    assert one.keys() == two.keys()
+    for key in one:
+        np.testing.assert_array_equal(one[key], two[key])
+
+
+def test_a_batch_is_as_the_house_says(examples):
+    batch = batches(examples)[0]
+    shapes = {"rgb": (4, 32, 32, 3), "thermal": (4, 32, 32, 1), "landmarks": (4, 68, 2), "visible": (4, 68)}
+    shapes |= {"box": (4, 4), "to_image": (4, 2, 3), "mask": (4,)}
+    assert {key: value.shape for key, value in batch.items()} == shapes
+    assert batch["rgb"].dtype == batch["thermal"].dtype == batch["landmarks"].dtype == np.float32
+    assert batch["visible"].dtype == batch["mask"].dtype == bool
+    assert batch["rgb"].min() >= 0 and batch["rgb"].max() <= 1 and batch["thermal"].std() > 0.01
+
+
+def test_a_batch_is_a_function_of_seed_and_step(examples):
+    assert_equal(batches(examples)[7], batches(examples)[7])
+    assert not np.array_equal(batches(examples)[7]["landmarks"], batches(examples, seed=1)[7]["landmarks"])
+    assert not np.array_equal(batches(examples)[7]["landmarks"], batches(examples)[8]["landmarks"])
+
+
+def test_iterating_from_a_step_gives_the_batches_of_that_step(examples):
+    dataset = batches(examples)
+    iterator = data.iterate(dataset, 5)
+    for step in (5, 6, 7):
+        assert_equal(next(iterator), dataset[step])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_together_see_the_batch_of_one(examples, hosts):
+    whole = batches(examples)[3]
+    parts = [batches(examples, host=host, hosts=hosts)[3] for host in range(hosts)]
+    for key in whole:
+        interleaved = np.stack([part[key] for part in parts], axis=1).reshape(whole[key].shape)
+        np.testing.assert_array_equal(interleaved, whole[key])
+
+
+def test_a_modality_looks_the_same_alone_and_beside_the_other(examples):
+    both, thermal = batches(examples)[2], batches(examples, modalities=("thermal",))[2]
+    assert "rgb" not in thermal
+    np.testing.assert_array_equal(both["thermal"], thermal["thermal"])
+    np.testing.assert_array_equal(both["landmarks"], thermal["landmarks"])
+
+
+def test_an_epoch_holds_every_example_once_and_the_next_another_order(examples):
+    dataset = batches(
+        examples, jitter=0.0, rotation=0.0, scale=0.0, shift=0.0, flip=0.0, photometric=0.0, occlusion=0.0
+    )
+    per_epoch = len(examples) // 4
+    boxes = np.concatenate([dataset[step]["box"] for step in range(per_epoch)])
+    assert len(np.unique(boxes, axis=0)) == len(boxes)
+    again = np.concatenate([dataset[per_epoch + step]["box"] for step in range(per_epoch)])
+    assert not np.array_equal(boxes, again)
+
+
+def test_evaluation_sees_each_example_once_and_maps_back_to_original_pixels(examples):
+    seen = 0
+    for batch in data.eval_batches(examples, batch_size=5, size=32, expand=1.25, layout="ibug68"):
+        assert batch["mask"].shape == (5,)
+        truth = codecs.to_original(batch["landmarks"], batch["to_image"], 32)
+        for points, real in zip(truth, batch["mask"], strict=True):
+            if real:
+                np.testing.assert_allclose(points, examples[seen]["landmarks"], atol=1e-3)
+                seen += 1
+    assert seen == len(examples)
+
+
+def test_the_mean_shape_is_the_mean(examples):
+    crops = list(data.eval_batches(examples, batch_size=1, size=32, expand=1.25, layout="ibug68"))
+    expected = np.mean([crop["landmarks"][0] for crop in crops], axis=0)
+    found = data.mean_shape(examples, size=32, expand=1.25, layout="ibug68")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_another_layout_is_converted(data_dir, examples):
+    converted = data.open_examples(NAME, "train", data_dir=str(data_dir), layout="sf_tl54")
+    expected = landmarks.convert(examples[3]["landmarks"], "ibug68", "sf_tl54")
+    np.testing.assert_array_equal(converted[3]["landmarks"], expected)
+    assert converted[3]["visible"].shape == (54,)
+    np.testing.assert_array_equal(converted[3]["visible"][:48], examples[3]["visible"][:48])
+
+
+def test_pixels_of_the_loader_are_those_on_disk(examples):
+    raw = examples._source[1]
+    np.testing.assert_array_equal(examples[1]["rgb"], raw["rgb"])
+    np.testing.assert_array_equal(examples[1]["rgb"], examples[1]["rgb"])  # the second time from memory
+    assert "pose" in examples.metadata(1) and not {"rgb", "thermal", "celsius"} & set(examples.metadata(1))
+
+
+def test_unknown_names_are_said(data_dir):
+    with pytest.raises(InputError, match="did you mean"):
+        data.open_examples("synthetic_face/tiny", "train", data_dir=str(data_dir), layout="ibug68")
+    with pytest.raises(InputError, match="no split 'tset'"):
+        data.open_examples(NAME, "tset", data_dir=str(data_dir), layout="ibug68")
+    with pytest.raises(InputError, match="ibug68"):
+        data.open_examples(NAME, "test", data_dir=str(data_dir), layout="ibug86")
+
+
+def test_a_lacking_modality_is_said(examples):
+    class Lacking:
+        modalities = ("thermal",)
+
+    data.require(examples, ["rgb", "thermal"], "Stage transfer")
+    with pytest.raises(InputError, match="Stage transfer needs rgb and thermal pictures, and the data set has no rgb"):
+        data.require(Lacking(), ["rgb", "thermal"], "Stage transfer")
+
+
+class _Source:
+    """One example with landmarks of the given value, in the shape of a builder."""
+
+    LAYOUT = "ibug68"
+
+    def __init__(self, points):
+        self.points = points
+        self.info = type("Info", (), {"full_name": "made/1.0.0", "features": {"thermal": None}})
+
+    def as_data_source(self, split, decoders):
+        return [{"thermal": np.zeros((8, 8, 1), np.uint8), "landmarks": self.points, "visible": np.ones(68, bool)}]
+
+
+@pytest.mark.parametrize(
+    "points, message",
+    [(np.full((68, 2), np.nan, np.float32), "NaN"), (np.zeros((67, 2), np.float32), "68")],
+)
+def test_bad_landmarks_name_the_example(points, message):
+    with pytest.raises(InputError, match=r"Example 0 of made/1\.0\.0 train") as caught:
+        data.Examples(_Source(points), "train", "ibug68")[0]
+    assert message in str(caught.value)

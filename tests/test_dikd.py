@@ -1,0 +1,242 @@
+"""DIKD: who is trained by what (the facts of design/methods.md), values against numpy, jit, grad, vmap."""
+
+import doctest
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlcm_jax import dikd, losses
+
+B, K, C, D = 4, 3, 6, 5
+
+
+def backbone(params, x):
+    return jnp.tanh(x @ params)
+
+
+def head(params, features):
+    return (features @ params["kernel"] + params["bias"][None, :]).reshape(-1, K, 2)
+
+
+def make_network(key):
+    a, b, c = jax.random.split(key, 3)
+    last = {"kernel": jax.random.normal(b, (C, 2 * K)), "bias": jax.random.normal(c, (2 * K,))}
+    return {"backbone": jax.random.normal(a, (D, C)), "head": last}
+
+
+@pytest.fixture
+def world():
+    keys = jax.random.split(jax.random.key(0), 5)
+    return {
+        "student": make_network(keys[0]),
+        "teacher": make_network(keys[1]),
+        "thermal": jax.random.normal(keys[2], (B, D)),
+        "rgb": jax.random.normal(keys[3], (B, D)),
+        "target": jax.random.normal(keys[4], (B, K, 2)),
+    }
+
+
+def total(student, teacher, thermal, rgb, target, *, loss=losses.smooth_l1, **options):
+    value, parts = dikd.dikd(
+        backbone(student["backbone"], thermal),
+        backbone(teacher["backbone"], rgb),
+        (head, student["head"]),
+        (head, teacher["head"]),
+        target,
+        loss=loss,
+        **options,
+    )
+    return value, parts
+
+
+def gradients(world, **options):
+    def function(student, teacher):
+        return total(student, teacher, world["thermal"], world["rgb"], world["target"], **options)[0].sum()
+
+    return jax.grad(function, argnums=(0, 1))(world["student"], world["teacher"])
+
+
+def size(tree):
+    return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("reverse_target", ["teacher", "truth"])
+def test_forward_injection_trains_the_students_head_alone(world, reverse_target):
+    student, teacher = gradients(world, alpha=1.0, beta=0.0, reverse_target=reverse_target)
+    assert size(student["backbone"]) == 0
+    assert float(jnp.abs(student["head"]["kernel"]).min()) > 1e-3
+    assert size(teacher) == 0
+
+
+@pytest.mark.parametrize("reverse_target", ["teacher", "truth"])
+def test_reverse_injection_trains_the_students_backbone_alone(world, reverse_target):
+    student, teacher = gradients(world, alpha=0.0, beta=1.0, reverse_target=reverse_target)
+    assert float(jnp.abs(student["backbone"]).max()) > 1e-2
+    assert size(student["head"]) == 0
+    assert size(teacher) == 0
+
+
+@pytest.mark.parametrize("reverse_target", ["teacher", "truth"])
+def test_both_together_train_the_whole_student_and_no_teacher(world, reverse_target):
+    student, teacher = gradients(world, reverse_target=reverse_target)
+    assert size(student["backbone"]) > 1e-2 and size(student["head"]) > 1e-2
+    assert size(teacher) == 0
+
+
+def test_a_student_that_equals_its_teacher_on_the_same_picture_has_no_reverse_loss(world):
+    _, parts = total(world["teacher"], world["teacher"], world["rgb"], world["rgb"], world["target"])
+    np.testing.assert_array_equal(parts["reverse"], 0.0)
+    assert (parts["forward"] > 0.1).all()
+    _, other = total(world["teacher"], world["teacher"], world["thermal"], world["rgb"], world["target"])
+    assert (other["reverse"] > 1e-3).all()
+
+
+def reference(world, weights=None):
+    """FI, RI to the teacher and RI to the truth, in float64 numpy without any of the library's functions."""
+    net = jax.tree.map(lambda a: np.asarray(a, np.float64), world)
+    features = {
+        "student": np.tanh(net["thermal"] @ net["student"]["backbone"]),
+        "teacher": np.tanh(net["rgb"] @ net["teacher"]["backbone"]),
+    }
+
+    def through(name, f):
+        return (f @ net[name]["head"]["kernel"] + net[name]["head"]["bias"]).reshape(B, K, 2)
+
+    def mean(a, b):
+        e = np.abs(a - b)
+        values = np.where(e < 1, e**2 / 2, e - 0.5)
+        w = np.ones((B, K)) if weights is None else np.asarray(weights, np.float64)
+        return (values * w[..., None]).sum((1, 2)) / np.maximum(2 * w.sum(1), 1e-9)
+
+    returned = through("teacher", features["student"])
+    forward = mean(through("student", features["teacher"]), net["target"])
+    return forward, mean(returned, through("teacher", features["teacher"])), mean(returned, net["target"])
+
+
+WEIGHTS = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]], np.float32)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS, WEIGHTS.astype(bool), 0.3 * WEIGHTS])
+@pytest.mark.parametrize("reverse_target", ["teacher", "truth"])
+def test_values_against_numpy(world, weights, reverse_target):
+    value, parts = total(**world, weights=weights, alpha=0.7, beta=1.9, reverse_target=reverse_target)
+    forward, to_teacher, to_truth = reference(world, weights)
+    reverse = to_teacher if reverse_target == "teacher" else to_truth
+    assert value.shape == parts["forward"].shape == parts["reverse"].shape == (B,)
+    np.testing.assert_allclose(parts["forward"], forward, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(parts["reverse"], reverse, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(value, 0.7 * forward + 1.9 * reverse, rtol=1e-4, atol=1e-6)
+
+
+def test_hidden_landmarks_may_hold_nan(world):
+    target = world["target"].at[1, 1].set(jnp.nan)
+
+    def function(student):
+        return total(student, world["teacher"], world["thermal"], world["rgb"], target, weights=WEIGHTS)[0].sum()
+
+    value, grad = jax.value_and_grad(function)(world["student"])
+    assert np.isfinite(value)
+    clean = jax.grad(lambda s: total(**{**world, "student": s}, weights=WEIGHTS)[0].sum())(world["student"])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), grad, clean)
+
+
+def test_the_gradient_against_finite_differences(world):
+    options = {"alpha": 0.6, "beta": 1.4, "loss": losses.l2}
+    student, _ = gradients(world, **options)
+    leaves, treedef = jax.tree.flatten(world["student"])
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    directions = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    for i, direction in enumerate(directions):
+
+        def along(t, i=i, direction=direction):
+            moved = [leaf + t * direction if j == i else leaf for j, leaf in enumerate(leaves)]
+            return total(**{**world, "student": jax.tree.unflatten(treedef, moved)}, **options)[0].sum()
+
+        slope = float(jnp.vdot(jax.tree.leaves(student)[i], direction))
+        difference = float(along(1e-2) - along(-1e-2)) / 2e-2
+        np.testing.assert_allclose(slope, difference, rtol=1e-2)
+
+
+def test_jit_vmap_and_traced_weights(world):
+    eager, _ = total(**world, alpha=0.3, beta=0.8)
+    compiled = jax.jit(lambda alpha, beta: total(**world, alpha=alpha, beta=beta)[0])
+    np.testing.assert_allclose(compiled(0.3, 0.8), eager, rtol=1e-5)
+    np.testing.assert_allclose(compiled(0.0, 1.0), total(**world)[1]["reverse"], rtol=1e-5)
+    assert compiled._cache_size() == 1  # traced: another alpha is no other program
+
+    def one(thermal, rgb, target):
+        nets = world["student"], world["teacher"]
+        return total(*nets, thermal[None], rgb[None], target[None], alpha=0.3, beta=0.8)[0][0]
+
+    mapped = jax.vmap(one)(world["thermal"], world["rgb"], world["target"])
+    np.testing.assert_allclose(mapped, eager, rtol=1e-5)
+    to_alpha = jax.grad(lambda alpha: compiled(alpha, 0.8).sum())(0.3)
+    np.testing.assert_allclose(to_alpha, reference(world)[0].sum(), rtol=1e-4)
+
+
+def test_low_precision_predictions_are_averaged_in_float32(world):
+    low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), world)
+    value, parts = total(**low)
+    assert value.dtype == parts["forward"].dtype == jnp.float32
+
+
+def test_mistakes_are_told(world):
+    with pytest.raises(ValueError, match="'teacher' or 'truth', not 'student'"):
+        total(**world, reverse_target="student")
+    with pytest.raises(ValueError, match=r"student's head gives \(4, 3, 2\), but the target has shape \(4, 1, 2\)"):
+        total(**{**world, "target": world["target"][:, :1]})
+    with pytest.raises(ValueError, match=r"weights \(4, 1\) do not match"):
+        total(**world, weights=WEIGHTS[:, :1])
+
+
+def test_feature_distillation(world):
+    student, teacher = jnp.arange(24.0).reshape(2, 2, 2, 3), jnp.ones((2, 2, 2, 3))
+    value = jax.jit(dikd.feature)(student, teacher)
+    wanted = [np.mean((np.arange(12.0) - 1) ** 2), np.mean((np.arange(12.0, 24.0) - 1) ** 2)]
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    to_student, to_teacher = jax.grad(lambda s, t: dikd.feature(s, t).sum(), argnums=(0, 1))(student, teacher)
+    np.testing.assert_allclose(to_student, 2 * (student - teacher) / 12, rtol=1e-6)
+    np.testing.assert_array_equal(to_teacher, 0.0)
+    with pytest.raises(ValueError, match="apply an adapter"):
+        dikd.feature(student[..., :1], teacher)
+
+
+def test_logit_distillation(world):
+    student, teacher = world["target"], world["target"] + 2.0
+    np.testing.assert_allclose(dikd.logit(student, teacher, loss=losses.l2), np.full(B, 4.0), rtol=1e-5)
+    to_student, to_teacher = jax.grad(lambda s, t: dikd.logit(s, t, loss=losses.l1).sum(), argnums=(0, 1))(
+        student, teacher
+    )
+    np.testing.assert_allclose(to_student, np.full(student.shape, -1 / (2 * K)), rtol=1e-6)
+    np.testing.assert_array_equal(to_teacher, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "middle", "end"),
+    [("linear", 1, 0.5, 0), ("cosine", 1, 0.5, 0), ("exponential", 1, np.exp(-2.5), np.exp(-5)), ("none", 1, 1, 1)],
+)
+def test_decay_at_its_ends(schedule, start, middle, end):
+    curve = jax.jit(lambda e: dikd.decay(e, schedule))
+    np.testing.assert_allclose(curve(jnp.array([0.0, 0.5, 1.0])), [start, middle, end], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(curve(jnp.array([-0.2, 1.3])), [start, end], rtol=1e-6, atol=1e-7)
+    values = np.asarray(curve(jnp.linspace(0, 1, 50)))
+    assert (np.diff(values) <= 0).all()
+    assert np.asarray(dikd.decay(0, schedule)) == 1  # an integer progress is no integer weight
+    assert np.isfinite(jax.vmap(jax.grad(lambda e: dikd.decay(e, schedule)))(jnp.array([0.0, 0.5, 1.0]))).all()
+
+
+def test_cosine_differs_from_linear_between():
+    np.testing.assert_allclose(dikd.decay(0.25, "cosine"), (1 + np.sqrt(0.5)) / 2, rtol=1e-6)
+
+
+def test_unknown_schedules_are_refused():
+    with pytest.raises(ValueError, match="unknown decay schedule 'step'"):
+        dikd.decay(0.5, "step")
+
+
+def test_the_example_of_the_docstring_runs():
+    result = doctest.testmod(dikd)
+    assert result.attempted >= 7 and result.failed == 0

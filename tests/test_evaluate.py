@@ -1,0 +1,66 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import run_mlcm
+
+from mlcm_jax import data, evaluate, run, sharding
+
+
+def test_scores_match_numpy():
+    rng = np.random.default_rng(0)
+    truth = rng.random((20, 68, 2)) * 100
+    offset = np.linspace(0, 0.19, 20)[:, None, None] * np.array([60.0, 0.0])
+    box = np.tile([0.0, 0.0, 36.0, 100.0], (20, 1))  # √(w·h) = 60
+    found = {"prediction": truth + offset, "truth": truth, "box": box}
+    result = evaluate.scores(found, normalizer="box", layout="ibug68")
+    np.testing.assert_allclose(result["errors"], np.linspace(0, 0.19, 20), atol=1e-6)
+    assert result["row"]["nme"] == pytest.approx(9.5)
+    assert result["row"]["fr10"] == pytest.approx(45.0, abs=5.1)  # 0.11 … 0.19, and 0.10 itself by rounding
+    assert result["row"]["fr8"] >= result["row"]["fr10"] and 0 < result["row"]["auc8"] < result["row"]["auc10"] < 1
+
+
+def test_a_perfect_answer_scores_nothing_and_one():
+    truth = np.random.default_rng(0).random((4, 68, 2)) * 50
+    found = {"prediction": truth, "truth": truth, "box": np.tile([0.0, 0.0, 50.0, 50.0], (4, 1))}
+    row = evaluate.scores(found, normalizer="box", layout="ibug68")["row"]
+    assert row["nme"] == row["fr10"] == 0 and row["auc8"] == row["auc10"] == 1
+
+
+def test_collect_drops_the_padding_and_returns_original_pixels(data_dir):
+    examples = data.open_examples("synthetic_faces/48x48", "test", data_dir=str(data_dir), layout="ibug68")
+    batches = data.eval_batches(examples, batch_size=5, size=32, expand=1.25, layout="ibug68")
+    found = evaluate.collect(lambda batch: batch["landmarks"], batches, size=32)
+    expected = np.stack([examples[i]["landmarks"] for i in range(len(examples))])
+    np.testing.assert_allclose(found["prediction"], expected, atol=1e-3)
+    np.testing.assert_allclose(found["truth"], expected, atol=1e-3)
+    assert found["box"].shape == (len(examples), 4)
+
+
+def test_evaluating_again_gives_the_numbers_of_the_run(smoke_run, data_dir):
+    result = run_mlcm("evaluate", f"--workdir={smoke_run}", f"--data_dir={data_dir}")
+    assert result.returncode == 0, result.stderr
+    assert "NME" in result.stdout and "√(w·h)" in result.stdout
+    saved = json.loads((smoke_run / "results_synthetic_faces_48x48_test.json").read_text())
+    assert saved == json.loads((smoke_run / "results.json").read_text())
+
+
+def test_another_split_and_an_unknown_one(smoke_run, data_dir):
+    assert run_mlcm("evaluate", f"--workdir={smoke_run}", f"--data_dir={data_dir}", "--split=val").returncode == 0
+    bad = run_mlcm("evaluate", f"--workdir={smoke_run}", f"--data_dir={data_dir}", "--split=tset")
+    assert bad.returncode == 1 and "no split 'tset'" in bad.stderr
+    bad = run_mlcm("evaluate", f"--workdir={smoke_run}", f"--data_dir={data_dir}", "--dataset=nothing")
+    assert bad.returncode == 1 and "nothing" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_the_last_batch_counts_as_much_as_any(smoke_run, data_dir):
+    """The mean over examples does not depend on the batch size, padded or not."""
+    mesh = sharding.make_mesh()
+    trained = run.load_stage(smoke_run, "teacher", mesh=mesh)
+    examples = data.open_examples("synthetic_faces/48x48", "test", data_dir=str(data_dir), layout="ibug68")
+    predict, errors = evaluate.predictor(trained.network, "rgb", mesh), []
+    for size in (1, 4):
+        batches = data.eval_batches(examples, batch_size=size, size=32, expand=1.25, layout="ibug68")
+        found = evaluate.collect(predict, batches, size=32)
+        errors.append(evaluate.scores(found, normalizer="box", layout="ibug68")["errors"])
+    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-4)

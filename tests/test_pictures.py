@@ -1,0 +1,114 @@
+"""Figures: dots where landmarks are, files that open, and nothing that a warning could spoil."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mlcm_jax import landmarks, pictures
+from mlcm_jax.errors import InputError
+
+POINTS = np.array([(20.3, 15.0), (40.0, 15.7), (30.0, 25.0), (22.5, 35.0), (38.0, 35.5)], np.float32)
+
+
+def red(image):
+    return (image[..., 0].astype(int) - image[..., 1]) / 255
+
+
+@pytest.mark.parametrize(("smallest", "factor"), [(0, 1), (200, 4), (512, 9)])
+def test_dots_lie_on_the_landmarks(smallest, factor):
+    layout = landmarks.get("tfw5")
+    canvas = pictures.draw_landmarks(np.zeros((50, 60), np.uint8), POINTS[:3].repeat([1, 1, 3], 0), layout,
+                                     smallest=smallest)  # fmt: skip
+    assert canvas.shape == (50 * factor, 60 * factor, 3) and canvas.dtype == np.uint8
+    for x, y in POINTS[:3]:
+        place = (np.array([x, y]) + 0.5) * factor - 0.5
+        x0, y0 = (place - 6).round().astype(int)
+        weight = red(canvas)[y0 : y0 + 13, x0 : x0 + 13]
+        v, u = np.mgrid[y0 : y0 + 13, x0 : x0 + 13]
+        found = np.array([(u * weight).sum(), (v * weight).sum()]) / weight.sum()
+        np.testing.assert_allclose(found, place, atol=0.35)
+
+
+def test_drawing_leaves_the_picture_alone_and_takes_every_kind():
+    for shape in ((50, 60), (50, 60, 1), (50, 60, 3)):
+        image = np.full(shape, 90, np.uint8)
+        canvas = pictures.draw_landmarks(image, POINTS, "tfw5", box=(10, 8, 40, 35), smallest=0)
+        assert (image == 90).all() and (canvas != 90).any()
+        assert (canvas[8:43, 10] > 150).all()  # the left side of the box
+    far = POINTS * 1e7  # a wild prediction must not end in an overflow
+    pictures.draw_landmarks(image, far, "tfw5")
+
+
+def test_lines_follow_the_layout():
+    image = np.zeros((50, 60, 3), np.uint8)
+    canvas = pictures.draw_landmarks(image, POINTS, "tfw5", color=(0, 255, 0), smallest=0)
+    middle = (POINTS[3] + POINTS[4]) / 2  # the only edge of the five points: the mouth
+    assert canvas[round(float(middle[1])), round(float(middle[0])), 1] > 60
+    between_eyes = (POINTS[0] + POINTS[1]) / 2
+    assert canvas[int(between_eyes[1]), int(between_eyes[0])].max() == 0
+
+
+def test_drawing_refuses_what_it_cannot_draw():
+    with pytest.raises(InputError, match="68 points"):
+        pictures.draw_landmarks(np.zeros((5, 5), np.uint8), POINTS, "ibug68")
+    with pytest.raises(InputError, match="uint8"):
+        pictures.draw_landmarks(np.zeros((5, 5)), POINTS, "tfw5")
+
+
+def rows(count, *names):
+    rng = np.random.default_rng(0)
+    pictures_of = {"rgb": rng.integers(0, 255, (50, 60, 3), dtype=np.uint8), "thermal": np.zeros((50, 60, 1), np.uint8)}
+    known = {"landmarks": POINTS, "prediction": POINTS + 1, "title": "NME 3 %"}
+    return [{name: pictures_of[name] for name in names} | known for _ in range(count)]
+
+
+@pytest.mark.parametrize("names", [("rgb", "thermal"), ("rgb",), ("thermal",)])
+def test_samples_show_truth_and_prediction(tmp_path, names):
+    path = tmp_path / "samples.png"
+    pictures.samples(path, rows(3, *names), layout="tfw5", title="stage compress")
+    image = cv2.imread(str(path))[..., ::-1].astype(int)
+    assert min(image.shape[:2]) > 200
+    strong = np.abs(image - np.array(pictures.TRUTH)).max(2) < 40
+    assert strong.sum() > 30  # green truth
+    assert (np.abs(image - np.array(pictures.PREDICTION)).max(2) < 40).sum() > 30  # red prediction
+
+
+def test_samples_without_predictions_or_rows(tmp_path):
+    plain = [{k: v for k, v in row.items() if k not in ("prediction", "title")} for row in rows(1, "thermal")]
+    pictures.samples(tmp_path / "a.png", plain, layout="tfw5")
+    image = cv2.imread(str(tmp_path / "a.png"))[..., ::-1].astype(int)
+    assert (np.abs(image - np.array(pictures.PREDICTION)).max(2) < 40).sum() == 0
+    with pytest.raises(InputError, match="no examples"):
+        pictures.samples(tmp_path / "b.png", [], layout="tfw5")
+
+
+def test_curves_are_written(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    values = np.array([0.01, 0.03, 0.02, np.nan])
+    pictures.ced(tmp_path / "ced.png", {"teacher": values, "mean_shape": values + 0.2}, "the box")
+    axis = figures[0].axes[0]
+    assert axis.get_xlabel() == "NME, per cent of the box" and axis.get_ylabel() and axis.get_title()
+    x, y = axis.lines[0].get_data()
+    np.testing.assert_allclose(np.interp(2.5, x, y), 0.5, atol=0.26)
+    np.testing.assert_allclose([x[1], y[1], y[3], y[-1]], [1, 0.25, 0.75, 0.75])  # the failure keeps it below 1
+    assert axis.get_xlim()[1] >= 10
+    pictures.loss_curves(tmp_path / "loss.png", {"teacher": ([0, 10], [1.0, 0.1]), "transfer": ([0], [np.nan])})
+    axis = figures[1].axes[0]
+    assert axis.get_yscale() == "log" and axis.get_xlabel() == "step" and axis.get_ylabel() and axis.get_title()
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["teacher", "transfer"]
+
+
+@pytest.mark.parametrize("curves", [{}, {"a": ([], [])}, {"a": ([0, 1], [0.0, -1.0])}, {"a": ([1], [np.inf])}])
+def test_odd_loss_curves_still_give_a_file(tmp_path, curves):
+    pictures.loss_curves(tmp_path / "loss.png", curves)
+    assert cv2.imread(str(tmp_path / "loss.png")) is not None
+
+
+def test_odd_errors(tmp_path):
+    pictures.ced(tmp_path / "ced.png", {"a": np.array([np.nan]), "b": np.array([5.0])}, "the box")
+    assert cv2.imread(str(tmp_path / "ced.png")) is not None
+    with pytest.raises(InputError, match="no errors"):
+        pictures.ced(tmp_path / "ced.png", {}, "the box")
+    with pytest.raises(InputError, match="Cannot write the picture"):
+        pictures.loss_curves(tmp_path / "missing" / "loss.png", {})

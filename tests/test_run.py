@@ -1,0 +1,63 @@
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import common
+from mlcm_jax import run, sharding
+from mlcm_jax.errors import InputError
+
+
+def test_claim_writes_the_config_and_accepts_the_same_again(tmp_path):
+    config = common.base()
+    run.claim(tmp_path / "w", config)
+    run.claim(tmp_path / "w", config)
+    assert run.load_config(tmp_path / "w").train.lr == config.train.lr
+
+
+def test_bookkeeping_may_differ_but_nothing_else(tmp_path):
+    config = common.base()
+    run.claim(tmp_path, config)
+    config.log_every = 7
+    run.claim(tmp_path, config)
+    config.augment.rotation = 1.0
+    with pytest.raises(InputError, match=r"config\.augment\.rotation: 20\.0 there, 1\.0 now"):
+        run.claim(tmp_path, config)
+
+
+def test_a_folder_that_is_no_run_is_said(tmp_path):
+    with pytest.raises(InputError, match="not the work directory"):
+        run.load_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(InputError, match="cannot be read"):
+        run.load_config(tmp_path)
+
+
+def test_the_parent_of_several_seeds_points_to_one(tmp_path):
+    run.claim(tmp_path / "seed_0", common.base())
+    with pytest.raises(InputError, match="seed_0"):
+        run.load_config(tmp_path)
+
+
+def test_a_stage_without_checkpoints_is_said(tmp_path):
+    from configs import tiny
+
+    run.claim(tmp_path, tiny.get_config("smoke"))
+    with pytest.raises(InputError, match="was not trained"):
+        run.load_stage(tmp_path, "transfer", mesh=sharding.make_mesh())
+    with pytest.raises(InputError, match="no stage 'transfr'"):
+        run.load_stage(tmp_path, "transfr", mesh=sharding.make_mesh())
+
+
+def test_the_config_survives_json():
+    config = common.base()
+    again = ConfigDict(json.loads(config.to_json()))
+    assert again.student.to_dict() == config.student.to_dict()
+
+
+def test_the_data_folder_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLCM_DATA_DIR", str(tmp_path))
+    assert run.default_data_dir() == str(tmp_path)
+    monkeypatch.delenv("MLCM_DATA_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert run.default_data_dir() == "/c/mlcm_jax"

@@ -1,0 +1,226 @@
+"""The training step: which terms there are, where gradients go, what is updated, against numpy where it can be."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mlcm_jax import dikd, losses, stages, steps
+from mlcm_jax import state as states
+from mlcm_jax.errors import InputError
+
+K, SIZE, BATCH = 5, 16, 4
+STUDENT = {"name": "resnet18", "width": 0.125, "depths": (1, 1), "stem": "small", "head": "heatmap", "upsample": 1}
+NARROW = STUDENT | {"width": 0.25}
+
+
+@functools.cache
+def network(seed, wide=False, **options):
+    model = (NARROW if wide else STUDENT) | options
+    return states.create_network(model, num_landmarks=K, key=jax.random.key(seed))
+
+
+def batch(seed=0, mask=(True,) * BATCH):
+    rng = np.random.default_rng(seed)
+    return {
+        "rgb": jnp.asarray(rng.random((BATCH, SIZE, SIZE, 3)), jnp.float32),
+        "thermal": jnp.asarray(rng.random((BATCH, SIZE, SIZE, 1)), jnp.float32),
+        "landmarks": jnp.asarray(rng.random((BATCH, K, 2)), jnp.float32),
+        "visible": jnp.asarray(rng.random((BATCH, K)) < 0.7),
+        "mask": jnp.asarray(mask),
+    }
+
+
+def make_recipe(**options):
+    defaults = {
+        "modality": "thermal",
+        "loss": losses.l1,
+        "tx": optax.sgd(0.1),
+        "total_steps": 10,
+        "teacher_modality": "rgb",
+    }
+    return steps.Recipe(**defaults | options)
+
+
+def start(recipe, wide_teacher=False):
+    student = network(1)
+    adapter = {}
+    if wide_teacher:
+        adapter = states.init_adapter(states.channels(student), states.channels(network(2, True)), jax.random.key(9))
+    return states.create(student, adapter, recipe.tx)
+
+
+def step(recipe, state, teacher, data, seed=0):
+    return jax.jit(functools.partial(steps.train_step, recipe=recipe))(state, teacher, data, jax.random.key(seed))
+
+
+def changed(before, after):
+    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, after)))
+
+
+def test_without_a_teacher_the_loss_is_the_task_alone_and_matches_numpy():
+    data, recipe = batch(), make_recipe(occluded_weight=0.5)
+    state = start(recipe)
+    _, scalars = step(recipe, state, None, data)
+    features, _ = states.run_backbone(state.network, data["thermal"], train=True)
+    prediction, _ = states.run_head(state.network, features, train=True)
+    error = np.abs(np.asarray(prediction.landmarks) - np.asarray(data["landmarks"])).mean(-1)
+    weights = np.where(np.asarray(data["visible"]), 1.0, 0.5)
+    expected = ((error * weights).sum(-1) / weights.sum(-1)).mean()
+    np.testing.assert_allclose(scalars["loss"], expected, rtol=1e-5)
+    assert set(scalars) == {"loss", "task", "gradient_norm"}
+
+
+def test_padding_does_not_enter_the_loss():
+    data = batch(mask=(True, True, False, False))
+    garbage = data | {"landmarks": data["landmarks"].at[2:].set(100.0)}
+    recipe = make_recipe()
+    losses_ = [step(recipe, start(recipe), None, d)[1]["loss"] for d in (data, garbage)]
+    assert losses_[0] == losses_[1]
+
+
+def test_sgd_moves_the_student_and_the_teacher_stays():
+    recipe = make_recipe(distillation=steps.Distillation(alpha=1.0, beta=1.0, gamma=0.1, delta=0.1))
+    state, teacher, data = start(recipe), network(2), batch()
+    after, scalars = step(recipe, state, teacher, data)
+    assert changed(state.network.params["backbone"], after.network.params["backbone"])
+    assert changed(state.network.params["head"], after.network.params["head"])
+    assert int(after.step) == 1
+    assert {"task", "forward", "reverse", "feature", "logit", "loss"} <= set(scalars)
+
+
+def test_the_parts_add_up_with_their_weights_and_the_decay():
+    options = steps.Distillation(alpha=0.5, beta=2.0, gamma=3.0, delta=0.25, decay="cosine")
+    recipe = make_recipe(distillation=options)
+    state = start(recipe).replace(step=jnp.int32(4))
+    _, s = step(recipe, state, network(2), batch())
+    total = 0.5 * s["forward"] + 2.0 * s["reverse"] + 3.0 * s["feature"] + 0.25 * s["logit"]
+    np.testing.assert_allclose(s["loss"], s["task"] + (1 + np.cos(np.pi * 0.4)) / 2 * total, rtol=1e-5)
+
+
+def gradients(recipe, teacher, data, task_weight=0.0):
+    """Of the distillation alone: the task is removed by subtracting its gradient."""
+    state = start(recipe)
+    params = states.trainable(state.network, state.adapter)
+    grad = jax.grad(steps._loss, has_aux=True)
+    key = jax.random.key(0)
+    full, _ = grad(params, state, teacher, data, key, recipe)
+    task, _ = grad(params, state, None, data, key, recipe)
+    return jax.tree.map(lambda a, b: a - b, full, task)["network"]
+
+
+def norm(tree):
+    return float(optax.tree.norm(tree))
+
+
+def test_forward_injection_alone_trains_the_head_only():
+    recipe = make_recipe(distillation=steps.Distillation(alpha=1.0, decay="none"))
+    found = gradients(recipe, network(2), batch())
+    assert norm(found["backbone"]) < 1e-6 < 1e-4 < norm(found["head"])
+
+
+def test_reverse_injection_alone_trains_the_backbone_only():
+    recipe = make_recipe(distillation=steps.Distillation(beta=1.0, decay="none"))
+    found = gradients(recipe, network(2), batch())
+    assert norm(found["head"]) < 1e-6 < 1e-5 < norm(found["backbone"])
+
+
+def test_the_teacher_receives_no_gradient():
+    recipe = make_recipe(distillation=steps.Distillation(1.0, 1.0, 1.0, 1.0, "none"))
+    state = start(recipe)
+
+    def loss(teacher_params):
+        teacher = network(2).replace(params=teacher_params)
+        params = states.trainable(state.network, state.adapter)
+        return steps._loss(params, state, teacher, batch(), jax.random.key(0), recipe)[0]
+
+    assert norm(jax.grad(loss)(network(2).params)) == 0.0
+
+
+def test_forward_injection_leaves_the_batch_statistics_alone():
+    options = STUDENT | {"upsample": 2, "head_channels": 8}  # a head with batch norm
+    student = states.create_network(options, num_landmarks=K, key=jax.random.key(1))
+    teacher = states.create_network(options, num_landmarks=K, key=jax.random.key(2))
+    data = batch()
+    plain, injected = make_recipe(), make_recipe(distillation=steps.Distillation(alpha=1.0, beta=1.0))
+    without, _ = step(plain, states.create(student, {}, plain.tx), None, data)
+    with_injection, _ = step(injected, states.create(student, {}, injected.tx), teacher, data)
+    assert jax.tree.leaves(without.network.stats["head"])
+    jax.tree.map(np.testing.assert_array_equal, without.network.stats, with_injection.network.stats)
+    assert changed(student.stats, without.network.stats)
+
+
+def test_adapters_bridge_other_widths_and_are_trained():
+    recipe = make_recipe(distillation=steps.Distillation(1.0, 1.0, 1.0, 1.0))
+    state = start(recipe, wide_teacher=True)
+    after, _ = step(recipe, state, network(2, True), batch())
+    assert set(state.adapter) == {"to_teacher", "to_student"}
+    assert all(changed(state.adapter[name], after.adapter[name]) for name in state.adapter)
+
+
+def test_features_of_another_grid_are_refused_in_one_sentence():
+    recipe = make_recipe(distillation=steps.Distillation(beta=1.0))
+    teacher = network(2, depths=(1, 1, 1), width=0.0625)
+    with pytest.raises(InputError, match="stride"):
+        states_ = start(recipe)
+        adapter = states.init_adapter(states.channels(states_.network), states.channels(teacher), jax.random.key(0))
+        step(recipe, states_.replace(adapter=adapter), teacher, batch())
+
+
+def test_the_average_follows_its_formula():
+    recipe = make_recipe(ema=0.9)
+    state = start(recipe)
+    state = state.replace(step=jnp.int32(1000))
+    after, _ = step(recipe, state, None, batch())
+    expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, state.ema.params, after.network.params)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after.ema.params, expected)
+
+
+def test_the_same_key_gives_the_same_step_and_decay_ends_at_nothing():
+    recipe = make_recipe(distillation=steps.Distillation(alpha=1.0, beta=1.0))
+    one, _ = step(recipe, start(recipe), network(2), batch())
+    two, _ = step(recipe, start(recipe), network(2), batch())
+    jax.tree.map(np.testing.assert_array_equal, one.network.params, two.network.params)
+    assert float(dikd.decay(1.0, "linear")) == 0.0
+
+
+def test_a_step_lowers_the_loss_it_descends():
+    recipe = make_recipe(tx=optax.sgd(0.05))
+    state, data, values = start(recipe), batch(), []
+    for _ in range(5):
+        state, scalars = step(recipe, state, None, data)
+        values.append(float(scalars["loss"]))
+    assert values[-1] < values[0]
+
+
+def test_average_is_the_mean_over_steps():
+    found = steps.average(
+        [{"loss": np.float32(1.0), "task": np.float32(4.0)}, {"loss": np.float32(3.0), "task": np.float32(0.0)}]
+    )
+    assert found == {"loss": 2.0, "task": 2.0}
+
+
+def test_bf16_keeps_float32_parameters_and_finite_losses():
+    options = STUDENT | {"dtype": jnp.bfloat16}
+    student = states.create_network(options, num_landmarks=K, key=jax.random.key(1))
+    recipe = make_recipe()
+    after, scalars = step(recipe, states.create(student, {}, recipe.tx), None, batch())
+    assert {leaf.dtype for leaf in jax.tree.leaves(after.network.params)} == {jnp.dtype("float32")}
+    assert np.isfinite(scalars["loss"])
+
+
+def test_the_optimiser_decays_kernels_only():
+    from configs import common
+
+    config = common.base()
+    config.train.lr, config.train.weight_decay, config.train.clip = 1.0, 0.5, 0.0
+    tx = stages.optimizer(config, 100)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    opt_state = tx.init(params)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(6):  # the warm-up starts at zero
+        updates, opt_state = tx.update(zero, opt_state, params)
+    assert (updates["kernel"] < 0).all() and (updates["bias"] == 0).all()

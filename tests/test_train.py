@@ -1,0 +1,196 @@
+"""The stages end to end, in processes of their own: what they write, how they resume, how they stop."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import SMOKE, run_mlcm
+
+from mlcm_jax import run, sharding, stages
+from mlcm_jax.writers import read_jsonl
+
+
+def arguments(workdir, data_dir, *more):
+    return ["train", f"--config={SMOKE}", f"--workdir={workdir}", f"--data_dir={data_dir}", *more]
+
+
+def start(workdir, data_dir, *more, env=None):
+    command = [sys.executable, "-m", "mlcm_jax.cli", *arguments(workdir, data_dir, *more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def wait_for(process, reached):
+    """Until `reached()`, or the process ends by itself."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not reached():
+        assert time.monotonic() < deadline, "nothing happened for five minutes"
+        time.sleep(0.02)
+
+
+def logged_step(workdir, stage):
+    records = read_jsonl(workdir / stage / "metrics.jsonl")
+    return records[-1]["step"] if records else 0
+
+
+def networks(workdir, names):
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    return {name: run.load_stage(workdir, name, mesh=mesh).network for name in names}
+
+
+def assert_same_networks(one, two, names):
+    a, b = networks(one, names), networks(two, names)
+    for name in names:
+        assert jax.tree.leaves(a[name].params)
+        jax.tree.map(np.testing.assert_array_equal, a[name].params, b[name].params)
+        jax.tree.map(np.testing.assert_array_equal, a[name].stats, b[name].stats)
+
+
+def test_a_run_writes_what_the_house_promises(smoke_run):
+    results = json.loads((smoke_run / "results.json").read_text())
+    assert set(results) == {"dataset", "split", "normalizer", "rows"}
+    assert [row["name"] for row in results["rows"]] == [
+        "mean_shape", "teacher", "thermal_alone", "transfer", "light_alone", "compress",
+    ]  # fmt: skip
+    for row in results["rows"]:
+        assert {"name", "modality", "params", "flops", "nme", "fr10", "auc10"} <= set(row)
+        assert 0 < row["nme"] < 100 and 0 <= row["fr10"] <= 100 and 0 <= row["auc10"] <= 1
+    by_name = {row["name"]: row for row in results["rows"]}
+    assert by_name["light_alone"]["params"] == by_name["compress"]["params"] < 2**20
+    assert by_name["teacher"]["modality"] == "rgb" and by_name["compress"]["modality"] == "thermal"
+    for name in ("samples.png", "ced.png", "loss.png"):
+        assert (smoke_run / name).stat().st_size > 5000
+    output = (smoke_run / "output.txt").read_text()
+    assert "mean_shape" in output and "√(w·h)" in output and "images/s" in output
+
+
+def test_metrics_are_logged_for_every_stage(smoke_run):
+    for name in stages.STAGES:
+        records = read_jsonl(smoke_run / name / "metrics.jsonl")
+        assert [record["step"] for record in records] == [2, 4, 6, 8]
+    assert "reverse" in read_jsonl(smoke_run / "transfer" / "metrics.jsonl")[0]
+    assert "reverse" not in read_jsonl(smoke_run / "thermal_alone" / "metrics.jsonl")[0]
+
+
+def test_student_and_control_share_initialisation_and_data():
+    from configs import tiny
+
+    config = tiny.get_config("smoke")
+    shape = np.full((68, 2), 0.5, np.float32)
+    one, two = (
+        stages.initial_network(name, config, num_landmarks=68, mean_shape=shape)
+        for name in ("thermal_alone", "transfer")
+    )
+    jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_sigkill_and_resume_is_bitwise_the_undisturbed_run(tmp_path, data_dir, smoke_run):
+    names = ("teacher", "transfer")
+    only = "--config.stages=('teacher','transfer')"
+    process = start(tmp_path, data_dir, only, "--config.log_every=1")
+    wait_for(process, lambda: logged_step(tmp_path, "transfer") >= 5)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resumed = run_mlcm(*arguments(tmp_path, data_dir, only, "--config.log_every=1"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumes at step" in resumed.stdout
+    assert_same_networks(tmp_path, smoke_run, names)
+    # Every step stands in the file once, although some were taken twice.
+    assert [r["step"] for r in read_jsonl(tmp_path / "transfer" / "metrics.jsonl")] == list(range(1, 9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_sigkill_at_random_moments(tmp_path, data_dir, smoke_run, seed):
+    rng = random.Random(seed)
+    for _ in range(4):
+        process = start(tmp_path, data_dir)
+        try:
+            process.communicate(timeout=rng.uniform(4, 40))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    finished = run_mlcm(*arguments(tmp_path, data_dir))
+    assert finished.returncode == 0, finished.stderr
+    assert_same_networks(tmp_path, smoke_run, stages.STAGES)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(tmp_path, data_dir, smoke_run):
+    only = "--config.stages=('teacher',)"
+    # So many steps that they do not end first; the schedule then differs from the smoke run's, which is not compared.
+    more = (only, "--config.steps.teacher=100000", "--config.checkpoint_every=100000")
+    process = start(tmp_path, data_dir, *more)
+    wait_for(process, lambda: logged_step(tmp_path, "teacher") >= 4)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, output + errors
+    assert "all of it is saved" in errors and "same command again" in errors and "Traceback" not in errors
+    saved = [int(p.name) for p in (tmp_path / "teacher" / "checkpoints").iterdir() if p.name.isdigit()]
+    assert saved and max(saved) >= logged_step(tmp_path, "teacher")
+
+
+def test_a_finished_run_is_not_trained_again(smoke_run, tmp_path, data_dir):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(smoke_run, copy)
+    again = run_mlcm(*arguments(copy, data_dir))
+    assert again.returncode == 0, again.stderr
+    assert "compiling" not in again.stdout
+    assert json.loads((copy / "results.json").read_text()) == json.loads((smoke_run / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "override, message, code",
+    [
+        ("--config.dataset=synthetic_face/tiny", "did you mean", 1),
+        ("--config.layout=ibug86", "ibug68", 1),
+        ("--config.stages=('teacher','trnsfer')", "trnsfer", 1),
+        ("--config.stages=('compress',)", "transfer", 1),
+        ("--config.student.widht=1", 'Did you mean "width"', 2),
+        ("--config.student.name=resnet81", "resnet18", 1),
+        ("--config.loss.name=wings", "wing", 1),
+        ("--config.train.batch_size=0", "config.train.batch_size", 1),
+        ("--config.transfer.decay=liner", "linear", 1),
+        ("--config.transfer.reverse_target=me", "truth", 1),
+    ],
+)
+def test_bad_config_is_one_clear_sentence(tmp_path, data_dir, override, message, code):
+    result = run_mlcm(*arguments(tmp_path / "w", data_dir, override))
+    assert result.returncode == code, result.stdout + result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_work_directory_of_another_config_is_refused(smoke_run, data_dir):
+    before = (smoke_run / "config.json").read_text()
+    result = run_mlcm(*arguments(smoke_run, data_dir, "--config.train.lr=0.5"))
+    assert result.returncode == 1
+    assert "config.train.lr" in result.stderr and "0.002" in result.stderr and "0.5" in result.stderr
+    assert (smoke_run / "config.json").read_text() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data_dir):
+    result = run_mlcm(*arguments(tmp_path, data_dir, "--config.train.lr=1e30", "--config.train.clip=0.0"))
+    assert result.returncode == 1
+    assert "config.train.lr" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_full_disk_is_said_and_what_was_saved_stays(tmp_path, data_dir):
+    """A file size limit stands in for a full disk: the kernel refuses to write more."""
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+    code = limit + "import sys; from mlcm_jax.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *arguments(tmp_path, data_dir)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert str(tmp_path) in result.stderr and "Traceback" not in result.stderr
+    resumed = run_mlcm(*arguments(tmp_path, data_dir, "--config.stages=('teacher',)"))
+    assert resumed.returncode == 0, resumed.stderr
