@@ -29,12 +29,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.lr = 1.6e-2
     config.log_every = 50
     # A short training gains more from seeing the task than from seeing it disguised.
-    config.augment.update({"expand": 1.15, "jitter": 0.05, "rotation": 5.0, "scale": 0.0, "shift": 0.0})
+    config.augment.update({"expand": 1.1, "jitter": 0.05, "rotation": 5.0, "scale": 0.0, "shift": 0.0})
     config.augment.update({"photometric": 0.3, "occlusion": 0.0})
     if variant == "long":
         config.dataset = "synthetic_faces/4800x64-96"
         config.seeds = (0, 1, 2)
-        config.steps = ConfigDict({"teacher": 1500, "student": 1500, "light": 2000})
+        config.steps = ConfigDict({"teacher": 1500, "student": 1500, "light": 2600})
     elif variant == "smoke":
         config.dataset = "synthetic_faces/48x48"
         config.image_size = 32

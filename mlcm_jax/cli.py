@@ -61,7 +61,8 @@ def build(arguments: Sequence[str]) -> None:
 
     if FLAGS.list:
         for name in tfds_builders.names():
-            print(name)
+            folder = Path(tfds_builders.load(name, _data_dir()).data_dir)
+            print(f"{name:<28} {f'built in {folder}' if folder.exists() else 'not built'}")
         return
     if len(arguments) != 1:
         raise UsageError("build takes the name of one data set; `mlcm build --list` shows them.")

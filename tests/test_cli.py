@@ -65,6 +65,9 @@ def test_bad_input_is_one_sentence_and_exit_code_1(words, message):
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_build_lists_the_data_sets():
-    result = run_mlcm("build", "--list")
-    assert result.returncode == 0 and "synthetic_faces" in result.stdout
+def test_build_lists_the_data_sets_and_whether_they_are_built(tmp_path):
+    (tmp_path / "synthetic_faces/tiny/1.0.0").mkdir(parents=True)
+    result = run_mlcm("build", "--list", f"--data_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["synthetic_faces/tiny"].startswith("built in") and lines["synthetic_faces/base"] == "not built"
