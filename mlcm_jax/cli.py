@@ -216,7 +216,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return FLAGS(argv)[1:]
     except flags.Error as error:
-        raise UsageError(str(error).splitlines()[0]) from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # A config file that raises is reported as a heading with the exception's text last.
+        raise UsageError(lines[-1] if lines[0].endswith(":") else lines[0]) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         overrides = [a for a in argv if a.startswith("--config.")]
         raise UsageError(_config_error(error, overrides)) from error

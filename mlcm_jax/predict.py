@@ -139,7 +139,7 @@ def _predict_file(path, predictor, box, folder) -> dict:
     points, scores = predictor(image, np.asarray([box], np.float32))
     overlay = pictures.draw_landmarks(image, points[0], predictor.layout, box=box)
     name = epath.Path(path).name
-    target = folder / f"{epath.Path(path).stem}_landmarks.png"
+    target = folder / f"{name}_landmarks.png"  # with its ending: a.npy and a.png may lie side by side
     if not cv2.imwrite(str(target), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)):
         raise InputError(f"Cannot write {target}; is the disk full, or the folder read-only?")
     say(f"{name}: agreement with the mirror image {scores[0]:.2f}")
