@@ -136,7 +136,7 @@ def print_table(results: dict[str, Any]) -> None:
     """The rows of results.json for people."""
     normalizer = results["normalizer"]
     table = Table(title=f"{results['dataset']}, split {results['split']}: NME in per cent of {describe(normalizer)}")
-    columns = ("row", "reads", "params", "MFLOPs", "NME %", "FR@10 %", "AUC@10", "eyes %*")
+    columns = ("row", "reads", "params", "MFLOPs", "NME %", "FR@10", "AUC@10", "eyes*")
     for column in columns:  # within 80 characters; results.json holds more
         table.add_column(column, justify="left" if column in ("row", "reads") else "right", no_wrap=True)
     for row in results["rows"]:
@@ -153,7 +153,7 @@ def print_table(results: dict[str, Any]) -> None:
         )
     console.print(table)
     if any("nme_outer_eyes_frontal" in row for row in results["rows"]):
-        say(f"* NME by the outer eye corners, faces with |yaw| < {FRONTAL_YAW:.0f}° only.")
+        say(f"FR in per cent. * NME by the outer eye corners, faces with |yaw| < {FRONTAL_YAW:.0f}° only.")
 
 
 def describe(normalizer: str) -> str:
