@@ -9,10 +9,12 @@ import errno
 import functools
 import gc
 import logging
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -20,9 +22,9 @@ from etils import epath
 
 from mlcm_jax.errors import InputError
 
-# orbax and its neighbours narrate every save; the progress bar is for that.
-for _name in ("orbax", "absl"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
+# orbax narrates every save, and it and asyncio log with tracebacks what is raised to us as well and said in a sentence.
+absl.logging.set_verbosity(absl.logging.FATAL)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @jax.jit
@@ -63,26 +65,29 @@ def open_manager(directory: epath.PathLike, *, keep: int = 2) -> ocp.CheckpointM
         raise InputError(_disk_message(directory, error)) from error
 
 
-def _disk_message(directory: epath.PathLike, error: OSError) -> str:
-    if error.errno == errno.ENOSPC or "No space left" in str(error):
+def _disk_message(directory: epath.PathLike, error: Exception) -> str | None:
+    """One sentence for an error of the file system (a ValueError where tensorstore met it); None for another error."""
+    text = str(error)
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
         return f"The disk of {directory} is full; free some space and run the same command again: it resumes."
-    return f"Cannot write to {directory}: {error}."
+    if isinstance(error, OSError):
+        return f"Cannot write to {directory}: {error.strerror or error}."
+    reason = re.search(r"([^:]+) \[os_error_code", text)
+    return f"Cannot write to {directory}:{reason.group(1)}." if reason else None
 
 
 def _guarded(function: Callable) -> Callable:
-    """Turns a full disk, whichever library reports it, into one sentence."""
+    """Turns what the disk refuses, whichever library reports it, into an InputError."""
 
     @functools.wraps(function)
     def wrapper(manager, *args, **kwargs):
         try:
             return function(manager, *args, **kwargs)
-        except OSError as error:
-            raise InputError(_disk_message(manager.directory, error)) from error
         except Exception as error:
-            # tensorstore reports the system's errors as ValueError("RESOURCE_EXHAUSTED: … No space left on device").
-            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
-                raise InputError(_disk_message(manager.directory, OSError(errno.ENOSPC, str(error)))) from error
-            raise
+            message = _disk_message(manager.directory, error)
+            if message is None:
+                raise
+            raise InputError(message) from error
 
     return wrapper
 

@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -246,21 +247,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Libraries' warnings about what they do inside are not for the reader of a progress bar.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    sys.unraisablehook = _unraisable
     try:
         _dispatch(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
-        print(f"mlcm: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error), 2)
     except InputError as error:
-        print(f"mlcm: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error), 1)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(f"mlcm: {error.strerror or error}{where}; what was saved before is kept.", file=sys.stderr)
-        sys.exit(1)
+        _fail(f"{error.strerror or error}{where}; what was saved before is kept.", 1)
     except KeyboardInterrupt:
-        print("mlcm: stopped; run the same command again to go on from the last checkpoint.", file=sys.stderr)
-        sys.exit(1)
+        _fail("stopped; run the same command again to go on from the last checkpoint.", 1)
+
+
+def _unraisable(unraisable) -> None:
+    """A write of tensorstore that outlives the event loop which gave up on it says so once a write; we say it once."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
+
+
+def _fail(message: str, code: int) -> None:
+    """Prints the message alone and exits."""
+    print(f"mlcm: {message}", file=sys.stderr)
+    # Threads and coroutines of libraries that were cut off have their own complaints on the way out.
+    sys.unraisablehook = threading.excepthook = lambda _: None
+    sys.exit(code)
 
 
 if __name__ == "__main__":

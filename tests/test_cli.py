@@ -1,7 +1,15 @@
+import sys
+
 import pytest
 from conftest import run_mlcm
 
 from mlcm_jax import __version__, cli
+
+
+@pytest.fixture(autouse=True)
+def keep_hook(monkeypatch):
+    """The command sets a hook for its own process; in ours it goes back to pytest's."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"]])

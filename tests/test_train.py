@@ -174,7 +174,7 @@ def test_a_work_directory_of_another_config_is_refused(smoke_run, data_dir):
     before = (smoke_run / "config.json").read_text()
     result = run_mlcm(*arguments(smoke_run, data_dir, "--config.train.lr=0.5"))
     assert result.returncode == 1
-    assert "config.train.lr" in result.stderr and "0.002" in result.stderr and "0.5" in result.stderr
+    assert "config.train.lr" in result.stderr and "0.016" in result.stderr and "0.5" in result.stderr
     assert (smoke_run / "config.json").read_text() == before
 
 
