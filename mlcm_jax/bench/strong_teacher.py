@@ -1,0 +1,59 @@
+"""Does distillation help when the teacher knows more than the data can teach? The tiny run's student, another's teacher.
+
+    python -m mlcm_jax.bench.strong_teacher --run runs/long/seed_0 --workdir runs/strong
+
+Trains the thermal student of `configs/tiny.py` (few pairs, few steps) with the RGB teacher of a longer run, once for
+each set of distillation weights, and prints the NME of each. Its control is the row `thermal_alone` of the tiny run.
+"""
+
+import argparse
+import json
+
+from etils import epath
+
+from configs import tiny
+from mlcm_jax import data, evaluate, run, sharding, train
+from mlcm_jax.writers import say
+
+VARIANTS = {
+    "DIKD": {"alpha": 1.0, "beta": 1.0},
+    "FD + LD": {"alpha": 0.0, "beta": 0.0, "gamma": 1.0, "delta": 1.0},
+    "none": {"alpha": 0.0, "beta": 0.0},
+}
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="work directory whose teacher is used")
+    parser.add_argument("--workdir", required=True, help="where the students go")
+    parser.add_argument("--data_dir", default=run.default_data_dir())
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    mesh = sharding.make_mesh()
+    teacher = run.load_stage(arguments.run, "teacher", mesh=mesh)
+    config = tiny.get_config()
+    config.seed = arguments.seed
+    train_set, test_set = (
+        data.open_examples(config.dataset, split, data_dir=arguments.data_dir, layout=config.layout)
+        for split in ("train", "test")
+    )
+    found = {}
+    for name, weights in VARIANTS.items():
+        config.transfer.update(weights)
+        workdir = epath.Path(arguments.workdir) / name.replace(" ", "")
+        run.claim(workdir, config)
+        common = {
+            "trained": {"teacher": teacher},
+            "examples": train_set,
+            "mean_shape": teacher.mean_shape,
+            "mesh": mesh,
+        }
+        student = train.train_stage("transfer", config, workdir, **common)
+        rows, _, _ = evaluate.evaluate_networks({"transfer": student}, test_set, config=config, split="test", mesh=mesh)
+        found[name] = round(rows["rows"][-1]["nme"], 3)
+        say(json.dumps({"seed": arguments.seed, "nme": found}))
+
+
+if __name__ == "__main__":
+    main()
