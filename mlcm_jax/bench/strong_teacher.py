@@ -1,4 +1,4 @@
-"""Does distillation help when the teacher knows more than the data can teach? The tiny run's student, another's teacher.
+"""Does distillation help when the teacher knows more than the data teach? The tiny run's student, another's teacher.
 
     python -m mlcm_jax.bench.strong_teacher --run runs/long/seed_0 --workdir runs/strong
 
