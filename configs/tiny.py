@@ -1,7 +1,7 @@
 """The README's run: the whole MLCM-KD chain on 1,200 synthetic pairs, on two CPU cores.
 
     mlcm train --config=configs/tiny.py --workdir=runs/tiny            # about 5 minutes
-    mlcm train --config=configs/tiny.py:long --workdir=runs/long       # three seeds, under 40 minutes
+    mlcm train --config=configs/tiny.py:long --workdir=runs/long       # three seeds, 40 minutes
     mlcm train --config=configs/tiny.py:smoke --workdir=/tmp/smoke     # half a minute, learns nothing: does it run?
 
 Dense convolutions throughout: XLA's depthwise ones are slow on a CPU (see mlcm_jax/bench/RESULTS.md). The expected
