@@ -91,6 +91,8 @@ def _read_ahead(worker: subprocess.Popen) -> tuple[threading.Thread, queue.Queue
                 kind, value = pickle.load(worker.stdout)
                 results.put((kind, value))
         listener.join(timeout=5.0)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its pipe closes a moment before its exit code is known
+            worker.wait(timeout=5.0)
         said = b"".join(last_words).decode(errors="replace")
         results.put(("failed", f"the worker ended early, exit code {worker.poll()}\n{said}"))
 
