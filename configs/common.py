@@ -9,6 +9,11 @@ def base() -> ConfigDict:
     config.seed = 0
     config.seeds = ()  # several: one run for each, and a table of mean ± std
     config.dataset = "synthetic_faces/tiny"
+    config.more_datasets = ()  # mixed into the training
+    config.dataset_weights = ()  # how often dataset and each of more_datasets is drawn from; () follows their sizes
+    config.teacher_dataset = ""  # of the RGB teacher alone, such as a set without thermal pictures; "": as the others
+    config.test_dataset = ""  # of the table; "": dataset
+    config.thermal_range = ()  # °C that become black and white where a set keeps temperatures; (): stretched one by one
     config.layout = "ibug68"
     config.normalizer = "box"  # of the reported NME: box, outer_eyes or pupils
     config.image_size = 64
@@ -20,27 +25,32 @@ def base() -> ConfigDict:
     config.light = ConfigDict({"name": "mobilenet_v2", "width": 1.0, "head": "coordinates"})
     # "scratch", or "teacher": student and control both start from the trained teacher's weights.
     config.student_init = "scratch"
+    # "teacher": the light network and its control start with those parameters of the teacher's head that fit.
+    config.light_head_init = "scratch"
+    config.modalities = ConfigDict({"teacher": "rgb", "student": "thermal"})  # student: and the light network
     config.pretrained = ConfigDict({"teacher": "", "student": "", "light": ""})  # files of ImageNet weights
 
     config.loss = ConfigDict(
         {
-            "name": "l1",  # l1, l2, smooth_l1, wing; errors are in per cent of the crop's side
+            "name": "l1",  # l1, l2, smooth_l1, wing (errors in per cent of the crop's side), star (for head aam)
             "options": ConfigDict(),
             "occluded_weight": 1.0,
         }
     )
-    # L_task + λ(e)·(α·FI + β·RI + γ·FD + δ·LD)
-    config.transfer = ConfigDict(
-        {"alpha": 1.0, "beta": 1.0, "gamma": 0.0, "delta": 0.0, "decay": "linear", "reverse_target": "teacher"}
-    )
-    config.compress = ConfigDict(
-        {"alpha": 0.0, "beta": 0.0, "gamma": 1.0, "delta": 1.0, "decay": "linear", "reverse_target": "teacher"}
-    )
+    # L_task + λ(e)·(α·FI + β·RI + γ·FD + δ·LD + maps·MD)
+    fixed = {"maps": 0.0, "decay": "linear", "reverse_target": "teacher"}
+    config.transfer = ConfigDict({"alpha": 1.0, "beta": 1.0, "gamma": 0.0, "delta": 0.0} | fixed)
+    config.compress = ConfigDict({"alpha": 0.0, "beta": 0.0, "gamma": 1.0, "delta": 1.0} | fixed)
+    config.direct = ConfigDict({"alpha": 0.0, "beta": 0.0, "gamma": 1.0, "delta": 1.0} | fixed)  # RGB to light
+    # KD-Loss; control: "", "shuffled" or "constant" errors of the teachers.
+    config.kd = ConfigDict({"variant": "paper", "main_weight": 2.5, "tough": True, "tolerant": True, "control": ""})
+    config.shape_variance = 0.95  # kept by the shape model of the tolerant teacher
     config.steps = ConfigDict({"teacher": 1000, "student": 1000, "light": 1000})
     config.train = ConfigDict(
         {
             "batch_size": 64,
             "lr": 1e-3,
+            "head_lr": 0.0,  # of the heads; 0: as lr
             "warmup": 0.05,  # share of the steps
             "weight_decay": 1e-4,
             "clip": 1.0,  # global norm of the gradient; 0 leaves it alone

@@ -1,7 +1,8 @@
 """Crops and augmentation on the host: (example, rng) -> example, numpy and OpenCV.
 
 An example is a dict as a builder yields it: `rgb` uint8 [H, W, 3] and / or `thermal` uint8 [H, W] or [H, W, 1],
-aligned with each other; `landmarks` [K, 2] in pixels, `visible` bool [K], `box` (x, y, w, h) in pixels. What is
+aligned with each other; `landmarks` [K, 2] in pixels, `visible` bool [K], `box` (x, y, w, h) in pixels, and perhaps
+`weight` [K]. What is
 geometric happens to both modalities and the landmarks by one and the same matrix; what is photometric belongs to one
 modality.
 
@@ -26,7 +27,18 @@ _KNOTS = np.linspace(0.0, 1.0, 7)
 
 
 def crop(
-    example, *, size, layout, expand=1.25, rng=None, jitter=0.0, rotation=0.0, scale=0.0, shift=0.0, flip=0.0
+    example,
+    *,
+    size,
+    layout,
+    expand=1.25,
+    rng=None,
+    jitter=0.0,
+    rotation=0.0,
+    scale=0.0,
+    shift=0.0,
+    flip=0.0,
+    floats=True,
 ) -> dict:
     """Cuts a square around the box out of every modality and resizes it to `size`, optionally at random.
 
@@ -54,12 +66,13 @@ def crop(
       scale: 0.1 means a factor of 1/1.1 to 1.1.
       shift: in units of the square's side.
       flip: probability.
+      floats: False leaves the pictures uint8, for what follows here to work on; `to_floats` ends that.
 
     Returns:
-      A new dict: `rgb` float32 [S, S, 3] and / or `thermal` float32 [S, S, 1] in [0, 1], `landmarks` float32 [K, 2]
-      in u (may leave [0, 1]), `visible` bool [K], `box` float32 [4] as it came, `to_image` float32 [2, 3], crop
-      pixels to original pixels. Other fields are handed on as they are, `celsius` excepted, whose pixels would no
-      longer fit.
+      A new dict: `rgb` float32 [S, S, 3] and / or `thermal` float32 [S, S, 1] in [0, 1] (see `floats`), `landmarks`
+      float32 [K, 2] in u (may leave [0, 1]), `visible` bool [K], `box` float32 [4] as it came, `to_image` float32
+      [2, 3], crop pixels to original pixels. Other fields are handed on as they are, `celsius` excepted, whose pixels
+      would no longer fit.
 
     Raises:
       InputError: pictures of another type or of different sizes; landmarks with NaN or of another count; a box that
@@ -104,7 +117,7 @@ def crop(
 
     out = {key: value for key, value in example.items() if key not in ("rgb", "thermal", "celsius")}
     for name, picture in pictures.items():
-        warped = cv2.LUT(_warp(picture, matrix, size), _TO_FLOAT)
+        warped = _warp(picture, matrix, size)
         out[name] = warped if name == "rgb" else warped.reshape(size, size, 1)
     # The inverse of the 2x2 part is its transpose over step², as it is a rotation with a mirror and a scale.
     inverse = np.array([[a, b], [c, d]]) / (step * step * size)
@@ -114,18 +127,30 @@ def crop(
         raise InputError(f"Visibility has shape {visible.shape}, but layout {layout.name} has {layout.count} points.")
     if mirrored:
         points, visible = points[layout.flip], visible[layout.flip]
+        if "weight" in out:
+            out["weight"] = out["weight"][layout.flip]
     out["landmarks"] = points.astype(np.float32)
     out["visible"] = visible
     out["box"] = np.array(box, dtype=np.float32)
     out["to_image"] = matrix.astype(np.float32)
-    return out
+    return to_floats(out) if floats else out
+
+
+def to_floats(example) -> dict:
+    """The example with pictures of 8 bits as float32 in [0, 1]; others stay."""
+    pictures = {name: example[name] for name in ("rgb", "thermal") if name in example}
+    return example | {
+        name: cv2.LUT(picture, _TO_FLOAT).reshape(picture.shape)
+        for name, picture in pictures.items()
+        if picture.dtype == np.uint8
+    }
 
 
 def photometric_rgb(image, rng, *, strength=1.0) -> np.ndarray:
     """Random light, colour and sensor for an RGB crop: gamma, brightness, contrast, cast, darkness, gray, blur, noise.
 
     Args:
-      image: float32 [S, S, 3] in [0, 1]; quantised to 8 bits on the way, which costs nothing as crops come from 8 bits.
+      image: uint8, or float32 in [0, 1], which is quantised to 8 bits, [S, S, 3].
       rng: numpy Generator.
       strength: scales every range and probability; 0 leaves the picture as it is.
 
@@ -133,10 +158,10 @@ def photometric_rgb(image, rng, *, strength=1.0) -> np.ndarray:
       float32 [S, S, 3] in [0, 1], a new array.
     """
     if strength <= 0:
-        return image.copy()
+        return to_floats({"rgb": image})["rgb"].copy()
     r = rng.random(16).tolist()
     signed = [strength * (2.0 * value - 1.0) for value in r]
-    small = cv2.convertScaleAbs(image, alpha=255.0)
+    small = _bytes(image)
     if r[0] < 0.15 * strength:
         small = cv2.GaussianBlur(small, (0, 0), _blur_sigma(r[1], image.shape[0]))
     if r[2] < 0.15 * strength:
@@ -168,7 +193,7 @@ def photometric_thermal(image, rng, *, strength=1.0, invert=0.0) -> np.ndarray:
     than cold.
 
     Args:
-      image: float32 [S, S, 1] in [0, 1]; quantised to 8 bits on the way.
+      image: uint8, or float32 in [0, 1], which is quantised to 8 bits, [S, S, 1].
       rng: numpy Generator.
       strength: scales every range and probability; 0 leaves the picture as it is, but for `invert`.
       invert: probability of reversed polarity (cold = bright, as some cameras are set).
@@ -179,7 +204,7 @@ def photometric_thermal(image, rng, *, strength=1.0, invert=0.0) -> np.ndarray:
     strength = max(strength, 0.0)
     r = rng.random(32).tolist()
     size = image.shape[0]
-    small = cv2.convertScaleAbs(image, alpha=255.0).reshape(size, size)
+    small = _bytes(image).reshape(size, size)
     if r[0] < 0.2 * strength:
         low = max(8, round(size * (1.0 - 0.65 * r[1])))
         small = cv2.resize(cv2.resize(small, (low, low), interpolation=cv2.INTER_AREA), (size, size))
@@ -248,7 +273,9 @@ def occlude(example, rng, *, p=0.5, count=2, smallest=0.1, largest=0.35) -> dict
         h = max(1, round(size * (smallest + (largest - smallest) * along)))
         x, y = int(u * (size - w + 1)), int(v * (size - h + 1))
         for name in names:
-            out[name][y : y + h, x : x + w] = colour[:3] if name == "rgb" else colour[3]
+            paint = np.array(colour[:3] if name == "rgb" else colour[3:])
+            bits = out[name].dtype == np.uint8
+            out[name][y : y + h, x : x + w] = (255.0 * paint).round().astype(np.uint8) if bits else paint
     return out
 
 
@@ -285,6 +312,10 @@ def _uint8(picture, name) -> np.ndarray:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != channels or picture.size == 0:
         raise InputError(f"The {name} picture must be uint8 [H, W, {channels}], not {picture.dtype} {picture.shape}.")
     return picture if channels == 3 else picture[..., 0]
+
+
+def _bytes(image) -> np.ndarray:
+    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255.0)
 
 
 def _box(box, width, height) -> tuple[float, float, float, float]:

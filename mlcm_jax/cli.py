@@ -30,6 +30,10 @@ def _string(name: str, default: str | None, text: str) -> None:
     flags.DEFINE_string(name, default, text, module_name=_MODULE)
 
 
+def _switch(name: str, text: str) -> None:
+    flags.DEFINE_bool(name, False, text, module_name=_MODULE)
+
+
 def _data_dir_flag() -> None:
     _string("data_dir", None, "Where built data sets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")
 
@@ -49,27 +53,42 @@ def _require(name: str) -> str:
 
 def _build_flags() -> None:
     _data_dir_flag()
-    flags.DEFINE_bool("list", False, "Only list the data sets and whether they are built.", module_name=_MODULE)
+    _switch("list", "Only list the data sets and whether they are built.")
+    _string("manual_dir", None, "Folder with the files of a data set that cannot be downloaded.")
+    _switch("allow_missing", "Leave out faces whose picture is missing, instead of refusing.")
+    _string("exclude", None, "File of keys of faces to leave out, one a line.")
+    # Of paired_folder:
+    _string("layout", None, "paired_folder: name, number of points, or a YAML file.")
+    _string("rgb_glob", None, "paired_folder: RGB pictures, such as '*_rgb.png'; * is the pair's name.")
+    _string("thermal_glob", None, "paired_folder: thermal pictures, such as '*_thermal.png'.")
+    _string("labels", None, "paired_folder: file, folder or pattern of landmarks; of several, with commas, the first.")
+    _string("boxes", None, "paired_folder: file of face boxes.")
+    _string("colormap", None, "paired_folder: palette of painted thermal pictures, a name or a file of r,g,b rows.")
+    _string("celsius", None, "paired_folder: scale,offset that make °C of 16-bit values.")
+    _string("splits", None, "paired_folder: shares of train, val and test, such as 0.8,0.1,0.1.")
 
 
 def build(arguments: Sequence[str]) -> None:
-    """mlcm build NAME [--data_dir=DIR] | mlcm build --list
+    """mlcm build NAME [--manual_dir=DIR] [--data_dir=DIR] | mlcm build --list
 
-    Builds a data set, with a progress bar: `synthetic_faces/tiny`, `synthetic_faces/base`, or any number and size of
-    synthetic pairs, such as `synthetic_faces/6000x96`. One that is built already is left alone.
+    Builds a data set, prints what it holds and writes preview.png, 16 examples with numbered landmarks. Sets that are
+    not ours to give out are read from --manual_dir; without it you are told where to get them. `synthetic_faces` needs
+    no files (tiny, base, or any number and size of pairs, such as `synthetic_faces/6000x96`), and `paired_folder/NAME`
+    reads pairs of your own. One that is built already is left alone; one that was interrupted goes on.
     """
-    import tfds_builders
+    from mlcm_jax import datasets
 
     if FLAGS.list:
-        for name in tfds_builders.names():
-            folder = Path(tfds_builders.load(name, _data_dir()).data_dir)
-            print(f"{name:<28} {f'built in {folder}' if folder.exists() else 'not built'}")
+        datasets.listing(_data_dir())
         return
     if len(arguments) != 1:
         raise UsageError("build takes the name of one data set; `mlcm build --list` shows them.")
-    builder = tfds_builders.build(arguments[0], _data_dir())
-    counts = ", ".join(f"{name} {split.num_examples:,}" for name, split in builder.info.splits.items())
-    print(f"{arguments[0]} is built in {builder.data_dir} ({counts}).")
+    given = {name: FLAGS[name].value for name in _BUILD_OPTIONS if FLAGS[name].value}
+    datasets.build(arguments[0], _data_dir(), **given)
+
+
+_BUILD_OPTIONS = ("manual_dir", "allow_missing", "exclude", "layout", "rgb_glob", "thermal_glob")
+_BUILD_OPTIONS += ("labels", "boxes", "colormap", "celsius", "splits")
 
 
 def _config_path(value: str) -> str:
@@ -161,12 +180,37 @@ def predict(arguments: Sequence[str]) -> None:
     prediction.predict_files(arguments, model=model, stage=FLAGS.stage, box=FLAGS.box, boxes=FLAGS.boxes, out=out)
 
 
+def _label_flags() -> None:
+    _string("model", None, "The work directory of a run.")
+    _string("stage", "teacher", "Whose network: teacher reads RGB, the others thermal pictures.")
+    _string("dataset", None, "A built data set, such as paired_folder/mine.")
+    _string("split", "unlabelled", "The split.")
+    _string("out", None, "Folder for the files: `landmarks` beside the pairs' pictures.")
+    _data_dir_flag()
+
+
+def label(arguments: Sequence[str]) -> None:
+    """mlcm label --model=DIR --dataset=paired_folder/NAME --out=DIR/landmarks [--stage=teacher] [--split=unlabelled]
+
+    Writes a trained network's landmarks, with a confidence for each, as pseudo labels for pictures that have none, in
+    the format that `mlcm build paired_folder` reads; and labels.png to look at. An RGB teacher so labels RGB-thermal
+    pairs for the training of a thermal student.
+    """
+    from mlcm_jax import label as labelling
+
+    if arguments:
+        raise UsageError(f"label takes flags only, not {arguments[0]!r}.")
+    model, dataset, out = _require("model"), _require("dataset"), _require("out")
+    labelling.label(model, dataset, out=out, stage=FLAGS.stage, split=FLAGS.split, data_dir=_data_dir())
+
+
 # name: (what runs, its flags, one line for the overview)
 COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
     "build": (build, _build_flags, "make a data set on disk"),
     "train": (train, _train_flags, "train the stages of a config, print the result table, draw the pictures"),
     "evaluate": (evaluate, _evaluate_flags, "score the trained stages of a run on a data set"),
     "predict": (predict, _predict_flags, "find the landmarks in your pictures"),
+    "label": (label, _label_flags, "label pairs that have no landmarks by a trained network"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Landmarks to network targets and back: coordinates in u, flat vectors, Gaussian heatmaps. Pure functions of arrays.
+"""Landmarks to network targets and back: u, flat vectors, heatmaps, maps of points and edges. Pure functions of arrays.
 
 One convention rules everything here (`design/house.md`): pixel centres are integers, and for a picture of side S
 `u = (x + 0.5) / S`. So u = 0 and u = 1 are the picture's *edges*, a mirror image is `1 - u`, and cell i of a heatmap
@@ -6,8 +6,14 @@ with W cells sits at `(i + 0.5) / W` whatever W is. A decoder that forgets the h
 no round trip shows.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from mlcm_jax import landmarks
+from mlcm_jax.errors import InputError
 
 
 def to_u(pixels, size):
@@ -77,16 +83,21 @@ def encode_heatmap(points, size, *, sigma=1.5) -> jax.Array:
     return profile(points[..., 1], height)[:, :, None, :] * profile(points[..., 0], width)[:, None, :, :]
 
 
-def expectation(weights) -> jax.Array:
-    """Centre of mass of nonnegative maps [B, h, w, K] in u, [B, K, 2]; the middle of a map that is all zero."""
+def expectation(weights, *, floor=0.0) -> jax.Array:
+    """Centre of mass of nonnegative maps [B, h, w, K] in u, [B, K, 2]; the middle of a map that is all zero.
+
+    `floor` bounds the gradient, which is one over a map's sum: sums below it are not normalised, and the missing mass
+    sits in the middle. Nothing else changes with it.
+    """
     _, height, width, _ = weights.shape
     total = weights.sum(axis=(1, 2))  # [B, K]
-    some = total > 0
-    scale = jnp.where(some, 1.0, 0.0) / jnp.where(some, total, 1.0)
+    some = total > floor
+    scale = jnp.where(some, 1.0, 1.0 / floor if floor else 0.0) / jnp.where(some, total, 1.0)
     exact = jax.lax.Precision.HIGHEST  # a GPU's TF32 would cost a thousandth of the picture
-    x = jnp.einsum("bwk,w->bk", weights.sum(axis=1), cell_centres(width, weights.dtype), precision=exact) * scale
-    y = jnp.einsum("bhk,h->bk", weights.sum(axis=2), cell_centres(height, weights.dtype), precision=exact) * scale
-    return jnp.where(some[..., None], jnp.stack([x, y], axis=-1), 0.5)
+    x, y = (cell_centres(count, weights.dtype) - 0.5 for count in (width, height))
+    x = jnp.einsum("bwk,w->bk", weights.sum(axis=1), x, precision=exact) * scale
+    y = jnp.einsum("bhk,h->bk", weights.sum(axis=2), y, precision=exact) * scale
+    return jnp.stack([x, y], axis=-1) + 0.5
 
 
 def soft_argmax(logits, temperature=1.0) -> jax.Array:
@@ -146,3 +157,153 @@ def argmax_decode(heatmaps, *, refine: bool = True) -> tuple[jax.Array, jax.Arra
         step = jnp.stack([-(yy * gx - xy * gy) / safe, -(xx * gy - xy * gx) / safe], axis=-1)
         cell = cell + jnp.where(peaked[..., None], jnp.clip(step, -1.0, 1.0), 0.0)
     return (cell + 0.5) / jnp.array([width, height], maps.dtype)[None, None, :], score
+
+
+@functools.cache
+def _resize_matrix(drawn: int, size: int) -> np.ndarray:
+    """float32 [size, drawn]: bilinear resampling of one axis between pixel centres, without a blur before it."""
+    x = np.clip((np.arange(size) + 0.5) * drawn / size - 0.5, 0, drawn - 1)
+    low = np.minimum(x.astype(int), drawn - 2)
+    matrix = np.zeros((size, drawn), np.float32)
+    matrix[np.arange(size), low] = 1 - (x - low)
+    matrix[np.arange(size), low + 1] = x - low
+    return matrix
+
+
+def _check_drawn(size: int, drawn: int) -> None:
+    if size < 1 or drawn < 2:
+        raise ValueError(f"size {size} must be at least 1 and drawn {drawn} at least 2")
+
+
+def point_maps(points, size=64, drawn=256, sigma=1.5) -> jax.Array:
+    """P* of arXiv 2404.06029: Gaussians drawn on `drawn` x `drawn` pixels, then resized bilinearly to `size` x `size`.
+
+    Both steps are separable, so nothing of the drawn size exists. As there, the resizing looks at 2 x 2 drawn pixels
+    per cell; with sigma 1.5 the highest cell thus depends on where in its cell the landmark lies (0.19 to 0.9). Unlike
+    there, a Gaussian is centred on the landmark itself, not on the nearest drawn pixel.
+
+    Args:
+      points: float [B, K, 2] in u.
+      size: cells per side of the result.
+      drawn: pixels per side of the drawing.
+      sigma: standard deviation in drawn pixels.
+
+    Returns:
+      float [B, size, size, K], in [0, 1].
+    """
+    _check_drawn(size, drawn)
+    points = jnp.asarray(points)
+    distance = (points[:, :, None, :] - cell_centres(drawn, points.dtype)[None, None, :, None]) * drawn
+    profile = jnp.exp(-(distance**2) / (2 * sigma**2))  # [B, K, drawn, 2]
+    matrix = jnp.asarray(_resize_matrix(drawn, size), points.dtype)
+    cells = jnp.einsum("bkdc,sd->bskc", profile, matrix, precision=jax.lax.Precision.HIGHEST)
+    return cells[:, :, None, :, 1] * cells[:, None, :, :, 0]
+
+
+def edge_chains(layout) -> tuple[tuple[int, ...], ...]:
+    """The edges of a face as ordered landmarks: what a layout draws, line by line; closed lines repeat their first.
+
+    For ibug68: jaw, brows, nose bridge and nose base are open, eyes and lips closed.
+
+    Args:
+      layout: name or `landmarks.Layout`.
+
+    Raises:
+      InputError: an unknown layout, or one without edges.
+    """
+    layout = landmarks.get(layout)
+    chains: list[list[int]] = []
+    for first, second in layout.edges:
+        # A closed line is complete, even where the next one starts at the same landmark.
+        if chains and chains[-1][-1] == first and chains[-1][0] != first:
+            chains[-1].append(second)
+        else:
+            chains.append([first, second])
+    if not chains:
+        raise InputError(f"Layout {layout.name} has no edges; choose a layout that has some, such as ibug68.")
+    return tuple(map(tuple, chains))
+
+
+def membership(chains, count: int) -> np.ndarray:
+    """A of arXiv 2404.06029, float32 [count, E]: 1 where landmark k lies on edge e, else 0."""
+    matrix = np.zeros((count, len(chains)), np.float32)
+    for edge, chain in enumerate(chains):
+        if not all(0 <= point < count for point in chain):
+            raise InputError(f"Edge {chain} names a landmark that {count} landmarks do not have.")
+        matrix[list(chain), edge] = 1.0
+    return matrix
+
+
+@functools.cache
+def _spline_matrix(chain: tuple[int, ...], count: int, segments: int) -> np.ndarray:
+    """float32 [segments + 1, count]: landmarks -> places on the cubic spline through those of a chain.
+
+    Knots are equidistant, so that the places are linear in the landmarks; natural ends, or periodic for closed chains.
+    """
+    closed = len(chain) > 2 and chain[0] == chain[-1]
+    knots = len(chain) - closed
+    if len(chain) < 2 or not all(0 <= point < count for point in chain):
+        raise ValueError(f"chain {chain} must hold at least two of {count} landmarks")
+    # With M the second derivatives: M[i-1] + 4 M[i] + M[i+1] = 6 (y[i-1] - 2 y[i] + y[i+1]).
+    left, right = np.eye(knots), np.zeros((knots, knots))
+    for i in range(knots) if closed else range(1, knots - 1):
+        before, after = (i - 1) % knots, (i + 1) % knots
+        left[i] = 0.0
+        for row, values in ((left[i], (1, 4, 1)), (right[i], (6, -12, 6))):
+            np.add.at(row, [before, i, after], values)
+    second = np.linalg.solve(left, right)
+    place = np.linspace(0, len(chain) - 1, segments + 1)
+    i = np.minimum(place.astype(int), len(chain) - 2)
+    s = (place - i)[:, None]
+    j = (i + 1) % knots
+    unit = np.eye(knots)
+    curve = (1 - s) * unit[i] + s * unit[j] + (((1 - s) ** 3 - (1 - s)) * second[i] + (s**3 - s) * second[j]) / 6
+    matrix = np.zeros((segments + 1, count))
+    np.add.at(matrix, (slice(None), list(chain[:knots])), curve)
+    return matrix.astype(np.float32)
+
+
+def edge_maps(points, chains, size=64, drawn=256, thickness=1.3, segments=64) -> jax.Array:
+    """E* of arXiv 2404.06029: lines through the landmarks of each edge, drawn anti-aliased, then resized bilinearly.
+
+    An equivalent of the original's OpenCV drawing that runs on the device, under jit: the intensity of a drawn pixel is
+    clip((thickness + 1) / 2 - d, 0, 1), with d its distance in drawn pixels from a polyline of `segments` pieces along
+    the cubic spline through the landmarks (equidistant knots; theirs follow the arc length). Only the 2 x 2 drawn
+    pixels per cell that the resizing looks at are computed, one edge after the other. No gradient: these are targets.
+
+    Args:
+      points: float [B, K, 2] in u.
+      chains: tuple of tuples of landmarks (static); a closed one repeats its first landmark. See `edge_chains`.
+      size: cells per side of the result.
+      drawn: pixels per side of the drawing.
+      thickness: of the line, in drawn pixels; OpenCV's anti-aliased line of 1 (4 on 1024 pixels) is 1.3 wide.
+      segments: pieces per edge.
+
+    Returns:
+      float32 [B, size, size, E], in [0, 1].
+    """
+    _check_drawn(size, drawn)
+    points = jax.lax.stop_gradient(jnp.asarray(points, jnp.float32))
+    batch, count, _ = points.shape
+    if not chains:
+        return jnp.zeros((batch, size, size, 0), jnp.float32)
+    matrices = jnp.asarray(np.stack([_spline_matrix(tuple(chain), count, segments) for chain in chains]))
+    # The drawn pixels that some cell looks at, and what each of them counts for it.
+    resize = _resize_matrix(drawn, size)
+    used = np.flatnonzero(resize.any(axis=0))
+    taps = jnp.asarray(resize[:, used])
+    exact = jax.lax.Precision.HIGHEST
+
+    def one(matrix):
+        curve = jnp.einsum("sk,bkc->bcs", matrix, points * drawn - 0.5, precision=exact)  # pixels
+        start, along = curve[:, :, :-1], jnp.diff(curve, axis=-1)
+        square = (along**2).sum(1)[:, None, None, :]
+        x, y = (jnp.asarray(used, jnp.float32).reshape(shape) for shape in ((1, 1, -1, 1), (1, -1, 1, 1)))
+        x, y = x - start[:, 0][:, None, None, :], y - start[:, 1][:, None, None, :]
+        ax, ay = along[:, 0][:, None, None, :], along[:, 1][:, None, None, :]
+        part = jnp.clip((x * ax + y * ay) / jnp.where(square > 0, square, 1.0), 0.0, 1.0)
+        distance = jnp.sqrt(((x - part * ax) ** 2 + (y - part * ay) ** 2).min(-1))
+        line = jnp.clip((thickness + 1) / 2 - distance, 0.0, 1.0)
+        return jnp.einsum("byx,iy,jx->bij", line, taps, taps, precision=exact)
+
+    return jnp.moveaxis(jax.lax.map(one, matrices), 0, -1)

@@ -27,25 +27,47 @@ class Examples(Sequence):
     """Random access to the examples of a split, as `augment.crop` takes them.
 
     Every item is a dict: `rgb` uint8 [H, W, 3] and `thermal` uint8 [H, W, 1] (those that the data set has), `landmarks`
-    float32 [K, 2] in pixels, in `layout`, `visible` bool [K], `box` float32 [4]. Landmarks are checked here, once.
+    float32 [K, 2] in pixels, in `layout`, `visible` bool [K], `weight` float32 [K] in [0, 1] (the labels' confidence,
+    where the set has one, else 1), `box` float32 [4]. Landmarks are checked here, once.
+
+    Args:
+      builder: a data set whose records are on disk.
+      split: one of its splits, or of its `UNIONS` (several together) or `SUBSETS` (where a feature is true).
+      layout: of the landmarks that come out.
+      thermal_range: (low, high) in °C that become 0 and 255, where the set keeps temperatures; () takes its gray
+        pictures, which were stretched one by one.
+      labelled: False lets examples without landmarks (NaN) pass, which is for labelling them.
     """
 
-    def __init__(self, builder: Any, split: str, layout: str):
-        self._split, self._name = split, f"{builder.info.full_name} {split}"
-        self._source_layout, self._layout = builder.LAYOUT, layout
+    def __init__(self, builder: Any, split: str, layout: str, *, thermal_range: Sequence[float] = (), labelled=True):
+        self.name = f"{builder.info.full_name} {split}"
+        self.source_layout, self.layout = landmarks.get(builder.LAYOUT), landmarks.get(layout)
+        self._range, self._labelled = tuple(thermal_range), labelled
         features = builder.info.features
         self.modalities = tuple(m for m in MODALITIES if m in features)
-        pictures = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
+        self._pictures = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
+        self._texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
+        if self._range and "celsius" not in features:
+            raise InputError(
+                f"{builder.info.full_name} keeps no temperatures, so config.thermal_range does not apply to it; leave "
+                "it empty."
+            )
+        read = {"celsius" if m == "thermal" and self._range else m for m in self.modalities}
         skip = tfds.decode.SkipDecoding()
-        unused = {name: skip for name in pictures if name not in MODALITIES}
-        self._source = builder.as_data_source(split=split, decoders=unused)
-        self._facts = builder.as_data_source(split=split, decoders=dict.fromkeys(pictures, skip))
+        parent, flag = getattr(builder, "SUBSETS", {}).get(split, (split, None))
+        self._parts = []
+        for part in getattr(builder, "UNIONS", {}).get(parent, (parent,)):
+            source = builder.as_data_source(split=part, decoders={n: skip for n in self._pictures if n not in read})
+            facts = builder.as_data_source(split=part, decoders=dict.fromkeys(self._pictures, skip))
+            self._parts.append((source, facts))
+        self._places = [(k, i) for k, (_, facts) in enumerate(self._parts) for i in range(len(facts))]
+        if flag:
+            self._places = [(k, i) for k, i in self._places if self._parts[k][1][i][flag]]
         self._cache: dict[int, dict] = {}
         self._cached_bytes = 0
-        landmarks.get(layout)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if index in self._cache:
@@ -56,48 +78,84 @@ class Examples(Sequence):
             self._cached_bytes += sum(value.nbytes for value in example.values())
         return dict(example)
 
-    def metadata(self, index: int) -> dict[str, np.ndarray]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """What else the set knows of an example (`subject`, `pose`, `light`, …), without its pictures."""
-        return {k: v for k, v in self._facts[index].items() if k not in _FIELDS and not isinstance(v, bytes)}
+        part, place = self._places[index]
+        facts = self._parts[part][1][place].items()
+        return {k: v.decode() if k in self._texts else v for k, v in facts if k not in (*_FIELDS, *self._pictures)}
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
-        raw = self._source[index]
+        part, place = self._places[index]
+        raw = dict(self._parts[part][0][place])
+        if self._range:
+            raw["thermal"] = fixed_range(raw["celsius"], *self._range)
         example = {key: np.asarray(raw[key]) for key in _FIELDS if key in raw}
+        count = self.source_layout.count
+        example["weight"] = np.asarray(raw.get("confidence", np.ones(count, np.float32)), np.float32)
+        if not self._labelled and np.isnan(example["landmarks"]).all():
+            empty = np.full((self.layout.count, 2), np.nan, np.float32)
+            nothing = np.zeros(self.layout.count, np.float32)
+            return example | {"landmarks": empty, "visible": nothing > 0, "weight": nothing}
         try:
-            points = landmarks.check(example["landmarks"], self._source_layout)
-            if self._source_layout != self._layout:
+            points = landmarks.check(example["landmarks"], self.source_layout)
+            if self.source_layout.name != self.layout.name:
                 # Flags take the same road as the points: a point made of several is visible when most of them are.
-                flags = np.repeat(example["visible"][:, None].astype(np.float32), 2, axis=1)
-                points = landmarks.convert(points, self._source_layout, self._layout)
-                example["visible"] = landmarks.convert(flags, self._source_layout, self._layout)[:, 0] > 0.5
+                flags = np.stack([example["visible"].astype(np.float32), example["weight"]], axis=1)
+                points = landmarks.convert(points, self.source_layout, self.layout)
+                flags = landmarks.convert(flags, self.source_layout, self.layout)
+                example |= {"visible": flags[:, 0] > 0.5, "weight": flags[:, 1]}
         except InputError as error:
-            raise InputError(f"Example {index} of {self._name}: {error}") from error
+            raise InputError(f"Example {index} of {self.name}: {error}") from error
         example["landmarks"] = np.asarray(points, np.float32)
         return example
 
 
-def open_examples(name: str, split: str, *, data_dir: str, layout: str) -> Examples:
-    """The examples of a data set that is built, or built now.
+def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Temperatures as the builders store them (uint16, °C = raw / 100 - 273.15) to uint8: low is 0, high is 255."""
+    if not low < high:
+        raise InputError(f"config.thermal_range=({low:g}, {high:g}) must rise, such as (20, 40).")
+    degrees = celsius.astype(np.float32) / 100.0 - 273.15
+    return (np.clip((degrees - low) / (high - low), 0.0, 1.0) * 255.0).round().astype(np.uint8)
+
+
+def splits_of(builder: Any) -> list[str]:
+    """Names of the splits of a data set, with those made of others."""
+    stored = builder.info.splits
+    unions = [name for name, parts in getattr(builder, "UNIONS", {}).items() if all(p in stored for p in parts)]
+    subsets = [name for name, (parent, _) in getattr(builder, "SUBSETS", {}).items() if parent in stored]
+    return [*sorted(stored), *unions, *subsets]
+
+
+def open_examples(name: str, split: str, *, data_dir: str, layout: str, **options: Any) -> Examples:
+    """The examples of a data set that is built, or built now; `options` as of `Examples`.
 
     Raises:
       InputError: unknown data set, split or layout, or a split without examples.
     """
+    layout = landmarks.get(layout)
     builder = tfds_builders.build(name, data_dir)
-    if split not in builder.info.splits:
-        raise InputError(f"{name} has no split {split!r}; it has {', '.join(sorted(builder.info.splits))}.")
-    examples = Examples(builder, split, layout)
+    if split not in splits_of(builder):
+        raise InputError(f"{name} has no split {split!r}; it has {', '.join(splits_of(builder))}.")
+    examples = Examples(builder, split, layout, **options)
     if not len(examples):
         raise InputError(f"The split {split} of {name} is empty; delete {builder.data_dir} and build it again.")
     return examples
 
 
-def require(examples: Examples, modalities: Sequence[str], purpose: str) -> None:
-    """Raises InputError when the data set lacks a modality."""
-    missing = [m for m in modalities if m not in examples.modalities]
-    if missing:
-        raise InputError(
-            f"{purpose} needs {' and '.join(modalities)} pictures, and the data set has no {missing[0]} ones."
-        )
+def open_sets(names: str | Sequence[str], split: str, *, data_dir: str, layout: str, **options: Any) -> list[Examples]:
+    """`open_examples` of one data set or of each of several."""
+    names = [names] if isinstance(names, str) else list(names)
+    return [open_examples(name, split, data_dir=data_dir, layout=layout, **options) for name in names]
+
+
+def require(examples: Sequence[Examples], modalities: Sequence[str], purpose: str) -> None:
+    """Raises InputError when one of the data sets lacks a modality."""
+    for one in examples:
+        missing = [m for m in modalities if m not in one.modalities]
+        if missing:
+            raise InputError(
+                f"{purpose} needs {' and '.join(modalities)} pictures, and {one.name} has no {missing[0]} ones."
+            )
 
 
 def _finish(example: dict[str, np.ndarray], real: bool = True) -> dict[str, np.ndarray]:
@@ -108,14 +166,14 @@ def _augmented(example: dict, rng: np.random.Generator, *, size: int, layout: st
     options = dict(options)
     occlusion, photometric = options.pop("occlusion"), options.pop("photometric")
     # RGB is drawn last: a stage that reads thermal pictures alone sees them exactly as one that reads both.
-    example = augment.crop(example, size=size, rng=rng, layout=layout, **options)
+    example = augment.crop(example, size=size, rng=rng, layout=layout, floats=False, **options)
     if occlusion:
         example = augment.occlude(example, rng, p=occlusion)
     if photometric and "thermal" in example:
         example["thermal"] = augment.photometric_thermal(example["thermal"], rng, strength=photometric)
     if photometric and "rgb" in example:
         example["rgb"] = augment.photometric_rgb(example["rgb"], rng, strength=photometric)
-    return _finish(example)
+    return _finish(augment.to_floats(example))
 
 
 def _select(example: dict, modalities: Sequence[str]) -> dict:
@@ -123,7 +181,7 @@ def _select(example: dict, modalities: Sequence[str]) -> dict:
 
 
 def train_batches(
-    examples: Examples,
+    examples: Sequence[Examples],
     *,
     batch_size: int,
     size: int,
@@ -131,23 +189,35 @@ def train_batches(
     augmentation: dict[str, Any],
     modalities: Sequence[str],
     seed: int,
+    weights: Sequence[float] = (),
     host: int = 0,
     hosts: int = 1,
 ) -> grain.MapDataset:
     """Batches for ever: `dataset[step]` is this host's part of the global batch of that step (contract: house.md).
 
     Args:
-      examples: see `open_examples`.
+      examples: of one data set or of several, see `open_sets`.
       batch_size: of the global batch; a multiple of `hosts`.
       size: side of the square crop in pixels.
       layout: of the landmarks, for mirroring.
       augmentation: keyword arguments of `augment.crop`, and `photometric` (strength) and `occlusion` (probability).
       modalities: which pictures to prepare; the others are left out.
       seed: order and augmentation.
+      weights: how often each data set is drawn from, in any unit; () follows their sizes.
       host, hosts: this process and how many there are.
     """
     cv2.setNumThreads(1)  # the pictures are small; threads of OpenCV would only fight with XLA's
-    dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
+    # One seed for all: a set's own order does not depend on what it is mixed with.
+    parts = [grain.MapDataset.source(one).seed(seed).shuffle().repeat() for one in examples]
+    if len(parts) == 1:
+        dataset = parts[0]
+    else:
+        shares = np.asarray(weights or [len(one) for one in examples], np.float64)
+        if len(shares) != len(parts) or not (np.isfinite(shares).all() and (shares > 0).all()):
+            raise InputError(
+                f"config.dataset_weights={tuple(weights)} must be {len(parts)} positive numbers, one for each data set."
+            )
+        dataset = grain.MapDataset.mix(parts, list(shares / shares.sum())).seed(seed)
     dataset = dataset.map(functools.partial(_select, modalities=modalities))
     dataset = dataset.random_map(functools.partial(_augmented, size=size, layout=layout, options=dict(augmentation)))
     return dataset[host::hosts].batch(batch_size // hosts)
@@ -175,10 +245,11 @@ def eval_batches(
         yield {key: np.stack([item[key] for item in items]) for key in items[0]}
 
 
-def mean_shape(examples: Examples, *, size: int, expand: float, layout: str) -> np.ndarray:
-    """Mean landmarks [K, 2] in u over unaugmented crops: the baseline, and where coordinate heads start."""
+def mean_shape(examples: Sequence[Examples], *, size: int, expand: float, layout: str) -> np.ndarray:
+    """Mean landmarks [K, 2] in u over unaugmented crops of all sets: the baseline, and where coordinate heads start."""
     total, count = 0.0, 0
-    for batch in eval_batches(examples, batch_size=256, size=size, expand=expand, layout=layout):
-        total = total + batch["landmarks"][batch["mask"]].sum(0, dtype=np.float64)
-        count += int(batch["mask"].sum())
+    for one in examples:
+        for batch in eval_batches(one, batch_size=256, size=size, expand=expand, layout=layout):
+            total = total + batch["landmarks"][batch["mask"]].sum(0, dtype=np.float64)
+            count += int(batch["mask"].sum())
     return (total / count).astype(np.float32)

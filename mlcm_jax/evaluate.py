@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from mlcm_jax import codecs, data, metrics, models, run, sharding, stages, steps
+import tfds_builders
+from mlcm_jax import codecs, data, landmarks, metrics, models, run, sharding, stages, steps
 from mlcm_jax import state as states
 from mlcm_jax.errors import InputError
 from mlcm_jax.writers import console, say
@@ -38,19 +39,25 @@ def predictor(network: states.Network, modality: str, mesh: Mesh) -> Callable[[d
     return predict
 
 
-def collect(predict: Callable[[dict], np.ndarray], batches: Iterable[dict], *, size: int) -> dict[str, np.ndarray]:
-    """Predicted and true landmarks float64 [N, K, 2] in original pixels, `box` [N, 4], padding dropped.
+def collect(
+    predict: Callable[[dict], np.ndarray], batches: Iterable[dict], *, size: int, source: str, target: Any
+) -> dict[str, np.ndarray]:
+    """Predicted and true landmarks float64 [N, K, 2] in original pixels, `box` [N, 4], padding dropped; `known` bool [N, K] is
+    False where a label is a placeholder for a point that nobody marked.
 
     Args:
-      predict: batch -> landmarks [B, K, 2] in u.
+      predict: batch -> landmarks [B, K', 2] in u.
       batches: see `data.eval_batches`; crops of side `size`.
+      source, target: layouts of the predictions, and of the batches; the former are converted to the latter.
     """
-    collected: dict[str, list] = {"prediction": [], "truth": [], "box": []}
+    collected: dict[str, list] = {"prediction": [], "truth": [], "box": [], "known": []}
     for batch in batches:
         mask = batch["mask"]
-        for key, points in (("prediction", predict(batch)), ("truth", batch["landmarks"])):
+        predicted = landmarks.convert(np.asarray(predict(batch)), source, target)
+        for key, points in (("prediction", predicted), ("truth", batch["landmarks"])):
             collected[key].append(codecs.to_original(np.asarray(points, np.float64), batch["to_image"], size)[mask])
         collected["box"].append(batch["box"][mask])
+        collected["known"].append(batch["weight"][mask] > 0)
     return {key: np.concatenate(value) for key, value in collected.items()}
 
 
@@ -62,13 +69,16 @@ def eval_batches(examples: data.Examples, config: ConfigDict, mesh: Mesh):
         batch_size=config.eval_batch_size,
         size=config.image_size,
         expand=config.augment.expand,
-        layout=config.layout,
+        layout=examples.layout,
     )
 
 
-def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: str) -> dict[str, Any]:
+def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: Any) -> dict[str, Any]:
     """`errors` [N] (fractions) and the numbers of a table row: nme, fr8, fr10 in per cent, auc8, auc10 in [0, 1]."""
-    errors = metrics.nme(found["prediction"], found["truth"], normalizer=normalizer, layout=layout, box=found["box"])
+    weights = None if found["known"].all() else found["known"]
+    errors = metrics.nme(
+        found["prediction"], found["truth"], normalizer=normalizer, layout=layout, box=found["box"], weights=weights
+    )
     errors = np.asarray(errors)
     row = {"nme": 100 * float(errors.mean())}
     for threshold in (8, 10):
@@ -79,18 +89,18 @@ def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: str) -> dic
 
 def frontal(examples: data.Examples) -> np.ndarray | None:
     """bool [N]: |yaw| below FRONTAL_YAW; None where the data set knows no pose."""
-    if "pose" not in examples.metadata(0):
+    if np.shape(examples.metadata(0).get("pose")) != (3,):
         return None
     yaw = np.asarray([examples.metadata(i)["pose"][0] for i in range(len(examples))])
     return np.abs(yaw) < FRONTAL_YAW
 
 
-def _row(name, modality, size, found, front, config, extra_normalizer):
-    result = scores(found, normalizer=config.normalizer, layout=config.layout)
+def _row(name, modality, size, found, front, layout, normalizer):
+    result = scores(found, normalizer=normalizer, layout=layout)
     row = {"name": name, "modality": modality, **size, **result["row"]}
-    if extra_normalizer and front is not None and front.any():
+    if normalizer != "outer_eyes" and layout.eye_corners and front is not None and front.any():
         part = {key: value[front] for key, value in found.items()}
-        row["nme_outer_eyes_frontal"] = scores(part, normalizer="outer_eyes", layout=config.layout)["row"]["nme"]
+        row["nme_outer_eyes_frontal"] = scores(part, normalizer="outer_eyes", layout=layout)["row"]["nme"]
     return row, result["errors"]
 
 
@@ -99,37 +109,50 @@ def evaluate_networks(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Scores the mean shape and every stage.
 
+    Predictions, in the layout of the config, are converted to that of `examples` (see `open_examples`).
+
     Returns:
       The content of results.json; errors [N] by row name; predictions [N, K, 2] in original pixels by row name.
     """
     front = frontal(examples)
-    usable = {name: t for name, t in trained.items() if stages.STAGES[name].modality in examples.modalities}
+    reads = {name: stages.modality(name, config) for name in trained}
+    usable = {name: t for name, t in trained.items() if reads[name] in examples.modalities}
     for name in trained.keys() - usable.keys():
-        say(f"Stage {name} reads {stages.STAGES[name].modality} pictures, which this data set lacks: left out.")
+        say(f"Stage {name} reads {reads[name]} pictures, which this data set lacks: left out.")
     if not usable:
         raise InputError("No stage of this run reads a modality that the data set has.")
     rows, errors, predictions = [], {}, {}
+    options = {"size": config.image_size, "source": config.layout, "target": examples.layout}
     mean = next(iter(usable.values())).mean_shape
     for name in ("mean_shape", *usable):
         if name == "mean_shape":
             size, modality = {"params": 0, "flops": 0}, "none"
             found = collect(
-                lambda batch: np.broadcast_to(mean, batch["landmarks"].shape),
+                lambda batch: np.broadcast_to(mean, (len(batch["mask"]), *mean.shape)),
                 eval_batches(examples, config, mesh),
-                size=config.image_size,
+                **options,
             )
         else:
-            network, modality = usable[name].network, stages.STAGES[name].modality
-            found = collect(
-                predictor(network, modality, mesh), eval_batches(examples, config, mesh), size=config.image_size
-            )
+            network, modality = usable[name].network, reads[name]
+            found = collect(predictor(network, modality, mesh), eval_batches(examples, config, mesh), **options)
             profile = models.profile(states.join(network), config.image_size, channels=3 if modality == "rgb" else 1)
             size = {key: profile[key] for key in ("params", "flops")}
-        row, errors[name] = _row(name, modality, size, found, front, config, config.normalizer != "outer_eyes")
+        row, errors[name] = _row(name, modality, size, found, front, examples.layout, config.normalizer)
         predictions[name] = found["prediction"]
         rows.append(row)
-    results = {"dataset": config.dataset, "split": split, "normalizer": config.normalizer, "rows": rows}
+    results = {"dataset": config.test_dataset or config.dataset, "split": split, "normalizer": config.normalizer}
+    results["rows"] = rows
     return results, errors, predictions
+
+
+def open_examples(config: ConfigDict, split: str, *, data_dir: str) -> data.Examples:
+    """A split of the config's test set, in the richest layout that both the network's and the set's convert to."""
+    name = config.test_dataset or config.dataset
+    layout = landmarks.get(config.layout)
+    shared = landmarks.route(layout, tfds_builders.build(name, data_dir).LAYOUT)
+    if shared.name != layout.name:
+        say(f"{name} is scored in the layout {shared.name}, which its landmarks and those of the networks share.")
+    return data.open_examples(name, split, data_dir=data_dir, layout=shared, thermal_range=config.thermal_range)
 
 
 def print_table(results: dict[str, Any]) -> None:
@@ -181,7 +204,7 @@ def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test",
     """
     mesh = sharding.make_mesh()
     config = run.load_config(workdir)
-    config.dataset = dataset or config.dataset
+    config.test_dataset = dataset = dataset or config.test_dataset or config.dataset
     finished = [name for name in stages.STAGES if (epath.Path(workdir) / name / "checkpoints").exists()]
     if not finished:
         raise InputError(f"{workdir} has no trained stage; run the training command again to finish it.")
@@ -193,10 +216,10 @@ def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test",
             say(f"{error} Left out of the table.")
     if not trained:
         raise InputError(f"{workdir} has no finished stage to evaluate; run the training command again.")
-    examples = data.open_examples(config.dataset, split, data_dir=data_dir, layout=config.layout)
+    examples = open_examples(config, split, data_dir=data_dir)
     results, _, _ = evaluate_networks(trained, examples, config=config, split=split, mesh=mesh)
     print_table(results)
-    path = epath.Path(workdir) / f"results_{config.dataset.replace('/', '_')}_{split}.json"
+    path = epath.Path(workdir) / f"results_{dataset.replace('/', '_')}_{split}.json"
     write_json(path, results)
     say(f"Saved {path}")
     return results

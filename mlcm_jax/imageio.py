@@ -91,7 +91,7 @@ def to_gray8(picture: Picture) -> tuple[np.ndarray, str]:
         return gray, f"values from {low:.5g} to {high:.5g} were stretched to 8 bits"
     palette, distance = fit_palette(picture.array)
     if palette:
-        return _invert(picture.array, palettes()[palette]), (
+        return invert_palette(picture.array, palettes()[palette]), (
             f"colours follow the palette {palette!r} (median distance {distance:.1f} of 255), which was inverted"
         )
     luminance = cv2.cvtColor(picture.array, cv2.COLOR_RGB2GRAY)
@@ -188,12 +188,15 @@ def _nearest(colours: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.n
     return index, np.maximum(squares[np.arange(len(index)), index] + (colours**2).sum(1), 0)
 
 
-def _invert(image: np.ndarray, palette: np.ndarray) -> np.ndarray:
+def invert_palette(image: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] RGB -> uint8 [H, W]: position in the palette [N, 3], cold to hot, N <= 256, stretched to 255."""
+    palette = np.asarray(palette, np.float32)
     colours, back = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
     index = np.concatenate(
         [_nearest(part.astype(np.float32), palette)[0] for part in np.array_split(colours, 1 + len(colours) // 65536)]
     )
-    return index.astype(np.uint8)[back.ravel()].reshape(image.shape[:2])
+    gray = (index * (255.0 / (len(palette) - 1))).round().astype(np.uint8)
+    return gray[back.ravel()].reshape(image.shape[:2])
 
 
 def _is_gray(image: np.ndarray) -> bool:

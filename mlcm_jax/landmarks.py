@@ -201,9 +201,30 @@ def _tfw5() -> Layout:
     return Layout("tfw5", 5, groups, flip_permutation(5, [(0, 1), (3, 4)]), None, ((0,), (1,)), ((3, 4),))
 
 
+def _part(name: str, whole: Layout, points) -> Layout:
+    """The layout of some points of another, in its order. The eye centres are the means of what is left of the rims."""
+    place = {old: new for new, old in enumerate(points)}
+
+    def kept(indices):
+        return tuple(place[i] for i in indices if i in place)
+
+    groups = {key: kept(group) for key, group in whole.groups.items() if kept(group)}
+    pairs = [kept((i, int(whole.flip[i]))) for i in points if whole.flip[i] > i]
+    edges = tuple(kept(edge) for edge in whole.edges if len(kept(edge)) == 2)
+    pupils = (groups["right_eye"], groups["left_eye"])
+    return Layout(name, len(place), groups, flip_permutation(len(place), pairs), kept(whole.eye_corners), pupils, edges)
+
+
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout for layout in (_ibug68(), _sf_tl54(), _wflw98(), _cofw29(), _tfake70(), _tfw5())
 }
+# iBUG 68 without the jaw, as "without contour" counts in 300W: point i is iBUG's 17 + i.
+LAYOUTS["ibug51"] = _part("ibug51", LAYOUTS["ibug68"], range(17, 68))
+# The 17 points that iBUG 68 and COFW both mark, in COFW's order, to score a model of one on a set of the other: brow
+# ends, eye corners, tip and base of the nose, mouth corners, lips from top to bottom, chin. iBUG has no brow edges, lid
+# middles and pupils, and marks the sides of the nose at the nostrils, COFW where it is widest.
+_COFW_TO_COMMON = (0, 1, 2, 3, 8, 9, 10, 11, 20, 21, 22, 23, 24, 25, 26, 27, 28)
+LAYOUTS["common17"] = _part("common17", LAYOUTS["cofw29"], _COFW_TO_COMMON)
 
 
 def get(name) -> Layout:
@@ -243,22 +264,58 @@ _WFLW_EYES = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
 _WFLW_TO_IBUG = np.array(
     [*range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60), *_WFLW_EYES, *range(76, 96)]
 )
-_IBUG_TO_SF = np.array([*range(49), 51, 54, 57, 62, 66])
 _PICKS = {
-    ("ibug68", "sf_tl54"): _IBUG_TO_SF,
+    ("ibug68", "sf_tl54"): np.array([*range(49), 51, 54, 57, 62, 66]),
+    ("ibug68", "ibug51"): np.arange(17, 68),
+    ("ibug68", "common17"): np.array([17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 54, 51, 62, 66, 57, 8]),
     ("tfake70", "ibug68"): np.arange(68),
-    ("tfake70", "sf_tl54"): _IBUG_TO_SF,
     ("wflw98", "ibug68"): _WFLW_TO_IBUG,
-    ("wflw98", "sf_tl54"): _WFLW_TO_IBUG[_IBUG_TO_SF],
+    ("sf_tl54", "common17"): np.array([17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 50, 49, 52, 53, 51, 8]),
+    ("cofw29", "common17"): np.array(_COFW_TO_COMMON),
 }
-_MOUTH_AND_NOSE = {"ibug68": (30, 48, 54), "tfake70": (30, 48, 54), "sf_tl54": (30, 48, 50), "wflw98": (54, 76, 82)}
+for _target in ("sf_tl54", "ibug51", "common17"):  # by way of iBUG 68
+    for _source in ("tfake70", "wflw98"):
+        _PICKS[_source, _target] = _PICKS[_source, "ibug68"][_PICKS["ibug68", _target]]
+# To tfw5: the tip of the nose and the mouth corners; an eye is the mean of its rim.
+_NOSE_AND_MOUTH = {source: picks[[8, 10, 11]] for (source, target), picks in _PICKS.items() if target == "common17"}
+_NOSE_AND_MOUTH |= {"ibug51": (13, 31, 37), "common17": (8, 10, 11)}
+
+
+def _same(a: Layout, b: Layout) -> bool:
+    return (a.name, a.count, a.groups) == (b.name, b.count, b.groups) and np.array_equal(a.flip, b.flip)
+
+
+def _own(layout: Layout) -> bool:
+    """Whether it is a user's, even if its name is a public one."""
+    return layout.name not in LAYOUTS or not _same(layout, LAYOUTS[layout.name])
+
+
+def _recipe(source: Layout, target: Layout) -> list[tuple[int, ...]] | None:
+    """For every point of `target` the points of `source` whose mean it is; None where that is not defined."""
+    if _same(source, target):
+        return [(i,) for i in range(source.count)]
+    if _own(source) or _own(target):
+        return None
+    if (source.name, target.name) in _PICKS:
+        return [(int(i),) for i in _PICKS[source.name, target.name]]
+    if target.name == "tfw5" and source.name in _NOSE_AND_MOUTH:
+        eyes = [source.groups["right_eye"], source.groups["left_eye"]]
+        return [*eyes, *((i,) for i in _NOSE_AND_MOUTH[source.name])]
+    return None
+
+
+def _meeting(first: Layout, second: Layout) -> Layout | None:
+    """The layout of most points that both can be converted to."""
+    both = [layout for layout in (second, *LAYOUTS.values()) if _recipe(first, layout) and _recipe(second, layout)]
+    return max(both, key=lambda layout: layout.count, default=None)
 
 
 def convert(points, source, target) -> np.ndarray:
     """The same faces in another layout, where that is a matter of picking points or of a mean.
 
-    Well-defined are: a layout to itself, tfake70 and wflw98 to ibug68, these three to sf_tl54 (whose jaw differs from
-    tfake70's on turned heads: 3-D there, outline here), and all four to tfw5 (an eye is the mean of its rim).
+    Well-defined are: a layout to itself; tfake70 and wflw98 to ibug68; these three to ibug51, sf_tl54 and common17
+    (the jaw of tfake70 differs on turned heads: 3-D there, outline elsewhere); sf_tl54 and cofw29 to common17; and all
+    of them to tfw5 (an eye is the mean of its rim, in common17 of its corners).
 
     Args:
       points: [..., K, 2] in `source`.
@@ -269,23 +326,52 @@ def convert(points, source, target) -> np.ndarray:
       [..., K', 2] of the same dtype.
 
     Raises:
-      InputError: wrong shape, NaN, or a target that holds points the source does not have.
+      InputError: wrong shape, NaN, or a target that holds points the source does not have; the message names the
+        layout in which the two can be compared, where there is one.
     """
     source, target = get(source), get(target)
     points = check(points, source)
-    if source.name == target.name:
-        return points.copy()
-    if (source.name, target.name) in _PICKS:
-        return points[..., _PICKS[source.name, target.name], :]
-    if target.name == "tfw5" and source.name in _MOUTH_AND_NOSE:
-        rims = [list(source.groups["right_eye"]), list(source.groups["left_eye"])]
-        eyes = np.stack([points[..., rim, :].mean(axis=-2) for rim in rims], axis=-2)
-        return np.concatenate([eyes, points[..., list(_MOUTH_AND_NOSE[source.name]), :]], axis=-2).astype(points.dtype)
-    if target.count > source.count:
-        reason = f"its {source.count} points do not hold what the {target.count} of {target.name} need"
-    else:
-        reason = f"no one-to-one map of its points onto those of {target.name} is defined"
-    raise InputError(f"Landmarks cannot be converted from {source.name} to {target.name}: {reason}.")
+    recipe = _recipe(source, target)
+    if recipe is None:
+        reason = _reason(source, target)
+        raise InputError(f"Landmarks cannot be converted from {source.name} to {target.name}: {reason}.")
+    if all(len(parts) == 1 for parts in recipe):
+        return points[..., [parts[0] for parts in recipe], :]
+    return np.stack([points[..., list(parts), :].mean(axis=-2) for parts in recipe], axis=-2).astype(points.dtype)
+
+
+def route(model_layout, set_layout) -> Layout:
+    """The layout in which a model's predictions and a set's landmarks are compared, after `convert` of either or both.
+
+    Of those that both can be converted to, the one of most points: of wflw98 and ibug68 it is ibug68, of ibug68 and
+    cofw29 common17, of wflw98 and tfake70 ibug68. Where it is tfw5 there are no eye corners to normalise by.
+
+    Args:
+      model_layout: name or Layout of the predictions.
+      set_layout: name or Layout of the set's landmarks.
+
+    Raises:
+      InputError: unknown name, or nothing in common.
+    """
+    model_layout, set_layout = get(model_layout), get(set_layout)
+    found = _meeting(model_layout, set_layout)
+    if found is None:
+        what = f"in {model_layout.name} cannot be compared with landmarks in {set_layout.name}"
+        raise InputError(f"Predictions {what}: {_reason(model_layout, set_layout)}.")
+    return found
+
+
+def _reason(source: Layout, target: Layout) -> str:
+    """Why there is no recipe, and what to do instead."""
+    for layout in (source, target):
+        if _own(layout):
+            return f"which points of {layout.name}, a layout of your own, lie where those of others do is not known"
+    common = _meeting(source, target)
+    hint = f"; {target.name if common.name == source.name else 'both'} can be converted to {common.name}"
+    if target.name == "cofw29" and common.name == "common17":
+        missing = "sides of the nose" if source.name == "wflw98" else "brow edges, lid middles, pupils or nose sides"
+        return f"it has no points at COFW's {missing}{hint}"
+    return f"its {source.count} points do not hold what the {target.count} of {target.name} need{hint}"
 
 
 def box_from_points(points) -> np.ndarray:
@@ -293,7 +379,7 @@ def box_from_points(points) -> np.ndarray:
 
     The landmarks' extent plus margins of 4.5 % of the box's width on the left and on the right, 13.5 % of its height
     at the top and 4 % at the bottom; so the extent is 91 % of the width and 82.5 % of the height. Meant for layouts
-    with brows and chin; a box of tfw5's five points is too tight.
+    with brows and chin; a box of tfw5's five points, or of ibug51's without a jaw, is too tight.
 
     Args:
       points: [..., K, 2] in pixels.

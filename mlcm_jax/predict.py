@@ -35,7 +35,7 @@ class Predictor:
         self._trained = run.load_stage(path, stage, mesh=self._mesh, say=say)
         config = self._trained.config
         self.layout = config.layout
-        self.modality = stages.STAGES[stage].modality
+        self.modality = stages.modality(stage, config)
         self._size, self._expand = config.image_size, config.augment.expand
         self._predict = evaluate.predictor(self._trained.network, self.modality, self._mesh)
 

@@ -10,36 +10,52 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from mlcm_jax import dikd, losses, steps
+from mlcm_jax import codecs, dikd, losses, shape_model, steps
 from mlcm_jax import state as states
 from mlcm_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """`model` and `distillation` are config keys, `teacher` is the stage whose network teaches ("" for none)."""
+    """One training.
+
+    `model` is the config key of its network, which reads what `config.modalities` says; `teachers` are the stages
+    whose networks teach; `distillation` is the config key of their weights; a `soft` stage learns landmarks projected
+    on a shape model.
+    """
 
     model: str
-    modality: str
-    teacher: str = ""
+    teachers: tuple[str, ...] = ()
     distillation: str = ""
+    soft: bool = False
 
 
 # In the order in which they are trained and reported; each control has the student's initialisation, data and steps.
+# `direct` skips the transfer (one step instead of two); `tolerant` and `kd` are of KD-Loss, whose tough teacher is
+# `teacher`.
 STAGES = {
-    "teacher": Stage("teacher", "rgb"),
-    "thermal_alone": Stage("student", "thermal"),
-    "transfer": Stage("student", "thermal", teacher="teacher", distillation="transfer"),
-    "light_alone": Stage("light", "thermal"),
-    "compress": Stage("light", "thermal", teacher="transfer", distillation="compress"),
+    "teacher": Stage("teacher"),
+    "tolerant": Stage("teacher", soft=True),
+    "thermal_alone": Stage("student"),
+    "transfer": Stage("student", ("teacher",), "transfer"),
+    "light_alone": Stage("light"),
+    "direct": Stage("light", ("teacher",), "direct"),
+    "compress": Stage("light", ("transfer",), "compress"),
+    "kd": Stage("light", ("teacher", "tolerant"), "kd"),
 }
+
+
+def modality(name: str, config: ConfigDict) -> str:
+    """What the network of a stage reads: "rgb" or "thermal"."""
+    return config.modalities["teacher" if STAGES[name].model == "teacher" else "student"]
 
 
 def requirements(name: str, config: ConfigDict) -> list[str]:
     """The stages whose trained networks this one reads."""
     stage = STAGES[name]
     starts_from = ["teacher"] if stage.model == "student" and config.student_init == "teacher" else []
-    return sorted({*starts_from, *([stage.teacher] if stage.teacher else [])})
+    starts_from += ["teacher"] if stage.model == "light" and config.light_head_init == "teacher" else []
+    return sorted({*starts_from, *stage.teachers})
 
 
 def check(config: ConfigDict) -> None:
@@ -49,13 +65,18 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.stages names {name!r}, which is not a stage; the stages are {', '.join(STAGES)}.")
     if not config.stages:
         raise InputError(f"config.stages is empty; name at least one of {', '.join(STAGES)}.")
-    if config.student_init not in ("scratch", "teacher"):
-        raise InputError(f"config.student_init={config.student_init!r} must be 'scratch' or 'teacher'.")
+    for key in ("student_init", "light_head_init"):
+        if config[key] not in ("scratch", "teacher"):
+            raise InputError(f"config.{key}={config[key]!r} must be 'scratch' or 'teacher'.")
+    for key, value in config.modalities.items():
+        if value not in ("rgb", "thermal"):
+            raise InputError(f"config.modalities.{key}={value!r} must be 'rgb' or 'thermal'.")
+    _check_two_teachers(config.kd)
     for key in ("teacher", "student", "light"):
         if config.steps[key] < 1:
             raise InputError(f"config.steps.{key}={config.steps[key]} must be at least 1.")
     loss_function(config)
-    for key in ("transfer", "compress"):
+    for key in ("transfer", "compress", "direct"):
         try:
             dikd.decay(0.0, config[key].decay)
         except ValueError as error:
@@ -65,15 +86,45 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.{key}.reverse_target={target!r} must be 'teacher' or 'truth'.")
 
 
+def _check_two_teachers(options: ConfigDict) -> None:
+    if options.variant not in ("paper", "released"):
+        raise InputError(f"config.kd.variant={options.variant!r} must be 'paper' or 'released'.")
+    if options.control not in ("", "shuffled", "constant"):
+        raise InputError(f"config.kd.control={options.control!r} must be '', 'shuffled' or 'constant'.")
+    if options.variant == "released" and not options.tolerant:
+        raise InputError("config.kd.variant='released' scales its main term by the tolerant teacher; keep kd.tolerant.")
+
+
 def loss_function(config: ConfigDict):
-    """config.loss as `loss(prediction, target)`: [B, K, 2] in u -> [B, K, 2]; errors in per cent of the crop's side."""
-    names = ("l1", "l2", "smooth_l1", "wing")
+    """config.loss as `loss(prediction, target)`: [B, K, 2] in u -> [B, K, 2]; errors in per cent of the crop's side.
+
+    "star" trains a head by its maps (`map_loss_function`); what distillation compares is then L1.
+    """
+    names = ("l1", "l2", "smooth_l1", "wing", "star")
     if config.loss.name not in names:
         raise InputError(f"config.loss.name={config.loss.name!r} is unknown; choose one of {', '.join(names)}.")
-    function = functools.partial(getattr(losses, config.loss.name), **config.loss.options)
+    if config.loss.name == "star":
+        function = losses.l1
+    else:
+        function = functools.partial(getattr(losses, config.loss.name), **config.loss.options)
 
     def loss(prediction, target):
         return function(100.0 * prediction, 100.0 * target)
+
+    return loss
+
+
+def map_loss_function(config: ConfigDict):
+    """The loss on the maps of an `aam` head, (Prediction, target, weights) -> ([B], parts); None for other losses."""
+    if config.loss.name != "star":
+        return None
+    chains = codecs.edge_chains(config.layout)
+
+    def loss(prediction, target, weights):
+        if prediction.points is None:
+            raise InputError("config.loss.name='star' needs models with head 'aam', which give point and edge maps.")
+        maps = prediction.heatmaps, prediction.points, prediction.edges
+        return losses.star_system(*maps, target, chains=chains, weights=weights, **config.loss.options)
 
     return loss
 
@@ -92,29 +143,46 @@ def role_key(seed: int, role: str) -> jax.Array:
 
 
 def optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
-    """AdamW, warm-up then cosine to zero; biases and norms are not decayed."""
+    """AdamW, warm-up then cosine to zero; biases and norms are not decayed. Heads may have a rate of their own."""
     train = config.train
     warmup = max(1, round(train.warmup * total_steps))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, train.lr, warmup, max(total_steps, warmup + 1))
-    adamw = optax.adamw(
-        schedule, weight_decay=train.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-    )
-    return optax.chain(optax.clip_by_global_norm(train.clip), adamw) if train.clip else adamw
+
+    def adamw(rate: float) -> optax.GradientTransformation:
+        return optax.adamw(
+            optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(total_steps, warmup + 1)),
+            weight_decay=train.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        )
+
+    def part(path, _):
+        return "head" if any(getattr(key, "key", "") == "head" for key in path) else "body"
+
+    rule = adamw(train.lr)
+    if train.head_lr:
+        rules = {"body": adamw(train.lr), "head": adamw(train.head_lr)}
+        rule = optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(part, params))
+    return optax.chain(optax.clip_by_global_norm(train.clip), rule) if train.clip else rule
 
 
-def recipe(name: str, config: ConfigDict) -> steps.Recipe:
-    """The static half of a stage's training step."""
+def recipe(name: str, config: ConfigDict, *, soft: shape_model.ShapeModel | None = None) -> steps.Recipe:
+    """The static half of a stage's training step; `soft` is the shape model of a stage that learns soft landmarks."""
     stage = STAGES[name]
     total_steps = config.steps[stage.model]
+    weights = steps.Distillation()
+    if stage.distillation and stage.distillation != "kd":
+        weights = steps.Distillation(**config[stage.distillation])
     return steps.Recipe(
-        modality=stage.modality,
+        modality=modality(name, config),
         loss=loss_function(config),
         tx=optimizer(config, total_steps),
         total_steps=total_steps,
         ema=config.train.ema,
         occluded_weight=config.loss.occluded_weight,
-        teacher_modality=STAGES[stage.teacher].modality if stage.teacher else "",
-        distillation=steps.Distillation(**config[stage.distillation]) if stage.distillation else steps.Distillation(),
+        teacher_modality=modality(stage.teachers[0], config) if stage.teachers else "",
+        distillation=weights,
+        two_teachers=steps.TwoTeachers(**config.kd) if stage.distillation == "kd" else None,
+        map_loss=map_loss_function(config),
+        soft=soft if stage.soft else None,
     )
 
 

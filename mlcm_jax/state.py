@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from mlcm_jax import models
+from mlcm_jax.errors import InputError
 
 Apply = Callable[[Any, jax.Array], jax.Array]
 
@@ -114,6 +115,21 @@ def create(network: Network, adapter: dict[str, jax.Array], tx: optax.GradientTr
         opt_state=tx.init(trainable(network, adapter)),
         ema=jax.tree.map(jnp.copy, network),
     )
+
+
+def with_head_of(network: Network, source: Network) -> Network:
+    """The network with copies of those parameters of the source's head whose name and shape are its own.
+
+    A light network so starts from its teacher's last convolutions (arXiv 2404.06029). Raises InputError where none fit.
+    """
+    ours = jax.tree_util.tree_flatten_with_path(network.params["head"])[0]
+    theirs = dict(jax.tree_util.tree_flatten_with_path(source.params["head"])[0])
+    fits = [path in theirs and theirs[path].shape == leaf.shape for path, leaf in ours]
+    if not any(fits):
+        raise InputError("config.light_head_init='teacher' finds no parameter of the teacher's head that fits.")
+    leaves = [jnp.copy(theirs[path]) if fit else leaf for (path, leaf), fit in zip(ours, fits, strict=True)]
+    head = jax.tree.unflatten(jax.tree.structure(network.params["head"]), leaves)
+    return network.replace(params=network.params | {"head": head})
 
 
 def join(network: Network) -> models.Model:

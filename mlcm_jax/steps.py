@@ -1,7 +1,8 @@
 """One training step and one evaluation step: pure functions of (state, teacher, batch, rng), jitted by their callers.
 
-The student's loss is  L = L_task + λ(e)·(α·L_FI + β·L_RI + γ·FD + δ·LD)  (MLCM-KD, arXiv 2510.11128; the sum and its
-decay λ are our reading of it). Without a teacher it is L_task alone.
+The student's loss is  L = L_task + λ(e)·(α·L_FI + β·L_RI + γ·FD + δ·LD + μ·MD)  (MLCM-KD, arXiv 2510.11128; the sum and
+its decay λ are our reading of it; MD, between fused heatmaps, is of arXiv 2404.06029). Without a teacher it is L_task
+alone. With a tough and a tolerant teacher it is KD-Loss (arXiv 2111.07047).
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 from clu import metrics as clu_metrics
 
-from mlcm_jax import dikd
+from mlcm_jax import dikd, losses, shape_model
 from mlcm_jax import state as states
 from mlcm_jax.errors import InputError
 
@@ -23,7 +24,7 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """Weights of the four distillation terms, their decay, and what reverse injection aims at."""
+    """Weights of the distillation terms, their decay, and what reverse injection aims at."""
 
     alpha: float = 0.0  # forward injection
     beta: float = 0.0  # reverse injection
@@ -31,14 +32,36 @@ class Distillation:
     delta: float = 0.0  # logit distillation
     decay: str = "linear"
     reverse_target: str = "teacher"
+    maps: float = 0.0  # distillation of heatmaps
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether student and teacher must have features of one size."""
+        return bool(self.alpha or self.beta or self.gamma)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTeachers:
+    """Options of KD-Loss; see `losses.kd`. A teacher that is False is left out.
+
+    `control` gives the student other errors than the teachers' own: "shuffled" or "constant" (`losses.control`).
+    """
+
+    variant: str = "paper"
+    main_weight: float = 2.5
+    tough: bool = True
+    tolerant: bool = True
+    control: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything about a stage that does not change from step to step (static under jit).
 
-    loss(prediction, target) is unreduced: [B, K, 2] in u -> [B, K, 2]. `occluded_weight` weighs landmarks that are not
-    visible; `ema` is the decay per step of the averaged network.
+    loss(prediction, target) is unreduced: [B, K, 2] in u -> [B, K, 2]. map_loss(Prediction, target, weights [B, K]) ->
+    (float [B], parts) takes its place where a head is trained by its maps. `soft`, a shape model, replaces the target
+    by its projection (the tolerant teacher's). `occluded_weight` weighs landmarks that are not visible; `ema` is the
+    decay per step of the averaged network.
     """
 
     modality: str
@@ -49,19 +72,22 @@ class Recipe:
     occluded_weight: float = 1.0
     teacher_modality: str = ""
     distillation: Distillation = Distillation()
+    two_teachers: TwoTeachers | None = None
+    map_loss: Callable | None = None
+    soft: shape_model.ShapeModel | None = None
 
 
 def _adapt(features: jax.Array, kernel: jax.Array | None) -> jax.Array:
     return features if kernel is None else features @ kernel
 
 
-def _distill(network, adapter, teacher, features, landmarks, batch, weights, recipe, key):
+def _distill(network, adapter, teacher, features, prediction, target, batch, weights, recipe, key):
     """The distillation terms by name, one value per example [B] each, unweighted."""
     options = recipe.distillation
     teacher_features, _ = states.run_backbone(teacher, batch[recipe.teacher_modality])
     teacher_features = jax.lax.stop_gradient(teacher_features)
     adapted = _adapt(features, adapter.get("to_teacher"))
-    if adapted.shape != teacher_features.shape:
+    if options.needs_features and adapted.shape != teacher_features.shape:
         raise InputError(
             f"Features of student and teacher differ in size, {adapted.shape[1:]} and {teacher_features.shape[1:]}: "
             "give both backbones the same total stride (config.student, config.light, config.teacher)."
@@ -78,7 +104,7 @@ def _distill(network, adapter, teacher, features, landmarks, batch, weights, rec
             teacher_features,
             (student_head, {"head": network.params["head"], "to_student": adapter.get("to_student")}),
             (states.head_function(teacher), teacher.params["head"]),
-            batch["landmarks"],
+            target,
             loss=recipe.loss,
             weights=weights,
             reverse_target=options.reverse_target,
@@ -86,10 +112,39 @@ def _distill(network, adapter, teacher, features, landmarks, batch, weights, rec
         terms |= parts
     if options.gamma:
         terms["feature"] = dikd.feature(adapted, teacher_features)
+    if options.delta or options.maps:
+        taught = states.run_head(teacher, teacher_features)[0]
     if options.delta:
-        teacher_landmarks = states.run_head(teacher, teacher_features)[0].landmarks
-        terms["logit"] = dikd.logit(landmarks, teacher_landmarks, loss=recipe.loss)
+        terms["logit"] = dikd.logit(prediction.landmarks, taught.landmarks, loss=recipe.loss)
+    if options.maps:
+        shapes = [maps if maps is None else maps.shape[1:] for maps in (prediction.heatmaps, taught.heatmaps)]
+        if shapes[0] is None or shapes[0] != shapes[1]:
+            raise InputError(
+                f"Distilling heatmaps needs maps of one size; the student's are {shapes[0]}, the teacher's "
+                f"{shapes[1]}; choose heads with heatmaps and the same resolution."
+            )
+        terms["maps"] = losses.map_distillation(prediction.heatmaps, taught.heatmaps)
     return terms
+
+
+def _weighted_mean(unreduced, weights):
+    """[B, K, 2], [B, K] -> [B]."""
+    return (unreduced.mean(-1) * weights).sum(-1) / jnp.maximum(weights.sum(-1), 1e-6)
+
+
+def _two_teachers(teachers, prediction, target, batch, weights, recipe, key):
+    """KD-Loss per example [B], in per cent of the crop's side as the task losses are."""
+    options, answers = recipe.two_teachers, []
+    keys = jax.random.split(key)
+    for k, (teacher, used) in enumerate(zip(teachers, (options.tough, options.tolerant), strict=True)):
+        answer = jax.lax.stop_gradient(states.predict(teacher, batch[recipe.teacher_modality]))
+        if options.control:
+            answer = losses.control(answer, target, options.control, key=keys[k])
+        answers.append(answer if used else None)
+    unreduced = losses.kd(
+        prediction.landmarks, *answers, target, main_weight=options.main_weight, variant=options.variant
+    )
+    return 100.0 * _weighted_mean(unreduced, weights)
 
 
 def _loss(params, state: states.TrainState, teacher, batch: Batch, key: jax.Array, recipe: Recipe):
@@ -99,15 +154,24 @@ def _loss(params, state: states.TrainState, teacher, batch: Batch, key: jax.Arra
     prediction, head_stats = states.run_head(network, features, train=True, key=head_key)
 
     weights = jnp.where(batch["visible"], 1.0, recipe.occluded_weight)
-    unreduced = recipe.loss(prediction.landmarks, batch["landmarks"])
-    task = (unreduced.mean(-1) * weights).sum(-1) / jnp.maximum(weights.sum(-1), 1e-6)
-    parts, total = {"task": task}, task
-    if teacher is not None:
+    if "weight" in batch:
+        weights = weights * batch["weight"]
+    target = batch["landmarks"] if recipe.soft is None else shape_model.project(recipe.soft, batch["landmarks"])
+    parts = {}
+    if recipe.two_teachers is not None:
+        task = _two_teachers(teacher, prediction, target, batch, weights, recipe, injection_key)
+    elif recipe.map_loss is not None:
+        task, parts = recipe.map_loss(prediction, target, weights)
+    else:
+        task = _weighted_mean(recipe.loss(prediction.landmarks, target), weights)
+    parts, total = {"task": task} | parts, task
+    if teacher is not None and recipe.two_teachers is None:
         options = recipe.distillation
         terms = _distill(
-            network, params["adapter"], teacher, features, prediction.landmarks, batch, weights, recipe, injection_key
+            network, params["adapter"], teacher, features, prediction, target, batch, weights, recipe, injection_key
         )
         strength = {"forward": options.alpha, "reverse": options.beta, "feature": options.gamma, "logit": options.delta}
+        strength["maps"] = options.maps
         decay = dikd.decay(state.step / recipe.total_steps, options.decay)
         total = task + decay * sum(strength[name] * value for name, value in terms.items() if strength[name])
         parts |= terms
@@ -118,14 +182,16 @@ def _loss(params, state: states.TrainState, teacher, batch: Batch, key: jax.Arra
 
 
 def train_step(
-    state: states.TrainState, teacher: states.Network | None, batch: Batch, rng: jax.Array, *, recipe: Recipe
+    state: states.TrainState, teacher: Any, batch: Batch, rng: jax.Array, *, recipe: Recipe
 ) -> tuple[states.TrainState, dict[str, jax.Array]]:
     """One update of the student; the teacher is read, never changed.
 
     Args:
       state: donated by the caller's jit.
-      teacher: a frozen network, an argument so that it is not baked into the program; None trains without one.
-      batch: see `data`; needs `landmarks` [B, K, 2], `visible` [B, K], `mask` [B] and the modalities of the recipe.
+      teacher: a frozen network, an argument so that it is not baked into the program; None trains without one; the
+        pair (tough, tolerant) for a recipe with `two_teachers`.
+      batch: see `data`; needs `landmarks` [B, K, 2], `visible` [B, K], `mask` [B] and the modalities of the recipe;
+        `weight` [B, K], where it is there, weighs the landmarks.
       rng: the stage's key; the step number is folded in, so resuming needs nothing else.
       recipe: static.
 

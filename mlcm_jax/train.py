@@ -5,7 +5,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,20 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mlcm_jax import checkpoint, data, evaluate, landmarks, models, pictures, run, sharding, stages, steps, summary
+from mlcm_jax import (
+    checkpoint,
+    data,
+    evaluate,
+    landmarks,
+    models,
+    pictures,
+    run,
+    shape_model,
+    sharding,
+    stages,
+    steps,
+    summary,
+)
 from mlcm_jax import state as states
 from mlcm_jax.errors import InputError
 from mlcm_jax.writers import open_writer, progress, read_jsonl, say
@@ -66,9 +79,11 @@ def _start_state(name, config, recipe, trained, count, mean_shape):
         network = network.replace(
             params=jax.tree.map(jax.numpy.copy, source.params), stats=jax.tree.map(jax.numpy.copy, source.stats)
         )
+    if stage.model == "light" and config.light_head_init == "teacher":
+        network = states.with_head_of(network, trained["teacher"].network)
     adapter = {}
-    if stage.teacher:
-        channels = states.channels(network), states.channels(trained[stage.teacher].network)
+    if recipe.distillation.needs_features:
+        channels = states.channels(network), states.channels(trained[stage.teachers[0]].network)
         adapter = states.init_adapter(*channels, stages.role_key(config.seed, f"{name} adapter"))
     return states.create(network, adapter, recipe.tx)
 
@@ -79,7 +94,7 @@ def train_stage(
     workdir: epath.Path,
     *,
     trained: dict[str, run.Trained],
-    examples: data.Examples,
+    examples: Sequence[data.Examples],
     mean_shape: np.ndarray,
     mesh: Mesh,
 ) -> run.Trained:
@@ -90,7 +105,7 @@ def train_stage(
       config: of the run.
       workdir: of the run.
       trained: the stages that this one reads.
-      examples: the training split.
+      examples: the training split of each data set.
       mean_shape: float32 [K, 2] in u.
       mesh: the devices.
 
@@ -98,13 +113,16 @@ def train_stage(
       Interrupted: after a signal, when the step in flight is done and saved.
       InputError: a loss that is not finite, a full disk, checkpoints of another model.
     """
-    stage, recipe = stages.STAGES[name], stages.recipe(name, config)
-    needed = tuple(m for m in (stage.modality, recipe.teacher_modality) if m)
+    stage, modality = stages.STAGES[name], stages.modality(name, config)
+    soft = _shape_model(config, workdir, examples) if stage.soft else None
+    recipe = stages.recipe(name, config, soft=soft)
+    needed = tuple(m for m in (modality, recipe.teacher_modality) if m)
     data.require(examples, sorted(set(needed)), f"Stage {name}")
     count = landmarks.get(config.layout).count
     state = _start_state(name, config, recipe, trained, count, mean_shape)
     state = jax.device_put(state, sharding.tree_shardings(state, mesh))
-    teacher = sharding.put_replicated(trained[stage.teacher].network, mesh) if stage.teacher else None
+    teachers = tuple(sharding.put_replicated(trained[teacher].network, mesh) for teacher in stage.teachers)
+    teacher = teachers if recipe.two_teachers else (teachers[0] if teachers else None)
 
     directory = workdir / name
     manager = run.stage_manager(workdir, name)
@@ -116,30 +134,47 @@ def train_stage(
     save = functools.partial(_save, manager, mean_shape=mean_shape)
     try:
         if start < recipe.total_steps:
-            say(
-                models.table(
-                    states.join(state.network), config.image_size, channels=3 if stage.modality == "rgb" else 1
-                )
-            )
+            say(models.table(states.join(state.network), config.image_size, channels=3 if modality == "rgb" else 1))
             if start:
                 say(f"Stage {name} resumes at step {start} of {recipe.total_steps}.")
-            batches = data.train_batches(
-                examples,
-                batch_size=config.train.batch_size,
-                size=config.image_size,
-                layout=config.layout,
-                augmentation=config.augment.to_dict(),
-                modalities=needed,
-                seed=config.seed,
-                host=jax.process_index(),
-                hosts=jax.process_count(),
-            )
+            batches = _batches(config, examples, needed, host=jax.process_index(), hosts=jax.process_count())
             with open_writer(directory, resume_step=start) as write:
                 state = _loop(name, config, recipe, state, teacher, batches, start, mesh, save, write)
             save(recipe.total_steps, state)
     finally:
         checkpoint.close(manager)
     return run.Trained(name, state.ema, config, mean_shape)
+
+
+def _batches(config: ConfigDict, examples: Sequence[data.Examples], modalities: Sequence[str], **hosts: int):
+    return data.train_batches(
+        examples,
+        batch_size=config.train.batch_size,
+        size=config.image_size,
+        layout=config.layout,
+        augmentation=config.augment.to_dict(),
+        modalities=modalities,
+        seed=config.seed,
+        weights=config.dataset_weights if len(examples) > 1 else (),
+        **hosts,
+    )
+
+
+def _shape_model(config: ConfigDict, workdir: epath.Path, examples: Sequence[data.Examples]) -> shape_model.ShapeModel:
+    """The shape model of the tolerant teacher: `shape_model.npz` of the run, fitted now if it is not there.
+
+    It is fitted to augmented crops, turned and mirrored as training will show them: a linear model of upright shapes
+    cannot answer a turned one.
+    """
+    path = workdir / "shape_model.npz"
+    if not path.exists():
+        batches = _batches(config, examples, ())
+        count = -(-max(2048, 2 * sum(map(len, examples))) // config.train.batch_size)
+        shapes = np.concatenate([batches[k]["landmarks"] for k in range(count)])
+        model = shape_model.fit(shapes, variance=config.shape_variance)
+        shape_model.save(model, path)
+        say(f"Shape model: {model.basis.shape[1]} components keep {100 * model.variance:.1f} % of the variance.")
+    return shape_model.load(path)
 
 
 def _save(manager, step, state, *, mean_shape):
@@ -202,8 +237,13 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict
     mesh, began = sharding.make_mesh(), time.monotonic()
     sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size")
     run.claim(workdir, config)
-    open_split = functools.partial(data.open_examples, config.dataset, data_dir=data_dir, layout=config.layout)
-    examples, test = open_split("train"), open_split("test")
+    options = {"data_dir": data_dir, "layout": config.layout}
+    options["thermal_range"] = config.thermal_range
+    test = evaluate.open_examples(config, "test", data_dir=data_dir)
+    examples = data.open_sets((config.dataset, *config.more_datasets), "train", **options)
+    of_teacher = examples
+    if config.teacher_dataset:
+        of_teacher = data.open_sets(config.teacher_dataset, "train", data_dir=data_dir, layout=config.layout)
     mean_shape = data.mean_shape(examples, size=config.image_size, expand=config.augment.expand, layout=config.layout)
 
     trained: dict[str, run.Trained] = {}
@@ -212,7 +252,13 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict
             if needed not in trained:
                 trained[needed] = run.load_stage(workdir, needed, mesh=mesh, say=say)
         trained[name] = train_stage(
-            name, config, workdir, trained=trained, examples=examples, mean_shape=mean_shape, mesh=mesh
+            name,
+            config,
+            workdir,
+            trained=trained,
+            examples=of_teacher if stages.STAGES[name].model == "teacher" else examples,
+            mean_shape=mean_shape,
+            mesh=mesh,
         )
     ordered = {name: trained[name] for name in stages.STAGES if name in trained}
     results, errors, predictions = evaluate.evaluate_networks(ordered, test, config=config, split="test", mesh=mesh)
@@ -231,7 +277,7 @@ def _draw(workdir, trained, examples, errors, predictions, config):
         {**examples[i], "prediction": predictions[best][i], "title": f"NME {100 * errors[best][i]:.1f} %"}
         for i in shown
     ]
-    pictures.samples(workdir / "samples.png", rows, layout=config.layout, title=f"stage {best}")
+    pictures.samples(workdir / "samples.png", rows, layout=examples.layout, title=f"stage {best}")
     pictures.ced(workdir / "ced.png", errors, normalizer=evaluate.describe(config.normalizer))
     curves = {}
     for name in trained:

@@ -74,8 +74,14 @@ def test_bad_input_is_one_sentence_and_exit_code_1(words, message):
 
 
 def test_build_lists_the_data_sets_and_whether_they_are_built(tmp_path):
-    (tmp_path / "synthetic_faces/tiny/1.0.0").mkdir(parents=True)
+    result = run_mlcm("build", "synthetic_faces/16x32", f"--data_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert "32x32" in result.stdout
+    assert (tmp_path / "synthetic_faces/16x32/1.0.0/preview.png").stat().st_size > 10_000
     result = run_mlcm("build", "--list", f"--data_dir={tmp_path}")
     assert result.returncode == 0, result.stderr
-    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
-    assert lines["synthetic_faces/tiny"].startswith("built in") and lines["synthetic_faces/base"] == "not built"
+    lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+    assert lines["synthetic_faces/16x32"] == ["rgb", "+", "thermal", "68", "16", "examples"]
+    assert lines["synthetic_faces/base"] == ["rgb", "+", "thermal", "68", "no"]
+    assert lines["sf_tl54/gray_all"] == ["rgb", "+", "thermal", "54", "no"] and lines["wflw/all"] == ["rgb", "98", "no"]
+    assert {name.split("/")[0] for name in lines} >= {"t_fake", "tfw", "cofw", "paired_folder", "charlotte_thermal"}

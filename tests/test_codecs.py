@@ -1,11 +1,17 @@
 """Codecs: the half pixel, and decoders against closed forms."""
 
+import dataclasses
+import itertools
+
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
-from mlcm_jax import codecs
+from mlcm_jax import codecs, landmarks
+from mlcm_jax.errors import InputError
 
 encode = jax.jit(codecs.encode_heatmap, static_argnums=1)
 decode = jax.jit(codecs.argmax_decode)
@@ -117,3 +123,109 @@ def test_soft_argmax_has_the_right_gradient():
     slope = jnp.vdot(jax.grad(function)(logits), direction)
     difference = (function(logits + 1e-2 * direction) - function(logits - 1e-2 * direction)) / 2e-2
     np.testing.assert_allclose(slope, difference, rtol=1e-2)
+
+
+def test_expectation_with_a_floor_pulls_a_weak_map_to_the_middle():
+    maps = np.zeros((1, 4, 4, 2), np.float32)
+    maps[0, 1, 3, 0], maps[0, 1, 3, 1] = 0.5, 2e-7
+    found = jax.jit(lambda m: codecs.expectation(m, floor=1e-6))(maps)
+    corner = np.array([3.5 / 4, 1.5 / 4])
+    np.testing.assert_allclose(found[0], [corner, 0.5 + 0.2 * (corner - 0.5)], atol=1e-6)
+    slope = jax.jit(jax.grad(lambda m: codecs.expectation(m, floor=1e-6).sum()))(jnp.zeros((1, 4, 4, 1)))
+    assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(("size", "drawn"), [(16, 64), (12, 32), (8, 8)])
+def test_point_maps_are_drawn_and_resized(size, drawn):
+    """Against a drawing of every pixel and OpenCV's bilinear resizing."""
+    points = np.random.default_rng(0).uniform(0, 1, (2, 5, 2)).astype(np.float32)
+    found = np.asarray(jax.jit(lambda p: codecs.point_maps(p, size, drawn, 2.0))(points))
+    assert found.shape == (2, size, size, 5)
+    y, x = np.mgrid[:drawn, :drawn]
+    for b, k in np.ndindex(2, 5):
+        px, py = points[b, k].astype(float) * drawn - 0.5
+        drawing = np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 2.0**2))
+        resized = cv2.resize(drawing, (size, size), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(found[b, :, :, k], resized, atol=1e-5)
+
+
+def test_the_height_of_a_point_map_depends_on_the_place_in_its_cell():
+    middle, edge = (np.full((1, 1, 2), u, np.float32) for u in (32.5 / 64, 32 / 64))
+    profile = {u: (np.exp(-((u - 0.5) ** 2) / 4.5) + np.exp(-((u + 0.5) ** 2) / 4.5)) / 2 for u in (0, 2)}
+    np.testing.assert_allclose(codecs.point_maps(middle).max(), profile[0] ** 2, rtol=1e-4)
+    np.testing.assert_allclose(codecs.point_maps(edge).max(), profile[2] ** 2, rtol=1e-4)
+    assert 0.18 < profile[2] ** 2 < 0.19 and 0.89 < profile[0] ** 2 < 0.9
+
+
+def test_edges_of_the_layouts():
+    chains = codecs.edge_chains("ibug68")
+    brows_and_nose = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36))  # and the jaw; open
+    eyes_and_lips = ((36, 42), (42, 48), (48, 60), (60, 68))
+    wanted = [*(range(*ends) for ends in brows_and_nose), *([*range(*ends), ends[0]] for ends in eyes_and_lips)]
+    assert chains == tuple(map(tuple, wanted))
+    assert codecs.edge_chains("sf_tl54")[-2:] == ((48, 49, 50, 51, 48), (48, 52, 50, 53, 48))
+    assert codecs.edge_chains("cofw29")[-2:] == ((18, 21, 19), (22, 25, 23, 26, 22))
+    assert codecs.edge_chains("tfw5") == ((3, 4),)
+    for layout in landmarks.LAYOUTS.values():
+        pairs = [pair for chain in codecs.edge_chains(layout) for pair in itertools.pairwise(chain)]
+        assert tuple(pairs) == layout.edges
+    with pytest.raises(InputError, match="no edges"):
+        codecs.edge_chains(dataclasses.replace(landmarks.get("tfw5"), edges=()))
+
+
+def test_membership():
+    matrix = codecs.membership(((0, 1, 2), (2, 3, 2)), 5)
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, [[1, 0], [1, 0], [1, 1], [0, 1], [0, 0]])
+    with pytest.raises(InputError, match="do not have"):
+        codecs.membership(((0, 5),), 5)
+
+
+@pytest.mark.parametrize("chain", [(2, 0, 4, 1, 3), (1, 0, 3, 4, 2, 1), (3, 0), (0, 1, 2, 0)])
+def test_splines_are_those_of_scipy(chain):
+    points = np.random.default_rng(3).uniform(size=(5, 2))
+    curve = codecs._spline_matrix(chain, 5, 24) @ points
+    knots = points[list(chain)]
+    bc_type = "periodic" if chain[0] == chain[-1] else "natural"
+    wanted = CubicSpline(np.arange(len(chain)), knots, bc_type=bc_type)(np.linspace(0, len(chain) - 1, 25))
+    np.testing.assert_allclose(curve, wanted, atol=1e-6)
+
+
+def test_edge_maps_against_a_drawing_of_every_pixel():
+    points = np.random.default_rng(4).uniform(0.1, 0.9, (2, 5, 2)).astype(np.float32)
+    chains, size, drawn, segments = ((0, 1, 2), (3, 4), (1, 2, 3, 1)), 8, 32, 12
+    found = np.asarray(jax.jit(lambda p: codecs.edge_maps(p, chains, size, drawn, segments=segments))(points))
+    assert found.shape == (2, size, size, 3) and found.dtype == np.float32
+    pixels = np.stack(np.meshgrid(np.arange(drawn), np.arange(drawn)), -1).astype(float)
+    for b, (e, chain) in itertools.product(range(2), enumerate(chains)):
+        curve = codecs._spline_matrix(chain, 5, segments).astype(float) @ (points[b].astype(float) * drawn - 0.5)
+        nearest = np.full((drawn, drawn), np.inf)
+        for start, stop in itertools.pairwise(curve):
+            part = ((pixels - start) @ (stop - start) / ((stop - start) ** 2).sum()).clip(0, 1)
+            nearest = np.minimum(nearest, np.linalg.norm(pixels - start - part[..., None] * (stop - start), axis=-1))
+        resized = cv2.resize((1.15 - nearest).clip(0, 1), (size, size), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(found[b, :, :, e], resized, atol=1e-4)
+
+
+def test_edge_maps_look_like_those_of_opencv():
+    """The original's drawing: an anti-aliased polyline on 1024 x 1024, averaged to 256 x 256, resized to 64 x 64."""
+    points = np.array([[0.2, 0.3], [0.4, 0.22], [0.62, 0.35], [0.8, 0.6]], np.float32)
+    found = np.asarray(codecs.edge_maps(points[None], ((0, 1, 2, 3),)))[0, :, :, 0]
+    curve = codecs._spline_matrix((0, 1, 2, 3), 4, 64) @ (points * 1024 - 0.5)
+    drawing = np.zeros((1024, 1024), np.uint8)
+    cv2.polylines(drawing, [np.round(curve).astype(np.int32)], False, 255, 4, cv2.LINE_AA)
+    theirs = cv2.resize(drawing / 255.0, (256, 256), interpolation=cv2.INTER_AREA)
+    theirs = cv2.resize(theirs, (64, 64), interpolation=cv2.INTER_LINEAR)
+    assert np.corrcoef(found.ravel(), theirs.ravel())[0, 1] > 0.99
+    assert 0.95 < found.sum() / theirs.sum() < 1.05
+
+
+def test_edge_maps_are_targets_of_finite_value():
+    same = jnp.full((1, 3, 2), 0.55)  # a line of no length
+    maps = codecs.edge_maps(same, ((0, 1, 2), (0, 1, 2, 0)), 8, 32)
+    assert np.isfinite(maps).all() and float(maps.max()) > 0.2
+    slope = jax.jit(jax.grad(lambda p: codecs.edge_maps(p, ((0, 1, 2),), 8, 32).sum()))(same)
+    np.testing.assert_array_equal(slope, 0.0)
+    assert codecs.edge_maps(same, (), 8, 32).shape == (1, 8, 8, 0)
+    with pytest.raises(ValueError, match="at least two"):
+        codecs.edge_maps(same, ((0,),), 8, 32)

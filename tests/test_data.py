@@ -1,5 +1,7 @@
 """The loader on a real data set on disk: pure in (seed, step, host), and pixels that lie where the landmarks say."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def examples(data_dir):
 def batches(examples, *, seed=0, host=0, hosts=1, modalities=data.MODALITIES, **changes):
     augmentation = common.base().augment.to_dict() | changes
     return data.train_batches(
-        examples,
+        [examples],
         batch_size=4,
         size=32,
         layout="ibug68",
@@ -39,7 +41,7 @@ def assert_equal(one, two):
 def test_a_batch_is_as_the_house_says(examples):
     batch = batches(examples)[0]
     shapes = {"rgb": (4, 32, 32, 3), "thermal": (4, 32, 32, 1), "landmarks": (4, 68, 2), "visible": (4, 68)}
-    shapes |= {"box": (4, 4), "to_image": (4, 2, 3), "mask": (4,)}
+    shapes |= {"weight": (4, 68), "box": (4, 4), "to_image": (4, 2, 3), "mask": (4,)}
     assert {key: value.shape for key, value in batch.items()} == shapes
     assert batch["rgb"].dtype == batch["thermal"].dtype == batch["landmarks"].dtype == np.float32
     assert batch["visible"].dtype == batch["mask"].dtype == bool
@@ -101,7 +103,7 @@ def test_evaluation_sees_each_example_once_and_maps_back_to_original_pixels(exam
 def test_the_mean_shape_is_the_mean(examples):
     crops = list(data.eval_batches(examples, batch_size=1, size=32, expand=1.25, layout="ibug68"))
     expected = np.mean([crop["landmarks"][0] for crop in crops], axis=0)
-    found = data.mean_shape(examples, size=32, expand=1.25, layout="ibug68")
+    found = data.mean_shape([examples], size=32, expand=1.25, layout="ibug68")
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -114,7 +116,7 @@ def test_another_layout_is_converted(data_dir, examples):
 
 
 def test_pixels_of_the_loader_are_those_on_disk(examples):
-    raw = examples._source[1]
+    raw = examples._parts[0][0][1]
     np.testing.assert_array_equal(examples[1]["rgb"], raw["rgb"])
     np.testing.assert_array_equal(examples[1]["rgb"], examples[1]["rgb"])  # the second time from memory
     assert "pose" in examples.metadata(1) and not {"rgb", "thermal", "celsius"} & set(examples.metadata(1))
@@ -131,11 +133,11 @@ def test_unknown_names_are_said(data_dir):
 
 def test_a_lacking_modality_is_said(examples):
     class Lacking:
-        modalities = ("thermal",)
+        modalities, name = ("thermal",), "made/1.0.0 train"
 
-    data.require(examples, ["rgb", "thermal"], "Stage transfer")
-    with pytest.raises(InputError, match="Stage transfer needs rgb and thermal pictures, and the data set has no rgb"):
-        data.require(Lacking(), ["rgb", "thermal"], "Stage transfer")
+    data.require([examples], ["rgb", "thermal"], "Stage transfer")
+    with pytest.raises(InputError, match=r"needs rgb and thermal pictures, and made/1\.0\.0 train has no rgb"):
+        data.require([examples, Lacking()], ["rgb", "thermal"], "Stage transfer")
 
 
 class _Source:
@@ -159,3 +161,73 @@ def test_bad_landmarks_name_the_example(points, message):
     with pytest.raises(InputError, match=r"Example 0 of made/1\.0\.0 train") as caught:
         data.Examples(_Source(points), "train", "ibug68")[0]
     assert message in str(caught.value)
+
+
+class _Many:
+    """A builder of three splits whose examples carry a number, a flag and temperatures."""
+
+    LAYOUT = "tfw5"
+    UNIONS: ClassVar = {"full": ("common", "challenge")}
+    SUBSETS: ClassVar = {"common_dark": ("common", "dark")}
+    POINTS = np.array([[2, 2], [6, 2], [4, 4], [3, 6], [5, 6]], np.float32)
+
+    def __init__(self):
+        features = {"thermal": None, "celsius": None, "dark": None, "landmarks": None}
+        splits = dict.fromkeys(("train", "common", "challenge"))
+        self.info = type("Info", (), {"full_name": "many/1.0.0", "features": features, "splits": splits})
+
+    def as_data_source(self, split, decoders):
+        first, count = {"train": (0, 8), "common": (10, 3), "challenge": (20, 2)}[split]
+        return [
+            {
+                "thermal": np.full((9, 9, 1), k, np.uint8),
+                "celsius": np.array([0, 29315, 30315, 31315, 40000], np.uint16).reshape(1, 5, 1),
+                "landmarks": self.POINTS,
+                "visible": np.ones(5, bool),
+                "box": np.array([0, 0, 9, 9], np.float32),
+                "dark": np.bool_(k % 2),
+            }
+            for k in range(first, first + count)
+        ]
+
+
+def test_splits_made_of_others():
+    def numbers(split):
+        examples = data.Examples(_Many(), split, "tfw5")
+        return [int(examples[k]["thermal"][0, 0, 0]) for k in range(len(examples))]
+
+    assert data.splits_of(_Many()) == ["challenge", "common", "train", "full", "common_dark"]
+    assert numbers("full") == [10, 11, 12, 20, 21]
+    assert numbers("common_dark") == [11]
+    assert bool(data.Examples(_Many(), "common_dark", "tfw5").metadata(0)["dark"])
+
+
+def test_a_fixed_range_reads_temperatures():
+    examples = data.Examples(_Many(), "train", "tfw5", thermal_range=(20.0, 40.0))
+    # 20, 30 and 40 °C, and what lies beyond the range on either side.
+    np.testing.assert_array_equal(examples[0]["thermal"].ravel(), [0, 0, 128, 255, 255])
+    with pytest.raises(InputError, match="must rise"):
+        data.Examples(_Many(), "train", "tfw5", thermal_range=(40.0, 20.0))[0]
+    plain = _Source(np.zeros((68, 2), np.float32))
+    with pytest.raises(InputError, match="keeps no temperatures"):
+        data.Examples(plain, "train", "ibug68", thermal_range=(20.0, 40.0))
+
+
+def test_examples_without_landmarks_pass_only_where_they_are_wanted():
+    empty = _Source(np.full((68, 2), np.nan, np.float32))
+    found = data.Examples(empty, "train", "sf_tl54", labelled=False)[0]
+    assert found["landmarks"].shape == (54, 2) and np.isnan(found["landmarks"]).all() and not found["visible"].any()
+
+
+@pytest.mark.parametrize("weights, share", [((), 8 / 11), ((1.0, 3.0), 0.25)])
+def test_sets_are_mixed_by_weight(weights, share):
+    sets = [data.Examples(_Many(), split, "tfw5") for split in ("train", "common")]
+    options = {"batch_size": 4, "size": 9, "layout": "tfw5", "modalities": ("thermal",), "seed": 0}
+    still = {"expand": 1.0, "photometric": 0.0, "occlusion": 0.0}
+    mixed = data.train_batches(sets, weights=weights, augmentation=still, **options)
+    seen = np.concatenate([mixed[k]["thermal"][:, 4, 4, 0] * 255 for k in range(50)]).round()
+    assert set(seen) <= {*range(8), 10, 11, 12}
+    assert np.mean(seen < 8) == pytest.approx(share, abs=0.03)
+    np.testing.assert_array_equal(mixed[7]["thermal"], mixed[7]["thermal"])
+    with pytest.raises(InputError, match=r"config\.dataset_weights"):
+        data.train_batches(sets, weights=(1.0,), augmentation=still, **options)

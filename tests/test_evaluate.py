@@ -12,7 +12,7 @@ def test_scores_match_numpy():
     truth = rng.random((20, 68, 2)) * 100
     offset = np.linspace(0, 0.19, 20)[:, None, None] * np.array([60.0, 0.0])
     box = np.tile([0.0, 0.0, 36.0, 100.0], (20, 1))  # √(w·h) = 60
-    found = {"prediction": truth + offset, "truth": truth, "box": box}
+    found = {"prediction": truth + offset, "truth": truth, "box": box, "known": np.ones((20, 68), bool)}
     result = evaluate.scores(found, normalizer="box", layout="ibug68")
     np.testing.assert_allclose(result["errors"], np.linspace(0, 0.19, 20), atol=1e-6)
     assert result["row"]["nme"] == pytest.approx(9.5)
@@ -23,6 +23,7 @@ def test_scores_match_numpy():
 def test_a_perfect_answer_scores_nothing_and_one():
     truth = np.random.default_rng(0).random((4, 68, 2)) * 50
     found = {"prediction": truth, "truth": truth, "box": np.tile([0.0, 0.0, 50.0, 50.0], (4, 1))}
+    found["known"] = np.ones((4, 68), bool)
     row = evaluate.scores(found, normalizer="box", layout="ibug68")["row"]
     assert row["nme"] == row["fr10"] == 0 and row["auc8"] == row["auc10"] == 1
 
@@ -30,7 +31,7 @@ def test_a_perfect_answer_scores_nothing_and_one():
 def test_collect_drops_the_padding_and_returns_original_pixels(data_dir):
     examples = data.open_examples("synthetic_faces/48x48", "test", data_dir=str(data_dir), layout="ibug68")
     batches = data.eval_batches(examples, batch_size=5, size=32, expand=1.25, layout="ibug68")
-    found = evaluate.collect(lambda batch: batch["landmarks"], batches, size=32)
+    found = evaluate.collect(lambda batch: batch["landmarks"], batches, size=32, source="ibug68", target="ibug68")
     expected = np.stack([examples[i]["landmarks"] for i in range(len(examples))])
     np.testing.assert_allclose(found["prediction"], expected, atol=1e-3)
     np.testing.assert_allclose(found["truth"], expected, atol=1e-3)
@@ -61,6 +62,6 @@ def test_the_last_batch_counts_as_much_as_any(smoke_run, data_dir):
     predict, errors = evaluate.predictor(trained.network, "rgb", mesh), []
     for size in (1, 4):
         batches = data.eval_batches(examples, batch_size=size, size=32, expand=1.25, layout="ibug68")
-        found = evaluate.collect(predict, batches, size=32)
+        found = evaluate.collect(predict, batches, size=32, source="ibug68", target="ibug68")
         errors.append(evaluate.scores(found, normalizer="box", layout="ibug68")["errors"])
     np.testing.assert_allclose(errors[0], errors[1], rtol=1e-4)

@@ -1,7 +1,9 @@
 """Layouts: mirror pairs against a drawn face, conversions against hand-made tables, boxes against their margins."""
 
 import ast
+import dataclasses
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -10,7 +12,16 @@ from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
 
 LAYOUTS = list(landmarks.LAYOUTS.values())
-COUNTS = {"ibug68": 68, "sf_tl54": 54, "wflw98": 98, "cofw29": 29, "tfake70": 70, "tfw5": 5}
+COUNTS = {
+    "ibug68": 68,
+    "sf_tl54": 54,
+    "wflw98": 98,
+    "cofw29": 29,
+    "tfake70": 70,
+    "tfw5": 5,
+    "ibug51": 51,
+    "common17": 17,
+}
 
 
 def arc(start, end, count, height=0.0):
@@ -38,6 +49,22 @@ def template(name):
         for i, y in {20: 0.5, 21: 1.5, 24: 3.4, 25: 3.8, 26: 4.3, 27: 5.0, 28: 8.0}.items():
             points[i] = (0, y)
         return points
+    if name == "ibug51":
+        return template("ibug68")[17:]
+    if name == "common17":
+        points = [
+            (-6, -4),
+            (6, -4),
+            (-1, -4.2),
+            (1, -4.2),
+            (-5, -2),
+            (5, -2),
+            (-2, -2.1),
+            (2, -2.1),
+            (0, 0.5),
+            (0, 1.5),
+        ]
+        return np.array([*points, (-2.5, 4), (2.5, 4), (0, 3), (0, 3.6), (0, 4.4), (0, 5), (0, 7)])
     if name == "wflw98":
         jaw = arc((-8, -2), (8, -2), 33, 9)
         upper = arc((-6, -4), (-1, -4.2), 5, -1)
@@ -98,6 +125,16 @@ def test_layouts_are_consistent(layout):
         layout.flip[0] = 1
 
 
+def test_the_flip_of_ibug51_by_hand():
+    flip = [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 10, 11, 12, 13, 18, 17, 16, 15, 14, 28, 27, 26, 25, 30, 29, 22, 21, 20, 19]
+    flip += [24, 23, 37, 36, 35, 34, 33, 32, 31, 42, 41, 40, 39, 38, 47, 46, 45, 44, 43, 50, 49, 48]
+    layout = landmarks.get("ibug51")
+    np.testing.assert_array_equal(layout.flip, flip)
+    assert layout.eye_corners == (19, 28) and layout.pupils == (tuple(range(19, 25)), tuple(range(25, 31)))
+    whole = landmarks.get("ibug68")
+    assert [(a + 17, b + 17) for a, b in layout.edges] == [edge for edge in whole.edges if min(edge) > 16]
+
+
 def test_the_flip_of_sf_tl54_is_the_published_one():
     published = [*range(16, -1, -1), *range(26, 21, -1), *range(21, 16, -1), *range(27, 31), *range(35, 30, -1)]
     published += [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, 50, 49, 48, 51, 52, 53]
@@ -119,6 +156,7 @@ def test_bad_flip_pairs(pairs):
 
 
 PICKS = [("ibug68", "sf_tl54"), *((a, b) for a in ("tfake70", "wflw98") for b in ("ibug68", "sf_tl54"))]
+PICKS += [(a, "ibug51") for a in ("ibug68", "tfake70", "wflw98")]
 
 
 @pytest.mark.parametrize(("source", "target"), PICKS)
@@ -128,8 +166,8 @@ def test_conversions_pick_the_points_of_the_same_place(source, target):
     converted, wanted = landmarks.convert(template(source), source, target), template(target)
     groups = landmarks.get(target).groups
     parts = ["jaw", "right_brow", "left_brow", "nose"]
-    parts += ["outer_lips"] if target == "ibug68" else []
-    for part in parts:
+    parts += ["outer_lips"] if target != "sf_tl54" else []
+    for part in groups.keys() & set(parts):
         np.testing.assert_allclose(converted[list(groups[part])], wanted[list(groups[part])], atol=1e-9, err_msg=part)
     corners = list(landmarks.get(target).eye_corners)
     np.testing.assert_allclose(converted[corners], wanted[corners], atol=1e-9)
@@ -152,12 +190,32 @@ def test_68_to_54_is_the_published_index_list():
     assert picked.dtype == np.float32
 
 
-@pytest.mark.parametrize("source", ["ibug68", "sf_tl54", "tfake70", "wflw98"])
+# What 68, 54 and 98 points mark of the 17 that iBUG shares with COFW, read off the pictures of the publications.
+COMMON = {
+    "ibug68": [17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 54, 51, 62, 66, 57, 8],
+    "tfake70": [17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 54, 51, 62, 66, 57, 8],
+    "sf_tl54": [17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 50, 49, 52, 53, 51, 8],
+    "wflw98": [33, 46, 37, 42, 60, 72, 64, 68, 54, 57, 76, 82, 79, 90, 94, 85, 16],
+    "cofw29": [0, 1, 2, 3, 8, 9, 10, 11, 20, 21, 22, 23, 24, 25, 26, 27, 28],
+}
+
+
+@pytest.mark.parametrize("source", COMMON)
+def test_the_points_shared_with_cofw(source):
+    count = landmarks.get(source).count
+    numbers = np.arange(2.0 * count).reshape(count, 2)
+    found = landmarks.convert(numbers, source, "common17")
+    np.testing.assert_array_equal(found[:, 0] / 2, COMMON[source])
+    drawn = landmarks.convert(template(source), source, "common17")
+    np.testing.assert_allclose(drawn, template("common17"), atol=1.01 if source == "cofw29" else 0.21)
+
+
+@pytest.mark.parametrize("source", [name for name in COUNTS if name != "tfw5"])
 def test_five_points_come_from_every_dense_layout(source):
     five = landmarks.convert(template(source), source, "tfw5")
     np.testing.assert_allclose(mirror_all(five)[landmarks.get("tfw5").flip], five, atol=1e-12)
     np.testing.assert_allclose(five[2], (0, 0.5))
-    np.testing.assert_allclose(five[3], (-2.5, 4))
+    np.testing.assert_allclose(five[3], (-2 if source == "cofw29" else -2.5, 4))
     assert -5 < five[0, 0] < -2 and -2.8 < five[0, 1] < -1.4
 
 
@@ -171,8 +229,50 @@ def test_identity_copies():
 def test_undefined_conversions_say_why():
     with pytest.raises(InputError, match="its 54 points do not hold what the 68"):
         landmarks.convert(np.zeros((54, 2)), "sf_tl54", "ibug68")
-    with pytest.raises(InputError, match="no one-to-one map"):
-        landmarks.convert(np.zeros((98, 2)), "wflw98", "cofw29")
+    with pytest.raises(InputError, match=r"ibug68 to cofw29: it has no points at COFW's brow .*both .* to common17\.$"):
+        landmarks.convert(np.zeros((68, 2)), "ibug68", "cofw29")
+    with pytest.raises(InputError, match=r"its 51 points do not hold .*; ibug68 can be converted to ibug51"):
+        landmarks.convert(np.zeros((51, 2)), "ibug51", "ibug68")
+
+
+ROUTES = [
+    ("ibug68", "ibug68", "ibug68"), ("ibug68", "sf_tl54", "sf_tl54"), ("sf_tl54", "ibug68", "sf_tl54"),
+    ("wflw98", "ibug68", "ibug68"), ("wflw98", "tfake70", "ibug68"), ("ibug51", "tfake70", "ibug51"),
+    ("ibug68", "cofw29", "common17"), ("cofw29", "sf_tl54", "common17"), ("cofw29", "cofw29", "cofw29"),
+    ("ibug51", "sf_tl54", "tfw5"), ("ibug68", "tfw5", "tfw5"), ("ibug51", "cofw29", "tfw5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "target", "wanted"), ROUTES)
+def test_routes_lead_to_the_richest_layout_that_both_reach(model, target, wanted):
+    assert landmarks.route(model, target) is landmarks.LAYOUTS[wanted]
+
+
+def test_every_refusal_names_a_way_that_works():
+    for source in LAYOUTS:
+        for target in LAYOUTS:
+            meeting = landmarks.route(source, target)
+            assert meeting is landmarks.route(target, source)
+            for one in (source, target):
+                assert landmarks.convert(np.zeros((one.count, 2)), one, meeting).shape == (meeting.count, 2)
+            if meeting is not target:
+                with pytest.raises(InputError, match=f"to {meeting.name}"):
+                    landmarks.convert(np.zeros((source.count, 2)), source, target)
+
+
+def test_layouts_of_the_user_stand_alone():
+    public = landmarks.get("tfw5")
+    own = dataclasses.replace(public, name="mine")
+    reloaded = dataclasses.replace(own, flip=own.flip.copy())
+    assert landmarks.route(own, reloaded) is reloaded
+    np.testing.assert_array_equal(landmarks.convert(np.ones((5, 2)), own, reloaded), np.ones((5, 2)))
+    assert landmarks.route(pickle.loads(pickle.dumps(public)), "ibug68").name == "tfw5"  # a worker's copy is public
+    impostor = dataclasses.replace(public, flip=np.arange(5))
+    for other in (own, impostor):
+        with pytest.raises(InputError, match=f"points of {other.name}, a layout of your own, .* is not known"):
+            landmarks.convert(np.zeros((68, 2)), "ibug68", other)
+        with pytest.raises(InputError, match="Predictions in ibug68 cannot be compared"):
+            landmarks.route("ibug68", other)
 
 
 @pytest.mark.parametrize(

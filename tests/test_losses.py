@@ -149,3 +149,149 @@ def test_scaled_stops_the_gradient_of_the_normalizer():
     np.testing.assert_array_equal(to_length, 0.0)
     with pytest.raises(ValueError, match="not one value for each"):
         losses.scaled(prediction, target, jnp.ones((2, 1)))
+
+
+def reference_assistive(p, teacher, y, alpha, inner, beta, released):
+    e, t = abs(p - y), abs(teacher - y)
+    if e >= t:
+        omega = alpha
+    elif e >= beta * t:
+        omega = inner
+    else:
+        omega = 0.0 if released else inner * e / (beta * t)
+    return omega * abs(t - e)
+
+
+def reference_main(p, y, t, gamma, released):
+    e = abs(p - y)
+    if released:
+        return 3 * e if e <= t else e**2 + 3 * t - t**2
+    return e if e <= gamma else e**2 + gamma - gamma**2
+
+
+def reference_kd(p, tough, tolerant, y, released, main_weight=2.5, gamma=0.5):
+    numbers = ((1.9, -0.45, 0.15), (1.8, -0.40, 0.15)) if released else ((0.9, -0.45, 0.4), (0.9, -0.45, 0.4))
+    total = main_weight * reference_main(p, y, abs(tolerant - y), gamma, released)
+    for teacher, n in zip((tough, tolerant), numbers, strict=True):
+        total += reference_assistive(p, teacher, y, *n, released)
+    return total
+
+
+def faces(seed, shape=(3, 40, 2)):
+    """Prediction, tough, tolerant, target whose errors reach every region of the loss, far ones included."""
+    rng = np.random.default_rng(seed)
+    y = rng.uniform(0.2, 0.8, shape)
+    t = [rng.uniform(0.01, 0.2, shape) * rng.choice([-1, 1], shape) for _ in range(2)]
+    e = rng.uniform(0, 1.5, shape) * np.abs(t[0]) * rng.choice([-1, 1], shape)
+    e[:, ::8] *= 8
+    return y + e, y + t[0], y + t[1], y
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_kd_and_its_parts_against_the_formula(variant):
+    arrays, released = faces(0), variant == "released"
+    p, tough, tolerant, y = (a.ravel() for a in arrays)
+    ratio = np.abs(p - y) / np.abs(tough - y)
+    for low, high in ((0, 0.15), (0.15, 0.4), (0.4, 1), (1, 100)):
+        assert ((ratio >= low) & (ratio < high)).sum() > 5
+    assert (np.abs(p - y) > 0.5).sum() > 3
+    single = [a.astype(np.float32) for a in arrays]
+
+    def wanted(function, *args):
+        return np.array([function(*values) for values in zip(*args, strict=True)]).reshape(3, 40, 2)
+
+    found = jax.jit(functools.partial(losses.kd, variant=variant))(*single)
+    assert found.shape == (3, 40, 2) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted(lambda *v: reference_kd(*v, released), p, tough, tolerant, y), atol=2e-6)
+    found = losses.assistive(single[0], single[1], single[3], variant=variant)
+    numbers = (1.9, -0.45, 0.15) if released else (0.9, -0.45, 0.4)
+    expected = wanted(lambda *v: reference_assistive(*v, *numbers, released), p, tough, y)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    found = losses.assistive(single[0], single[1], single[3], alpha=1.1, inner=-0.3, beta=0.25, variant=variant)
+    expected = wanted(lambda *v: reference_assistive(*v, 1.1, -0.3, 0.25, released), p, tough, y)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    found = losses.main(single[0], single[3], tolerant=single[2], variant=variant, gamma=0.3)
+    expected = wanted(lambda a, b, c: reference_main(a, b, abs(c - b), 0.3, released), p, y, tolerant)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_kd_slopes_against_finite_differences(variant):
+    p, tough, tolerant, y = (a.ravel() for a in faces(1, (1, 30, 2)))
+    step = 1e-7  # of the float64 reference; no sample lies that near to a border of a region
+    high, low = (
+        np.array([reference_kd(*v, variant == "released") for v in zip(p + s, tough, tolerant, y, strict=True)])
+        for s in (step, -step)
+    )
+    slopes = jax.jit(jax.grad(lambda *a: losses.kd(*a, variant=variant).sum(), argnums=(0, 1, 2)))
+    to_p, *to_teachers = slopes(*(jnp.asarray(a, jnp.float32) for a in (p, tough, tolerant, y)))
+    np.testing.assert_allclose(to_p, (high - low) / (2 * step), rtol=1e-3, atol=1e-3)
+    for gradient in to_teachers:  # neither t nor the regions train anything
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("variant", "stop_factor"))
+def kd_slope(e, **options):
+    """d kd / d e where both teachers err by 0.1."""
+    tough, tolerant, target = jnp.asarray(0.1), jnp.asarray(-0.1), jnp.asarray(0.0)
+    return jax.grad(lambda e: losses.kd(e, tough, tolerant, target, **options))(e)
+
+
+def test_the_slope_at_the_truth_is_a_quarter():
+    assert kd_slope(1e-6) == pytest.approx(2.5 - 2 * 0.45 / 0.4, abs=1e-3) == pytest.approx(0.25, abs=1e-3)
+    assert kd_slope(-1e-6) == pytest.approx(-0.25, abs=1e-3)
+    assert kd_slope(1e-6, main_weight=2.25) == pytest.approx(0.0, abs=1e-3)
+    assert kd_slope(1e-6, main_weight=2.0) < -0.2  # the truth repels
+    assert kd_slope(1e-6, stop_factor=True) == pytest.approx(2.5, abs=1e-3)
+    assert kd_slope(1e-6, variant="released") == pytest.approx(7.5, abs=1e-3)
+    assert kd_slope(0.03) == pytest.approx(2.5 - 0.9 * (0.1 - 0.06) / 0.04, rel=1e-4)
+    assert kd_slope(0.03, stop_factor=True) == pytest.approx(2.5 + 0.9 * 0.03 / 0.04, rel=1e-4)
+    assert kd_slope(0.07) == pytest.approx(2.5 + 0.9, rel=1e-5)
+    assert kd_slope(0.2) == pytest.approx(2.5 + 1.8, rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_a_teacher_that_is_right_gives_finite_numbers(variant):
+    y = jnp.full((1, 3, 2), 0.5)
+    p = y + jnp.array([0.0, 0.1, -0.7]).reshape(1, 3, 1)
+    total = jax.value_and_grad(lambda *a: losses.kd(*a, variant=variant).sum(), argnums=(0, 1, 2, 3))
+    value, gradients = jax.jit(total)(p, y, y, y)
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
+    expected = np.where(np.abs(p - y) > 0, 1.9 if variant == "released" else 0.9, 0.0) * np.abs(p - y)
+    np.testing.assert_allclose(losses.assistive(p, y, y, variant=variant), expected, atol=1e-6)
+    np.testing.assert_array_equal(gradients[0][0, 0], 0.0)
+
+
+def test_kd_knows_the_errors_only_and_not_the_side_of_the_teacher():
+    p, tough, tolerant, y = (jnp.asarray(a, jnp.float32) for a in faces(2))
+    mirrored = losses.kd(p, 2 * y - tough, 2 * y - tolerant, y)
+    np.testing.assert_allclose(losses.kd(p, tough, tolerant, y), mirrored, atol=1e-6)
+
+
+def test_one_teacher_leaves_the_other_term_out():
+    p, tough, tolerant, y = (jnp.asarray(a, jnp.float32) for a in faces(3))
+    both, base = losses.kd(p, tough, tolerant, y), losses.kd(p, None, None, y)
+    one = losses.kd(p, tough, None, y) + losses.kd(p, None, tolerant, y) - base
+    np.testing.assert_allclose(both, one, atol=1e-6)
+    np.testing.assert_allclose(base, 2.5 * losses.main(p, y), atol=1e-6)
+    doubled = losses.kd(p, tough, None, y, main_weight=0.0, tough_numbers=(1.8, -0.9))
+    np.testing.assert_allclose(doubled, 2 * losses.assistive(p, tough, y), atol=1e-6)
+    with pytest.raises(ValueError, match="tolerant"):
+        losses.kd(p, tough, None, y, variant="released")
+    with pytest.raises(ValueError, match="paper or released"):
+        losses.assistive(p, tough, y, variant="code")
+
+
+def test_controls_keep_the_errors_and_lose_the_example():
+    _, tough, _, y = (jnp.asarray(a, jnp.float32) for a in faces(4, (5, 6, 2)))
+    t = np.abs(np.asarray(tough - y))
+    shuffled = np.asarray(losses.control(tough, y, "shuffled", key=jax.random.key(1)) - y)
+    order = [int(np.abs(t - row).max((1, 2)).argmin()) for row in shuffled]
+    assert sorted(order) == list(range(5)) and order != list(range(5))
+    np.testing.assert_allclose(shuffled, t[order], atol=1e-6)
+    np.testing.assert_allclose(losses.control(tough, y, "constant") - y, t.mean(), atol=1e-6)
+    np.testing.assert_array_equal(jax.grad(lambda a: losses.control(a, y, "constant").sum())(tough), 0.0)
+    with pytest.raises(ValueError, match="key"):
+        losses.control(tough, y, "shuffled")
+    with pytest.raises(ValueError, match="random"):
+        losses.control(tough, y, "random")

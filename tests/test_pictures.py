@@ -112,3 +112,81 @@ def test_odd_errors(tmp_path):
         pictures.ced(tmp_path / "ced.png", {}, "the box")
     with pytest.raises(InputError, match="Cannot write the picture"):
         pictures.loss_curves(tmp_path / "missing" / "loss.png", {})
+
+
+def strong(image, color):
+    return np.abs(image.astype(int) - color).max(axis=-1) < 60
+
+
+@pytest.mark.parametrize(("smallest", "factor"), [(0, 1), (512, 9)])
+def test_numbers_stand_beside_their_dots(smallest, factor):
+    image = np.full((50, 60), 40, np.uint8)
+    canvas = pictures.numbered(image, POINTS, "tfw5", visible=[True, True, False, True, True], smallest=smallest)
+    assert canvas.shape == (50 * factor, 60 * factor, 3) and canvas.dtype == np.uint8 and (image == 40).all()
+    for k, (x, y) in enumerate((POINTS + 0.5) * factor - 0.5):
+        color = pictures.HIDDEN if k == 2 else pictures.SHOWN
+        assert strong(canvas, color)[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2].any()
+    assert strong(canvas, pictures.HIDDEN).sum() > 10
+    blank = pictures.numbered(image, POINTS, "tfw5", smallest=smallest)
+    assert not strong(blank, pictures.HIDDEN).any()
+
+
+def test_numbers_do_not_cover_each_other_or_dots():
+    layout = landmarks.get("ibug68")
+    rng = np.random.default_rng(0)
+    places = rng.uniform(100, 900, (layout.count, 2))
+    boxes = [(0, 0, 12 if k < 10 else 24, 18) for k in range(layout.count)]
+    spots = pictures._spots(boxes, places, (1000, 1000), 2.0)
+    half = np.array([(x1 / 2, y1 / 2) for _, _, x1, y1 in boxes])
+    apart = np.abs(spots[:, None] - spots[None]) >= half[:, None] + half[None]
+    assert (apart.any(-1) | np.eye(layout.count, dtype=bool)).all()
+    assert (np.abs(spots[:, None] - places[None]) > half[:, None]).any(-1).all()
+    assert np.linalg.norm(spots - places, axis=-1).max() < 80  # and none is far from its dot
+
+
+def test_numbers_leave_out_what_is_unlabelled_or_outside():
+    image = np.zeros((50, 60, 3), np.uint8)
+    points = POINTS.copy()
+    points[0], points[1] = np.nan, (500, 500)
+    canvas = pictures.numbered(image, points, "tfw5")
+    left = pictures.numbered(image, np.where(np.arange(5)[:, None] < 2, np.nan, POINTS), "tfw5")
+    np.testing.assert_array_equal(canvas, left)
+    assert canvas.any()
+    assert not pictures.numbered(image, np.full((5, 2), np.nan), "tfw5").any()
+    framed = pictures.numbered(image, np.full((5, 2), np.nan), "tfw5", box=(10, 8, 40, 35), smallest=0)
+    assert (framed[8:43, 10] > 150).all() and (framed[8:43, 50] > 150).all() and not framed[20, 30].any()
+    with pytest.raises(InputError, match="68 points"):
+        pictures.numbered(image, POINTS, "ibug68")
+
+
+@pytest.mark.parametrize(("names", "count"), [(("rgb", "thermal"), 16), (("rgb",), 5), (("thermal",), 1)])
+def test_a_contact_sheet_of_any_length(tmp_path, monkeypatch, names, count):
+    monkeypatch.setattr(pictures, "_TILE", 96)
+    box = {"box": (15, 8, 30, 34), "key": f"bär/{'x' * 300}.png"}
+    pictures.contact_sheet(tmp_path / "preview.png", [row | box for row in rows(count, *names)], "tfw5")
+    image = cv2.imread(str(tmp_path / "preview.png"))[..., ::-1]
+    columns, lines = min(4, count), -(-count // 4)
+    assert image.shape == (lines * (96 + 28), columns * (96 * len(names) + 8), 3)
+    # The crop is a square of 1.5 * 34 = 51 pixels about (30, 25), drawn at 96 / 51: landmark 2 is its middle, 47.5.
+    for k in range(count):
+        for panel in range(len(names)):
+            x = (k % 4) * (96 * len(names) + 8) + panel * 96 + 48
+            y = (k // 4) * (96 + 28) + 28 + 48
+            assert strong(image, pictures.SHOWN)[y - 2 : y + 2, x - 2 : x + 2].any()
+    assert (image[5:20, : columns * 96] > 200).any()  # a title
+
+
+def test_a_contact_sheet_of_unlabelled_and_missing_pictures(tmp_path):
+    pair, single = rows(1, "rgb", "thermal")[0], rows(1, "thermal")[0]
+    pair |= {"box": (0, 0, 60, 50), "landmarks": np.full((5, 2), np.nan, np.float32), "visible": np.zeros(5, bool)}
+    single |= {"box": (15, 8, 30, 34), "visible": np.zeros(5, bool)}
+    pictures.contact_sheet(tmp_path / "a.png", [pair, single], "tfw5")
+    image = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
+    first, second = np.split(image[28:], 2, axis=1)
+    assert not strong(first[:, 512:], pictures.HIDDEN).any()  # no thermal landmarks
+    assert (second[:, :512] == 24).all()  # the colour picture that the second example lacks
+    assert strong(second[:, 512:], pictures.HIDDEN).any()
+    with pytest.raises(InputError, match="no examples"):
+        pictures.contact_sheet(tmp_path / "b.png", [], "tfw5")
+    with pytest.raises(InputError, match="Cannot write the picture"):
+        pictures.contact_sheet(tmp_path / "missing" / "b.png", [single], "tfw5")

@@ -2,8 +2,8 @@
 
 A data set lives in a folder of its own, whose module `<name>_dataset_builder` has `make(config, data_dir)` (config is
 the part of the name after the slash, or None; raises InputError for one that it does not know) and `configs()`. A
-builder that counts its work offers `total` (number of examples) and calls `advance()` after each of them, which moves
-the progress bar.
+builder offers `total` (number of examples, None before it is known), calls `advance()` after each of them, which moves
+the progress bar, and keeps what it has prepared in `work_folder` (see `resume`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import difflib
 import errno
 import fcntl
 import importlib
+import inspect
 import io
 import os
 import pathlib
@@ -21,7 +22,21 @@ from collections.abc import Iterator
 
 from mlcm_jax.errors import InputError
 
-_MODULES = {"synthetic_faces": "tfds_builders.synthetic_faces.synthetic_faces_dataset_builder"}
+_NAMES = (
+    "synthetic_faces",
+    "paired_folder",
+    "sf_tl54",
+    "t_fake",
+    "rwth_aachen",
+    "charlotte_thermal",
+    "tfw",
+    "ibug_300w",
+    "wflw",
+    "cofw",
+    "webmorph_faces",
+    "youtube_faces_68",
+)
+_MODULES = {name: f"tfds_builders.{name}.{name}_dataset_builder" for name in _NAMES}
 
 
 def names() -> list[str]:
@@ -48,16 +63,18 @@ def load(name: str, data_dir: str | os.PathLike, **options):
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_MODULES)}."
         raise InputError(f"Unknown data set {name!r}; {hint}")
     with _quiet():
-        return importlib.import_module(_MODULES[family]).make(
-            config or None, pathlib.Path(data_dir).expanduser(), **options
-        )
+        make = importlib.import_module(_MODULES[family]).make
+        unknown = options.keys() - inspect.signature(make).parameters.keys()
+        if unknown:
+            raise InputError(f"{family} takes no --{min(unknown)}.")
+        return make(config or None, pathlib.Path(data_dir).expanduser(), **options)
 
 
 def build(name: str, data_dir: str | os.PathLike, **options):
     """The TFDS builder of a data set whose records are on disk, built now if they are not yet.
 
-    The records are written to a folder with another name, which takes its final name when it is whole; a build that
-    was interrupted is done again from the start and its remains are removed.
+    The records are written to a folder with another name, which takes its final name when it is whole. What a build
+    that was interrupted had prepared is used by the next one; its other remains are removed.
 
     Raises:
         InputError: unknown name, full disk, folder that cannot be written, or a set on disk that lacks files.
@@ -69,7 +86,9 @@ def build(name: str, data_dir: str | os.PathLike, **options):
             if certain and not folder.exists():
                 for remains in folder.parent.glob(f"incomplete.*_{folder.name}"):  # of builds that were killed
                     shutil.rmtree(remains)
-            _prepare(builder, name)
+            if not folder.exists():  # no other process has built it meanwhile
+                _prepare(builder, name)
+                shutil.rmtree(builder.work_folder, ignore_errors=True)
         builder = load(name, data_dir, **options)
     _check_whole(builder, name)
     return builder
@@ -95,8 +114,8 @@ def _prepare(builder, name: str) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar, _quiet():
-        task = bar.add_task(f"building {name}", total=getattr(builder, "total", None))
-        builder.advance = lambda: bar.advance(task)
+        task = bar.add_task(f"building {name}", total=builder.total)
+        builder.advance = lambda: bar.update(task, advance=1, total=builder.total)
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself by print
             builder.download_and_prepare()
 

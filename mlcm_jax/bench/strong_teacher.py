@@ -16,9 +16,9 @@ from mlcm_jax import data, evaluate, run, sharding, train
 from mlcm_jax.writers import say
 
 VARIANTS = {
-    "DIKD": {"alpha": 1.0, "beta": 1.0},
+    "DIKD": {"alpha": 1.0, "beta": 1.0, "gamma": 0.0, "delta": 0.0},
     "FD + LD": {"alpha": 0.0, "beta": 0.0, "gamma": 1.0, "delta": 1.0},
-    "none": {"alpha": 0.0, "beta": 0.0},
+    "none": {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "delta": 0.0},
 }
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         run.claim(workdir, config)
         common = {
             "trained": {"teacher": teacher},
-            "examples": train_set,
+            "examples": [train_set],
             "mean_shape": teacher.mean_shape,
             "mesh": mesh,
         }

@@ -10,11 +10,14 @@ from flax import nnx
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import pretrained
+from mlcm_jax.models.aam import AAM
 from mlcm_jax.models.efficientnet import EfficientNet
 from mlcm_jax.models.heads import Coordinates, Heatmap, Prediction, soft_argmax
 from mlcm_jax.models.mobilenet_v2 import MobileNetV2
+from mlcm_jax.models.mobilevit_v2 import MobileViTV2
 from mlcm_jax.models.resnet import ResNet
 from mlcm_jax.models.summary import profile, table
+from mlcm_jax.models.swin_v2 import SwinV2
 
 __all__ = ["HEADS", "Model", "Prediction", "create", "names", "pretrained", "profile", "soft_argmax", "table"]
 
@@ -28,8 +31,12 @@ _BACKBONES = {
     "resnet18": partial(ResNet, False, depths=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, False, depths=(3, 4, 6, 3)),
     "resnet50": partial(ResNet, True, depths=(3, 4, 6, 3)),
+    "mobilevit_v2": partial(MobileViTV2),
+    "swin_v2_t": partial(SwinV2, 96, 3, depths=(2, 2, 6, 2), drop_path=0.2),
+    "swin_v2_s": partial(SwinV2, 96, 3, depths=(2, 2, 18, 2), drop_path=0.3),
+    "swin_v2_b": partial(SwinV2, 128, 4, depths=(2, 2, 18, 2), drop_path=0.5),
 }
-HEADS = {"coordinates": Coordinates, "heatmap": Heatmap}
+HEADS = {"coordinates": Coordinates, "heatmap": Heatmap, "aam": AAM}
 
 
 class Model(nnx.Module):
@@ -77,7 +84,7 @@ def create(
     Args:
         name: one of `names()`.
         num_landmarks: K.
-        head: "coordinates" or "heatmap".
+        head: "coordinates", "heatmap" or "aam".
         rngs: draws the initial parameters (stream `params`).
         dtype: what convolutions compute in; parameters, batch statistics and landmarks stay float32.
         mean_shape: float [K, 2] in u, where a coordinate head starts; None is the centre of the picture.

@@ -17,11 +17,16 @@ class Prediction(NamedTuple):
     """What a head gives.
 
     landmarks: float32 [B, K, 2], (x, y) in u.
-    heatmaps: None, or float32 [B, h', w', K]: probabilities, of sum one over h' and w'; cell i sits at (i + 0.5) / w'.
+    heatmaps: None, or float32 [B, h', w', K], nonnegative; cell i sits at (i + 0.5) / w'. Of `Heatmap` probabilities,
+        of sum one over h' and w'; of `AAM` the fused maps, of any sum.
+    points: None, or float32 [B, h', w', K] in [0, 1], the point maps of `AAM`.
+    edges: None, or float32 [B, h', w', E] in [0, 1], its edge maps.
     """
 
     landmarks: jax.Array
     heatmaps: jax.Array | None = None
+    points: jax.Array | None = None
+    edges: jax.Array | None = None
 
 
 def soft_argmax(logits: jax.Array) -> Prediction:

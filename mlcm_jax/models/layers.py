@@ -1,4 +1,4 @@
-"""Building blocks of every network: convolution, batch normalisation, squeeze-excitation, dropout, input normalisation.
+"""Building blocks of every network: convolution, normalisations, squeeze-excitation, dropout, the picture's channels.
 
 Arrays are NHWC, kernels HWIO. Parameters and batch statistics are always float32; `dtype` is the type that
 convolutions compute in. Padding is PyTorch's (k // 2 on both sides), not TensorFlow's SAME, so that torchvision's
@@ -65,30 +65,46 @@ def normal(key: jax.Array, shape: tuple[int, ...], deviation: float) -> jax.Arra
     return _assemble(chunks, shape, deviation)
 
 
-def normalise(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Picture float [B, H, W, 1 or 3] in [0, 1] -> [B, H, W, 3] of `dtype`, with ImageNet's mean and deviation.
+def three_channels(x: jax.Array) -> jax.Array:
+    """Picture float [B, H, W, 1 or 3] -> float32 [B, H, W, 3].
 
     One channel (thermal) is repeated to three here, so that one architecture serves both modalities.
     """
     if x.ndim != 4 or x.shape[-1] not in (1, 3):
         raise InputError(f"A model takes pictures of shape [B, H, W, 1 or 3], not {list(x.shape)}.")
+    return jnp.broadcast_to(x.astype(jnp.float32), (*x.shape[:-1], 3))
+
+
+def normalise(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Picture float [B, H, W, 1 or 3] in [0, 1] -> [B, H, W, 3] of `dtype`, with ImageNet's mean and deviation."""
     mean = jnp.asarray(IMAGENET_MEAN, jnp.float32).reshape(1, 1, 1, 3)
     std = jnp.asarray(IMAGENET_STD, jnp.float32).reshape(1, 1, 1, 3)
-    x = jnp.broadcast_to(x.astype(jnp.float32), (*x.shape[:-1], 3))
-    return ((x - mean) / std).astype(dtype)
+    return ((three_channels(x) - mean) / std).astype(dtype)
+
+
+def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.Linear:
+    """flax's dense layer [..., cin] -> [..., cout] of `dtype`; its kernel starts with deviation 0.02, as in Swin."""
+
+    def init(key, shape, dtype):
+        return normal(key, shape, 0.02).astype(dtype)
+
+    return nnx.Linear(cin, cout, use_bias=bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 class Conv(nnx.Module):
     """Dense k×k convolution, [B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout] of `dtype`.
 
+    `pads` = False leaves the border out: patches of k = stride pixels, of which a remainder is dropped.
+
     The kernel starts normal with variance 2 / (k² · cout) (He et al. 2015, fan out), as torchvision's networks do.
     """
 
-    def __init__(self, cin, cout, size=1, stride=1, *, bias=False, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, cin, cout, size=1, stride=1, *, bias=False, pads=True, rngs: nnx.Rngs, dtype=jnp.float32):
         self.kernel = nnx.Param(normal(rngs.params(), (size, size, cin, cout), math.sqrt(2.0 / cout) / size))
         if bias:
             self.bias = nnx.Param(jnp.asarray(np.zeros((cout,), np.float32)))
         self.size, self.stride, self.has_bias, self.dtype = size, stride, bias, dtype
+        self.pad = size // 2 if pads else 0
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
@@ -96,7 +112,7 @@ class Conv(nnx.Module):
             # As a matrix product, which XLA on CPU runs, gradient included, 2 to 3 times faster than the convolution.
             y = jnp.einsum("bhwc,cd->bhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
         else:
-            pad = (self.size // 2, self.size // 2)
+            pad = (self.pad, self.pad)
             numbers = ("NHWC", "HWIO", "NHWC")
             strides = (self.stride, self.stride)
             y = jax.lax.conv_general_dilated(x, kernel, strides, (pad, pad), dimension_numbers=numbers)
@@ -145,6 +161,28 @@ class BatchNorm(nnx.Module):
         factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
         shift = self.bias[...] - mean * factor
         return (x * factor.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)).astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the channels, [..., C] -> the same shape in `dtype`. Ba et al. 2016.
+
+    With `whole`, mean and variance are those of all but the batch axis (group normalisation with one group, Wu & He
+    2018). Computed in float32, whatever `dtype` (flax's own casts scale and bias to it).
+    """
+
+    def __init__(self, channels, *, whole=False, dtype=jnp.float32):
+        self.scale = nnx.Param(jnp.asarray(np.ones((channels,), np.float32)))
+        self.bias = nnx.Param(jnp.asarray(np.zeros((channels,), np.float32)))
+        self.whole, self.dtype = whole, dtype
+        self.epsilon = 1e-5  # PyTorch's
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        axes = tuple(range(1, x.ndim)) if self.whole else -1
+        x = x - x.mean(axes, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + self.epsilon)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        return (x * self.scale[...].reshape(shape) + self.bias[...].reshape(shape)).astype(self.dtype)
 
 
 class ConvNorm(nnx.Module):

@@ -1,7 +1,8 @@
 """ImageNet weights with torchvision's names, from `.npz`, `.safetensors` or `.pth`, into a backbone.
 
-Nothing is downloaded: give a path. The files are torchvision's own state dicts, or others with its names; a mismatch is
-one sentence with the first offending name. The classifier of the file is ignored (see `classifier`).
+Nothing is downloaded: give a path. The files are torchvision's own state dicts (timm's for MobileViTv2, which
+torchvision lacks), or others with their names; a mismatch is one sentence with the first offending name. The classifier
+of the file is ignored (see `classifier`).
 """
 
 import zipfile
@@ -14,9 +15,11 @@ from safetensors.numpy import load_file
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import torch_zip
-from mlcm_jax.models.layers import BatchNorm, DepthwiseConv
+from mlcm_jax.models.layers import BatchNorm, DepthwiseConv, LayerNorm
 
-_CLASSIFIERS = ("fc", "classifier.1")  # ResNet; MobileNetV2 and EfficientNet
+_CLASSIFIERS = ("fc", "classifier.1", "head", "head.fc")  # ResNet; MobileNetV2, EfficientNet; SwinV2; MobileViTv2
+# What a state dict holds beside parameters and statistics; the last two follow from SwinV2's window.
+_NOT_WEIGHTS = ("num_batches_tracked", "relative_coords_table", "relative_position_index")
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -46,7 +49,16 @@ def _targets(backbone: nnx.Module) -> dict[str, tuple[nnx.Variable, tuple[int, .
     """torchvision's array names -> our variable, and the permutation of axes from torch's layout (None: as it is)."""
     targets = {}
     for name, module in backbone.torch_modules().items():
-        if isinstance(module, BatchNorm):
+        if isinstance(module, nnx.Param):
+            targets[name] = module, None
+        elif isinstance(module, LayerNorm):
+            targets[f"{name}.weight"] = module.scale, None
+            targets[f"{name}.bias"] = module.bias, None
+        elif isinstance(module, nnx.Linear):
+            targets[f"{name}.weight"] = module.kernel, (1, 0)
+            if module.use_bias:
+                targets[f"{name}.bias"] = module.bias, None
+        elif isinstance(module, BatchNorm):
             targets[f"{name}.weight"] = module.scale, None
             targets[f"{name}.bias"] = module.bias, None
             targets[f"{name}.running_mean"] = module.mean, None
@@ -62,17 +74,20 @@ def load(backbone: nnx.Module, path: str | Path) -> None:
     """Fills `backbone` with the weights in `path`, all or nothing.
 
     Raises:
-        InputError: unreadable file; or names, shapes or values that do not belong to this architecture at width 1 with
-            the "imagenet" stem.
+        InputError: unreadable file; or names, shapes or values that do not belong to this architecture at the file's
+            width with the "imagenet" stem.
     """
     arrays = read(path)
     targets = _targets(backbone)
     given = {
         name: array
         for name, array in arrays.items()
-        if not name.endswith("num_batches_tracked") and not name.startswith(tuple(f"{c}." for c in _CLASSIFIERS))
+        if not name.endswith(_NOT_WEIGHTS) and not name.startswith(tuple(f"{c}." for c in _CLASSIFIERS))
     }
-    remedy = "the file must belong to the same architecture, and the model have width=1 and stem='imagenet'."
+    remedy = (
+        "the file must belong to the same architecture, and the model have the file's width and depths "
+        "(torchvision's: width=1 and stem='imagenet')."
+    )
     for name in targets:
         if name not in given:
             raise InputError(f"{path} has no array {name!r} that this backbone needs: {remedy}")
@@ -110,4 +125,4 @@ def classifier(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     for name in _CLASSIFIERS:
         if f"{name}.weight" in arrays and f"{name}.bias" in arrays:
             return arrays[f"{name}.weight"].T.astype(np.float32), arrays[f"{name}.bias"].astype(np.float32)
-    raise InputError(f"{path} has no classifier: neither fc.weight nor classifier.1.weight is in it.")
+    raise InputError(f"{path} has no classifier: none of {', '.join(f'{c}.weight' for c in _CLASSIFIERS)} is in it.")

@@ -17,7 +17,13 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate, workers
 from tfds_builders.synthetic_faces import synthetic_faces_dataset_builder as faces
 
-BUILD = "import tfds_builders, sys; tfds_builders.build(sys.argv[1], sys.argv[2])"
+# A shell that runs the tests in the background hands an ignored SIGINT down.
+BUILD = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import tfds_builders
+tfds_builders.build(sys.argv[1], sys.argv[2])
+"""
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,266 @@
+"""What all builders of labelled faces share, on a set made up for this file."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import trees
+from etils import epath
+
+import tfds_builders
+from mlcm_jax import landmarks
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, prepare
+
+LAYOUT = landmarks.get("tfw5")
+POINTS = np.array([[10, 10], [30, 10], [20, 20], [13, 30], [27, 30]], np.float32)
+
+
+class Made(faces.FaceBuilder):
+    """Faces that a test puts into `found`."""
+
+    name = "made"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(all="everything", other="the same")
+    LAYOUT, MODALITIES = "tfw5", ("rgb", "thermal")
+    HOW_TO_GET = "Ask the test."
+    EXPECTED = {"all": {"train": 2}}  # noqa: RUF012
+    found = None
+    pkg_dir_path = epath.Path(__file__).parent  # TFDS looks for a package around the class otherwise
+
+    def parse(self, folder):
+        """What the test says."""
+        return type(self).found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pairs with a bright dot on each landmark of the thermal picture."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        trees.write_picture(tmp_path / f"{name}_t.png", trees.make_picture((48, 40), rng, channels=1, dots=POINTS))
+        trees.write_picture(tmp_path / f"{name}_r.jpg", cv2.GaussianBlur(trees.make_picture((48, 40), rng), (9, 9), 3))
+    return tmp_path
+
+
+def face(folder, name, **changes):
+    given = {"rgb": folder / f"{name}_r.jpg", "thermal": folder / f"{name}_t.png", "landmarks": POINTS, "subject": name}
+    return faces.Face(name, **given | changes)
+
+
+def build(folder, splits, **options):
+    Made.found = splits
+    builder = faces.make(Made, None, folder / "built", manual_dir=folder, **options)
+    builder.download_and_prepare()
+    return builder
+
+
+def test_examples_hold_what_the_files_hold(folder):
+    builder = build(folder, {"train": [face(folder, "a"), face(folder, "b", visible=np.arange(5) > 0)]})
+    one, two = list(builder.as_data_source(split="train"))
+    np.testing.assert_array_equal(one["landmarks"], POINTS)
+    np.testing.assert_allclose(one["box"], landmarks.box_from_points(POINTS))
+    assert one["key"] == b"a" and one["subject"] == b"a" and two["visible"].tolist() == [False, True, True, True, True]
+    written = cv2.imread(str(folder / "a_t.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(one["thermal"][..., 0], written)
+    assert (one["thermal"][POINTS[:, 1].astype(int), POINTS[:, 0].astype(int)] == 255).all()
+    # The picture is stored as it came, not compressed a second time.
+    stored = builder.as_data_source(split="train", decoders={"rgb": tfds.decode.SkipDecoding()})
+    assert stored[0]["rgb"] == (folder / "a_r.jpg").read_bytes()
+    facts = dict(builder.info.metadata)
+    assert facts["splits"]["train"]["examples"] == 2 and facts["splits"]["train"]["sizes"] == {"48x40": 2}
+    assert facts["splits"]["train"]["invisible"] == 0.1 and facts["remarks"] == []
+
+
+def test_the_checksum_tells_labels_and_pictures_apart(folder):
+    def checksum(where, **changes):
+        Made.found = {"train": [face(folder, "a", **changes)]}
+        builder = faces.make(Made, None, folder / where, manual_dir=folder)
+        builder.download_and_prepare()
+        return builder.info.metadata["splits"]["train"]["sha256"]
+
+    same, again, moved = checksum("1"), checksum("2"), checksum("3", landmarks=POINTS + 0.25)
+    assert same == again != moved
+
+
+def test_unlabelled_faces_are_the_whole_picture(folder):
+    builder = build(folder, {"unlabelled": [face(folder, "a", landmarks=None)]})
+    (one,) = builder.as_data_source(split="unlabelled")
+    assert np.isnan(one["landmarks"]).all() and not one["visible"].any() and one["box"].tolist() == [0, 0, 48, 40]
+
+
+def test_points_outside_are_kept_and_invisible(folder):
+    points = POINTS.copy()
+    points[3] = (-3.0, 30.0)
+    (one,) = build(folder, {"train": [face(folder, "a", landmarks=points)]}).as_data_source(split="train")
+    assert one["visible"].tolist() == [True, True, True, False, True] and one["landmarks"][3].tolist() == [-3.0, 30.0]
+
+
+def test_rgb_of_another_size_is_fitted_and_of_another_shape_refused(folder):
+    large = trees.make_picture((96, 80), np.random.default_rng(1))
+    trees.write_picture(folder / "b_r.jpg", large)
+    (one,) = build(folder, {"train": [face(folder, "b")]}).as_data_source(split="train")
+    assert one["rgb"].shape == (40, 48, 3)
+    trees.write_picture(folder / "b_r.jpg", large[:, :60])
+    with pytest.raises(InputError, match="pair b differ in shape: RGB 60 x 80, thermal 48 x 40"):
+        build(folder / "again", {"train": [face(folder, "b")]})
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"landmarks": POINTS + 100}, "a: 5 of 5 landmarks lie outside the picture, which is 48 x 40"),
+        ({"landmarks": POINTS[:4]}, "a: Landmarks have shape"),
+        ({"landmarks": np.where(POINTS == 20, np.nan, POINTS)}, "a: Landmark 2 is not a finite number"),
+        ({"box": (0, 0, 0, 5)}, "The box of a is"),
+        ({"visible": np.ones(4, bool)}, "a: 4 visibility flags for 5 landmarks"),
+    ],
+)
+def test_bad_labels_name_the_face(folder, changes, message):
+    with pytest.raises(InputError, match=message):
+        build(folder, {"train": [face(folder, "a", **changes)]})
+    assert not (folder / "built" / "made" / "all" / "1.0.0").exists()
+
+
+def test_bad_pictures_name_the_file(folder):
+    whole = (folder / "a_t.png").read_bytes()
+    (folder / "a_t.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"a_t\.png is damaged or incomplete"):
+        build(folder, {"train": [face(folder, "a")]})
+    trees.write_picture(folder / "b_t.png", np.zeros((40, 48), np.uint16) + 300)
+    with pytest.raises(InputError, match=r"b_t\.png has uint16 pixels; 8-bit gray is needed"):
+        build(folder, {"train": [face(folder, "b")]})
+
+
+def test_missing_mates_are_listed_and_counted(folder):
+    splits = {"train": [face(folder, "a"), face(folder, "b", rgb=folder / "lost.jpg"), face(folder, "c", rgb=None)]}
+    with pytest.raises(InputError, match=r"2 of 3 faces lack a picture: b lacks \S+lost\.jpg; c lacks its rgb"):
+        build(folder, splits)
+    builder = build(folder, splits, allow_missing=True)
+    assert builder.info.splits["train"].num_examples == 1
+    assert "They were left out." in builder.info.metadata["remarks"][0]
+    assert "not the published ones: 1 train (published: 2)" in builder.info.metadata["remarks"][1]
+
+
+def test_excluded_faces_are_left_out(folder):
+    (folder / "bad.txt").write_text("# seen by eye\nb\n")
+    splits = {"train": [face(folder, "a"), face(folder, "b")]}
+    assert build(folder, splits, exclude=folder / "bad.txt").info.splits["train"].num_examples == 1
+    (folder / "bad.txt").write_text("z\n")
+    with pytest.raises(InputError, match="names 'z', which is not a face of made"):
+        build(folder / "again", splits, exclude=folder / "bad.txt")
+
+
+def test_a_subject_and_a_key_belong_to_one_split(folder):
+    with pytest.raises(InputError, match="Subject a is in the splits train and test"):
+        build(folder, {"train": [face(folder, "a")], "test": [face(folder, "b", subject="a")]})
+    with pytest.raises(InputError, match="a occurs twice"):
+        build(folder, {"train": [face(folder, "a"), face(folder, "a")]})
+
+
+def test_one_picture_in_two_splits(folder, monkeypatch):
+    (folder / "b_t.png").write_bytes((folder / "a_t.png").read_bytes())
+    splits = {"train": [face(folder, "a")], "test": [face(folder, "b")]}
+    remarks = build(folder, splits).info.metadata["remarks"]
+    assert any("1 pictures are in two splits: b of test is also a of train" in remark for remark in remarks)
+    monkeypatch.setattr(Made, "OWN_SPLITS", True)
+    with pytest.raises(InputError, match="nothing was built"):
+        Made.found = splits
+        faces.make(Made, "other", folder / "built", manual_dir=folder).download_and_prepare()
+
+
+def test_swapped_coordinates_are_remarked_not_refused(folder):
+    names = ("a", "b", "c")
+    found = build(folder, {"train": [face(folder, name, landmarks=POINTS[:, ::-1]) for name in names]})
+    assert any(r.startswith("In 3 of 3 faces the eyes lie below the mouth") for r in found.info.metadata["remarks"])
+
+
+@pytest.mark.parametrize("name", list(landmarks.LAYOUTS))
+def test_an_upright_face_is_plausible_and_its_transposed_or_mirrored_one_is_not(name):
+    points = trees.make_points(name, (100, 100), np.random.default_rng(0))
+    layout = landmarks.get(name)
+    assert prepare.plausible(points, layout)
+    if {"right_eye", "left_eye"} <= layout.groups.keys():
+        assert not prepare.plausible(points * [-1, 1], layout)
+    if "outer_lips" in layout.groups and "right_eye" in layout.groups:
+        assert not prepare.plausible(points * [1, -1], layout)
+
+
+def test_what_a_user_asks_for_is_said_when_it_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"made is not built, and its files are not here\. Ask the test\."):
+        faces.make(Made, "all", tmp_path).download_and_prepare()
+    with pytest.raises(InputError, match=r"manual_dir=\S+ is not a folder"):
+        faces.make(Made, "all", tmp_path, manual_dir=tmp_path / "no").download_and_prepare()
+    with pytest.raises(InputError, match="did you mean 'other'"):
+        faces.make(Made, "otter", tmp_path)
+    with pytest.raises(InputError, match="takes no --celsius"):
+        tfds_builders.load("webmorph_faces", tmp_path, celsius="1,0")
+
+
+def test_a_build_that_failed_goes_on_with_what_was_prepared(folder, monkeypatch):
+    splits = {"train": [face(folder, "a"), face(folder, "b"), face(folder, "c")]}
+    stream = faces.resume.stream
+    monkeypatch.setattr(faces.resume, "stream", lambda *given: stream(*given, piece=1))
+    made, failed, example = [], [], prepare.example
+
+    def counting(one, **options):
+        made.append(one.key)
+        if one.key == "c" and not failed:
+            failed.append(one)
+            raise InputError("stop here")
+        return example(one, **options)
+
+    monkeypatch.setattr(prepare, "example", counting)
+    with pytest.raises(InputError, match="stop here"):
+        build(folder, splits)
+    assert not (folder / "built" / "made" / "all" / "1.0.0").exists()
+    made.clear()
+    builder = build(folder, splits)
+    assert "a" not in made and "c" in made
+    assert [one["key"] for one in builder.as_data_source(split="train")] == [b"a", b"b", b"c"]
+
+
+SLOW = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import tfds_builders
+from tfds_builders import prepare
+example = prepare.example
+def slow(*arguments, **options):
+    time.sleep(0.02)
+    return example(*arguments, **options)
+prepare.example = slow
+tfds_builders.build("paired_folder/many", sys.argv[1], manual_dir=sys.argv[2], layout="tfw5")
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_build_is_not_read_as_whole_and_goes_on(tmp_path, how):
+    rng = np.random.default_rng(0)
+    for k in range(200):
+        for side, channels in (("rgb", 3), ("thermal", 1)):
+            picture = trees.make_picture((40, 40), rng, channels=channels)
+            trees.write_picture(tmp_path / "own" / side / f"{k:03d}.png", picture)
+        (tmp_path / "own" / "landmarks").mkdir(exist_ok=True)
+        np.savetxt(tmp_path / "own" / "landmarks" / f"{k:03d}.txt", POINTS)
+    root = tmp_path / "built" / "paired_folder" / "many"
+    arguments = [sys.executable, "-c", SLOW, str(tmp_path / "built"), str(tmp_path / "own")]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not list(root.glob(".partial_*/*/*.pickle")):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(how)
+        process.communicate(timeout=30)
+    assert process.returncode != 0 and not (root / "1.0.0").exists()
+    kept = {path: path.stat().st_mtime_ns for path in root.glob(".partial_*/*/*.pickle")}
+    options = {"manual_dir": str(tmp_path / "own"), "layout": "tfw5"}
+    builder = tfds_builders.build("paired_folder/many", tmp_path / "built", **options)
+    assert sum(split.num_examples for split in builder.info.splits.values()) == 200
+    assert kept and not Path(builder.work_folder).exists()

@@ -1,0 +1,383 @@
+"""Label, box and layout files of `paired_folder`: values by hand, one sentence for each mistake, and fuzzing."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlcm_jax import landmarks
+from mlcm_jax.errors import InputError
+from tfds_builders.paired_folder import folder, labels, layout_file, splits, thermal_kind
+from tfds_builders.paired_folder import paired_folder_dataset_builder as paired
+
+FUZZ = settings(max_examples=80, derandomize=True, deadline=None)
+TWO = [[1, 2], [3.5, -4]]
+MINE = {
+    "name": "mine",
+    "names": ["re", "le", "nose", "rm", "lm"],
+    "flip": [["re", "le"], [3, "4"]],
+    "eye_corners": ["re", "le"],
+    "pupils": [[0], ["le"]],
+    "groups": {"right_eye": [0], "left_eye": [1], "outer_lips": ["rm", "lm"]},
+    "edges": [["rm", "lm"]],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
+
+
+def _read(place, content, read=labels.read_one):
+    path = place / "a.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read(path) if read is labels.read_one else read(path, lambda word, source: word)
+
+
+def test_an_entry(place):
+    (plain,) = _read(place, TWO)
+    np.testing.assert_array_equal(plain.landmarks, np.float32(TWO))
+    assert plain.visible.all() and plain.confidence.tolist() == [1, 1] and plain.box is None and not plain.pseudo
+    entry = {
+        "landmarks": [[1, 2], None, [3, 6]],
+        "visible": [1, True, False],
+        "confidence": [0.5, 1, 1],
+        "x": "ignored",
+    }
+    (full,) = _read(place, entry | {"pseudo": True, "box": [0, 1, 2, 3], "subject": "anna"})
+    np.testing.assert_array_equal(full.landmarks, np.float32([[1, 2], [2, 4], [3, 6]]))  # None: mean of the others
+    assert full.visible.tolist() == [True, False, False] and full.confidence.tolist() == [0.5, 0, 1]
+    assert full.pseudo and full.box.tolist() == [0, 1, 2, 3] and full.subject == "anna"
+
+
+@pytest.mark.parametrize("content", ["null", '{"landmarks": null}', "[null, null]", '{"landmarks68": [null]}'])
+def test_unlabelled(place, content):
+    (label,) = _read(place, content)
+    assert label.landmarks is None and label.confidence is None
+
+
+def test_several_faces(place):
+    first, second = _read(place, [{"landmarks": TWO}, {"landmarks": [[5, 6], [7, 8]]}])
+    assert first.landmarks[0, 0] == 1 and second.landmarks[0, 0] == 5
+    found = _read(place, {"a": [{"landmarks": TWO}, {"landmarks": TWO}], "b": None}, labels.read_all)
+    assert {name: len(some) for name, some in found.items()} == {"a": 2, "b": 1}
+    found = _read(place, [{"name": "a", "landmarks": TWO}, {"file_name": "a", "landmarks": TWO}], labels.read_all)
+    assert len(found["a"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"landmark": TWO}, "has no landmarks; one key"),
+        ({"landmarks": TWO, "landmarks68": TWO}, "has both landmarks and landmarks68"),
+        ([], "no list of"),
+        ("3", "must be null, a list"),
+        ([[1, 2, 3]], r"point 0 is \[1, 2, 3\] where 2 numbers"),
+        ([[1, "2"]], "point 0 holds '2'"),
+        ([[1, True]], "point 0 holds 'True'"),
+        ("[[1, 1e999]]", "holds 'inf'"),
+        (f"[[1, {10**300}]]", "not a number of a sensible size"),
+        ({"landmarks": TWO, "visible": [True]}, "visible that is not one true or false for each of its 2"),
+        ({"landmarks": TWO, "visible": [2, 1]}, "visible that is not"),
+        ({"landmarks": TWO, "confidence": [1]}, "confidence is .* where 2 numbers"),
+        ({"landmarks": TWO, "confidence": [1, 1.5]}, "confidence outside 0 to 1"),
+        ({"landmarks": TWO, "box": [1, 2, 3]}, "box is .* where 4 numbers"),
+        ({"landmarks": TWO, "box": [1, 2, 0, 4]}, "positive w and h"),
+        ({"landmarks": TWO, "pseudo": "yes"}, "pseudo: yes; true or false"),
+        ({"landmarks": TWO, "subject": [1]}, "a word or a number belongs"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_entries_that_are_wrong(place, content, message):
+    with pytest.raises(InputError, match=message):
+        _read(place, content)
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}],
+    "annotations": [{"image_id": 1, "keypoints": [1, 2, 2, 3, 4, 1], "bbox": [0, 0, 9, 9]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": {}}, "images in .* are not a list"),
+        ({"images": [{"id": 1}]}, "Image 0 .* has no file_name"),
+        ({"images": COCO["images"] * 2}, "has no id of its own"),
+        ({"annotations": [{"image_id": 2, "keypoints": [1, 2, 2]}]}, "image_id that is not among"),
+        ({"annotations": [{"image_id": [1]}]}, "image_id that is not among"),
+        ({"annotations": [{"image_id": 1}]}, "no keypoints x, y, v"),
+        ({"annotations": [{"image_id": 1, "keypoints": [1, 2]}]}, "no keypoints x, y, v"),
+        ({"annotations": [{"image_id": 1, "keypoints": [1, 2, 3]}]}, "v is not 0, 1 or 2"),
+        ({"annotations": [{"image_id": 1, "keypoints": [1, 2, 2], "bbox": [1, 2]}]}, "box is"),
+    ],
+)
+def test_coco_that_is_wrong(place, change, message):
+    assert len(_read(place, COCO, labels.read_all)["a.png"]) == 1
+    with pytest.raises(InputError, match=message):
+        _read(place, COCO | change, labels.read_all)
+
+
+def test_two_words_for_one_pair(place):
+    (place / "a.json").write_text(json.dumps({"rgb/a.png": None, "thermal/a.png": None}))
+    names = folder.Names({"rgb": {"a": "rgb/a.png"}, "thermal": {"a": "thermal/a.png"}}, place)
+    with pytest.raises(InputError, match=r"labels the pair a twice, as 'rgb/a\.png' and as 'thermal/a\.png'"):
+        labels.read_all(place / "a.json", names)
+
+
+def test_boxes(place):
+    names = folder.Names({"rgb": {"a": "rgb/a.png", "b": "rgb/b.png"}}, place)
+    (place / "boxes.json").write_text('{"a.png": [1, 2, 3, 4], "rgb/a.png#2": [5, 6, 7, 8.5], "b": [0, 0, 1, 1]}')
+    (place / "boxes.csv").write_text("name,x,y,w,h\na,1,2,3,4\na#2,5,6,7,8.5\nb.jpg,0,0,1,1\n")
+    for file in ("boxes.json", "boxes.csv"):
+        found = labels.read_boxes(place / file, names)
+        assert {name: box.tolist() for name, box in found.items()} == {
+            "a": [1, 2, 3, 4], "a#2": [5, 6, 7, 8.5], "b": [0, 0, 1, 1]
+        }  # fmt: skip
+    (place / "boxes.csv").write_text("name,x,y,w,h\na,1,2,3,4\na.png,5,6,7,8\n")
+    with pytest.raises(InputError, match="two boxes for a; a second face of a picture is a#2"):
+        labels.read_boxes(place / "boxes.csv", names)
+
+
+def test_what_words_mean(place):
+    pictures = {"rgb": {"s1/a": "rgb/s1/a.png", "b.v2": "rgb/b.v2.png"}, "thermal": {"s1/a": "thermal/s1/a.tiff"}}
+    names = folder.Names(pictures, place)
+    for word in ("s1/a", "s1/a.png", "rgb/s1/a.png", "thermal\\s1\\a.tiff", "./data/rgb/s1/a.jpg", " s1/a.json "):
+        assert names(word, "list") == "s1/a"
+    assert names("b.v2", "list") == names("b.v2.png", "list") == "b.v2"
+    assert names("a", "list") == "a" and names("zzz.png", "list") == "zzz.png"  # no such picture
+
+
+def test_patterns():
+    paths = ["a_rgb.png", "a_thermal.png", "b_x_rgb.png", "_rgb.png", "s/a_rgb.png", "s/t[1].png"]
+    assert folder.match(paths, "*_rgb.png", "f") == {"a": "a_rgb.png", "b_x": "b_x_rgb.png"}
+    assert folder.match(paths, "*/*_rgb.png", "f") == {"s/a": "s/a_rgb.png"}
+    assert folder.match(paths, "./s/t[*].png", "f") == {"1": "s/t[1].png"}
+    with pytest.raises(InputError, match=r"--f=\*/\* has two files for the name"):
+        folder.match(["a/b", "a/b"], "*/*", "f")
+
+
+def test_a_layout_and_its_inverse():
+    layout = layout_file.layout_from_dict(MINE)
+    assert (layout.name, layout.count, layout.eye_corners, layout.pupils) == ("mine", 5, (0, 1), ((0,), (1,)))
+    assert layout.flip.tolist() == [1, 0, 2, 4, 3] and layout.edges == ((3, 4),)
+    assert layout.groups == {"right_eye": (0,), "left_eye": (1,), "outer_lips": (3, 4)}
+
+
+@pytest.mark.parametrize("name", sorted(landmarks.LAYOUTS))
+def test_every_known_layout_survives_json(name):
+    before = landmarks.LAYOUTS[name]
+    plain = json.loads(json.dumps(layout_file.layout_to_dict(before)))
+    after = layout_file.layout_from_dict(plain | {"name": "copy"})
+    for field in ("count", "groups", "eye_corners", "pupils", "edges"):
+        assert getattr(after, field) == getattr(before, field), field
+    np.testing.assert_array_equal(after.flip, before.flip)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flips": []}, "has the key 'flips'; did you mean flip"),
+        ({"name": "ibug68"}, "names no known layout|name no known layout"),
+        ({"name": "a/b"}, "letters, digits"),
+        ({"names": ["a", "b", "a"]}, "two points with the name 'a'"),
+        ({"names": ["1", "2"]}, "mistaken for an index"),
+        ({"names": "ab"}, "not a list of words"),
+        ({"count": 6}, "5 names for 6 points"),
+        ({"count": "many"}, "needs count"),
+        ({"count": 10**12}, "needs count"),
+        ({"flip": None}, "lacks flip"),
+        ({"flip": [[0, 1, 2]]}, r"flip: \[0, 1, 2\] where 2 points"),
+        ({"flip": [[0, 1], [1, 2]]}, "point 1 twice among the flip pairs"),
+        ({"flip": [[2, 2]]}, "point 2 twice"),
+        ({"flip": [["re", "lee"]]}, "speaks of 'lee', which is no point's index or name"),
+        ({"flip": [[0, 5]]}, "points run from 0 to 4"),
+        ({"flip": [[0, -1]]}, "points run from 0 to 4"),
+        ({"flip": [[0, True]]}, "speaks of 'True'"),
+        ({"flip": []}, "eye_corners that are not each other's mirror images"),
+        ({"eye_corners": [0]}, "where 2 points must stand"),
+        ({"pupils": [0, 1]}, "pupils: 0 where a list"),
+        ({"pupils": [[0]]}, "not two lists"),
+        ({"groups": [1]}, "parts of the face"),
+        ({"groups": {"nose": []}}, "no points in nose"),
+        ({"groups": {"right_eye": [0], "left_eye": [2]}}, "right_eye and left_eye that are not"),
+        ({"edges": [[0]]}, "where 2 points"),
+    ],
+)
+def test_layouts_that_are_wrong(change, message):
+    with pytest.raises(InputError, match=message):
+        layout_file.layout_from_dict(MINE | change)
+
+
+def test_layouts_by_number():
+    assert [layout_file.by_count(n) for n in (68, 54, 70, 98, 29, 5)] == [
+        "ibug68", "sf_tl54", "tfake70", "wflw98", "cofw29", "tfw5"
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="The first label has 3 points, which is no known layout"):
+        layout_file.by_count(3)
+
+
+def test_yaml_files(place):
+    path = place / "my points.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + yaml.safe_dump({k: v for k, v in MINE.items() if k != "name"}).encode())
+    assert layout_file.read_layout(path).name == "my_points"
+    for content, message in (("a: [", "is not YAML"), ("- 1", "bare list"), ("count: 2\nflip: []\n", None)):
+        path.write_text(content)
+        if message:
+            with pytest.raises(InputError, match=message):
+                layout_file.read_layout(path)
+        else:
+            assert layout_file.read_layout(path).count == 2
+
+
+def test_the_box_of_five_points(tmp_path):
+    """Extent 20 x 30 around (20, 35): 2.24 and 2.45 times 30 wide and high, from 1.12 and 1.19 times 30 before."""
+    (tmp_path / "rgb").mkdir()
+    assert cv2.imwrite(str(tmp_path / "rgb/a.png"), np.zeros((60, 50), np.uint8))
+    (tmp_path / "labels.json").write_text(json.dumps({"a": [[10, 20], [30, 20], [20, 35], [12, 50], [28, 50]]}))
+    (face,) = paired.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)["train"]
+    np.testing.assert_allclose(face.box, [-13.6, -0.7, 67.2, 73.5], atol=1e-4)
+    (tmp_path / "labels.json").write_text(json.dumps({"a": [[10, 20]] * 5}))
+    with pytest.raises(InputError, match=r"All landmarks of rgb/a\.png lie in one place"):
+        paired.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)
+
+
+def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
+    (tmp_path / "rgb").mkdir()
+    assert cv2.imwrite(str(tmp_path / "rgb/a.png"), np.zeros((60, 50), np.uint8))
+    face = {"landmarks": [[10, 20], [30, 20], [20, 35], [12, 50], [28, 50]], "box": [1, 1, 9, 9], "subject": "x"}
+    (tmp_path / "labels.json").write_text(json.dumps({"a": [face, face, face]}))
+    (tmp_path / "boxes.csv").write_text("name,x,y,w,h\na,2,2,8,8\na#2,3,3,7,7\n")
+    (tmp_path / "subjects.csv").write_text("name,subject\na,anna\na.png#2,bert\n")
+    some = paired.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)["train"]
+    assert [face.key for face in some] == ["rgb/a.png", "rgb/a.png#2", "rgb/a.png#3"]
+    assert [face.subject for face in some] == ["anna", "bert", "anna"]
+    assert [list(face.box) for face in some] == [[2, 2, 8, 8], [3, 3, 7, 7], [1, 1, 9, 9]]
+
+
+@pytest.mark.parametrize("celsius", ["0.01", "0,1", "-1,2", "a,b", "1,2,3", "inf,0"])
+def test_celsius_that_is_wrong(place, celsius):
+    np.save(place / "t.npy", np.full((4, 4), 300.0))
+    with pytest.raises(InputError, match=f"--celsius={celsius}"):
+        thermal_kind.of_picture(place / "t.npy", None, None, celsius)
+    kind = thermal_kind.of_picture(place / "t.npy", None, None, "0.5, -10")
+    assert (kind.kind, kind.scale, kind.offset) == ("counts", 0.5, -10.0)
+
+
+@pytest.mark.parametrize("rows", ["1,2,3\n", "1,2,3\n" * 257, "1,2,3\n4,5,256\n", "1,2,3\n-1,0,0\n"])
+def test_palettes_that_are_wrong(place, rows):
+    (place / "own.csv").write_text(f"r,g,b\n{rows}")
+    with pytest.raises(InputError, match=r"own\.csv must hold 2 to 256 rows of r, g and b from 0 to 255"):
+        thermal_kind.read_palette("own.csv", place)
+
+
+def test_palettes_by_name(place):
+    np.testing.assert_allclose(
+        thermal_kind.read_palette("gray", place), np.repeat(np.arange(256)[:, None], 3, 1), atol=1
+    )
+    assert thermal_kind.read_palette("iron", place).shape == (256, 3)  # this package's, not matplotlib's
+    with pytest.raises(InputError, match=r"--colormap=none\.csv exists neither"):
+        thermal_kind.read_palette("none.csv", place)
+
+
+@pytest.mark.parametrize("value", ["0.8,0.1", "0.8,0.1,0.2", "1,1,-1", "8,1,1", "nan,0,0", "", "a"])
+def test_shares_that_are_wrong(value):
+    with pytest.raises(InputError, match="--splits="):
+        splits.parse_shares(value)
+
+
+def test_shares():
+    assert splits.parse_shares(None) == (0.8, 0.1, 0.1)
+    assert splits.parse_shares("70, 20, 10") == pytest.approx((0.7, 0.2, 0.1))
+
+
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400)
+_KEYS = st.sampled_from(
+    ["landmarks", "landmarks5", "visible", "box", "name", "images", "annotations", "id", "image_id"]
+)
+_JSON = st.recursive(
+    _SCALARS,
+    lambda s: st.lists(s, max_size=4) | st.dictionaries(_KEYS | st.text(max_size=4), s, max_size=4),
+    max_leaves=12,
+)
+_NUMBERS = st.lists(st.lists(st.integers(-9, 9) | st.none(), min_size=2, max_size=3) | st.none(), max_size=4)
+_ENTRY = st.fixed_dictionaries(
+    {"landmarks": _NUMBERS},
+    optional={"visible": _JSON, "box": _JSON, "confidence": _JSON, "pseudo": _SCALARS, "subject": _SCALARS},
+)
+_ANNOTATION = st.fixed_dictionaries({"image_id": st.integers(0, 1)}, optional={"keypoints": _JSON, "bbox": _JSON})
+_COCO = st.fixed_dictionaries({
+    "images": st.just([{"id": 0, "file_name": "a"}]) | _JSON,
+    "annotations": st.lists(_ANNOTATION, max_size=2) | _JSON,
+})  # fmt: skip
+
+
+@FUZZ
+@given(content=_JSON | _ENTRY | st.lists(_ENTRY, max_size=2) | _COCO)
+def test_any_json_is_read_or_refused(place, content):
+    for read in (labels.read_one, labels.read_all, labels.read_boxes):
+        try:
+            found = _read(place, content, read)
+        except InputError as error:
+            assert len(str(error)) < 600
+            continue
+        faces = found if isinstance(found, list) else [face for some in found.values() for face in some]
+        for face in faces:
+            if isinstance(face, labels.Label) and face.landmarks is not None:
+                count = len(face.landmarks)
+                assert face.landmarks.shape == (count, 2) and np.isfinite(face.landmarks).all()
+                assert face.visible.shape == face.confidence.shape == (count,)
+
+
+_POINTS = st.integers(-1, 6) | st.sampled_from(["re", "le", "nose", "", "1"])
+_LISTS = st.lists(st.lists(_POINTS, max_size=3) | _POINTS, max_size=4)
+_LAYOUT = st.fixed_dictionaries({}, optional={
+    "name": st.text(max_size=3), "count": st.integers(-1, 7), "names": st.just(MINE["names"]) | _JSON,
+    "flip": st.just(MINE["flip"]) | _LISTS, "eye_corners": _LISTS, "pupils": _LISTS, "edges": _LISTS,
+    "groups": st.dictionaries(st.sampled_from(["right_eye", "left_eye"]), _LISTS, max_size=2) | _JSON,
+})  # fmt: skip
+
+
+@FUZZ
+@given(content=_LAYOUT | _JSON)
+def test_any_layout_is_read_or_refused(content):
+    try:
+        layout = layout_file.layout_from_dict(content)
+    except InputError:
+        return
+    again = layout_file.layout_from_dict(json.loads(json.dumps(layout_file.layout_to_dict(layout))))
+    assert again.flip.tolist() == layout.flip.tolist() and again.groups == layout.groups
+    assert (layout.flip[layout.flip] == np.arange(layout.count)).all()
+
+
+_YAML = st.lists(
+    st.sampled_from(["count: ", "2", "\n", "flip: ", "[", "]", "{", "!!int ''", "&a", "*a", ": ", "- ", "'"])
+)
+
+
+@FUZZ
+@given(content=st.binary(max_size=60) | _YAML.map(lambda words: "".join(words).encode()))
+def test_any_yaml_is_read_or_refused(place, content):
+    path = place / "fuzzed.yaml"
+    path.write_bytes(content)
+    try:
+        assert layout_file.read_layout(path).count >= 1
+    except InputError as error:
+        assert "fuzzed.yaml" in str(error)
+
+
+@FUZZ
+@given(word=st.text(max_size=12))
+def test_any_word_is_understood_or_refused(place, word):
+    names = folder.Names({"rgb": {"a": "rgb/a.png"}}, place)
+    try:
+        found = names(word, "list.txt")
+    except InputError as error:
+        assert "list.txt" in str(error)
+        return
+    assert found == "a" or found == word.strip()

@@ -1,0 +1,76 @@
+"""Faces and pictures for tiny trees, and what must hold for every data set that was read back."""
+
+import cv2
+import numpy as np
+
+import tfds_builders
+from mlcm_jax import augment, data, landmarks
+
+# Middle of each part of a face in [0, 1], and its half width and half height.
+_PARTS = {
+    "jaw": (0.5, 0.55, 0.38, 0.4),
+    "right_brow": (0.33, 0.3, 0.1, 0.02),
+    "left_brow": (0.67, 0.3, 0.1, 0.02),
+    "nose": (0.5, 0.52, 0.06, 0.1),
+    "right_eye": (0.34, 0.38, 0.06, 0.02),
+    "left_eye": (0.66, 0.38, 0.06, 0.02),
+    "outer_lips": (0.5, 0.74, 0.12, 0.05),
+    "inner_lips": (0.5, 0.74, 0.08, 0.02),
+    "pupils": (0.5, 0.38, 0.16, 0.0),
+    "forehead": (0.5, 0.15, 0.2, 0.03),
+    "brow": (0.33, 0.3, 0.1, 0.02),
+    "eye": (0.34, 0.38, 0.06, 0.02),
+    "chin": (0.5, 0.95, 0.0, 0.0),
+}
+
+
+def make_points(layout, size, rng) -> np.ndarray:
+    """A face float32 [K, 2] in pixels of a picture of `size` = (width, height): upright, in order, no two alike."""
+    layout = landmarks.get(layout)
+    points = np.zeros((layout.count, 2))
+    for group, indices in layout.groups.items():
+        x, y, w, h = _PARTS[group]
+        turn = np.pi * (1 + np.arange(len(indices)) * (2 if len(indices) > 2 else 1) / max(1, len(indices)))
+        points[list(indices)] = np.stack([x + w * np.cos(turn), y + h * np.sin(turn)], axis=1)
+    points += rng.uniform(-0.01, 0.01, points.shape)
+    return (points * np.array(size)).astype(np.float32)
+
+
+def make_picture(size, rng, *, channels=3, dots=()) -> np.ndarray:
+    """uint8 [h, w] or [h, w, 3], dim noise and a bright dot on each of `dots` (x, y), rounded to pixels."""
+    width, height = size
+    picture = rng.integers(0, 100, (height, width, channels), np.uint8)
+    for x, y in dots:
+        picture[round(float(y)), round(float(x))] = 255
+    return picture[..., 0] if channels == 1 else picture
+
+
+def write_picture(path, picture) -> None:
+    """PNG, JPEG or TIFF by the ending; colour is RGB here."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture[..., ::-1] if picture.ndim == 3 else picture)
+
+
+def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:
+    """key -> example of a built set, through the training loader's `Examples`, with `metadata`."""
+    builder = tfds_builders.load(name, data_dir)
+    examples = data.open_examples(name, split, data_dir=data_dir, layout=layout or builder.LAYOUT)
+    facts = [examples.metadata(k) for k in range(len(examples))]
+    return {fact["key"]: examples[k] | {"metadata": fact} for k, fact in enumerate(facts)}
+
+
+def check_flips(examples, layout) -> None:
+    """A mirrored crop has left and right landmarks swapped, and mirroring twice is the identity."""
+    layout = landmarks.get(layout)
+    assert (layout.flip[layout.flip] == np.arange(layout.count)).all()
+    for example in examples:
+        example = {k: v for k, v in example.items() if k != "metadata"}
+        if not np.isfinite(example["landmarks"]).all():
+            continue
+        plain = augment.crop(example, size=64, layout=layout)
+        mirrored = augment.crop(example, size=64, layout=layout, flip=1.0, rng=np.random.default_rng(0))
+        expected = plain["landmarks"][layout.flip] * [-1.0, 1.0] + [1.0, 0.0]
+        np.testing.assert_allclose(mirrored["landmarks"], expected, atol=1e-4)
+        np.testing.assert_array_equal(mirrored["visible"], plain["visible"][layout.flip])
+        for modality in {"rgb", "thermal"} & plain.keys():
+            np.testing.assert_allclose(mirrored[modality], plain[modality][:, ::-1], atol=2.5 / 255)

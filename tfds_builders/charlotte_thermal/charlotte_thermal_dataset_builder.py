@@ -1,0 +1,216 @@
+"""TFDS builder of `charlotte_thermal`: Charlotte-ThermalFace, 16-bit °C, landmarks of frontal and of profile faces."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax import landmarks
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, formats
+
+_IBUG = landmarks.get("ibug68")
+
+
+def _chain(first: int, last: int) -> tuple[tuple[int, int], ...]:
+    return tuple(itertools.pairwise(range(first, last + 1)))
+
+
+# Read off the published files: iBUG 68, then the forehead from the subject's right temple over the top to the left.
+CHARLOTTE73 = landmarks.Layout(
+    "charlotte73",
+    73,
+    {**_IBUG.groups, "forehead": tuple(range(68, 73))},
+    landmarks.flip_permutation(73, [(i, int(j)) for i, j in enumerate(_IBUG.flip) if i < j] + [(68, 72), (69, 71)]),
+    _IBUG.eye_corners,
+    _IBUG.pupils,
+    (*_IBUG.edges, *_chain(68, 72)),
+)
+
+# Read off the published files too. All points are of the side that is seen, and in the same order for either side: a
+# mirrored profile is a profile of the other side, point by point, so that flipping moves no index.
+CHARLOTTE43 = landmarks.Layout(
+    "charlotte43",
+    43,
+    {
+        "jaw": tuple(range(12)),  # from the ear down and along to the chin
+        "brow": tuple(range(12, 16)),  # from the temple to the nose
+        "nose": tuple(range(16, 22)),  # bridge 16-18, tip 19, base 20 and 21
+        "eye": tuple(range(22, 27)),  # front 22, upper lid 23, outer corner 24, lower lid 25, front 26
+        "outer_lips": tuple(range(27, 34)),  # from the front over the corner (30) to the front
+        "inner_lips": tuple(range(34, 39)),  # likewise, the corner is 36
+        "forehead": tuple(range(39, 43)),  # from the temple over the top to the brow
+    },
+    landmarks.flip_permutation(43, []),
+    None,
+    None,
+    (
+        *itertools.chain.from_iterable(
+            _chain(*ends) for ends in ((0, 11), (12, 15), (16, 21), (22, 26), (27, 33), (34, 38), (39, 42))
+        ),
+    ),
+)
+LAYOUTS = {"frontal": CHARLOTTE73, "profile": CHARLOTTE43}
+# Boxes leave the forehead points out, which other sets lack.
+_BOXED = {"frontal": 68, "profile": 39}
+
+# The ten subjects, ordered by the SHA-1 of "charlotte_thermal N": the first, and the two that follow it.
+VAL, TEST = (3,), (4, 7)
+
+_FACTS = {
+    "distance": ("Distance", "metres from the camera"),
+    "room": ("env-temp", "air temperature in °C"),
+    "humidity": ("RH", "relative humidity of the air in %"),
+    "airflow": ("Airflow", "as the set gives it"),
+    "sensation": ("Sensation", "how warm the subject felt, from cold (negative) to warm"),
+}
+
+
+def visible_side(points: np.ndarray) -> str:
+    """The subject's side that a profile shows: "left" when the nose points to the left of an upright picture.
+
+    The turn from the ear (points 0-3) over the chin (8-11) to the nose (16-21) is clockwise on one side and not on the
+    other, however the head is rolled.
+
+    Args:
+        points: float [43, 2] of `CHARLOTTE43`.
+    """
+    ear, chin, nose = (points[part].mean(0) for part in (slice(0, 4), slice(8, 12), slice(16, 22)))
+    (ax, ay), (bx, by) = chin - ear, nose - ear
+    return "left" if ax * by - ay * bx > 0 else "right"
+
+
+def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray, dict[str, np.float32]]]:
+    """(ID, float32 [K, 2] points with NaN where cells are blank, facts of the recording) of every row of `S{k}.csv`.
+
+    K is the number of pairs x0, y0, x1, y1, … in the header. A row that repeats the one before it counts once.
+
+    Raises:
+        InputError: no such file, no CSV, columns missing, a cell that is no number, an ID that is no name of a file.
+    """
+    found: list[tuple[str, np.ndarray, dict[str, np.float32]]] = []
+    for k, row in enumerate(formats.read_table(path, ("ID", *_columns(43))), 2):
+        where = f"Row {k} of {path}"
+        if not re.fullmatch(r"\w+", row["ID"]):
+            raise InputError(f"{where} has the ID {row['ID'][:40]!r}; a picture's name such as R11102 belongs there.")
+        count = next(i for i in range(43, len(row)) if f"x{i}" not in row or f"y{i}" not in row)
+        points = _numbers((row[name] for name in _columns(count)), where).reshape(-1, 2)
+        facts = _numbers((row.get(column, "") for column, _ in _FACTS.values()), where)
+        same = found and found[-1][0] == row["ID"] and np.array_equal(found[-1][1], points, equal_nan=True)
+        if not same:
+            found.append((row["ID"], points, dict(zip(_FACTS, facts, strict=True))))
+    return found
+
+
+def _columns(count: int) -> tuple[str, ...]:
+    return tuple(f"{axis}{i}" for i in range(count) for axis in "xy")
+
+
+def _numbers(words: Iterable[str], where: str) -> np.ndarray:
+    words = list(words)
+    try:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is treated as such
+            return np.array([float(word or "nan") for word in words]).astype(np.float32)
+    except ValueError:
+        raise InputError(f"{where} holds text where a number belongs.") from None
+
+
+class CharlotteThermal(faces.FaceBuilder):
+    """Thermal faces of ten people in absolute °C: four room temperatures, ten distances, 25 poses of the head."""
+
+    name = "charlotte_thermal"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(
+        frontal="faces labelled with 73 points: iBUG 68 and the forehead",
+        profile="faces labelled with the 43 points of the side that is seen",
+    )
+    LAYOUT = CHARLOTTE73  # of the first config; an instance has its own
+    MODALITIES = ("thermal",)
+    NORMALIZER = "box"
+    THERMAL = faces.Thermal("counts", 0.01, -273.15)
+    LICENSE = "for research; the publisher states no licence text"
+    HOMEPAGE = "https://github.com/TeCSAR-UNCC/UNCC-ThermalFace"
+    CITATION = (
+        "Ashrafi, R., Azarbayjani, M. & Tabkhi, H. (2022). Charlotte-ThermalFace: A fully annotated thermal infrared "
+        "face dataset with various environmental conditions and distances. Infrared Physics & Technology, 124, 104209. "
+        "doi:10.1016/j.infrared.2022.104209"
+    )
+    HOW_TO_GET = (
+        "Follow the link in the README of github.com/TeCSAR-UNCC/UNCC-ThermalFace, and give --manual_dir the folder "
+        "that holds S1.csv, S2.csv, … and the folders S1, S2, … of R*.tiff."
+    )
+
+    def __init__(self, options=None, **kwargs):
+        config = kwargs.get("config") or self.BUILDER_CONFIGS[0].name
+        self.LAYOUT = LAYOUTS[getattr(config, "name", config)]
+        super().__init__(options, **kwargs)
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """Circumstances of the recording, and `side` for profiles."""
+        side = {"side": faces.text("left or right: the subject's side that is seen, inferred from the landmarks")}
+        facts = {name: faces.tensor((), np.float32, f"{doc}; NaN: not told") for name, (_, doc) in _FACTS.items()}
+        return facts | (side if self.builder_config.name == "profile" else {})
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """S{k}.csv with the labels of S{k}/{ID}.tiff, for every subject k that is there."""
+        splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
+        odd: dict[str, int] = {}
+        tables = {int(m[1]): path for path in folder.glob("S*.csv") if (m := re.fullmatch(r"S(\d+)\.csv", path.name))}
+        for subject, path in sorted(tables.items()):
+            split = "val" if subject in VAL else "test" if subject in TEST else "train"
+            for name, points, facts in read_labels(path):
+                face = self._face(f"S{subject}/{name}.tiff", folder, points, facts, odd)
+                if face:
+                    splits[split].append(face)
+        self._refuse(odd)
+        return splits
+
+    def _face(
+        self, key: str, folder: pathlib.Path, points: np.ndarray, facts: Mapping, odd: dict[str, int]
+    ) -> faces.Face | None:
+        """The face of a row, or None where it belongs to the other config; `odd` takes rows that fit neither."""
+        config, layout = self.builder_config.name, self.LAYOUT
+        labelled = np.isfinite(points).all(1)
+        count = int(labelled.sum())
+        if (config == "frontal") != (count > 43):
+            return None
+        subject = key.split("/")[0]
+        extra = dict(facts) | ({"side": ""} if config == "profile" else {})
+        face = faces.Face(key, thermal=folder / key, subject=subject, extra=extra)
+        whole = count == layout.count or (config == "frontal" and count == 72)  # 72: as the paper counts them
+        if not whole or not labelled[:count].all():
+            odd[key] = count
+            return face
+        face.landmarks, face.visible = points[: layout.count].copy(), np.arange(layout.count) < count
+        if count == 72:
+            face.landmarks = np.concatenate([points[:72], points[71:72]])
+        if config == "profile":
+            face.extra["side"] = visible_side(face.landmarks)
+        boxed = face.landmarks[: _BOXED[config]]
+        if np.ptp(boxed, axis=0).all():
+            face.box = tuple(landmarks.box_from_points(boxed).tolist())
+        return face
+
+    def _refuse(self, odd: Mapping[str, int]) -> None:
+        excluded = set(formats.read_lines(self.options["exclude"])) if self.options.get("exclude") else set()
+        left = {key: count for key, count in odd.items() if key not in excluded}
+        if left:
+            shown = ", ".join(f"{key} ({count})" for key, count in list(left.items())[:5])
+            raise InputError(
+                f"{len(left)} rows have neither 73 points nor the first 43: {shown}{', …' if len(left) > 5 else ''}; "
+                "mend them, or name them in a file for --exclude."
+            )
+
+
+make = functools.partial(faces.make, CharlotteThermal)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in CharlotteThermal.BUILDER_CONFIGS]

@@ -1,0 +1,173 @@
+"""TFDS builder of `cofw`: 29 landmarks and their occlusion, out of two MATLAB 7.3 (HDF5) files."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pathlib
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax.errors import InputError
+from tfds_builders import faces
+
+# Split -> file and its variables: pictures, shapes, boxes.
+FILES = {
+    "train": ("COFW_train_color.mat", "IsTr", "phisTr", "bboxesTr"),
+    "test": ("COFW_test_color.mat", "IsT", "phisT", "bboxesT"),
+}
+_POINTS = 29
+# HDF5 works on one thread at a time anyway. Opening for each picture costs 1.5 ms, 3 s in all; in return nothing has to
+# be closed at the end, and no handle is shared.
+_ONE_AT_A_TIME = threading.Lock()
+# Which of these a damaged file ends in depends on the part of it that is read.
+_DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)
+
+
+class Cofw(faces.FaceBuilder):
+    """Caltech Occluded Faces in the Wild: 29 points, each marked as visible or occluded."""
+
+    name = "cofw"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(
+        all="every face; boxes of the file, from a face detector", landmark_box="every face; boxes from the landmarks"
+    )
+    LAYOUT = "cofw29"
+    MODALITIES = ("rgb",)
+    NORMALIZER = "outer_eyes"
+    LICENSE = "see the record at CaltechDATA; the photographs belong to their owners"
+    HOMEPAGE = "https://data.caltech.edu/records/20099"
+    CITATION = (
+        "Burgos-Artizzu, X. P., Perona, P. & Dollár, P. (2013). Robust face landmark estimation under occlusion. ICCV."
+    )
+    HOW_TO_GET = (
+        "Fetch the colour pictures (COFW_color.zip) from data.caltech.edu/records/20099 and give --manual_dir the "
+        "folder that holds COFW_train_color.mat and COFW_test_color.mat."
+    )
+    EXPECTED = {name: {"train": 1345, "test": 507} for name in ("all", "landmark_box")}  # noqa: RUF012
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """Labels of both files; a picture is read out of its file when it is its turn."""
+        splits = {}
+        for split, (name, *variables) in FILES.items():
+            path = folder / name
+            points, visible, boxes, references = read_labels(path, *variables)
+            splits[split] = [
+                faces.Face(
+                    f"{name}/{k + 1:04d}",  # as MATLAB counts the cells
+                    rgb=functools.partial(read_picture, path, reference, f"Picture {k + 1} of {path}"),
+                    landmarks=points[k],
+                    visible=visible[k],
+                    box=boxes[k] if self.builder_config.name == "all" else None,
+                )
+                for k, reference in enumerate(references)
+            ]
+        return splits
+
+
+def read_labels(
+    path: str | os.PathLike, pictures: str, shapes: str, boxes: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
+    """Labels of a COFW file; MATLAB counts pixels from 1, the results from 0.
+
+    Args:
+        path: MATLAB 7.3 file.
+        pictures, shapes, boxes: names of its variables: a cell of pictures, [N, 87] (29 x, 29 y, 29 times 1 for
+            occluded) and [N, 4] (x, y, w, h), each of which HDF5 shows transposed.
+
+    Returns:
+        landmarks float32 [N, 29, 2], visible bool [N, 29], boxes float32 [N, 4], and N references to pictures.
+
+    Raises:
+        InputError: no such file, another version of MATLAB, a damaged file, or variables of another kind.
+    """
+    import h5py
+
+    with _opened(path) as file:
+        found = {}
+        for name in (pictures, shapes, boxes):
+            if not isinstance(file.get(name), h5py.Dataset):
+                raise InputError(f"The file {path} has no variable {name}; is it one of COFW's colour files?")
+            found[name] = file[name]
+        if h5py.check_ref_dtype(found[pictures].dtype) is not h5py.Reference:
+            raise InputError(f"The variable {pictures} of {path} is no cell array of pictures.")
+        count = found[pictures].size or 0
+        for name, rows in ((shapes, 3 * _POINTS), (boxes, 4)):
+            if found[name].shape != (rows, count) or found[name].dtype.kind not in "fiu":
+                raise InputError(
+                    f"The variable {name} of {path} has shape {found[name].shape[::-1]} and type {found[name].dtype}; "
+                    f"for {count} pictures it must be numbers of shape ({count}, {rows})."
+                )
+        references = found[pictures][()].ravel().tolist()
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused later
+            phis, rectangles = (found[name][()].T.astype(np.float32) for name in (shapes, boxes))
+    occluded = phis[:, 2 * _POINTS :]
+    wrong = np.flatnonzero(~np.isin(occluded, (0, 1)).all(1))
+    if len(wrong):
+        raise InputError(
+            f"Face {wrong[0] + 1} of {path} has the occlusion {occluded[wrong[0]].max():g}; it must be 0 or 1."
+        )
+    points = phis[:, : 2 * _POINTS].reshape(-1, 2, _POINTS).swapaxes(1, 2) - 1
+    return points, occluded == 0, rectangles - np.float32([1, 1, 0, 0]), references
+
+
+def read_picture(path: str | os.PathLike, reference, where: str) -> np.ndarray:
+    """A picture of a COFW file, uint8 [H, W] or [H, W, 3]; may be called from several threads.
+
+    Raises:
+        InputError: a reference that leads nowhere, no picture, or a damaged file; `where` says which picture.
+    """
+    import h5py
+
+    with _opened(path) as file:
+        data = file[reference] if reference else None
+        if not isinstance(data, h5py.Dataset) or data.ndim not in (2, 3) or data.dtype != np.uint8 or not data.size:
+            raise InputError(f"{where} is no 8-bit picture.")
+        pixels = data[()].T  # HDF5 shows MATLAB's [H, W, 3] as [3, W, H]
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        raise InputError(f"{where} has {pixels.shape[2]} channels; it must be gray or RGB.")
+    return np.ascontiguousarray(pixels)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator:
+    """The HDF5 file for one thread at a time; its errors become sentences, those of the body too."""
+    import h5py
+
+    _check_version(pathlib.Path(path))
+    try:
+        with _ONE_AT_A_TIME, h5py.File(path, "r") as file:
+            yield file
+    except InputError:
+        raise
+    except _DAMAGED as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The file {path} is damaged or incomplete ({reason}); fetch it again.") from None
+
+
+def _check_version(path: pathlib.Path) -> None:
+    """Version 7.3 begins with 512 bytes of text and then is HDF5; earlier ones are another format."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(520)
+    except FileNotFoundError:
+        raise InputError(f"The file {path} does not exist. {Cofw.HOW_TO_GET}") from None
+    except OSError as error:
+        raise InputError(f"The file {path} cannot be read: {error.strerror or error}.") from None
+    if head[512:] == b"\x89HDF\r\n\x1a\n" or head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return
+    if head.startswith(b"MATLAB 5.0 MAT-file"):
+        raise InputError(f"The file {path} is of MATLAB version 5 to 7; save it again with save(…, '-v7.3').")
+    raise InputError(f"The file {path} is no MATLAB file of version 7.3, or its beginning is damaged; fetch it again.")
+
+
+make = functools.partial(faces.make, Cofw)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in Cofw.BUILDER_CONFIGS]

@@ -1,0 +1,165 @@
+"""Readers of the small text formats in which data sets keep their labels. Every mistake ends in one sentence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from mlcm_jax.errors import InputError
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """A text file without its byte order mark; UTF-8, or UTF-16 where a mark says so; line ends become \\n.
+
+    Raises:
+        InputError: a file that is missing, empty, or no text.
+    """
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"The file {path} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"The file {path} cannot be read: {error.strerror or error}.") from None
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        raise InputError(f"The file {path} is not UTF-8 text; save it as UTF-8.") from None
+    if not text.strip():
+        raise InputError(f"The file {path} is empty.")
+    if "\0" in text:
+        raise InputError(f"The file {path} is not text: it holds zero bytes.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def numbers(words, where: str) -> np.ndarray:
+    """Words as float64 [N]; InputError naming `where` unless each is a finite number."""
+    try:
+        values = [float(word) for word in words]
+    except (TypeError, ValueError, OverflowError):
+        bad = next((word for word in words if not _is_number(word)), "")
+        raise InputError(f"{where} holds {str(bad)[:40]!r} where a number belongs.") from None
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"{where} holds a number that is not finite.")
+    return np.array(values, np.float64)
+
+
+def read_pts(path: str | os.PathLike, count: int | None = None, *, first: float = 1.0) -> np.ndarray:
+    """Landmarks of a `.pts` file: `version: 1`, `n_points: 68`, `{`, rows of x y, `}`.
+
+    Args:
+        path: the file.
+        count: number of points it must hold; None takes what it says.
+        first: the coordinate of the first pixel's centre, which becomes 0; 300-W counts from 1.
+
+    Returns:
+        float32 [K, 2], pixels, pixel centres at integers from 0.
+
+    Raises:
+        InputError: no such file, another format, another number of points, NaN.
+    """
+    text = re.sub(r"(//|#).*", "", read_text(path))
+    match = re.fullmatch(r"(?P<head>[^{}]*)\{(?P<body>[^{}]*)\}\s*", text)
+    said = re.search(r"n_points\s*:\s*(\d+)", match["head"]) if match else None
+    if not said:
+        raise InputError(f"The file {path} is no .pts file: version, n_points and rows between braces belong there.")
+    values = numbers(match["body"].split(), f"The file {path}")
+    _check_count(path, len(values), int(said[1]), "it announces")
+    return _points(path, values, count) - np.float32(first)
+
+
+def read_points(path: str | os.PathLike, count: int | None = None) -> np.ndarray:
+    """Landmarks as plain rows "x y" or "x,y" (a header row of words is skipped): float32 [K, 2], as they stand."""
+    rows = [re.split(r"[\s,;]+", line.strip().strip(",;")) for line in read_text(path).splitlines() if line.strip()]
+    if not any(map(_is_number, rows[0])):
+        rows = rows[1:]
+    wrong = next((k for k, row in enumerate(rows, 1) if len(row) != 2), None)
+    if wrong or not rows:
+        raise InputError(f"The file {path} must hold rows of x and y; row {wrong or 1} does not.")
+    return _points(path, numbers([word for row in rows for word in row], f"The file {path}"), count)
+
+
+def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header, as {column: text}; commas, semicolons or tabs; spaces around words go.
+
+    Raises:
+        InputError: no such file, a column of `required` that is missing, a row longer or shorter than the header.
+    """
+    text = read_text(path).lstrip("\n")
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    try:
+        rows = [[word.strip() for word in row] for row in reader if any(word.strip() for word in row)]
+    except csv.Error as error:
+        raise InputError(f"The file {path} is no CSV file: {error}.") from None
+    if not rows:
+        raise InputError(f"The file {path} holds no words.")
+    names = rows[0]
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"The file {path} has two columns {twice!r}.")
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise InputError(f"The file {path} has no column {missing[0]!r}; its columns are {', '.join(names)[:200]}.")
+    for k, row in enumerate(rows[1:], 2):
+        if len(row) != len(names):
+            raise InputError(f"Row {k} of {path} has {len(row)} columns; the header has {len(names)}.")
+    return [dict(zip(names, row, strict=True)) for row in rows[1:]]
+
+
+def read_json(path: str | os.PathLike):
+    """The content of a JSON file; InputError when it is none."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"The file {path} is not JSON: {error}.") from None
+
+
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """The lines of a list of names, without blank ones and those that start with #."""
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def inside(folder: pathlib.Path, name: str, source: str | os.PathLike) -> pathlib.Path:
+    """`folder / name` for a name that a list or label file gives; either slash separates folders.
+
+    Raises:
+        InputError: a name that leads out of the folder; `source` is the file that gave it.
+    """
+    parts = pathlib.PurePosixPath(str(name).strip().replace("\\", "/"))
+    drive = len(parts.parts) and parts.parts[0].endswith(":")
+    if not parts.parts or parts.is_absolute() or drive or ".." in parts.parts or "\0" in str(name):
+        raise InputError(f"{source} names the file {str(name)[:80]!r}, which lies outside {folder}.")
+    return folder.joinpath(*parts.parts)
+
+
+def _points(path, values: np.ndarray, count: int | None) -> np.ndarray:
+    if len(values) % 2:
+        raise InputError(f"The file {path} holds {len(values)} numbers, not pairs of x and y.")
+    if count is not None:
+        _check_count(path, len(values), count, "there must be")
+    if values.size and np.abs(values).max() > 1e6:
+        raise InputError(f"The file {path} holds the coordinate {np.abs(values).max():g}; pixels belong there.")
+    return values.reshape(-1, 2).astype(np.float32)
+
+
+def _check_count(path, values: int, count: int, words: str) -> None:
+    if values != 2 * count:
+        raise InputError(f"The file {path} holds {values / 2:g} points; {words} {count}.")
+
+
+def _is_number(word) -> bool:
+    try:
+        float(word)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,122 @@
+"""Which files of a user's folder are the pictures of which pair, and what a name in a label file refers to."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+
+from mlcm_jax.errors import InputError
+from tfds_builders import formats
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
+
+
+def find_files(folder: pathlib.Path) -> list[str]:
+    """Paths of all files in a folder, relative to it, with forward slashes, sorted; hidden ones are left out."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # .git, and macOS's ._ twins of files
+        found += [os.path.relpath(os.path.join(place, name), folder) for name in names if not name.startswith(".")]
+    return sorted(path.replace(os.sep, "/") for path in found)
+
+
+def match(paths: Iterable[str], glob: str, flag: str) -> dict[str, str]:
+    """name -> path of the files that fit a pattern; the name is what the stars matched, with / between several.
+
+    A star stands for one or more characters other than a slash; everything else stands for itself.
+
+    Raises:
+        InputError: a pattern without a star, or with ** or ?; two files with one name.
+    """
+    if "*" not in glob or "**" in glob or "?" in glob:
+        raise InputError(
+            f"--{flag}={glob} must hold a * for the pair's name, such as *_rgb.png; ** and ? are not known."
+        )
+    form = re.compile("([^/]+)".join(map(re.escape, glob.removeprefix("./").split("*"))), re.DOTALL)
+    fits = [(form.fullmatch(path), path) for path in paths]
+    return _unique([("/".join(fit.groups()), path) for fit, path in fits if fit], f"--{flag}={glob}")
+
+
+def by_stem(folder: pathlib.Path, endings: tuple[str, ...]) -> dict[str, str]:
+    """name -> path in the folder of its files with one of the endings; the name is that path without the ending.
+
+    Raises:
+        InputError: two files with one name.
+    """
+    fits = [path for path in find_files(folder) if path.lower().endswith(endings)]
+    return _unique([(path.rpartition(".")[0], path) for path in fits], f"The folder {folder}")
+
+
+def find_pictures(
+    folder: pathlib.Path, rgb_glob: str | None = None, thermal_glob: str | None = None
+) -> dict[str, dict[str, str]]:
+    """modality -> name -> path: by the patterns where there is one, else from the folders `rgb` and `thermal`.
+
+    Raises:
+        InputError: neither; a pattern that fits no file; a folder without pictures.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for modality, glob in (("rgb", rgb_glob), ("thermal", thermal_glob)):
+        if glob:
+            found[modality] = match(find_files(folder), glob, f"{modality}_glob")
+            if not found[modality]:
+                raise InputError(f"--{modality}_glob={glob} fits no file in {folder}.")
+        elif not (rgb_glob or thermal_glob) and (folder / modality).is_dir():
+            stems = by_stem(folder / modality, PICTURES)
+            found[modality] = {name: f"{modality}/{path}" for name, path in stems.items()}
+            if not found[modality]:
+                raise InputError(f"{folder / modality} holds no pictures ({', '.join(PICTURES)}); fill or remove it.")
+    if not found:
+        raise InputError(
+            f"{folder} has neither a folder rgb nor a folder thermal; make them, or say which files are which with "
+            "--rgb_glob='*_rgb.png' --thermal_glob='*_thermal.png'."
+        )
+    return found
+
+
+class Names:
+    """What a word in a label file or list refers to: `names(word, source)` is the name of the pair.
+
+    Understood are the name itself, a picture's path in the set, the same without its first folders or with further
+    ones before it (as annotation tools write them), and any of these with another ending. A word that refers to no
+    picture is handed back; it will be reported as a face that lacks its pictures.
+    """
+
+    def __init__(self, pictures: Mapping[str, Mapping[str, str]], folder: pathlib.Path):
+        self._folder = folder
+        means: dict[str, set[str]] = collections.defaultdict(set)
+        for modality, files in pictures.items():
+            for name, path in files.items():
+                for alias in (path, path.removeprefix(f"{modality}/")):
+                    means[alias].add(name)
+                    means[_stem(alias)].add(name)
+        self._means = {alias: next(iter(names)) for alias, names in means.items() if len(names) == 1}
+        self._means |= {name: name for files in pictures.values() for name in files}
+
+    def __call__(self, word: str, source: str | os.PathLike) -> str:
+        """Raises InputError for a word that leads out of the folder; `source` is the file that holds it."""
+        word = str(word).strip()
+        formats.inside(self._folder, word, source)
+        parts = word.replace("\\", "/").removeprefix("./").split("/")
+        for k in range(len(parts)):
+            tail = "/".join(parts[k:])
+            if tail in self._means or _stem(tail) in self._means:
+                return self._means.get(tail) or self._means[_stem(tail)]
+        return word
+
+
+def _stem(path: str) -> str:
+    head, dot, ending = path.rpartition(".")
+    return head if dot and head and "/" not in ending else path
+
+
+def _unique(found: list[tuple[str, str]], where: str) -> dict[str, str]:
+    result: dict[str, str] = {}
+    for name, path in found:
+        if name in result:
+            raise InputError(f"{where} has two files for the name {name}: {result[name]} and {path}; remove one.")
+        result[name] = path
+    return result

@@ -1,0 +1,219 @@
+"""Label files of `paired_folder`: one file a picture, one JSON file for all, or COCO keypoints; see README.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from mlcm_jax.errors import InputError
+from tfds_builders import formats
+
+ENDINGS = (".pts", ".json", ".csv", ".txt")
+
+
+@dataclasses.dataclass(eq=False)
+class Label:
+    """What is said of one face.
+
+    landmarks: float32 [K, 2] in pixels; None: unlabelled. A point without a label lies at the mean of the others, is
+        not visible and has the confidence 0.
+    visible: bool [K].
+    confidence: float32 [K], 0 to 1.
+    box: x, y, w, h in pixels.
+    subject: who it is; "" where nothing is said.
+    pseudo: the landmarks come from a model, not from a person.
+    """
+
+    landmarks: np.ndarray | None = None
+    visible: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    box: np.ndarray | None = None
+    subject: str = ""
+    pseudo: bool = False
+
+
+def read_one(path: pathlib.Path) -> list[Label]:
+    """The faces of one picture, from its own .pts, .json, .csv or .txt file."""
+    ending = path.suffix.lower()
+    if ending == ".json":
+        return _faces(formats.read_json(path), f"The file {path}")
+    points = formats.read_pts(path) if ending == ".pts" else formats.read_points(path)
+    return [_label([tuple(row) for row in points.tolist()], f"The file {path}", {})]
+
+
+def read_all(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, list[Label]]:
+    """name -> faces, from one JSON file: a list of entries with `name`, entries by name, or COCO keypoints.
+
+    Raises:
+        InputError: another form, NaN, flags that do not fit the points, two words for one picture.
+    """
+    content = formats.read_json(path)
+    if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
+        rows = _coco(content, path)
+    elif isinstance(content, dict):
+        rows = [(word, _faces(value, f"{word[:80]!r} in {path}")) for word, value in content.items()]
+    elif isinstance(content, list):
+        rows = [_row(entry, k, path) for k, entry in enumerate(content)]
+    else:
+        raise InputError(f"The file {path} must hold labels by name, a list of them, or COCO keypoints.")
+    result: dict[str, list[Label]] = {}
+    words: dict[str, str] = {}
+    for word, faces in rows:
+        name = resolve(word, path)
+        if words.setdefault(name, word) != word:
+            raise InputError(f"{path} labels the pair {name} twice, as {words[name]!r} and as {word!r}; keep one.")
+        result.setdefault(name, []).extend(faces)
+    return result
+
+
+def _row(entry, k: int, path) -> tuple[str, list[Label]]:
+    word = entry.get("name", entry.get("file_name")) if isinstance(entry, dict) else None
+    if not isinstance(word, str) or not word.strip():
+        raise InputError(f"Entry {k} of {path} must be an object with a name or file_name.")
+    return word, [_face(entry, f"{word[:80]!r} in {path}")]
+
+
+def _faces(value, where: str) -> list[Label]:
+    """One face, or a list of objects: several."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return [_face(item, f"{where}, face {k + 1},") for k, item in enumerate(value)]
+    return [_face(value, where)]
+
+
+def _face(value, where: str) -> Label:
+    if value is None:
+        return Label()
+    if isinstance(value, list):
+        return _label(value, where, {})
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be null, a list of [x, y], or an object with landmarks.")
+    keys = [key for key in value if re.fullmatch(r"landmarks[0-9]*", key)]
+    if len(keys) != 1:
+        said = f"has both {keys[0]} and {keys[1]}" if keys else "has no landmarks"
+        raise InputError(f"{where} {said}; one key landmarks is needed, null where there are none.")
+    return _label(value[keys[0]], where, value)
+
+
+def _label(points, where: str, entry: dict) -> Label:
+    """A face out of points [x, y] or null, and what else its entry says."""
+    label = Label(subject=_text(entry.get("subject"), f"{where} subject"))
+    if entry.get("pseudo") not in (None, True, False):
+        raise InputError(f"{where} has pseudo: {str(entry['pseudo'])[:40]}; true or false belong there.")
+    label.pseudo = bool(entry.get("pseudo"))
+    if entry.get("box") is not None:
+        label.box = check_box(entry["box"], f"{where} box")
+    if points is None:
+        return label
+    if not isinstance(points, list) or not points:
+        raise InputError(f"{where} has landmarks that are no list of [x, y]; null stands for a face without labels.")
+    known = np.array([point is not None for point in points])
+    rows = [(0.0, 0.0) if row is None else _floats(row, 2, f"{where} point {k}") for k, row in enumerate(points)]
+    if not known.any():
+        return label
+    count = len(points)
+    label.visible, label.confidence = known.copy(), known.astype(np.float32)
+    if entry.get("visible") is not None:
+        flags = entry["visible"]
+        if not isinstance(flags, list) or len(flags) != count or not all(flag in (0, 1) for flag in flags):
+            raise InputError(f"{where} has visible that is not one true or false for each of its {count} points.")
+        label.visible &= np.array(flags, bool)
+    if entry.get("confidence") is not None:
+        values = np.array(_floats(entry["confidence"], count, f"{where} confidence"))
+        if (values < 0).any() or (values > 1).any():
+            raise InputError(f"{where} has a confidence outside 0 to 1.")
+        label.confidence *= values.astype(np.float32)
+    array = np.array(rows, np.float32)
+    array[~known] = array[known].mean(0)
+    label.landmarks = array
+    return label
+
+
+def _coco(content: dict, path) -> list[tuple[str, list[Label]]]:
+    """Annotations of COCO keypoints (x, y, v triples; v = 0 without label, 1 hidden, 2 visible) by `file_name`."""
+    files: dict = {}
+    for k, image in enumerate(_list(content["images"], f"images in {path}")):
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+            raise InputError(f"Image {k} of {path} has no file_name.")
+        number = image.get("id")
+        if not isinstance(number, int | str) or number in files:
+            raise InputError(f"Image {image['file_name'][:80]!r} of {path} has no id of its own.")
+        files[number] = image["file_name"]
+    found: dict[str, list[Label]] = {file: [] for file in files.values()}
+    for k, row in enumerate(_list(content["annotations"], f"annotations in {path}")):
+        where = f"Annotation {k} of {path}"
+        number = row.get("image_id") if isinstance(row, dict) else None
+        if not isinstance(number, int | str) or number not in files:
+            raise InputError(f"{where} has an image_id that is not among the images.")
+        keypoints = row.get("keypoints")
+        if not isinstance(keypoints, list) or len(keypoints) % 3 or not keypoints:
+            raise InputError(f"{where} has no keypoints x, y, v.")
+        triples = [_floats(keypoints[i : i + 3], 3, where) for i in range(0, len(keypoints), 3)]
+        if not all(v in (0, 1, 2) for _, _, v in triples):
+            raise InputError(f"{where} has a keypoint whose v is not 0, 1 or 2.")
+        entry = {key: row.get(key) for key in ("subject", "pseudo", "confidence")}
+        entry["box"] = row.get("bbox") or None
+        entry["visible"] = [v == 2 for _, _, v in triples]
+        found[files[number]].append(_label([(x, y) if v else None for x, y, v in triples], where, entry))
+    return list(found.items())
+
+
+def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, np.ndarray]:
+    """name, or name#2 for a second face -> [x, y, w, h], from CSV (name,x,y,w,h) or JSON ({"name": [x, y, w, h]})."""
+    if path.suffix.lower() == ".json":
+        rows = formats.read_json(path)
+        if not isinstance(rows, dict):
+            raise InputError(f'The file {path} must hold {{"name": [x, y, w, h]}}.')
+        boxes = [(word, check_box(value, f"The box of {word[:80]!r} in {path}")) for word, value in rows.items()]
+    else:
+        table = formats.read_table(path, ("name", "x", "y", "w", "h"))
+        values = [formats.numbers([row[k] for k in "xywh"], f"The box of {row['name']!r} in {path}") for row in table]
+        boxes = [
+            (row["name"], check_box(value.tolist(), f"The box of {row['name']!r} in {path}"))
+            for row, value in zip(table, values, strict=True)
+        ]
+    result: dict[str, np.ndarray] = {}
+    for word, box in boxes:
+        head, sign, number = word.rpartition("#")
+        numbered = bool(sign) and re.fullmatch(r"[0-9]+", number, re.ASCII)
+        name = f"{resolve(head, path)}#{int(number)}" if numbered else resolve(word, path)
+        if name in result:
+            raise InputError(f"{path} has two boxes for {name}; a second face of a picture is {name}#2.")
+        result[name] = box
+    return result
+
+
+def check_box(value, where: str) -> np.ndarray:
+    """float32 [4]; InputError unless x, y, w, h are finite and w and h above 0."""
+    x, y, w, h = _floats(value, 4, where)
+    if w <= 0 or h <= 0:
+        raise InputError(f"{where} is {[x, y, w, h]}; x, y, w, h with positive w and h belong there.")
+    return np.array([x, y, w, h], np.float32)
+
+
+def _floats(value, count: int, where: str) -> list[float]:
+    if not isinstance(value, list | tuple) or len(value) != count:
+        raise InputError(f"{where} is {str(value)[:60]} where {count} numbers belong.")
+    for number in value:
+        plain = isinstance(number, int | float) and not isinstance(number, bool)
+        if not plain or not (abs(number) <= 10**9):  # also NaN
+            raise InputError(f"{where} holds {str(number)[:40]!r}, which is not a number of a sensible size.")
+    return [float(number) for number in value]
+
+
+def _list(value, where: str) -> list:
+    if not isinstance(value, list):
+        raise InputError(f"The {where} are not a list.")
+    return value
+
+
+def _text(value, where: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(f"{where} is {str(value)[:40]}; a word or a number belongs there.")
+    return str(value).strip()

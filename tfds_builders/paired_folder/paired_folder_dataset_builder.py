@@ -1,0 +1,342 @@
+"""TFDS builder of `paired_folder`: the user's own RGB-thermal pairs, thermal alone or RGB alone, in any layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax import landmarks
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, formats
+from tfds_builders.paired_folder import folder as folders
+from tfds_builders.paired_folder import labels as label_files
+from tfds_builders.paired_folder import layout_file, splits, thermal_kind
+from tfds_builders.paired_folder.labels import Label
+
+
+class PairedFolder(faces.FaceBuilder):
+    """The user's own pictures and landmarks."""
+
+    name = "paired_folder"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(default="a folder of the user's; any other name is another set")
+    LAYOUT = "ibug68"
+    MODALITIES = ("rgb", "thermal")
+    OWN_SPLITS = True
+    LICENSE = "the user's"
+    HOW_TO_GET = (
+        "Give --manual_dir a folder with rgb/NAME.png, thermal/NAME.png and landmarks/NAME.pts (or .json, .csv, .txt); "
+        "for other names there are --rgb_glob, --thermal_glob and --labels."
+    )
+
+    def __init__(self, options: Mapping[str, Any], facts: Mapping[str, Any], **kwargs):
+        self.facts = dict(facts)
+        if "layout" in facts:
+            self.LAYOUT, self.MODALITIES = facts["layout"], tuple(facts["modalities"])
+            self.THERMAL = facts["thermal"]
+        super().__init__(options, **kwargs)
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """How sure a label is, where it comes from, and the name under which to label the picture."""
+        count = landmarks.get(self.LAYOUT).count
+        return {
+            "confidence": faces.tensor(
+                (count,), np.float32, "0 to 1 by the label, 1 where it says nothing; 0: this point has no label"
+            ),
+            "pseudo": faces.tensor((), np.bool_, "the landmarks were set by a model"),
+            "name": faces.text("the pair's name, which its label file bears"),
+        }
+
+    def notes(self) -> dict[str, Any]:
+        """Layout, modalities, kind of thermal picture and options: what a load without options needs."""
+        return {
+            "layout": layout_file.layout_to_dict(landmarks.get(self.LAYOUT)),
+            "modalities": list(self.MODALITIES),
+            "thermal": self.THERMAL.kind,
+            "options": self.facts["options"],
+            "not_listed": self.facts["not_listed"],
+        }
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """The faces that `make` found, in train, val, test and unlabelled."""
+        pictures, found, boxes = (self.facts[key] for key in ("pictures", "labels", "boxes"))
+        subjects = self.facts["subjects"]
+        by_name: dict[str, list[faces.Face]] = {}
+        for name in sorted({*found, *(name for files in pictures.values() for name in files)}):
+            mine = found.get(name) or [Label()]
+            # Beside labelled faces, an annotation without points is no picture that waits for its landmarks.
+            mine = [label for label in mine if label.landmarks is not None] or mine[:1]
+            sources = {modality: folder / files[name] for modality, files in pictures.items() if name in files}
+            path = next((pictures[m][name] for m in ("thermal", "rgb") if m in sources), name)
+            by_name[name] = []
+            for k, label in enumerate(mine):
+                mark = f"#{k + 1}" if k else ""
+                count = landmarks.get(self.LAYOUT).count
+                sure = np.zeros(count, np.float32) if label.confidence is None else label.confidence
+                face = faces.Face(
+                    f"{path}{mark}",
+                    **sources,
+                    landmarks=label.landmarks,
+                    visible=label.visible,
+                    box=boxes.get(f"{name}{mark}", label.box),
+                    subject=subjects.get(f"{name}{mark}") or subjects.get(name) or label.subject,
+                    extra={"confidence": sure, "pseudo": label.pseudo, "name": name},
+                )
+                if face.box is None and face.landmarks is not None:
+                    face.box = self._box(face)
+                by_name[name].append(face)
+        return self._split(by_name, folder)
+
+    def _box(self, face: faces.Face) -> np.ndarray | None:
+        """Around points that hold neither brows nor chin the usual margins are too tight; others get those, later."""
+        if landmarks.get(self.LAYOUT).name != "tfw5" or np.shape(face.landmarks) != (5, 2):
+            return None
+        low, high = face.landmarks.min(0), face.landmarks.max(0)
+        side = max(high - low)
+        if side <= 0:
+            raise InputError(f"All landmarks of {face.key} lie in one place; mend them, or give its box.")
+        # Mean over the frontal faces of webmorph_faces of the box around 68 points (spread 0.13 and 0.08).
+        return np.array([*((low + high) / 2 - side * np.array([1.12, 1.19])), 2.24 * side, 2.45 * side], np.float32)
+
+    def _split(self, by_name: dict[str, list[faces.Face]], folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        lists = {split: folder / f"{split}.txt" for split in splits.NAMES if (folder / f"{split}.txt").is_file()}
+        shares = self.facts["options"]["splits"]
+        if lists and shares:
+            raise InputError(
+                f"--splits={shares} and {next(iter(lists.values()))} exclude each other; drop one of them."
+            )
+        labelled = {name: some for name, some in by_name.items() if some[0].landmarks is not None}
+        mine = self._listed(by_name, lists) if lists else splits.by_subject(labelled, splits.parse_shares(shares))
+        known = {face.subject for some in mine.values() for face in some}
+        mine["unlabelled"] = [some[0] for name, some in by_name.items() if name not in labelled]
+        for face in mine["unlabelled"]:
+            # A person may be in a split and among the unlabelled: labels made later put the picture into that split.
+            face.subject = "" if face.subject in known else face.subject
+        return mine
+
+    def _listed(self, by_name: dict[str, list[faces.Face]], lists: Mapping[str, pathlib.Path]):
+        resolve = folders.Names(self.facts["pictures"], pathlib.Path(self.facts["options"]["manual_dir"]))
+        place: dict[str, str] = {}
+        mine: dict[str, list[faces.Face]] = {}
+        for split, path in lists.items():
+            mine[split] = []
+            for word in formats.read_lines(path):
+                name = resolve(word, path)
+                if name in place:
+                    raise InputError(f"{path} names {word!r}, which is in the split {place[name]} already.")
+                place[name] = split
+                some = by_name.setdefault(name, [faces.Face(name)])  # no such picture: reported with the unlabelled
+                mine[split] += [face for face in some if face.landmarks is not None]
+        self.facts["not_listed"] = sum(
+            some[0].landmarks is not None and name not in place for name, some in by_name.items()
+        )
+        return mine
+
+
+def make(
+    config: str | None,
+    data_dir: str | os.PathLike,
+    *,
+    manual_dir: str | os.PathLike | None = None,
+    allow_missing: bool = False,
+    exclude: str | os.PathLike | None = None,
+    layout: str | int | os.PathLike | None = None,
+    rgb_glob: str | None = None,
+    thermal_glob: str | None = None,
+    labels: str | os.PathLike | None = None,
+    boxes: str | os.PathLike | None = None,
+    colormap: str | os.PathLike | None = None,
+    celsius: str | None = None,
+    splits: str | None = None,
+) -> PairedFolder:
+    """The builder of a user's set, which is loaded without options once it is built.
+
+    The paths of layout, labels, boxes and colormap may be relative to `manual_dir`.
+
+    Args:
+        config: the user's name for the set: letters, digits, _ and -; None is "default".
+        data_dir: folder of all built sets.
+        manual_dir: the user's folder; needed to build.
+        allow_missing: leave pairs out whose mate is missing, instead of refusing.
+        exclude: file of keys to leave out, one a line.
+        layout: name, number of points, or YAML file; None: by the number of points of the first label.
+        rgb_glob, thermal_glob: patterns of the pictures' paths, the star being the pair's name; with one of them alone
+            the set has that modality alone. None: the folders `rgb` and `thermal`.
+        labels: a folder of label files, a pattern such as *.pts, or a JSON file, or several of these with commas, of
+            which the first that labels a picture counts; None: `landmarks`, or the only JSON file beside the pictures.
+        boxes: CSV or JSON of face boxes; None: `boxes.csv` or `boxes.json` where there is one.
+        colormap: palette of coloured thermal pictures: a name, or a CSV file of r, g, b from cold to hot.
+        celsius: "scale,offset" of 16-bit or float thermal pictures; None: 0.01,-273.15, or 1,0 for floats.
+        splits: shares of train, val and test by subject; None: train.txt, val.txt and test.txt, else 0.8,0.1,0.1.
+
+    Raises:
+        InputError: what is wrong, naming the option or the file; options that a set which is built was not built with.
+    """
+    name = config or "default"
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name, re.ASCII):
+        raise InputError(f"The name of the set, paired_folder/{name[:80]}, may hold letters, digits, _ and - only.")
+    options: dict[str, Any] = {
+        "manual_dir": str(pathlib.Path(manual_dir).expanduser().resolve()) if manual_dir else None,
+        "allow_missing": bool(allow_missing),
+    }
+    words = {"exclude": exclude, "layout": layout, "rgb_glob": rgb_glob, "thermal_glob": thermal_glob, "labels": labels}
+    words |= {"boxes": boxes, "colormap": colormap, "celsius": celsius, "splits": splits}
+    options |= {key: str(value) if value not in (None, "") else None for key, value in words.items()}
+    built = pathlib.Path(data_dir) / PairedFolder.name / name / str(PairedFolder.VERSION)
+    facts: dict[str, Any] = {}
+    if built.is_dir():
+        facts = _stored(built, options, name)
+    elif manual_dir:
+        facts = _found(options)
+    default = PairedFolder.BUILDER_CONFIGS[0]
+    own = tfds.core.BuilderConfig(name=name, description="the user's")
+    return PairedFolder(
+        options | {"stamp": facts.get("stamp")},
+        facts,
+        config=default if name == default.name else own,
+        data_dir=data_dir,
+        file_format="array_record",
+    )
+
+
+def configs() -> list[str]:
+    """Names of the fixed configs; any other name is a set of the user's too."""
+    return [config.name for config in PairedFolder.BUILDER_CONFIGS]
+
+
+def _stored(built: pathlib.Path, options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a built set says of itself; InputError when it was built with other options than are given now."""
+    try:
+        notes = json.loads((built / "metadata.json").read_text(encoding="utf-8"))
+        layout, modalities, kind = notes["layout"], notes["modalities"], notes["thermal"]
+        then = notes["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"paired_folder/{name} in {built} is damaged; delete that folder and build it again."
+        ) from None
+    for flag, value in options.items():
+        if value and value != then.get(flag):
+            was = f"--{flag}={then[flag]}" if then.get(flag) else f"no --{flag}"
+            raise InputError(
+                f"paired_folder/{name} is built already, with {was}; to use --{flag}={value}, delete {built}, or build "
+                "under another name, paired_folder/NAME."
+            )
+    known = landmarks.LAYOUTS.get(layout["name"])
+    layout = known.name if known else layout_file.layout_from_dict(layout, where=f"The layout in {built}")
+    return {"layout": layout, "modalities": modalities, "thermal": faces.Thermal(kind), "options": then}
+
+
+def _found(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is in the user's folder: pictures, labels, boxes, subjects; and what follows for the features."""
+    folder = pathlib.Path(options["manual_dir"])
+    if not folder.is_dir():
+        raise InputError(f"--manual_dir={folder} is not a folder. {PairedFolder.HOW_TO_GET}")
+    pictures = folders.find_pictures(folder, options["rgb_glob"], options["thermal_glob"])
+    resolve = folders.Names(pictures, folder)
+    found = _labels(folder, options["labels"], resolve)
+    count = next((len(face.landmarks) for some in found.values() for face in some if face.landmarks is not None), None)
+    layout = _layout(options["layout"], count, folder)
+    without = set(formats.read_lines(options["exclude"])) if options["exclude"] else set()
+    first = next((path for path in pictures.get("thermal", {}).values() if path not in without), None)
+    thermal = faces.Thermal()
+    if first:
+        palette = None
+        if options["colormap"]:
+            palette = thermal_kind.read_palette(options["colormap"], folder)
+        thermal = thermal_kind.of_picture(folder / first, palette, options["colormap"], options["celsius"])
+    for flag in ("colormap", "celsius"):
+        if options[flag] and "thermal" not in pictures:
+            raise InputError(f"--{flag}={options[flag]} is for thermal pictures, and {folder} has none.")
+    boxes = _beside(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
+    state = (thermal.kind, thermal.scale, thermal.offset, None if thermal.palette is None else thermal.palette.tolist())
+    return {
+        "pictures": pictures,
+        "labels": found,
+        "boxes": label_files.read_boxes(boxes, resolve) if boxes else {},
+        "subjects": _subjects(folder / "subjects.csv", resolve),
+        "layout": layout,
+        "modalities": [modality for modality in ("rgb", "thermal") if modality in pictures],
+        "thermal": thermal,
+        "options": dict(options),
+        "not_listed": 0,
+        "stamp": hashlib.sha256(repr(state).encode()).hexdigest()[:16],  # a palette file may change between builds
+    }
+
+
+def _labels(folder: pathlib.Path, given: str | None, resolve: folders.Names) -> dict[str, list[Label]]:
+    """name -> faces, from all sources; the first that labels a picture counts."""
+    sources: list[str] = [word.strip() for word in given.split(",")] if given else []
+    if not given:
+        sources = ["landmarks"] if (folder / "landmarks").is_dir() else []
+        sources += sorted(path.name for path in folder.glob("*.json") if path.name != "boxes.json")
+        if len(sources) > 1:
+            raise InputError(
+                f"{folder} has {sources[0]} and {sources[1]}; say with --labels which one holds, or "
+                f"--labels={sources[0]},{sources[1]}."
+            )
+    found: dict[str, list[Label]] = {}
+    for source in sources:
+        for name, some in _source(folder, source, resolve).items():
+            if all(label.landmarks is None for label in found.get(name, [])):
+                found[name] = some
+    return found
+
+
+def _source(folder: pathlib.Path, given: str, resolve: folders.Names) -> dict[str, list[Label]]:
+    if "*" in given:
+        paths = folders.match(folders.find_files(folder), given, "labels")
+        if not paths:
+            raise InputError(f"--labels={given} fits no file in {folder}.")
+        return _read_each(folder, paths, resolve)
+    place = _beside(folder, given, (), "labels")
+    if place.is_dir():
+        return _read_each(place, folders.by_stem(place, label_files.ENDINGS), resolve)
+    return label_files.read_all(place, resolve)
+
+
+def _read_each(folder: pathlib.Path, paths: Mapping[str, str], resolve: folders.Names) -> dict[str, list[Label]]:
+    found: dict[str, list[Label]] = {}
+    for word, path in paths.items():
+        name = resolve(word, folder)
+        if name in found:
+            raise InputError(f"{folder / path} labels the pair {name}, which another file labels; keep one of them.")
+        found[name] = label_files.read_one(folder / path)
+    return found
+
+
+def _beside(folder: pathlib.Path, given: str | None, usual: Sequence[str], flag: str) -> pathlib.Path | None:
+    """The file that an option names, in the user's folder or elsewhere; or the usual one where there is one."""
+    if given:
+        for path in (folder / pathlib.Path(given).expanduser(), pathlib.Path(given).expanduser()):
+            if path.exists():
+                return path
+        raise InputError(f"--{flag}={given} exists neither in {folder} nor as a path of its own.")
+    return next((folder / name for name in usual if (folder / name).is_file()), None)
+
+
+def _layout(given: str | None, count: int | None, folder: pathlib.Path) -> str | landmarks.Layout:
+    if given and given.lower().endswith((".yaml", ".yml")):
+        return layout_file.read_layout(_beside(folder, given, (), "layout"))
+    if given and not re.fullmatch(r"[0-9]{1,6}", given, re.ASCII):
+        try:
+            return landmarks.get(given).name
+        except InputError as error:
+            raise InputError(f"--layout={given}: {error} Or give a .yaml file.") from None
+    if given or count:
+        return layout_file.by_count(int(given or count), f"--layout={given}" if given else "")
+    return "ibug68"
+
+
+def _subjects(path: pathlib.Path, resolve: folders.Names) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    rows = [(row["name"].partition("#"), row["subject"]) for row in formats.read_table(path, ("name", "subject"))]
+    return {f"{resolve(head, path)}{sign}{number}": who for (head, sign, number), who in rows}

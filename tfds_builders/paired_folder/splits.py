@@ -1,0 +1,63 @@
+"""Who is in train, val and test: shares that a user states, and a hash of the person."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlcm_jax.errors import InputError
+from tfds_builders import formats
+from tfds_builders.prepare import Face
+
+NAMES = ("train", "val", "test")
+_SHARES = (0.8, 0.1, 0.1)
+
+
+def parse_shares(value: str | None) -> tuple[float, ...]:
+    """ "0.8,0.1,0.1" -> shares of train, val and test; they may be percentages, as long as they are of a whole.
+
+    Raises:
+        InputError: other than three numbers from 0 that sum to 1 or 100.
+    """
+    if value is None:
+        return _SHARES
+    shares = formats.numbers([word.strip() for word in str(value).split(",")], f"--splits={value}")
+    total = float(shares.sum())
+    if len(shares) != 3 or (shares < 0).any() or min(abs(total - 1), abs(total - 100)) > 1e-6 * max(total, 1):
+        raise InputError(f"--splits={value} must be three shares, of train, val and test, that sum to 1.")
+    return tuple((shares / total).tolist())
+
+
+def by_subject(by_name: Mapping[str, Sequence[Face]], shares: Sequence[float]) -> dict[str, list[Face]]:
+    """Splits by a hash of the subject, or of the name where no subject is known, so that nobody changes sides when
+    pictures are added. Subjects who share a picture go together. A split that would stay empty although it has a share
+    gets the subject whose hash is nearest, from a split that has two or more.
+    """
+    parent: dict[str, str] = {}
+
+    def head(subject: str) -> str:
+        while parent.setdefault(subject, subject) != subject:
+            subject = parent[subject]
+        return subject
+
+    for name, some in by_name.items():
+        for face in some[1:]:
+            first, other = sorted((head(some[0].subject or name), head(face.subject or name)))
+            parent[other] = first
+    owner = {name: head(some[0].subject or name) for name, some in by_name.items()}
+    place = {who: int.from_bytes(hashlib.sha256(who.encode()).digest()[:8]) / 2**64 for who in set(owner.values())}
+    ends = np.cumsum(shares)
+    split_of = {who: NAMES[min(int(np.searchsorted(ends, u, side="right")), 2)] for who, u in place.items()}
+    for k, split in enumerate(NAMES):
+        if shares[k] > 0 and split not in split_of.values():
+            middle = ends[k] - shares[k] / 2
+            counts = {other: list(split_of.values()).count(other) for other in NAMES}
+            spare = [who for who, other in split_of.items() if counts[other] > 1]
+            if spare:
+                split_of[min(spare, key=lambda who, middle=middle: (abs(place[who] - middle), who))] = split
+    return {
+        split: [face for name, some in by_name.items() if split_of[owner[name]] == split for face in some]
+        for split in NAMES
+    }

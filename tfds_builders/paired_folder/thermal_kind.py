@@ -1,0 +1,85 @@
+"""What the thermal pictures of a user's folder hold, judged by one of them and by --colormap and --celsius."""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+
+import matplotlib
+import numpy as np
+
+from mlcm_jax import imageio
+from mlcm_jax.errors import InputError
+from tfds_builders import formats
+from tfds_builders.prepare import Thermal
+
+
+def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
+    """A palette by its name (this package's or matplotlib's), or from a CSV file of columns r, g, b: float32 [N, 3].
+
+    Raises:
+        InputError: unknown name, no such file, other than 2 to 256 rows, values outside 0 to 255.
+    """
+    if name.lower().endswith(".csv"):
+        path = next((path for path in (folder / name, pathlib.Path(name).expanduser()) if path.is_file()), None)
+        if path is None:
+            raise InputError(f"--colormap={name} exists neither in {folder} nor as a path of its own.")
+        rows = formats.read_table(path, ("r", "g", "b"))
+        palette = formats.numbers([row[k] for row in rows for k in "rgb"], f"The palette {path}").reshape(-1, 3)
+        if not 2 <= len(palette) <= 256 or palette.min() < 0 or palette.max() > 255:
+            raise InputError(f"The palette {path} must hold 2 to 256 rows of r, g and b from 0 to 255, cold to hot.")
+        return palette.astype(np.float32)
+    known = imageio.palettes()
+    if name in known:
+        return known[name]
+    if name in matplotlib.colormaps:
+        return np.asarray(255 * matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3], np.float32)
+    near = difflib.get_close_matches(name, [*known, *matplotlib.colormaps], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}, matplotlib's, and .csv files."
+    raise InputError(f"--colormap={name} is no known palette; {hint}")
+
+
+def of_picture(path: pathlib.Path, palette: np.ndarray | None, colormap: str | None, celsius: str | None) -> Thermal:
+    """The kind of a set's thermal pictures, from one of them.
+
+    Args:
+        path: the picture.
+        palette: of --colormap.
+        colormap, celsius: the options as given, or None.
+
+    Raises:
+        InputError: a coloured picture without --colormap, or an option that does not fit the picture.
+    """
+    picture = imageio.read_picture(path)
+    if colormap and picture.kind != "colour":
+        raise InputError(f"--colormap={colormap} is for coloured thermal pictures; {path} is {_told(picture)}.")
+    if picture.kind in ("gray16", "float"):
+        default = (0.01, -273.15) if picture.kind == "gray16" else (1.0, 0.0)
+        scale, offset = _celsius(celsius) if celsius else default
+        return Thermal("counts", scale, offset)
+    if celsius:
+        raise InputError(f"--celsius={celsius} is for 16-bit or float pictures; {path} is {_told(picture)}.")
+    if picture.kind == "gray8":
+        return Thermal("gray")
+    if palette is None:
+        best, distance = imageio.fit_palette(picture.array)
+        hint = (
+            f"its colours fit --colormap={best!r} (median distance {distance:.1f} of 255)"
+            if best
+            else (
+                "no known palette fits its colours; give --colormap a name, or a .csv file of r, g, b from cold to hot"
+            )
+        )
+        raise InputError(f"The thermal picture {path} is coloured: {hint}.")
+    return Thermal("palette", palette=palette)
+
+
+def _celsius(text: str) -> tuple[float, float]:
+    values = formats.numbers([word.strip() for word in text.split(",")], f"--celsius={text}")
+    if len(values) != 2 or not values[0] > 0:
+        raise InputError(f"--celsius={text} must be scale,offset with a positive scale, such as 0.01,-273.15.")
+    return float(values[0]), float(values[1])
+
+
+def _told(picture: imageio.Picture) -> str:
+    return {"gray8": "8-bit gray", "gray16": "16-bit gray", "float": "float"}.get(picture.kind, "coloured")

@@ -1,0 +1,309 @@
+"""One labelled face -> one example with encoded pictures; and what is wrong with a set of them, in sentences."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import io
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mlcm_jax import imageio, landmarks
+from mlcm_jax.errors import InputError
+
+# A file, or a function that gives the pixels (for pictures inside a container).
+Source = pathlib.Path | Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(eq=False)
+class Face:
+    """A labelled face as a builder's `parse` finds it; its pictures are read later.
+
+    Attributes:
+        key: unique in the set and the same on every machine: the picture's path in the set, with `#2` for its second
+            face.
+        rgb, thermal: the pictures that the set has.
+        landmarks: float [K, 2] in pixels (x, y) of the thermal picture, or of the RGB one where there is no other;
+            None: unlabelled.
+        visible: bool [K]; None: all.
+        box: x, y, w, h in the same pixels; None: from the landmarks, or the whole picture where there are none.
+        subject: who it is, as far as the set knows.
+        extra: values of the features that the builder adds.
+    """
+
+    key: str
+    rgb: Source | None = None
+    thermal: Source | None = None
+    landmarks: np.ndarray | None = None
+    visible: np.ndarray | None = None
+    box: Sequence[float] | None = None
+    subject: str = ""
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Thermal:
+    """What the files of a set's thermal pictures hold.
+
+    kind: "gray", 8 bits, hot = bright (three equal channels count as gray);
+        "counts", 16 bits or floats, °C = scale · value + offset;
+        "palette", painted with `palette`, uint8 [N, 3] RGB from cold to hot, or with a known one where it is None.
+    """
+
+    kind: str = "gray"
+    scale: float = 1.0
+    offset: float = 0.0
+    palette: np.ndarray | None = None
+
+
+def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[str, Any]:
+    """The example of a face: pictures as encoded bytes, checked landmarks, `visible`, `box`, and `_facts` for `Tally`.
+
+    Landmarks that lie outside the picture are kept and marked invisible. An RGB picture of another size than the
+    thermal one, but of the same shape within 2 %, is resized to it.
+
+    Raises:
+        InputError: a picture that is missing, damaged or of another kind than the set's; landmarks with NaN, of a wrong
+            count, or mostly outside the picture; pictures of a pair that differ in shape.
+    """
+    result: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    size = None
+    if face.thermal is not None:
+        content, size, facts["digest"] = _thermal(face.thermal, face.key, thermal)
+        result |= content
+    if face.rgb is not None:
+        content, rgb_size, digest = _rgb(face.rgb, face.key, size)
+        size = size or rgb_size
+        facts.setdefault("digest", digest)
+        result["rgb"] = content
+    points, visible = _labels(face, layout, size)
+    box = face.box
+    if box is None:
+        box = _box(points, face.key) if face.landmarks is not None else (0.0, 0.0, *map(float, size))
+    box = np.asarray(box, np.float32)
+    if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
+        raise InputError(f"The box of {face.key} is {box.tolist()}; x, y, w, h with positive w and h belong there.")
+    facts |= {"size": size, "plausible": face.landmarks is None or plausible(points, layout)}
+    given = {"landmarks": points, "visible": visible, "box": box, "subject": face.subject, "key": face.key}
+    return result | given | face.extra | {"_facts": facts}
+
+
+def plausible(points: np.ndarray, layout: landmarks.Layout) -> bool:
+    """Whether the eyes lie above the mouth and the subject's right eye on the left, as in nearly every portrait.
+
+    Rows of [y, x] that were read as [x, y], or an order of points other than the layout's, fail this for most faces.
+    Layouts without eyes or lips pass.
+    """
+    eyes, mouth = [], layout.groups.get("outer_lips") or layout.groups.get("mouth")
+    for side in ("right_eye", "left_eye"):
+        if side in layout.groups:
+            eyes.append(points[list(layout.groups[side])].mean(0))
+    if len(eyes) == 2 and eyes[0][0] >= eyes[1][0]:
+        return False
+    return not (eyes and mouth) or bool(np.mean(eyes, axis=0)[1] < points[list(mouth)].mean(0)[1])
+
+
+class Tally:
+    """What a set turns out to hold, split by split; add(split, example) for each, then `summary()` and `remarks()`."""
+
+    def __init__(self, expected: Mapping[str, int] | None = None):
+        self._expected = dict(expected or {})
+        self._splits: dict[str, dict[str, Any]] = {}
+        self._seen: dict[str, tuple[str, str]] = {}
+        self.duplicates: list[tuple[str, str, str, str]] = []  # key, split, earlier key, its split
+
+    def add(self, split: str, item: dict[str, Any]) -> None:
+        """Counts an example made by `example` and takes its `_facts` out."""
+        facts = item.pop("_facts")
+        start = {"examples": 0, "sizes": collections.Counter(), "hidden": 0, "points": 0, "odd": 0}
+        mine = self._splits.setdefault(split, start | {"hash": hashlib.sha256()})
+        mine["examples"] += 1
+        mine["sizes"]["x".join(map(str, facts["size"]))] += 1
+        if np.isfinite(item["landmarks"]).all():
+            mine["hidden"] += int((~item["visible"]).sum())
+            mine["points"] += item["visible"].size
+        mine["odd"] += not facts["plausible"]
+        mine["hash"].update(facts["digest"].encode() + np.asarray(item["landmarks"], "<f4").tobytes())
+        earlier = self._seen.setdefault(facts["digest"], (item["key"], split))
+        if earlier[1] != split:
+            self.duplicates.append((item["key"], split, *earlier))
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """{split: examples, sizes (the most frequent five), invisible (share of points), sha256}, fit for JSON."""
+        return {
+            name: {
+                "examples": mine["examples"],
+                "sizes": dict(mine["sizes"].most_common(5)),
+                "invisible": round(mine["hidden"] / max(1, mine["points"]), 4),
+                "sha256": mine["hash"].hexdigest(),
+            }
+            for name, mine in self._splits.items()
+        }
+
+    def told_duplicates(self) -> str:
+        """How many pictures are in two splits, and the first of them."""
+        key, split, other, where = self.duplicates[0]
+        return f"{len(self.duplicates)} pictures are in two splits: {key} of {split} is also {other} of {where}, …"
+
+    def remarks(self) -> list[str]:
+        """What a user should know: odd faces, pictures in two splits, counts that differ from the published ones."""
+        found = []
+        total = sum(mine["examples"] for mine in self._splits.values())
+        odd = sum(mine["odd"] for mine in self._splits.values())
+        if odd > max(1, 0.1 * total):
+            found.append(
+                f"In {odd} of {total} faces the eyes lie below the mouth or left and right are swapped; are rows "
+                "[y, x] where [x, y] is expected, or is the layout another one? Look at preview.png."
+            )
+        if self.duplicates:
+            found.append(self.told_duplicates())
+        counts = {name: mine["examples"] for name, mine in self._splits.items()}
+        differing = [
+            f"{counts.get(name, 0):,} {name} (published: {n:,})"
+            for name, n in self._expected.items()
+            if counts.get(name, 0) != n
+        ]
+        if differing:
+            found.append(f"The counts are not the published ones: {', '.join(differing)}.")
+        return found
+
+
+def check_subjects(splits: Mapping[str, Sequence[Face]]) -> None:
+    """Raises InputError when a known subject is in two splits."""
+    owner: dict[str, str] = {}
+    for split, faces in splits.items():
+        for face in faces if split != "unlabelled" else ():
+            if face.subject and owner.setdefault(face.subject, split) != split:
+                raise InputError(
+                    f"Subject {face.subject} is in the splits {owner[face.subject]} and {split} ({face.key}); a person "
+                    "belongs to one split only."
+                )
+
+
+def missing_pictures(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str, str]:
+    """key -> name of the file (or the modality) that a face lacks."""
+    lacking = {}
+    for face in faces:
+        for modality in modalities:
+            source = getattr(face, modality)
+            if source is None or (isinstance(source, pathlib.Path) and not source.is_file()):
+                lacking[face.key] = str(source) if source else f"its {modality} picture"
+    return lacking
+
+
+def _box(points: np.ndarray, key: str) -> np.ndarray:
+    try:
+        return landmarks.box_from_points(points)
+    except InputError as error:
+        raise InputError(f"{key}: {error} Mend it, or name it in a file for --exclude.") from None
+
+
+def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    if face.landmarks is None:
+        return np.full((layout.count, 2), np.nan, np.float32), np.zeros(layout.count, bool)
+    try:
+        points = landmarks.check(np.asarray(face.landmarks, np.float32), layout)
+    except InputError as error:
+        raise InputError(f"{face.key}: {error} Mend it, or name it in a file for --exclude.") from None
+    visible = np.ones(layout.count, bool) if face.visible is None else np.asarray(face.visible, bool)
+    if visible.shape != (layout.count,):
+        raise InputError(f"{face.key}: {visible.size} visibility flags for {layout.count} landmarks.")
+    inside = ((points > -0.5 - 1e-3) & (points < np.array(size) - 0.5 + 1e-3)).all(1)
+    if inside.sum() < 0.5 * layout.count:
+        raise InputError(
+            f"{face.key}: {layout.count - inside.sum()} of {layout.count} landmarks lie outside the picture, which is "
+            f"{size[0]} x {size[1]}; mend it, or name it in a file for --exclude."
+        )
+    return points, visible & inside
+
+
+def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:
+    picture, content = _open(source, key)
+    if picture.kind not in ("colour", "gray8"):
+        raise InputError(f"The RGB picture {picture.name} has {picture.array.dtype} pixels; 8 bits are needed.")
+    array = imageio.to_rgb8(picture)[0]
+    digest = _digest(content, array)
+    own = array.shape[1], array.shape[0]
+    if size and own != size:
+        if abs(own[0] * size[1] / (own[1] * size[0]) - 1.0) > 0.02:
+            raise InputError(
+                f"The pictures of the pair {key} differ in shape: RGB {own[0]} x {own[1]}, thermal {size[0]} x "
+                f"{size[1]}; align and crop them first."
+            )
+        shrinks = own[0] > size[0]
+        array, content = cv2.resize(array, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), None
+    return _encoded(array, content), (array.shape[1], array.shape[0]), digest
+
+
+def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], tuple[int, int], str]:
+    picture, content = _open(source, key)
+    array, result = picture.array, {}
+    if thermal.kind == "counts":
+        if picture.kind not in ("gray16", "float"):
+            raise InputError(
+                f"The thermal picture {picture.name} has {array.dtype} pixels; 16-bit counts or float °C are needed."
+            )
+        celsius = array.astype(np.float64) * thermal.scale + thermal.offset
+        gray = imageio.gain8(celsius, picture.name)[0]
+        raw = np.where(np.isfinite(celsius), (celsius + 273.15) * 100.0, 0.0)
+        middle = float(np.median(raw))
+        if not 200_00 < middle < 400_00:
+            raise InputError(
+                f"The thermal picture {picture.name} would be at {middle / 100 - 273.15:.0f} °C; state how its values "
+                "become °C, or treat them as gray."
+            )
+        result["celsius"] = _encoded(np.clip(raw.round(), 0, 65535).astype(np.uint16), None)
+    elif thermal.kind == "palette":
+        if picture.kind == "gray16" or picture.kind == "float":
+            raise InputError(f"The thermal picture {picture.name} has {array.dtype} pixels, not colours of a palette.")
+        if thermal.palette is None:
+            gray = imageio.to_gray8(picture)[0]
+        elif picture.kind == "colour":
+            gray = imageio.invert_palette(array, thermal.palette)
+        else:
+            raise InputError(f"The thermal picture {picture.name} is gray; the set's are painted with a palette.")
+    else:
+        if picture.kind != "gray8":
+            what = "colours" if picture.kind == "colour" else f"{array.dtype} pixels"
+            raise InputError(f"The thermal picture {picture.name} has {what}; 8-bit gray is needed.")
+        gray = array
+    same = content if gray is array else None
+    return result | {"thermal": _encoded(gray, same)}, (gray.shape[1], gray.shape[0]), _digest(content, array)
+
+
+def _open(source: Source, key: str) -> tuple[imageio.Picture, bytes | None]:
+    if isinstance(source, pathlib.Path):
+        picture = imageio.read_picture(source)
+        return picture, source.read_bytes()
+    array = np.asarray(source())
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    kind = {"uint8": "colour" if array.ndim == 3 else "gray8", "uint16": "gray16"}.get(array.dtype.name, "float")
+    return imageio.Picture(array, kind, key), None
+
+
+def _digest(content: bytes | None, array: np.ndarray) -> str:
+    return hashlib.sha1(content or np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
+    """The file's own bytes where TFDS would decode them to this very picture, else PNG."""
+    if content and content[:2] in (b"\xff\xd8", b"\x89P"):  # JPEG, PNG
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is not None and decoded.ndim == 3 and decoded.shape[2] == 3:
+            decoded = decoded[..., ::-1]
+        same_kind = decoded is not None and decoded.shape == array.shape and decoded.dtype == array.dtype
+        # Decoders of JPEG round differently; a turned or mirrored picture differs by far more.
+        if same_kind and np.abs(decoded.astype(np.int32) - array).mean() < 1.0:
+            return io.BytesIO(content)
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    done, png = cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array, flags)
+    if not done:
+        raise InputError(f"A picture of shape {array.shape} and type {array.dtype} cannot be encoded as PNG.")
+    return io.BytesIO(png.tobytes())

@@ -1,0 +1,72 @@
+"""Long preparations that go on where they were stopped: finished pieces are kept in a folder until the set is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import pathlib
+import pickle
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+_PIECE = 64  # items a file: what a stop may cost
+
+
+def fingerprint(*facts: Any) -> str:
+    """16 hexadecimal digits that change with what is prepared and how; facts need a stable `repr`."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def stream(
+    items: Sequence, prepare: Callable[[Sequence], Generator], folder: pathlib.Path, *, piece: int = _PIECE
+) -> Generator:
+    """Yields what `prepare` makes of `items`, in order, and keeps it in `folder` in files of `piece` results.
+
+    A later call with the same folder reads what is there and prepares the rest. `folder` must belong to these items
+    alone (put a `fingerprint` into its name) and is the caller's to remove. A file appears under its name when it is
+    whole; one that cannot be read is made again.
+
+    Args:
+        items: what to prepare.
+        prepare: from a part of the items to a generator of one result each, in order.
+        folder: need not exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(items), piece)
+    kept = {start: folder / f"{start:09d}.pickle" for start in starts}
+    missing = {start for start in starts if _load(kept[start]) is None}
+    with contextlib.closing(prepare([item for k in starts if k in missing for item in items[k : k + piece]])) as fresh:
+        for start in starts:
+            if start in missing:
+                results = list(itertools.islice(fresh, len(items[start : start + piece])))
+                temporary = kept[start].with_suffix(f".{os.getpid()}")
+                temporary.write_bytes(pickle.dumps(results, -1))
+                temporary.replace(kept[start])
+            else:
+                results = _load(kept[start])
+            yield from results
+
+
+def in_threads(function: Callable, items: Sequence, threads: int) -> Generator:
+    """`map(function, items)` in order, on threads that work a little ahead; for work that leaves Python's lock."""
+    with ThreadPoolExecutor(threads) as pool:
+        ahead, waiting = iter(items), []
+        try:
+            while True:
+                waiting += [pool.submit(function, item) for item in itertools.islice(ahead, 4 * threads - len(waiting))]
+                if not waiting:
+                    return
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _load(path: pathlib.Path) -> list | None:
+    """The results in a file; None where there is no whole one."""
+    with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError):
+        return pickle.loads(path.read_bytes())
+    return None

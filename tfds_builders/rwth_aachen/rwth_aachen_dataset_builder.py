@@ -1,0 +1,154 @@
+"""TFDS builder of `rwth_aachen`: the thermal face database of RWTH Aachen, 68 landmarks, 1024 x 768."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import pathlib
+import re
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax import imageio, landmarks
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, formats
+
+_NAME = re.compile(r"irface_sub(\d{1,9})_seq(\d{1,9})_frm(\d{1,9})\b.*")
+
+
+def split_of(subject: int) -> str:
+    """The split of a subject, whoever else is there: of every ten numbers (1-10, 11-20, …) one is val, two are test.
+
+    Which ones: the ten are ordered by the SHA-1 of "rwth_aachen N"; the first is val, the next two are test.
+    """
+    first = (subject - 1) // 10 * 10 + 1
+    order = sorted(range(first, first + 10), key=_shuffled)
+    rank = order.index(subject)
+    return "val" if rank == 0 else "test" if rank <= 2 else "train"
+
+
+def _shuffled(subject: int) -> bytes:
+    return hashlib.sha1(f"rwth_aachen {subject}".encode(), usedforsecurity=False).digest()
+
+
+def read_ljson(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks of a menpo `.ljson` file, whose `landmarks.points` are rows of [y, x].
+
+    A point without a place (null) takes the mean of the others of its part of the face, or of all of them, so that it
+    stays within their box, and is marked invisible. Where fewer than half have a place, the others stay NaN, which the
+    build refuses.
+
+    Returns:
+        float32 [68, 2] (x, y) in pixels from 0, and bool [68], which of them the file places.
+
+    Raises:
+        InputError: no such file, no JSON, another structure, another number of points, text or infinity in a row.
+    """
+    content = formats.read_json(path)
+    held = content.get("landmarks") if isinstance(content, dict) else None
+    rows = held.get("points") if isinstance(held, dict) else None
+    if not isinstance(rows, list):
+        raise InputError(f"The file {path} holds no landmarks.points; menpo's .ljson of version 2 is needed.")
+    if len(rows) != 68:
+        raise InputError(f"The file {path} holds {len(rows)} points; there must be 68.")
+    points = np.full((68, 2), np.nan, np.float32)
+    for k, row in enumerate(rows):
+        if row is None or (isinstance(row, list) and len(row) == 2 and any(map(_absent, row))):
+            continue
+        if not isinstance(row, list) or len(row) != 2 or not all(map(_plain, row)):
+            raise InputError(f"Point {k} in {path} is {str(row)[:40]}; [y, x] in pixels belongs there.")
+        points[k] = row[::-1]
+    placed = np.isfinite(points).all(1)
+    if placed.sum() >= 34:
+        for part in landmarks.get("ibug68").groups.values():
+            part = np.array(part)
+            known = part[placed[part]] if placed[part].any() else np.flatnonzero(placed)
+            points[part[~placed[part]]] = points[known].mean(0)
+    return points, placed
+
+
+def _absent(value) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _plain(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def _deep(path: pathlib.Path) -> bool:
+    """Whether a PNG file has 16 bits; False where there is none, which is told later."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(25)
+    except OSError:
+        return False
+    return head[:4] == b"\x89PNG" and head[24:] == b"\x10"
+
+
+def _gray(path: pathlib.Path) -> np.ndarray:
+    return imageio.to_gray8(imageio.read_picture(path))[0]
+
+
+class RwthAachen(faces.FaceBuilder):
+    """2,935 thermal pictures of 90 people at 1024 x 768: head movements, action units, emotions; 68 points."""
+
+    name = "rwth_aachen"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(all="all 2,935 pictures")
+    LAYOUT = "ibug68"
+    MODALITIES = ("thermal",)
+    NORMALIZER = "outer_eyes"
+    LICENSE = "for academic use, on registration with the publisher"
+    HOMEPAGE = "https://github.com/marcinkopaczka/thermalfaceproject"
+    CITATION = (
+        "Kopaczka, M., Kolk, R., Schock, J., Burkhard, F. & Merhof, D. (2019). A thermal infrared face database with "
+        "facial landmarks and emotion labels. IEEE Transactions on Instrumentation and Measurement, 68(5), 1389-1401. "
+        "doi:10.1109/TIM.2018.2884364"
+    )
+    HOW_TO_GET = (
+        "Ask RWTH Aachen for the database (github.com/marcinkopaczka/thermalfaceproject), and give --manual_dir the "
+        "folder that holds irface_*.png and, beside them or in a folder of their own, .ljson files of the same stems."
+    )
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """What the file name tells."""
+        return {
+            "sequence": faces.tensor((), np.int32, "number of the recording of this subject"),
+            "frame": faces.tensor((), np.int32, "number of the frame in it"),
+        }
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """Every .ljson file and the picture of the same stem; pictures without labels are left out."""
+        pictures = {path.stem: path for path in sorted(folder.rglob("irface_*.png"))}
+        splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
+        for path in sorted(folder.rglob("*.ljson")):
+            match = _NAME.fullmatch(path.stem)
+            if not match or not int(match[1]):
+                raise InputError(
+                    f"The name {path.name} does not tell a subject as irface_sub001_seq02_frm00155.jpg_lfb.ljson does; "
+                    "rename or remove that file."
+                )
+            subject, sequence, frame = map(int, match.groups())
+            beside = path.with_suffix(".png")
+            picture = beside if beside.is_file() else pictures.get(path.stem, beside)
+            points, placed = read_ljson(path)
+            face = faces.Face(
+                beside.name,
+                thermal=functools.partial(_gray, picture) if _deep(picture) else picture,
+                landmarks=points,
+                visible=placed,
+                subject=f"{subject:03d}",
+                extra={"sequence": np.int32(sequence), "frame": np.int32(frame)},
+            )
+            splits[split_of(subject)].append(face)
+        return splits
+
+
+make = functools.partial(faces.make, RwthAachen)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in RwthAachen.BUILDER_CONFIGS]

@@ -1,0 +1,214 @@
+"""TFDS builder of `sf_tl54`: thermal portraits of 142 people with 54 landmarks and an aligned RGB picture each."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import re
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax import imageio
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, formats
+
+# {sub}_{trial}_2_{pos}_{cmd}_{frame}_1 in session 2, {sub}_{trial}_1_{pos}_{frame}_1 in session 1.
+_NUMBER = "([0-9]{1,6})"
+_SESSIONS = {
+    2: re.compile(f"{_NUMBER}_{_NUMBER}_2_{_NUMBER}_[0-9]+_[0-9]+_1"),
+    1: re.compile(f"{_NUMBER}_{_NUMBER}_1_{_NUMBER}_[0-9]+_1"),
+}
+_FAR = 1e6  # no picture is as large
+
+
+class SfTl54(faces.FaceBuilder):
+    """2,556 thermal portraits of 142 people at nine head positions, 54 hand-placed landmarks, aligned RGB pictures."""
+
+    name = "sf_tl54"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(
+        gray_all="gray thermal pictures with their RGB mates",
+        gray_published="the same without the pictures in challenging_images.csv, as in the published runs",
+        gray_alone="gray thermal pictures; RGB is not needed",
+        iron_all="thermal pictures painted with a palette, turned back to gray, with their RGB mates",
+        iron_published="the same without the pictures in challenging_images.csv",
+        iron_alone="painted thermal pictures, turned back to gray; RGB is not needed",
+    )
+    LAYOUT = "sf_tl54"
+    LICENSE = "MIT, as its card at Hugging Face says"
+    HOMEPAGE = "https://github.com/IS2AI/thermal-facial-landmarks-detection"
+    CITATION = (
+        "Kuzdeuov, A., Koishigarina, D., Aubakirova, D., Abushakimova, S. & Varol, H. A. (2022). SF-TL54: A Thermal "
+        "Facial Landmark Dataset with Visual Pairs. IEEE/SICE International Symposium on System Integration, 748-753. "
+        "doi:10.1109/SII52469.2022.9708901."
+    )
+    HOW_TO_GET = (
+        "Download sftl.zip from huggingface.co/datasets/issai/SFTL54, or by the link in the README of "
+        "github.com/IS2AI/thermal-facial-landmarks-detection, unpack it, and give --manual_dir the folder that holds "
+        "gray, iron and rgb."
+    )
+    _COUNTS = {"train": 1800, "val": 180, "test": 576}  # noqa: RUF012
+    EXPECTED = {  # noqa: RUF012
+        "gray_all": _COUNTS, "gray_alone": _COUNTS, "iron_all": _COUNTS, "iron_alone": _COUNTS
+    }  # fmt: skip
+
+    @property
+    def MODALITIES(self) -> tuple[str, ...]:
+        """What the config holds."""
+        return ("thermal",) if self._variant == "alone" else ("rgb", "thermal")
+
+    def thermal(self) -> faces.Thermal:
+        """Gray, or painted with the iron palette of the FLIR camera."""
+        if self._colour == "gray":
+            return faces.Thermal()
+        return faces.Thermal("palette", palette=imageio.palettes()["iron"].round().astype(np.uint8))
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """What the file names tell."""
+        return {
+            "trial": faces.tensor((), np.int32, "number of the trial, 1 or 2"),
+            "session": faces.tensor((), np.int32, "1: silent; 2: speaking"),
+            "position": faces.tensor((), np.int32, "place of the camera, 1 to 9"),
+        }
+
+    def notes(self) -> dict[str, int]:
+        """How many pictures were left out on purpose, and how many because they have no labels."""
+        return self._left_out
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """{gray,iron}/SPLIT/json/NAME.json beside images/NAME.png, mates in rgb/SPLIT."""
+        root = _root(folder, self._colour)
+        dropped = read_challenging(root / "challenging_images.csv") if self._variant == "published" else set()
+        self._left_out = {"challenging": 0, "unlabelled": 0}
+        splits = {}
+        for split in ("train", "val", "test"):
+            mine = root / self._colour / split
+            if not mine.is_dir():
+                continue
+            self._check_labelled(mine)
+            found = [self._face(root, split, path) for path in _files(mine / "json", "json")]
+            kept = [face for face, picture in found if picture not in dropped]
+            self._left_out["challenging"] += len(found) - len(kept)
+            splits[split] = kept
+        return splits
+
+    @property
+    def _colour(self) -> str:
+        return self.builder_config.name.split("_")[0]
+
+    @property
+    def _variant(self) -> str:
+        return self.builder_config.name.split("_")[1]
+
+    def _check_labelled(self, folder: pathlib.Path) -> None:
+        labelled = {path.stem for path in _files(folder / "json", "json")}
+        lacking = [path for path in _files(folder / "images", "png") if path.stem not in labelled]
+        if lacking and not self.options.get("allow_missing"):
+            raise InputError(
+                f"{len(lacking)} pictures have no labels: {lacking[0]} lacks {folder / 'json' / lacking[0].stem}.json; "
+                "complete the folder, or leave them out with --allow_missing."
+            )
+        self._left_out["unlabelled"] += len(lacking)
+
+    def _face(self, root: pathlib.Path, split: str, path: pathlib.Path) -> tuple[faces.Face, tuple[int, int, int]]:
+        subject, trial, session, position = read_name(path)
+        picture = root / self._colour / split / "images" / f"{path.stem}.png"
+        points, box = read_labels(path)
+        face = faces.Face(
+            picture.relative_to(root).as_posix(),
+            rgb=root / "rgb" / split / f"{path.stem[:-1]}3.png" if "rgb" in self.MODALITIES else None,
+            thermal=picture,
+            landmarks=points,
+            box=box,
+            subject=str(subject),
+            extra={"trial": trial, "session": session, "position": position},
+        )
+        return face, (subject, trial, position)
+
+
+def read_name(path: pathlib.Path) -> tuple[int, int, int, int]:
+    """Subject, trial, session and position out of a file's name; InputError for a name of another pattern."""
+    for session, pattern in _SESSIONS.items():
+        match = pattern.fullmatch(path.stem)
+        if match:
+            subject, trial, position = map(int, match.groups())
+            return subject, trial, session, position
+    raise InputError(
+        f"The name of {path} is neither SUB_TRIAL_2_POS_CMD_FRAME_1 nor SUB_TRIAL_1_POS_FRAME_1; remove the file or "
+        "give it its own name back."
+    )
+
+
+def read_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Landmarks float32 [54, 2] and the box x, y, w, h of a label file, in pixels as they stand there.
+
+    The shape `face` holds two opposite corners of the box; the points of the others, in file order, are the landmarks.
+
+    Raises:
+        InputError: no such file, no JSON, no or several boxes, another number of landmarks than 54, NaN.
+    """
+    content = formats.read_json(path)
+    shapes = content.get("shapes") if isinstance(content, dict) else None
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise InputError(f"The file {path} has no list of shapes; the labels of SF-TL54 do.")
+    boxes = [_points(shape, path) for shape in shapes if shape.get("label") == "face"]
+    if len(boxes) != 1 or len(boxes[0]) != 2:
+        raise InputError(
+            f"The file {path} must hold one shape 'face' of two points; it holds {len(boxes)} such shapes."
+        )
+    parts = [_points(shape, path) for shape in shapes if shape.get("label") != "face"]
+    points = np.concatenate(parts) if parts else np.zeros((0, 2))
+    if len(points) != 54:
+        raise InputError(
+            f"The file {path} holds {len(points)} landmarks; there must be 54. Mend it, or remove the face."
+        )
+    (x, y), (right, bottom) = boxes[0].min(0).tolist(), boxes[0].max(0).tolist()
+    return points.astype(np.float32), (x, y, right - x, bottom - y)
+
+
+def read_challenging(path: str | os.PathLike) -> set[tuple[int, int, int]]:
+    """(subject, trial, position) of every row of challenging_images.csv, however the numbers are written."""
+    columns = ("sub_id", "trial_id", "pos_id")
+    found = set()
+    for k, row in enumerate(formats.read_table(path, columns), 2):
+        values = formats.numbers([row[column] for column in columns], f"Row {k} of {path}")
+        if (values % 1).any():
+            raise InputError(f"Row {k} of {path} holds {values[values % 1 != 0][0]} where a whole number belongs.")
+        found.add(tuple(map(int, values)))
+    if not found:
+        raise InputError(f"The file {path} lists no pictures; take the one that comes with the set.")
+    return found
+
+
+def _points(shape: dict, path) -> np.ndarray:
+    """float64 [N, 2]; `str` first, as JSON also has numbers beyond float, booleans and lists there."""
+    rows = shape.get("points")
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 2 for row in rows):
+        raise InputError(f"The shape {str(shape.get('label'))[:40]!r} of {path} has no list of points [x, y].")
+    points = formats.numbers([str(value) for row in rows for value in row], f"The file {path}").reshape(-1, 2)
+    if points.size and np.abs(points).max() > _FAR:
+        raise InputError(f"The file {path} holds the coordinate {np.abs(points).max():g}; pixels belong there.")
+    return points
+
+
+def _files(folder: pathlib.Path, ending: str) -> list[pathlib.Path]:
+    """Sorted; without the `._` files that some archives bring along."""
+    return sorted(path for path in folder.glob(f"*.{ending}") if not path.name.startswith("."))
+
+
+def _root(folder: pathlib.Path, colour: str) -> pathlib.Path:
+    """The folder that holds gray, iron and rgb: the given one, or the only one in it that does."""
+    inner = [folder] if (folder / colour).is_dir() else [path.parent for path in sorted(folder.glob(f"*/{colour}"))]
+    if len(inner) != 1:
+        raise InputError(f"{folder} has no folder {colour}. {SfTl54.HOW_TO_GET}")
+    return inner[0]
+
+
+make = functools.partial(faces.make, SfTl54)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in SfTl54.BUILDER_CONFIGS]

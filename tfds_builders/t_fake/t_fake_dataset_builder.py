@@ -1,0 +1,110 @@
+"""TFDS builder of `t_fake`: synthetic thermal versions of Face Synthetics, with its RGB pictures and 70 landmarks."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pathlib
+import re
+
+import tensorflow_datasets as tfds
+
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, formats
+
+_THERMAL_NAME = re.compile(r"([0-9]{6})(_thermal)?\.png")
+_LABEL_NAME = re.compile(r"([0-9]{6})_ldmks\.txt")
+
+
+class TFake(faces.FaceBuilder):
+    """100,000 rendered faces of Face Synthetics, 512 x 512, made thermal by a network: a warm and a cold version."""
+
+    name = "t_fake"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(
+        warm="warm faces with their RGB mates",
+        cold="faces after cold exposure with their RGB mates",
+        warm_alone="warm faces; RGB pictures are not needed",
+        cold_alone="faces after cold exposure; RGB pictures are not needed",
+    )
+    LAYOUT = "tfake70"
+    # 16 bits span the 20 to 40 °C of the authors' reference temperatures; inferred, see README.md.
+    THERMAL = faces.Thermal("counts", scale=20.0 / 65535.0, offset=20.0)
+    LICENSE = "CC BY-NC-SA 4.0 (thermal pictures); the licence of Face Synthetics, non-commercial research (the rest)"
+    HOMEPAGE = "https://github.com/phflot/tfake"
+    CITATION = (
+        "Flotho, P., Piening, M., Kukleva, A. & Steidl, G. (2025). T-FAKE: Synthesizing Thermal Images for Facial "
+        "Landmarking. CVPR, 26356-26366. arXiv:2408.15127. Wood, E., Baltrušaitis, T., Hewitt, C., Dziadzio, S., "
+        "Johnson, M., Estellers, V., Cashman, T. J. & Shotton, J. (2021). Fake It Till You Make It: Face analysis in "
+        "the wild using synthetic data alone. ICCV. arXiv:2109.15102."
+    )
+    HOW_TO_GET = (
+        "Download warm or cold by the links in the README of github.com/phflot/tfake, and Face Synthetics by those in "
+        "the README of github.com/microsoft/FaceSynthetics; unpack them into the folders face_synthetics (ID.png, "
+        "ID_ldmks.txt) and warm or cold (ID_thermal.png), and give --manual_dir the folder that holds these."
+    )
+    _COUNTS = {"train": 80087, "val": 9930, "test": 9983}  # noqa: RUF012
+    EXPECTED = {"warm": _COUNTS, "cold": _COUNTS, "warm_alone": _COUNTS, "cold_alone": _COUNTS}  # noqa: RUF012
+
+    @property
+    def MODALITIES(self) -> tuple[str, ...]:
+        """What the config holds."""
+        return ("thermal",) if self.builder_config.name.endswith("_alone") else ("rgb", "thermal")
+
+    def notes(self) -> dict[str, int]:
+        """How many thermal pictures were left out because they have no landmarks."""
+        return {"unlabelled": self._unlabelled}
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """{warm,cold}/ID_thermal.png with ID_ldmks.txt and ID.png in face_synthetics, at any depth."""
+        thermal = _by_id(folder / self.builder_config.name.removesuffix("_alone"), _THERMAL_NAME)
+        labels = _by_id(folder / "face_synthetics", _LABEL_NAME)
+        lacking = sorted(thermal.keys() - labels.keys())
+        self._unlabelled = len(lacking)
+        if lacking and not self.options.get("allow_missing"):
+            raise InputError(
+                f"{len(lacking)} thermal pictures have no landmarks: {thermal[lacking[0]]} lacks "
+                f"{lacking[0]}_ldmks.txt in {folder / 'face_synthetics'}; complete it, or leave them out with "
+                "--allow_missing."
+            )
+        splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
+        for number in sorted(thermal.keys() & labels.keys()):
+            face = faces.Face(
+                thermal[number].relative_to(folder).as_posix(),
+                rgb=labels[number].with_name(f"{number}.png") if "rgb" in self.MODALITIES else None,
+                thermal=thermal[number],
+                landmarks=formats.read_points(labels[number], 70),
+                subject=number,
+            )
+            splits[split_of(number)].append(face)
+        return splits
+
+
+def split_of(number: str) -> str:
+    """The split of a face by its six digits: "train" (80 %), "val" or "test" (10 % each).
+
+    The first byte pair of SHA-256 of "t_fake NUMBER", as a fraction of 65,536, decides: below 0.1 is test, below 0.2 is
+    val. It depends on nothing else, so samples of 100 and 1,000 faces and both versions agree with the whole set.
+    """
+    place = int.from_bytes(hashlib.sha256(f"t_fake {number}".encode()).digest()[:2], "big") / 65536.0
+    return "test" if place < 0.1 else "val" if place < 0.2 else "train"
+
+
+def _by_id(folder: pathlib.Path, pattern: re.Pattern) -> dict[str, pathlib.Path]:
+    """Six digits -> the file below `folder` named by them; InputError where there is none, or two of one face."""
+    found: dict[str, pathlib.Path] = {}
+    for path in sorted(folder.rglob("*")):
+        match = pattern.fullmatch(path.name)
+        if match and found.setdefault(match[1], path) != path:
+            raise InputError(f"Both {found[match[1]]} and {path} are face {match[1]}; remove one of them.")
+    if not found:
+        raise InputError(f"{folder} holds no files of T-FAKE. {TFake.HOW_TO_GET}")
+    return found
+
+
+make = functools.partial(faces.make, TFake)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in TFake.BUILDER_CONFIGS]

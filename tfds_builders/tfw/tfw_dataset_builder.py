@@ -1,0 +1,149 @@
+"""TFDS builder of `tfw`: Thermal Faces in the Wild, five points and a box for each of several faces in a picture."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import functools
+import io
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, formats
+
+_ENVIRONMENTS = {
+    "all": ("indoor", "outdoor"),
+    "indoor": ("indoor",),
+    "outdoor": ("outdoor",),
+    "indoor_rgb": ("indoor",),
+}
+
+
+def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
+    """(picture's name, float32 [14]: xs, ys, xe, ye and five points x, y) for every row; a header row is skipped.
+
+    Blank cells and "nan" are NaN; whether that is allowed is for the build to say.
+
+    Raises:
+        InputError: no such file, no CSV, a row without 15 columns, without a name, or with text among the numbers.
+    """
+    reader = csv.reader(io.StringIO(formats.read_text(path)), skipinitialspace=True)
+    try:
+        rows = [row for row in reader if any(word.strip() for word in row)]
+    except csv.Error as error:
+        raise InputError(f"The file {path} is no CSV file: {error}.") from None
+    found = []
+    for k, row in enumerate(rows, 1):
+        name, *words = (word.strip() for word in row)
+        if len(words) != 14 or not name:
+            raise InputError(
+                f"Row {k} of {path} has {len(row)} columns; a name, a box of 4 and 5 points, 15 in all, belong there."
+            )
+        try:
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                values = np.array([float(word or "nan") for word in words]).astype(np.float32)
+        except ValueError:
+            if k > 1 or _has_number(words):
+                raise InputError(f"Row {k} of {path} holds text where a number belongs.") from None
+            continue
+        found.append((name, values))
+    return found
+
+
+def _has_number(words: list[str]) -> bool:
+    return any(word.lstrip("+-")[:1].isdigit() for word in words)
+
+
+def _folder(split: pathlib.Path, environment: str) -> pathlib.Path:
+    """Where the pictures are: the set's scripts name both; the gray ones need no palette inverted."""
+    gray = split / f"{environment}_gray"
+    return gray if gray.is_dir() else split / environment
+
+
+def _mate(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The colour picture of the thermal `…_1.png`: `…_3.png`, as SpeakingFaces names aligned ones, or the same name."""
+    stem, _, ending = name.rpartition(".")
+    aligned = folder / f"{stem.removesuffix('_1')}_3.{ending}"
+    same = folder / name
+    return same if same.is_file() and not aligned.is_file() else aligned
+
+
+class Tfw(faces.FaceBuilder):
+    """9,982 thermal pictures with 16,509 faces, indoors and outdoors; a box and five points for each face."""
+
+    name = "tfw"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(
+        all="indoors and outdoors",
+        indoor="indoors",
+        outdoor="outdoors",
+        indoor_rgb="indoors, with the aligned colour pictures of SpeakingFaces",
+    )
+    LAYOUT = "tfw5"
+    MODALITIES = ("thermal",)  # of all configs but indoor_rgb
+    NORMALIZER = "box"
+    THERMAL = faces.Thermal("palette")  # gray pictures pass as they are
+    LICENSE = "MIT (card of the data set on Hugging Face)"
+    HOMEPAGE = "https://github.com/IS2AI/TFW"
+    CITATION = (
+        "Kuzdeuov, A., Aubakirova, D., Koishigarina, D. & Varol, H. A. (2022). TFW: Annotated thermal faces in the "
+        "wild dataset. IEEE Transactions on Information Forensics and Security, 17, 2084-2094. "
+        "doi:10.1109/TIFS.2022.3177949"
+    )
+    HOW_TO_GET = (
+        "Take it from huggingface.co/datasets/issai/TFW, or as github.com/IS2AI/TFW says, and give --manual_dir the "
+        "folder that holds train, val and test."
+    )
+
+    def __init__(self, options=None, **kwargs):
+        config = kwargs.get("config")
+        if getattr(config, "name", config) == "indoor_rgb":
+            self.MODALITIES = ("rgb", "thermal")
+        super().__init__(options, **kwargs)
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """Where the picture was taken."""
+        return {"environment": faces.text("indoor or outdoor")}
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """{train,val,test}/{indoor,outdoor}.csv with the pictures in the folders of those names, or in *_gray."""
+        return {
+            split: [
+                face
+                for environment in _ENVIRONMENTS[self.builder_config.name]
+                for face in self._faces(folder / split, environment)
+            ]
+            for split in ("train", "val", "test")
+        }
+
+    def _faces(self, split: pathlib.Path, environment: str) -> list[faces.Face]:
+        listing, pictures = split / f"{environment}.csv", _folder(split, environment)
+        times: collections.Counter[str] = collections.Counter()
+        found = []
+        for name, values in read_labels(listing):
+            picture = formats.inside(pictures, name, listing)
+            key = f"{split.name}/{environment}/{picture.relative_to(pictures).as_posix()}"
+            times[key] += 1
+            xs, ys, xe, ye = values[:4].tolist()
+            face = faces.Face(
+                key if times[key] == 1 else f"{key}#{times[key]}",
+                thermal=picture,
+                landmarks=values[4:].reshape(5, 2),
+                box=(xs, ys, xe - xs, ye - ys),
+                extra={"environment": environment},
+            )
+            if "rgb" in self.MODALITIES:
+                face.rgb = _mate(split / f"{environment}_rgb", name)
+            found.append(face)
+        return found
+
+
+make = functools.partial(faces.make, Tfw)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in Tfw.BUILDER_CONFIGS]

@@ -1,0 +1,53 @@
+"""TFDS builder of `webmorph_faces`: frontal adult faces of debruine/webmorphR.stim, 68 landmarks, CC BY 4.0."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from tfds_builders import faces, formats
+
+
+class WebmorphFaces(faces.FaceBuilder):
+    """139 frontal, neutral adult faces; 68 points mapped from a hand-placed template of 189."""
+
+    name = "webmorph_faces"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(all="all 139 pictures")
+    LAYOUT = "ibug68"
+    MODALITIES = ("rgb",)
+    LICENSE = "CC BY 4.0"
+    HOMEPAGE = "https://github.com/debruine/webmorphR.stim"
+    CITATION = (
+        "DeBruine, L. & Jones, B. (2017). Face Research Lab London Set (Version 5). figshare. "
+        "doi:10.6084/m9.figshare.5047666.v5, CC BY 4.0. DeBruine, L. & Jones, B. (2017). Young Adult White Faces with "
+        "Manipulated Versions (Version 1). figshare. doi:10.6084/m9.figshare.4220517.v1, CC BY 4.0. Changes: resized, "
+        "re-encoded, landmarks mapped to 68 points."
+    )
+    HOW_TO_GET = (
+        "Take neutral_front and canada from github.com/debruine/webmorphR.stim, map the 189 points to 68, and give "
+        "--manual_dir a folder with images/NAME.jpg, images/NAME.pts and the lists train.txt, val.txt and test.txt."
+    )
+    EXPECTED = {"all": {"train": 97, "val": 15, "test": 27}}  # noqa: RUF012
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """NAME.pts beside NAME.jpg, names in train.txt, val.txt and test.txt; the name is the person's."""
+        return {split: self._split(folder, f"{split}.txt") for split in ("train", "val", "test")}
+
+    def _split(self, folder: pathlib.Path, listing: str) -> list[faces.Face]:
+        found = []
+        for name in formats.read_lines(folder / listing):
+            picture = formats.inside(folder / "images", f"{name}.jpg", folder / listing)
+            points = formats.read_pts(picture.with_suffix(".pts"), 68)
+            found.append(faces.Face(f"images/{name}.jpg", rgb=picture, landmarks=points, subject=name))
+        return found
+
+
+make = functools.partial(faces.make, WebmorphFaces)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in WebmorphFaces.BUILDER_CONFIGS]

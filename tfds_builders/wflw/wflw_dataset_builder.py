@@ -1,0 +1,126 @@
+"""TFDS builder of `wflw`: faces of WIDER FACE with 98 landmarks and six attributes."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import os
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, formats
+
+# In the order of the columns, with what 1 means.
+ATTRIBUTES = {
+    "pose": "large pose",
+    "expression": "exaggerated expression",
+    "illumination": "extreme illumination",
+    "makeup": "make-up",
+    "occlusion": "occluded",
+    "blur": "blurred",
+}
+_LISTS = pathlib.PurePosixPath("WFLW_annotations/list_98pt_rect_attr_train_test")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """A line of a WFLW list: landmarks float32 [98, 2] and box (x, y, w, h) in pixels, attributes, picture."""
+
+    landmarks: np.ndarray
+    box: tuple[float, float, float, float]
+    attributes: dict[str, bool]
+    name: str
+
+
+class Wflw(faces.FaceBuilder):
+    """10,000 faces of WIDER FACE with 98 hand-placed points; test sets by pose, expression, light, blur and more."""
+
+    name = "wflw"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(
+        all="every face; boxes of the file, from a face detector", landmark_box="every face; boxes from the landmarks"
+    )
+    LAYOUT = "wflw98"
+    MODALITIES = ("rgb",)
+    NORMALIZER = "outer_eyes"
+    LICENSE = "no licence is stated; for research"
+    HOMEPAGE = "https://wywu.github.io/projects/LAB/WFLW.html"
+    CITATION = (
+        "Wu, W., Qian, C., Yang, S., Wang, Q., Cai, Y. & Zhou, Q. (2018). Look at boundary: a boundary-aware face "
+        "alignment algorithm. CVPR."
+    )
+    HOW_TO_GET = (
+        "Fetch the images and the annotations from wywu.github.io/projects/LAB/WFLW.html and give --manual_dir the "
+        "folder that holds WFLW_images and WFLW_annotations."
+    )
+    EXPECTED = {name: {"train": 7500, "test": 2500} for name in ("all", "landmark_box")}  # noqa: RUF012
+    SUBSETS = {f"test_{name}": ("test", name) for name in ATTRIBUTES}  # noqa: RUF012
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """The six attributes."""
+        return {name: faces.tensor((), np.bool_, f"{what}, by the annotators") for name, what in ATTRIBUTES.items()}
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """One face a line; a picture with several faces has several lines, and may be in both lists."""
+        seen: collections.Counter[str] = collections.Counter()
+        pictures = folder / "WFLW_images"
+        splits = {}
+        for split in ("train", "test"):
+            listing = folder / _LISTS / f"list_98pt_rect_attr_{split}.txt"
+            found = splits[split] = []
+            for row in read_list(listing):
+                path = formats.inside(pictures, row.name, listing)
+                name = path.relative_to(pictures).as_posix()
+                seen[name] += 1
+                found.append(
+                    faces.Face(
+                        name if seen[name] == 1 else f"{name}#{seen[name]}",
+                        rgb=path,
+                        landmarks=row.landmarks,
+                        box=row.box if self.builder_config.name == "all" else None,
+                        extra=row.attributes,
+                    )
+                )
+        return splits
+
+
+def read_list(path: str | os.PathLike) -> list[Row]:
+    """The faces of a WFLW list, one a line: 98 x and y, box x y x y, six attributes 0 or 1, path of the picture.
+
+    Raises:
+        InputError: no such file, or a line that is otherwise; the message names it.
+    """
+    lines = formats.read_text(path).split("\n")
+    return [_row(line, f"Line {k} of {path}") for k, line in enumerate(lines, 1) if line.strip()]
+
+
+def _row(line: str, where: str) -> Row:
+    words = line.split(maxsplit=206)  # the path is the rest: it may hold spaces
+    if len(words) != 207:
+        raise InputError(
+            f"{where} has {len(words)} columns; 196 coordinates, 4 of the box, 6 attributes and a path belong there."
+        )
+    values = formats.numbers(words[:206], where)
+    if np.abs(values).max() > 1e6:
+        raise InputError(f"{where} holds {max(values, key=abs):g}, which is no pixel.")
+    left, top, right, bottom = values[196:200].tolist()
+    if right <= left or bottom <= top:
+        raise InputError(f"{where} has the box {' '.join(words[196:200])}; left, top, right, bottom belong there.")
+    flags = values[200:]
+    if not np.isin(flags, (0, 1)).all():
+        raise InputError(f"{where} has the attributes {' '.join(words[200:206])}; each must be 0 or 1.")
+    points = values[:196].reshape(98, 2).astype(np.float32)
+    attributes = dict(zip(ATTRIBUTES, flags.astype(bool).tolist(), strict=True))
+    return Row(points, (left, top, right - left, bottom - top), attributes, words[206].strip())
+
+
+make = functools.partial(faces.make, Wflw)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in Wflw.BUILDER_CONFIGS]

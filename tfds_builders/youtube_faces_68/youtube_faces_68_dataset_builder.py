@@ -1,0 +1,77 @@
+"""TFDS builder of `youtube_faces_68`: face crops of YouTube Faces, 68 machine-made landmarks; research use only."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mlcm_jax.errors import InputError
+from tfds_builders import faces, formats
+
+_COORDINATES = [f"{axis}{k}" for k in range(68) for axis in "xy"]
+
+
+class YoutubeFaces68(faces.FaceBuilder):
+    """3,470 crops of 347 people, 192 pixels wide; 68 points that a machine set. Research use only."""
+
+    name = "youtube_faces_68"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = faces.configs(all="all 3,470 crops")
+    LAYOUT = "ibug68"
+    MODALITIES = ("rgb",)
+    LICENSE = "research use only: ship neither the pictures nor weights trained on them"
+    HOMEPAGE = "https://github.com/udacity/P1_Facial_Keypoints"
+    CITATION = (
+        "Wolf, L., Hassner, T. & Maoz, I. (2011). Face recognition in unconstrained videos with matched background "
+        "similarity. CVPR 2011."
+    )
+    HOW_TO_GET = (
+        "Take the frames and the keypoint tables from github.com/udacity/P1_Facial_Keypoints, and give --manual_dir a "
+        "folder with images/NAME.jpg, landmarks.csv (name, identity, split, scale, x0, y0, … x67, y67) and the lists "
+        "train.txt, val.txt and test.txt."
+    )
+    EXPECTED = {"all": {"train": 2430, "val": 350, "test": 690}}  # noqa: RUF012
+
+    def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
+        """How far a crop was enlarged."""
+        return {"scale": faces.tensor((), np.float32, "pixels of the crop for one pixel of the video frame")}
+
+    def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
+        """Rows of landmarks.csv (pixels from 0) by the names in train.txt, val.txt and test.txt."""
+        table = folder / "landmarks.csv"
+        rows: dict[str, dict[str, str]] = {}
+        for row in formats.read_table(table, ("name", "identity", "split", "scale", *_COORDINATES)):
+            if row["name"] in rows:
+                raise InputError(f"{table} has two rows for {row['name']!r}; remove one.")
+            rows[row["name"]] = row
+        return {split: self._split(folder, split, rows) for split in ("train", "val", "test")}
+
+    def _split(self, folder: pathlib.Path, split: str, rows: dict[str, dict[str, str]]) -> list[faces.Face]:
+        table, listing = folder / "landmarks.csv", folder / f"{split}.txt"
+        found = []
+        for name in formats.read_lines(listing):
+            picture = formats.inside(folder / "images", name, listing)
+            if name not in rows:
+                raise InputError(f"{listing} names {name!r}, which has no row in {table}.")
+            row, where = rows[name], f"The row of {name} in {table}"
+            if row["split"] != split:
+                raise InputError(f"{listing} names {name}, which is of the split {row['split']!r} by {table}.")
+            points = formats.numbers([row[c] for c in _COORDINATES], where).astype(np.float32).reshape(68, 2)
+            scale = formats.numbers([row["scale"]], where).astype(np.float32)[0]
+            found.append(
+                faces.Face(
+                    f"images/{name}", rgb=picture, landmarks=points, subject=row["identity"], extra={"scale": scale}
+                )
+            )
+        return found
+
+
+make = functools.partial(faces.make, YoutubeFaces68)
+
+
+def configs() -> list[str]:
+    """Names of the configs."""
+    return [config.name for config in YoutubeFaces68.BUILDER_CONFIGS]
