@@ -42,8 +42,8 @@ def predictor(network: states.Network, modality: str, mesh: Mesh) -> Callable[[d
 def collect(
     predict: Callable[[dict], np.ndarray], batches: Iterable[dict], *, size: int, source: str, target: Any
 ) -> dict[str, np.ndarray]:
-    """Predicted and true landmarks float64 [N, K, 2] in original pixels, `box` [N, 4], padding dropped; `known` bool [N, K] is
-    False where a label is a placeholder for a point that nobody marked.
+    """Predicted and true landmarks float64 [N, K, 2] in original pixels, `box` [N, 4], padding dropped; `known` bool
+    [N, K] is False where a label is a placeholder for a point that nobody marked.
 
     Args:
       predict: batch -> landmarks [B, K', 2] in u.
