@@ -72,17 +72,20 @@ def dikd(
     Raises:
       ValueError: shapes that do not fit, or an unknown `reverse_target`.
 
-    Example:
+    Example (the ten lines need jax alone; FI moves the student's head, RI its features):
+
       >>> import jax, jax.numpy as jnp
-      >>> apply = lambda params, features: (features @ params).reshape(-1, 3, 2)
-      >>> a, b, c, d = jax.random.split(jax.random.key(0), 4)
-      >>> f_t, f_r = jax.random.normal(a, (4, 8)), jax.random.normal(b, (4, 8))
-      >>> p_t, p_r = jax.random.normal(c, (8, 6)), jax.random.normal(d, (8, 6))
-      >>> loss = lambda prediction, target: jnp.abs(prediction - target)
-      >>> total = lambda f, p: dikd(f, f_r, (apply, p), (apply, p_r), jnp.zeros((4, 3, 2)), loss=loss)[0].mean()
-      >>> to_backbone, to_head = jax.grad(total, argnums=(0, 1))(f_t, p_t)
-      >>> to_backbone.shape, to_head.shape
-      ((4, 8), (8, 6))
+      >>> from mlcm_jax import dikd
+      >>> head = lambda params, features: (features @ params).reshape(-1, 3, 2)
+      >>> f_t, f_r = jnp.sin(jnp.arange(64.0)).reshape(2, 4, 8)  # thermal student, RGB teacher
+      >>> p_t, p_r = jnp.cos(jnp.arange(96.0)).reshape(2, 8, 6)
+      >>> y, loss = jnp.ones((4, 3, 2)), lambda prediction, target: jnp.square(prediction - target)
+      >>> run = lambda f, p: dikd.dikd(f, f_r, (head, p), (head, p_r), y, loss=loss, beta=0.5)
+      >>> to_f_t, to_p_t = jax.grad(lambda f, p: run(f, p)[0].mean(), argnums=(0, 1))(f_t, p_t)
+      >>> {name: round(float(part.mean()), 2) for name, part in run(f_t, p_t)[1].items()}
+      {'forward': 1.39, 'reverse': 0.11}
+      >>> [round(float(jnp.linalg.norm(gradient)), 2) for gradient in (to_f_t, to_p_t)]
+      [0.2, 0.72]
     """
     if reverse_target not in ("teacher", "truth"):
         raise ValueError(f"reverse_target is 'teacher' or 'truth', not {reverse_target!r}")

@@ -2,6 +2,9 @@
 
 import doctest
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -237,6 +240,70 @@ def test_unknown_schedules_are_refused():
         dikd.decay(0.5, "step")
 
 
-def test_the_example_of_the_docstring_runs():
+def test_the_ten_lines_of_the_docstring_run():
     result = doctest.testmod(dikd)
-    assert result.attempted >= 7 and result.failed == 0
+    assert result.attempted == 10 and result.failed == 0
+
+
+def test_their_numbers_against_numpy():
+    f_t, f_r = np.sin(np.arange(64.0)).reshape(2, 4, 8)
+    p_t, p_r = np.cos(np.arange(96.0)).reshape(2, 8, 6)
+    apart, off = (f_t - f_r) @ p_r, f_r @ p_t - 1
+    printed = f"{{'forward': {np.mean(off**2):.2f}, 'reverse': {np.mean(apart**2):.2f}}}"
+    to_features, to_head = 0.5 * 2 * apart @ p_r.T / 24, 2 * f_r.T @ off / 24
+    norms = [round(float(np.linalg.norm(gradient)), 2) for gradient in (to_features, to_head)]
+    assert printed in dikd.dikd.__doc__ and f"{norms}\n" in dikd.dikd.__doc__
+
+
+# Whatever is neither Python's own nor required by jax itself is not found, as if it were not installed.
+JAX_ALONE = """
+import sys
+
+ALLOWED = {"mlcm_jax", "jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", *sys.stdlib_module_names}
+
+class Blinkers:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top in ALLOWED or top.startswith("_"):  # _sysconfigdata_… is Python's own
+            return self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Blinkers(finder) for finder in sys.meta_path]
+
+import doctest
+import jax.numpy as jnp
+from mlcm_jax import dikd
+
+def head(params, features):
+    return params * features
+
+shape = (2, 3, 2)
+f_t, f_r, y = jnp.full(shape, 1.0), jnp.full(shape, 3.0), jnp.full(shape, 4.0)
+absolute = lambda prediction, target: jnp.abs(prediction - target)
+loss, parts = dikd.dikd(f_t, f_r, (head, 2.0), (head, 5.0), y, loss=absolute, alpha=0.5, beta=0.25)
+print(loss, parts["forward"], parts["reverse"], dikd.feature(f_t, f_r), dikd.decay(0.25))
+print(doctest.testmod(dikd))
+"""
+
+
+def test_dikd_works_where_jax_alone_is_installed(tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "error", "-c", JAX_ALONE]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    # By hand: FI = |2*3 - 4|, RI = |5*1 - 5*3|, both 0.5*2 + 0.25*10, FD = (1 - 3)^2.
+    values, example = result.stdout.splitlines()
+    assert values == "[3.5 3.5] [2. 2.] [10. 10.] [4. 4.] 0.75"
+    assert "failed=0, attempted=10" in example
+
+
+@pytest.mark.parametrize(
+    "module", ["flax", "optax", "orbax.checkpoint", "tensorflow_datasets", "cv2", "mlcm_jax.train"]
+)
+def test_nothing_else_is_found_there(module, tmp_path):
+    code = JAX_ALONE[: JAX_ALONE.index("import doctest")] + f"import {module}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("ModuleNotFoundError: No module named")

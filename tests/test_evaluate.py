@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import run_mlcm
 
-from mlcm_jax import data, evaluate, run, sharding
+from mlcm_jax import data, evaluate, landmarks, run, sharding
 
 
 def test_scores_match_numpy():
@@ -65,3 +65,31 @@ def test_the_last_batch_counts_as_much_as_any(smoke_run, data_dir):
         found = evaluate.collect(predict, batches, size=32, source="ibug68", target="ibug68")
         errors.append(evaluate.scores(found, normalizer="box", layout="ibug68")["errors"])
     np.testing.assert_allclose(errors[0], errors[1], rtol=1e-4)
+
+
+def test_a_set_of_another_layout_is_scored_in_the_points_that_both_share(smoke_run, data_dir):
+    mesh = sharding.make_mesh()
+    trained = {"teacher": run.load_stage(smoke_run, "teacher", mesh=mesh)}
+    config = run.load_config(smoke_run)
+    found = {}
+    for layout in ("ibug68", "sf_tl54"):
+        examples = data.open_examples("synthetic_faces/48x48", "test", data_dir=str(data_dir), layout=layout)
+        options = {"config": config, "split": "test", "mesh": mesh}
+        results, errors, predictions = evaluate.evaluate_networks(trained, examples, **options)
+        found[layout] = predictions["teacher"], errors["teacher"], results["rows"][1]["nme"]
+        truth = np.stack([examples[k]["landmarks"] for k in range(len(examples))])
+        box = np.stack([examples[k]["box"] for k in range(len(examples))])
+        distance = np.linalg.norm(predictions["teacher"] - truth, axis=-1).mean(-1) / np.sqrt(box[:, 2] * box[:, 3])
+        np.testing.assert_allclose(errors["teacher"], distance, rtol=1e-4)
+    np.testing.assert_allclose(
+        landmarks.convert(found["ibug68"][0], "ibug68", "sf_tl54"), found["sf_tl54"][0], atol=1e-3
+    )
+
+
+def test_points_that_nobody_marked_do_not_count():
+    truth = np.random.default_rng(0).random((2, 68, 2)) * 50
+    known = np.ones((2, 68), bool)
+    known[0, :30] = False
+    prediction = truth + np.where(known[..., None], np.array([3.0, 4.0]), 1000.0)
+    found = {"prediction": prediction, "truth": truth, "box": np.tile([0.0, 0.0, 50.0, 50.0], (2, 1)), "known": known}
+    np.testing.assert_allclose(evaluate.scores(found, normalizer="box", layout="ibug68")["errors"], 0.1, rtol=1e-5)

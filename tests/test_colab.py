@@ -1,0 +1,164 @@
+"""The notebooks run from top to bottom, show what they promise, and are stored without outputs."""
+
+import ast
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parents[1] / "colab"
+PLAYGROUND, DISTILL = "dikd_playground.ipynb", "distill.ipynb"
+NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+
+
+def read(name):
+    return nbformat.read(FOLDER / name, as_version=nbformat.NO_CONVERT)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """`execute(notebook)` in a kernel of its own, in `tmp_path` and without this machine's Jupyter settings."""
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+
+    def run(notebook):
+        client = NotebookClient(
+            notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        )
+        return client.execute()
+
+    return run
+
+
+def streams(notebook, name):
+    outputs = [output for cell in code(notebook) for output in cell.outputs if output.output_type == "stream"]
+    return "".join(output.text for output in outputs if output.name == name)
+
+
+def pictures(notebook):
+    """PNG pictures that each code cell shows, by the id of the cell."""
+    shown = {cell.id: [o for o in cell.outputs if "image/png" in o.get("data", {})] for cell in code(notebook)}
+    return {name: len(outputs) for name, outputs in shown.items() if outputs}
+
+
+def test_both_notebooks_are_there():
+    assert set(NOTEBOOKS) == {PLAYGROUND, DISTILL}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_files_are_valid_and_hold_no_outputs(name):
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    for cell in code(notebook):
+        assert cell.outputs == [] and cell.execution_count is None
+    assert "widgets" not in notebook.metadata
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_no_cell_names_an_absolute_path(name):
+    for cell in read(name).cells:
+        assert not re.search(r"""(?:^|[\s"'`(=])(?:/\w|~/|file:|[A-Z]:\\)""", cell.source), cell.source
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_notebooks_are_thin(name):
+    trees = [ast.parse(TransformerManager().transform_cell(cell.source)) for cell in code(read(name))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    assert not [node for node in nodes if isinstance(node, ast.ClassDef | ast.While | ast.Try)]
+    assert sum(isinstance(node, ast.stmt) for node in nodes) < 60
+
+
+@pytest.mark.parametrize("slides", [True, False], ids=["sliders", "no ipywidgets"])
+def test_the_playground_draws_where_gradients_flow(execute, slides):
+    notebook = read(PLAYGROUND)
+    if slides:
+        pytest.importorskip("ipywidgets")
+    else:
+        hide = (
+            "import importlib.util\n_find = importlib.util.find_spec\n"
+            "importlib.util.find_spec = lambda name: None if name == 'ipywidgets' else _find(name)"
+        )
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(hide))
+    ask = (
+        "import json, sys\n"
+        "asked = [(1.0, 1.0, 'none', 0.0), (0.5, 2.0, 'none', 0.0), (1.0, 1.0, 'linear', 0.75)]\n"
+        "loaded = {'flax', 'optax', 'orbax', 'grain', 'tensorflow_datasets', 'cv2'} & set(sys.modules)\n"
+        "print(json.dumps({'flows': [flow(*a).tolist() for a in asked], 'loaded': sorted(loaded)}))"
+    )
+    notebook.cells.append(nbformat.v4.new_code_cell(ask))
+    execute(notebook)
+
+    assert streams(notebook, "stderr") == ""
+    assert pictures(notebook) == {"plain": 1}
+    if slides:
+        states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+        shown = [output for state in states for output in state["state"].get("outputs", ())]
+        assert [output["output_type"] for output in shown] == ["display_data"] and "image/png" in shown[0]["data"]
+        sliders = [state["state"] for state in states if state["model_name"] == "FloatSliderModel"]
+        assert {slider["description"] for slider in sliders} == {"alpha", "beta", "progress"}
+    else:
+        assert "ipywidgets is not installed" in streams(notebook, "stdout")
+
+    found = json.loads(streams(notebook, "stdout").splitlines()[-1])
+    assert found["loaded"] == []
+    plain, weighted, decayed = np.asarray(found["flows"])
+    # Rows α FI, β RI, α FI + β RI, FD, LD; columns student's backbone, student's head, teacher's head and features.
+    backbone, of_head = [0, 1, 1, 1, 1], [1, 0, 1, 0, 1]
+    np.testing.assert_array_equal(plain > 1e-2, np.array([backbone, of_head, [0] * 5, [0] * 5], bool).T)
+    np.testing.assert_array_equal(plain[:, 2:], 0.0)
+    assert plain[0, 0] == plain[1, 1] == plain[3, 1] == 0
+    np.testing.assert_allclose(plain[2], plain[0] + plain[1], rtol=1e-5)  # the two meet in no receiver
+    np.testing.assert_allclose(weighted[0], 0.5 * plain[0], rtol=1e-5)
+    np.testing.assert_allclose(weighted[1], 2.0 * plain[1], rtol=1e-5)
+    np.testing.assert_allclose(decayed, 0.25 * plain, rtol=1e-5)
+
+
+def check_distill(notebook, workdir):
+    results = json.loads((workdir / "results.json").read_text())
+    assert [row["name"] for row in results["rows"]][-1] == "compress"
+    assert pictures(notebook) == {"pictures": 3, "overlay": 1}
+    table = next(cell for cell in notebook.cells if cell.id == "table").outputs
+    text = "".join(output.get("text", "") or output["data"]["text/plain"] for output in table)
+    for row in results["rows"]:
+        assert row["name"] in text and f"{row['nme']:.2f}" in text
+    said = streams(notebook, "stdout")
+    assert "synthetic_faces/48x48" in said
+    assert 0 < float(re.search(r"mirror image: ([\d.]+)", said).group(1)) <= 1
+    assert "Warning" not in streams(notebook, "stderr")
+
+
+def test_distill_runs_on_a_finished_training(execute, tmp_path, monkeypatch, data_dir, smoke_run):
+    """Every cell of it, with the stages already trained, as after a restart of the kernel."""
+    monkeypatch.setenv("MLCM_DATA_DIR", str(data_dir))
+    workdir = tmp_path / "runs" / "distill_smoke"
+    shutil.copytree(smoke_run, workdir)
+    (workdir / "results.json").unlink()
+    for picture in workdir.glob("*.png"):
+        picture.unlink()
+    notebook = execute(read(DISTILL))
+    check_distill(notebook, workdir)
+    before, now = (json.loads((folder / "results.json").read_text()) for folder in (smoke_run, workdir))
+    assert now == before
+
+
+@pytest.mark.slow
+def test_distill_trains_from_nothing(execute, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLCM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("MLCM_VARIANT", "smoke")
+    check_distill(execute(read(DISTILL)), tmp_path / "runs" / "distill_smoke")
