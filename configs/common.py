@@ -13,6 +13,7 @@ def base() -> ConfigDict:
     config.dataset_weights = ()  # how often dataset and each of more_datasets is drawn from; () follows their sizes
     config.teacher_dataset = ""  # of the RGB teacher alone, such as a set without thermal pictures; "": as the others
     config.test_dataset = ""  # of the table; "": dataset
+    config.test_split = "test"  # of that set: "full", "challenge", … where it has no "test"
     config.thermal_range = ()  # °C that become black and white where a set keeps temperatures; (): stretched one by one
     config.layout = "ibug68"
     config.normalizer = "box"  # of the reported NME: box, outer_eyes or pupils
@@ -51,10 +52,12 @@ def base() -> ConfigDict:
             "batch_size": 64,
             "lr": 1e-3,
             "head_lr": 0.0,  # of the heads; 0: as lr
-            "warmup": 0.05,  # share of the steps
+            "schedule": "cosine",  # to 0; inverse_time: lr / (1 + decay_rate · step); constant
+            "decay_rate": 0.0,  # of inverse_time alone
+            "warmup": 0.05,  # share of the steps; 0: none
             "weight_decay": 1e-4,
             "clip": 1.0,  # global norm of the gradient; 0 leaves it alone
-            "ema": 0.99,
+            "ema": 0.99,  # decay per step of the averaged network, which is what counts; 0: the last network itself
             "bf16": False,
         }
     )

@@ -133,6 +133,32 @@ def train(arguments: Sequence[str]) -> None:
         raise InputError(f"{stop} Run the same command again to resume.") from stop
 
 
+def _ablate_flags() -> None:
+    _train_flags()
+    _string("rows", "", "Train these rows alone, with commas between; the table has all.")
+
+
+def ablate(arguments: Sequence[str]) -> None:
+    """mlcm ablate --config=configs/ablation_synthetic.py --workdir=DIR [--rows=A,B] [--config.KEY=VALUE …]
+
+    Trains and scores a grid of methods × seeds, seed by seed, and writes one table after every row: NME with its
+    deviation, and what each row gains over its control, as ablation.md, ablation.json and ablation.png. Stages that
+    rows have in common are trained once. The same command goes on with what is missing.
+    """
+    from mlcm_jax import ablate as ablation
+    from mlcm_jax import train as training
+
+    if arguments:
+        raise UsageError(f"ablate takes flags only, not {arguments[0]!r}.")
+    workdir = _require("workdir")
+    if FLAGS.config is None:
+        raise UsageError("--config is missing.")
+    try:
+        ablation.ablate(FLAGS.config, workdir, data_dir=_data_dir(), only=[r for r in FLAGS.rows.split(",") if r])
+    except training.Interrupted as stop:
+        raise InputError(f"{stop} Run the same command again to resume.") from stop
+
+
 def _evaluate_flags() -> None:
     _string("workdir", None, "The work directory of a run.")
     _string("dataset", "", "The data set; default: that of the run.")
@@ -208,6 +234,7 @@ def label(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
     "build": (build, _build_flags, "make a data set on disk"),
     "train": (train, _train_flags, "train the stages of a config, print the result table, draw the pictures"),
+    "ablate": (ablate, _ablate_flags, "train a grid of methods and seeds, and write one table"),
     "evaluate": (evaluate, _evaluate_flags, "score the trained stages of a run on a data set"),
     "predict": (predict, _predict_flags, "find the landmarks in your pictures"),
     "label": (label, _label_flags, "label pairs that have no landmarks by a trained network"),
@@ -230,10 +257,10 @@ def _overview() -> str:
 
 
 def _command_help(name: str) -> str:
-    function, define, _ = COMMANDS[name]
+    function, _, _ = COMMANDS[name]
     lines = ["\n".join(line.removeprefix("    ") for line in function.__doc__.rstrip().splitlines()), "", "Flags:"]
     defined = FLAGS.flags_by_module_dict().get(_MODULE, [])
-    shown = [*([FLAGS["config"]] if define is _train_flags else []), *defined]
+    shown = [*([FLAGS["config"]] if "config" in FLAGS else []), *defined]
     for flag in shown:
         lines.append(f"  --{flag.name:<9} {flag.help}")
     return "\n".join(lines)

@@ -286,6 +286,42 @@ def loss_curves(path, curves) -> None:
     _save(figure, path)
 
 
+def ablation(path, rows, normalizer) -> None:
+    """Rows of an ablation as `ablate.collect` gives them: a dot for every seed and a bar at their mean.
+
+    A line runs at the mean of the control through the rows that are compared with it. The whisker is the 95 % interval
+    of the paired difference around the row's mean: where it does not touch the line, the row differs from its control.
+    """
+    if not rows:
+        raise InputError(f"There are no rows to draw in {path}.")
+    figure = Figure(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
+    axis = figure.add_subplot()
+    axis.grid(alpha=0.3, axis="x")
+    means = {row["name"]: row["nme"] for row in rows if row["by_seed"]}
+    for y, row in enumerate(rows):
+        if row["name"] not in means:
+            axis.text(0.02, y, "not measured", transform=axis.get_yaxis_transform(), va="center", color="gray")
+            continue
+        mean = means[row["name"]]
+        color = "C0" if row["control"] else "C1"
+        axis.plot(row["by_seed"], [y] * len(row["by_seed"]), "o", color=color, alpha=0.5, markersize=5)
+        axis.plot([mean, mean], [y - 0.25, y + 0.25], color=color, linewidth=2)
+        reference = means.get(row["control"] or row["name"])
+        if reference is not None:
+            axis.plot([reference, reference], [y - 0.5, y + 0.5], color="C1", linestyle="--", linewidth=1)
+    # The whiskers of two or three seeds are long: the dots alone say what is worth seeing.
+    low, high = axis.get_xlim()
+    for y, row in enumerate(rows):
+        found = row["paired"]
+        if found and found["low"] is not None:
+            half = found["high"] - found["difference"]
+            axis.errorbar(means[row["name"]], y, xerr=half, color="C0", capsize=3, linewidth=1)
+    axis.set(xlim=(low - 0.1 * (high - low), high + 0.1 * (high - low)), ylim=(len(rows) - 0.5, -0.5))
+    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set(xlabel=f"NME, per cent of {normalizer}", title="Seeds, mean and 95 % interval against the control (- -)")
+    _save(figure, path)
+
+
 def _rgb(image) -> np.ndarray:
     """A copy of the picture as uint8 [H, W, 3]."""
     image = np.asarray(image)

@@ -44,6 +44,8 @@ STAGES = {
     "kd": Stage("light", ("teacher", "tolerant"), "kd"),
 }
 
+SCHEDULES = ("cosine", "inverse_time", "constant")
+
 
 def modality(name: str, config: ConfigDict) -> str:
     """What the network of a stage reads: "rgb" or "thermal"."""
@@ -72,15 +74,19 @@ def check(config: ConfigDict) -> None:
         if value not in ("rgb", "thermal"):
             raise InputError(f"config.modalities.{key}={value!r} must be 'rgb' or 'thermal'.")
     _check_two_teachers(config.kd)
+    if not 0 < config.shape_variance <= 1:
+        raise InputError(f"config.shape_variance={config.shape_variance} must be above 0 and at most 1.")
     for key in ("teacher", "student", "light"):
         if config.steps[key] < 1:
             raise InputError(f"config.steps.{key}={config.steps[key]} must be at least 1.")
+    _check_training(config.train)
     loss_function(config)
+    _check_heads(config)
     for key in ("transfer", "compress", "direct"):
         try:
             dikd.decay(0.0, config[key].decay)
         except ValueError as error:
-            raise InputError(f"config.{key}.decay: {error}") from error
+            raise InputError(f"config.{key}.decay: {error}.") from error
         target = config[key].reverse_target
         if target not in ("teacher", "truth"):
             raise InputError(f"config.{key}.reverse_target={target!r} must be 'teacher' or 'truth'.")
@@ -93,6 +99,38 @@ def _check_two_teachers(options: ConfigDict) -> None:
         raise InputError(f"config.kd.control={options.control!r} must be '', 'shuffled' or 'constant'.")
     if options.variant == "released" and not options.tolerant:
         raise InputError("config.kd.variant='released' scales its main term by the tolerant teacher; keep kd.tolerant.")
+
+
+def _check_training(train: ConfigDict) -> None:
+    if train.schedule not in SCHEDULES:
+        raise InputError(f"config.train.schedule={train.schedule!r} is unknown; choose {', '.join(SCHEDULES)}.")
+    if train.decay_rate and train.schedule != "inverse_time":
+        raise InputError(
+            f"config.train.decay_rate={train.decay_rate:g} is of the schedule 'inverse_time'; config.train.schedule is "
+            f"{train.schedule!r}."
+        )
+    allowed = {
+        "lr": (train.lr > 0, "above 0"),
+        "head_lr": (train.head_lr >= 0, "at least 0 (0: as lr)"),
+        "decay_rate": (train.decay_rate >= 0, "at least 0"),
+        "warmup": (0 <= train.warmup < 1, "at least 0 and below 1, a share of the steps"),
+        "weight_decay": (train.weight_decay >= 0, "at least 0"),
+        "clip": (train.clip >= 0, "at least 0 (0: no clipping)"),
+        "ema": (0 <= train.ema < 1, "at least 0 and below 1"),
+    }
+    for key, (right, range_) in allowed.items():
+        if not right:
+            raise InputError(f"config.train.{key}={train[key]:g} must be {range_}.")
+
+
+def _check_heads(config: ConfigDict) -> None:
+    """Of the stages that are asked for: STAR needs maps, and a head draws the edges of the config's layout."""
+    for key in sorted({STAGES[name].model for name in config.stages}):
+        head, layout = config[key].get("head", "coordinates"), config[key].get("layout")
+        if config.loss.name == "star" and head != "aam":
+            raise InputError(f"config.loss.name='star' trains maps: config.{key}.head={head!r} must be 'aam'.")
+        if head == "aam" and layout not in (None, config.layout):
+            raise InputError(f"config.{key}.layout={layout!r} must be config.layout={config.layout!r}, or None.")
 
 
 def loss_function(config: ConfigDict):
@@ -118,12 +156,12 @@ def map_loss_function(config: ConfigDict):
     """The loss on the maps of an `aam` head, (Prediction, target, weights) -> ([B], parts); None for other losses."""
     if config.loss.name != "star":
         return None
-    chains = codecs.edge_chains(config.layout)
 
     def loss(prediction, target, weights):
         if prediction.points is None:
             raise InputError("config.loss.name='star' needs models with head 'aam', which give point and edge maps.")
         maps = prediction.heatmaps, prediction.points, prediction.edges
+        chains = () if prediction.edges is None else codecs.edge_chains(config.layout)
         return losses.star_system(*maps, target, chains=chains, weights=weights, **config.loss.options)
 
     return loss
@@ -142,14 +180,30 @@ def role_key(seed: int, role: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(role.encode()))
 
 
+def schedule(rate: float, train: ConfigDict, total_steps: int) -> optax.Schedule:
+    """Learning rate by step: a linear warm-up from 0, where there is one, then `config.train.schedule` from `rate`.
+
+    "inverse_time" is rate / (1 + decay_rate · step), what Keras calls `decay`.
+    """
+    warmup = max(1, round(train.warmup * total_steps)) if train.warmup else 0
+    if train.schedule == "cosine":
+        after = optax.cosine_decay_schedule(rate, max(total_steps - warmup, 1))
+    elif train.schedule == "inverse_time":
+        after = lambda step: rate / (1.0 + train.decay_rate * step)  # noqa: E731
+    else:
+        after = optax.constant_schedule(rate)
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
+
+
 def optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
-    """AdamW, warm-up then cosine to zero; biases and norms are not decayed. Heads may have a rate of their own."""
+    """AdamW under `schedule`; biases and norms are not decayed. Heads may have a rate of their own."""
     train = config.train
-    warmup = max(1, round(train.warmup * total_steps))
 
     def adamw(rate: float) -> optax.GradientTransformation:
         return optax.adamw(
-            optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(total_steps, warmup + 1)),
+            schedule(rate, train, total_steps),
             weight_decay=train.weight_decay,
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         )

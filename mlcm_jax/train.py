@@ -5,7 +5,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -114,7 +114,7 @@ def train_stage(
       InputError: a loss that is not finite, a full disk, checkpoints of another model.
     """
     stage, modality = stages.STAGES[name], stages.modality(name, config)
-    soft = _shape_model(config, workdir, examples) if stage.soft else None
+    soft = _shape_model(config, workdir, examples, modality) if stage.soft else None
     recipe = stages.recipe(name, config, soft=soft)
     needed = tuple(m for m in (modality, recipe.teacher_modality) if m)
     data.require(examples, sorted(set(needed)), f"Stage {name}")
@@ -160,7 +160,9 @@ def _batches(config: ConfigDict, examples: Sequence[data.Examples], modalities: 
     )
 
 
-def _shape_model(config: ConfigDict, workdir: epath.Path, examples: Sequence[data.Examples]) -> shape_model.ShapeModel:
+def _shape_model(
+    config: ConfigDict, workdir: epath.Path, examples: Sequence[data.Examples], modality: str
+) -> shape_model.ShapeModel:
     """The shape model of the tolerant teacher: `shape_model.npz` of the run, fitted now if it is not there.
 
     It is fitted to augmented crops, turned and mirrored as training will show them: a linear model of upright shapes
@@ -168,7 +170,8 @@ def _shape_model(config: ConfigDict, workdir: epath.Path, examples: Sequence[dat
     """
     path = workdir / "shape_model.npz"
     if not path.exists():
-        batches = _batches(config, examples, ())
+        data.require(examples, [modality], "The shape model")
+        batches = _batches(config, examples, (modality,))  # pictures come along: a crop is one of a picture
         count = -(-max(2048, 2 * sum(map(len, examples))) // config.train.batch_size)
         shapes = np.concatenate([batches[k]["landmarks"] for k in range(count)])
         model = shape_model.fit(shapes, variance=config.shape_variance)
@@ -211,6 +214,46 @@ def _loop(name, config, recipe, state, teacher, batches, start, mesh, save, writ
     return state
 
 
+def train_stages(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    *,
+    data_dir: str,
+    mesh: Mesh,
+    trained: Mapping[str, run.Trained] | None = None,
+) -> dict[str, run.Trained]:
+    """Trains the stages of a config in a work directory that is claimed for it; what is trained already is loaded.
+
+    `trained` are networks of other work directories: a stage that is among them is not trained here, and stages that
+    need it read it. Returns all of them, those that were only read included.
+
+    Raises:
+      InputError, Interrupted: see `train_stage`.
+    """
+    workdir, trained = epath.Path(workdir), dict(trained or {})
+    options = {"data_dir": data_dir, "layout": config.layout}
+    thermal_range = config.thermal_range
+    examples = data.open_sets((config.dataset, *config.more_datasets), "train", thermal_range=thermal_range, **options)
+    of_teacher = examples
+    if config.teacher_dataset:
+        of_teacher = data.open_sets(config.teacher_dataset, "train", **options)
+    mean_shape = data.mean_shape(examples, size=config.image_size, expand=config.augment.expand, layout=config.layout)
+    for name in (n for n in stages.STAGES if n in config.stages and n not in trained):
+        for needed in stages.requirements(name, config):
+            if needed not in trained:
+                trained[needed] = run.load_stage(workdir, needed, mesh=mesh, say=say)
+        trained[name] = train_stage(
+            name,
+            config,
+            workdir,
+            trained=trained,
+            examples=of_teacher if stages.STAGES[name].model == "teacher" else examples,
+            mean_shape=mean_shape,
+            mesh=mesh,
+        )
+    return trained
+
+
 def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict[str, Any]:
     """Trains every stage of the config, scores them on the test split, writes results.json and the pictures.
 
@@ -237,31 +280,12 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict
     mesh, began = sharding.make_mesh(), time.monotonic()
     sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size")
     run.claim(workdir, config)
-    options = {"data_dir": data_dir, "layout": config.layout}
-    options["thermal_range"] = config.thermal_range
-    test = evaluate.open_examples(config, "test", data_dir=data_dir)
-    examples = data.open_sets((config.dataset, *config.more_datasets), "train", **options)
-    of_teacher = examples
-    if config.teacher_dataset:
-        of_teacher = data.open_sets(config.teacher_dataset, "train", data_dir=data_dir, layout=config.layout)
-    mean_shape = data.mean_shape(examples, size=config.image_size, expand=config.augment.expand, layout=config.layout)
-
-    trained: dict[str, run.Trained] = {}
-    for name in (n for n in stages.STAGES if n in config.stages):
-        for needed in stages.requirements(name, config):
-            if needed not in trained:
-                trained[needed] = run.load_stage(workdir, needed, mesh=mesh, say=say)
-        trained[name] = train_stage(
-            name,
-            config,
-            workdir,
-            trained=trained,
-            examples=of_teacher if stages.STAGES[name].model == "teacher" else examples,
-            mean_shape=mean_shape,
-            mesh=mesh,
-        )
+    test = evaluate.open_examples(config, config.test_split, data_dir=data_dir)
+    trained = train_stages(config, workdir, data_dir=data_dir, mesh=mesh)
     ordered = {name: trained[name] for name in stages.STAGES if name in trained}
-    results, errors, predictions = evaluate.evaluate_networks(ordered, test, config=config, split="test", mesh=mesh)
+    results, errors, predictions = evaluate.evaluate_networks(
+        ordered, test, config=config, split=config.test_split, mesh=mesh
+    )
     evaluate.write_json(workdir / "results.json", results)
     _draw(workdir, ordered, test, errors, predictions, config)
     evaluate.print_table(results)

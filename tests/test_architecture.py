@@ -18,7 +18,7 @@ LAYERS = [
     {"models", "synthetic", "data"},
     {"sharding", "state", "steps"},
     {"checkpoint", "writers", "stages", "run"},
-    {"train", "evaluate", "predict", "summary", "datasets", "label"},
+    {"train", "evaluate", "predict", "summary", "datasets", "label", "grid", "ablate"},
     {"cli", "bench", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from conftest import SMOKE, run_mlcm
 
-from mlcm_jax import run, sharding, stages
+from configs import tiny
+from mlcm_jax import data, run, sharding, stages, train
 from mlcm_jax.writers import read_jsonl
 
 
@@ -71,7 +72,7 @@ def test_a_run_writes_what_the_house_promises(smoke_run):
 
 
 def test_metrics_are_logged_for_every_stage(smoke_run):
-    for name in stages.STAGES:
+    for name in tiny.get_config("smoke").stages:
         records = read_jsonl(smoke_run / name / "metrics.jsonl")
         assert [record["step"] for record in records] == [2, 4, 6, 8]
     assert "reverse" in read_jsonl(smoke_run / "transfer" / "metrics.jsonl")[0]
@@ -79,8 +80,6 @@ def test_metrics_are_logged_for_every_stage(smoke_run):
 
 
 def test_student_and_control_share_initialisation_and_data():
-    from configs import tiny
-
     config = tiny.get_config("smoke")
     shape = np.full((68, 2), 0.5, np.float32)
     one, two = (
@@ -88,6 +87,20 @@ def test_student_and_control_share_initialisation_and_data():
         for name in ("thermal_alone", "transfer")
     )
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_the_shape_model_is_that_of_the_augmented_crops_and_is_kept(tmp_path, data_dir):
+    config = tiny.get_config("smoke")
+    examples = data.open_sets(config.dataset, "train", data_dir=str(data_dir), layout=config.layout)
+    model = train._shape_model(config, tmp_path, examples, "rgb")
+    batches = train._batches(config, examples, ("thermal",))
+    shapes = np.concatenate([batches[k]["landmarks"] for k in range(2048 // config.train.batch_size)])
+    np.testing.assert_allclose(model.mean, shapes.mean(0, dtype=np.float64), atol=1e-6)
+    assert model.variance >= config.shape_variance
+    written = (tmp_path / "shape_model.npz").stat().st_mtime_ns
+    again = train._shape_model(config, tmp_path, examples, "rgb")
+    np.testing.assert_array_equal(again.basis, model.basis)
+    assert (tmp_path / "shape_model.npz").stat().st_mtime_ns == written
 
 
 def test_sigkill_and_resume_is_bitwise_the_undisturbed_run(tmp_path, data_dir, smoke_run):
@@ -120,7 +133,7 @@ def test_sigkill_at_random_moments(tmp_path, data_dir, smoke_run, seed):
             process.communicate()
     finished = run_mlcm(*arguments(tmp_path, data_dir))
     assert finished.returncode == 0, finished.stderr
-    assert_same_networks(tmp_path, smoke_run, stages.STAGES)
+    assert_same_networks(tmp_path, smoke_run, tiny.get_config("smoke").stages)
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(tmp_path, data_dir, smoke_run):

@@ -1,0 +1,44 @@
+"""KD-Loss on 1,200 synthetic faces, thermal, on two CPU cores: tough and tolerant teacher, light student, its control.
+
+    mlcm train --config=configs/kdloss_tiny.py --workdir=runs/kdloss_tiny
+    mlcm train --config=configs/kdloss_tiny.py:smoke --workdir=/tmp/kd_smoke     # learns nothing: does it run?
+
+MEASURED
+
+Published loss (its numbers: configs/kdloss_300w.py), networks and training of our own: dense convolutions, for XLA's
+depthwise ones are slow on a CPU. One seed; a comparison needs several, and the controls `--config.kd.control=shuffled`
+and `constant`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from mlcm_jax.errors import InputError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "" or "smoke"."""
+    config = common.base()
+    config.stages = ("teacher", "tolerant", "light_alone", "kd")
+    config.modalities = ConfigDict({"teacher": "thermal", "student": "thermal"})
+    network = {"name": "resnet18", "stem": "strided", "head": "coordinates"}
+    config.teacher = ConfigDict(network | {"width": 0.5, "depths": (2, 2, 2), "dropout": 0.0})
+    config.light = ConfigDict(network | {"width": 0.25, "depths": (1, 1, 1)})
+    config.steps = ConfigDict({"teacher": 600, "student": 600, "light": 600})
+    config.train.batch_size = 32
+    config.train.lr = 4e-3
+    config.log_every = 50
+    # A short training gains more from seeing the task than from seeing it disguised.
+    config.augment.update({"expand": 1.1, "jitter": 0.05, "rotation": 5.0, "scale": 0.0, "shift": 0.0})
+    config.augment.update({"photometric": 0.3, "occlusion": 0.0})
+    if variant == "smoke":
+        config.dataset = "synthetic_faces/48x48"
+        config.image_size = 32
+        config.teacher.width = config.light.width = 0.125
+        config.teacher.depths = (1, 1, 1)
+        config.steps = ConfigDict({"teacher": 8, "student": 8, "light": 8})
+        config.train.batch_size = config.eval_batch_size = 8
+        config.checkpoint_every, config.log_every = 3, 2
+    elif variant:
+        raise InputError(f"configs/kdloss_tiny.py has no variant {variant!r}; it has smoke.")
+    return config

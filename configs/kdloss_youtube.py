@@ -1,0 +1,36 @@
+"""KD-Loss on youtube_faces_68 (research only: ship neither the pictures nor the weights), for a GPU.
+
+    mlcm build youtube_faces_68 --manual_dir=DIR
+    mlcm train --config=configs/kdloss_youtube.py --workdir=runs/kdloss_youtube
+    mlcm train --config=configs/kdloss_youtube.py:webmorph --workdir=runs/kdloss_webmorph    # 97 training pictures
+
+For a GPU (time and memory: not measured). Expected result: not measured. Published networks and loss, this package's
+training (cosine, average, augmentation). The labels are a machine's, so what is measured is agreement with another
+program, and a difference of some tenths of a per cent means nothing. `webmorph` has free pictures with hand-placed
+points, but 97 of them, frontal and neutral: it shows that all of it runs on real pictures and how fast 97 faces are
+learnt by heart, and no more. As a test set it is worth more: `mlcm evaluate --workdir=runs/kdloss_youtube
+--dataset=webmorph_faces`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from mlcm_jax.errors import InputError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "" or "webmorph"."""
+    if variant not in ("", "webmorph"):
+        raise InputError(f"configs/kdloss_youtube.py has no variant {variant!r}; it has webmorph.")
+    config = common.base()
+    config.dataset = "webmorph_faces" if variant else "youtube_faces_68"
+    config.normalizer = "outer_eyes"
+    config.image_size = 192
+    config.stages = ("teacher", "tolerant", "light_alone", "kd")
+    config.modalities = ConfigDict({"teacher": "rgb", "student": "rgb"})
+    config.teacher = ConfigDict({"name": "efficientnet_b3", "width": 1.0, "head": "coordinates", "dropout": 0.5})
+    config.light = ConfigDict({"name": "mobilenet_v2", "width": 1.0, "head": "coordinates"})
+    steps = 1000 if variant else 6000
+    config.steps = ConfigDict({"teacher": steps, "student": steps, "light": steps})
+    config.train.ema = 0.995
+    return config

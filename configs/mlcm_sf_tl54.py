@@ -1,0 +1,37 @@
+"""MLCM-KD on SF-TL54: EfficientNet-B3 (RGB) -> EfficientNet-B3 (thermal) -> MobileNetV2 (thermal), 54 landmarks.
+
+    mlcm build sf_tl54 --manual_dir=DIR
+    mlcm train --config=configs/mlcm_sf_tl54.py --workdir=runs/sf_tl54
+    mlcm train --config=configs/mlcm_sf_tl54.py:published --workdir=runs/sf_tl54_published   # challenging pictures out
+
+For a GPU (time and memory: not measured). Expected result: not measured.
+
+KNOWN of the publication (arXiv 2510.11128): the two levels, DIKD in the first (α FI + β RI, weakened as training goes
+on), features and landmarks distilled in the second. INFERRED, for no number of it is known to us: everything else, that
+is networks, size of the pictures, optimiser, steps, α = β = 1 with linear decay, FD and LD of weight 1, augmentation.
+The RGB pictures are aligned to the thermal ones to some pixels only, and the labels are the thermal pictures'.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from mlcm_jax.errors import InputError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "" (all pictures) or "published" (without those that the published runs of the set dropped)."""
+    if variant not in ("", "published"):
+        raise InputError(f"configs/mlcm_sf_tl54.py has no variant {variant!r}; it has published.")
+    config = common.base()
+    config.dataset = "sf_tl54/gray_published" if variant else "sf_tl54/gray_all"
+    config.layout = "sf_tl54"
+    config.normalizer = "outer_eyes"
+    config.image_size = 256
+    config.stages = ("teacher", "thermal_alone", "transfer", "light_alone", "direct", "compress")
+    config.teacher = ConfigDict({"name": "efficientnet_b3", "width": 1.0, "head": "coordinates", "dropout": 0.5})
+    config.student = ConfigDict({"name": "efficientnet_b3", "width": 1.0, "head": "coordinates", "dropout": 0.5})
+    config.light = ConfigDict({"name": "mobilenet_v2", "width": 1.0, "head": "coordinates"})
+    config.steps = ConfigDict({"teacher": 8500, "student": 8500, "light": 8500})  # 150 epochs of 1,800 pictures
+    config.train.batch_size = 32
+    config.train.ema = 0.999
+    return config

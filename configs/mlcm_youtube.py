@@ -1,0 +1,23 @@
+"""The second level of MLCM-KD on youtube_faces_68 (research only: ship neither pictures nor weights), for a GPU.
+
+    mlcm build youtube_faces_68 --manual_dir=DIR
+    mlcm train --config=configs/mlcm_youtube.py --workdir=runs/mlcm_youtube
+    mlcm train --config=configs/mlcm_youtube.py:webmorph --workdir=runs/mlcm_webmorph        # 97 training pictures
+
+For a GPU (time and memory: not measured). Expected result: not measured. Neither data set has thermal pictures, so
+there is no modality to cross: one large RGB network teaches a light one by DIKD with features and landmarks (`direct`),
+beside the light one alone. What the two data sets are good for: see configs/kdloss_youtube.py. For the first level take
+synthetic_faces, SF-TL54 or pairs of your own.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import kdloss_youtube
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "" or "webmorph"."""
+    config = kdloss_youtube.get_config(variant)
+    config.stages = ("teacher", "light_alone", "direct")
+    config.direct.update({"alpha": 1.0, "beta": 1.0, "gamma": 1.0, "delta": 1.0, "decay": "linear"})
+    return config

@@ -1,0 +1,33 @@
+"""STAR with AAM heads on youtube_faces_68 (research only: ship neither the pictures nor the weights), for a GPU.
+
+    mlcm build youtube_faces_68 --manual_dir=DIR
+    mlcm train --config=configs/star_youtube.py --workdir=runs/star_youtube \
+        --config.pretrained.teacher=swin_v2_t-b137f0e2.pth             # ImageNet weights; "" starts from scratch
+    mlcm train --config=configs/star_youtube.py:webmorph --workdir=runs/star_webmorph        # 97 training pictures
+
+For a GPU (time and memory: not measured). Expected result: not measured. As configs/star_pair2024.py, with SwinV2-T
+(windows of 8) for a teacher, all 68 points, fewer steps, a warm-up and an average. What the two data sets are good for:
+see configs/kdloss_youtube.py; a SwinV2 from scratch on 97 pictures learns nothing of use.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import star_pair2024
+from mlcm_jax.errors import InputError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "" or "webmorph"."""
+    if variant not in ("", "webmorph"):
+        raise InputError(f"configs/star_youtube.py has no variant {variant!r}; it has webmorph.")
+    config = star_pair2024.get_config()
+    config.dataset = "webmorph_faces" if variant else "youtube_faces_68"
+    config.test_split = "test"
+    config.layout = config.light.layout = "ibug68"
+    head = {"head": "aam", "layout": "ibug68", "upsample": 8, "head_channels": 256, "decoder": "transposed"}
+    config.teacher = ConfigDict({"name": "swin_v2_t", "window": 8} | head)
+    steps = 1000 if variant else 8000
+    config.steps = ConfigDict({"teacher": steps, "student": steps, "light": steps})
+    config.train.update({"warmup": 0.05, "clip": 1.0, "ema": 0.995})
+    config.augment.update({"rotation": 30.0, "jitter": 0.1, "occlusion": 0.2})
+    return config
