@@ -35,7 +35,7 @@ def test_labels_are_written_read_and_trained_from(pairs, smoke_run):
     one = json.loads((folder / "landmarks/sub/c.json").read_text())
     assert one == written["sub/c"] and one["pseudo"] is True and "teacher" in one["source"]
     assert np.shape(one["landmarks"]) == (68, 2) and np.shape(one["confidence"]) == (68,)
-    assert 0 < min(one["confidence"]) and max(one["confidence"]) <= 1
+    assert min(one["confidence"]) > 0 and max(one["confidence"]) <= 1
 
     options = {"manual_dir": str(folder), "layout": "ibug68", "labels": "landmarks"}
     builder = tfds_builders.build("paired_folder/labelled", built, **options)
