@@ -122,7 +122,7 @@ def evaluate_networks(
     if not usable:
         raise InputError("No stage of this run reads a modality that the data set has.")
     rows, errors, predictions = [], {}, {}
-    options = {"size": config.image_size, "source": config.layout, "target": examples.layout}
+    options = {"size": config.image_size, "source": stages.layout(config), "target": examples.layout}
     mean = next(iter(usable.values())).mean_shape
     for name in ("mean_shape", *usable):
         if name == "mean_shape":
@@ -148,7 +148,7 @@ def evaluate_networks(
 def open_examples(config: ConfigDict, split: str, *, data_dir: str) -> data.Examples:
     """A split of the config's test set, in the richest layout that both the network's and the set's convert to."""
     name = config.test_dataset or config.dataset
-    layout = landmarks.get(config.layout)
+    layout = stages.layout(config)
     shared = landmarks.route(layout, tfds_builders.build(name, data_dir).LAYOUT)
     if shared.name != layout.name:
         say(f"{name} is scored in the layout {shared.name}, which its landmarks and those of the networks share.")

@@ -56,9 +56,9 @@ def label(
     mesh = sharding.make_mesh(jax.local_devices()[:1])
     trained = run.load_stage(model, stage, mesh=mesh, say=say)
     config, modality = trained.config, stages.modality(stage, trained.config)
-    examples = data.open_examples(dataset, split, data_dir=data_dir, layout=config.layout, labelled=False)
+    examples = data.open_examples(dataset, split, data_dir=data_dir, layout=stages.layout(config), labelled=False)
     data.require([examples], [modality], f"Stage {stage}")
-    layout, folder = landmarks.get(config.layout), epath.Path(out)
+    layout, folder = stages.layout(config), epath.Path(out)
     names = [_name(examples.metadata(k), k) for k in range(len(examples))]
     for name in names:
         if (folder / f"{name}.json").exists():

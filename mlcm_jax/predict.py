@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mlcm_jax import augment, codecs, evaluate, imageio, landmarks, pictures, run, sharding, stages
+from mlcm_jax import augment, codecs, evaluate, imageio, pictures, run, sharding, stages
 from mlcm_jax import boxes as box_input
 from mlcm_jax.errors import InputError
 from mlcm_jax.writers import say
@@ -34,7 +34,8 @@ class Predictor:
         self._mesh = sharding.make_mesh(jax.local_devices()[:1])
         self._trained = run.load_stage(path, stage, mesh=self._mesh, say=say)
         config = self._trained.config
-        self.layout = config.layout
+        self.layout = stages.layout(config).name
+        self._layout = stages.layout(config)
         self.modality = stages.modality(stage, config)
         self._size, self._expand = config.image_size, config.augment.expand
         self._predict = evaluate.predictor(self._trained.network, self.modality, self._mesh)
@@ -57,12 +58,12 @@ class Predictor:
         """
         height, width = image.shape[:2]
         boxes = np.asarray([[0, 0, width, height]] if boxes is None else boxes, np.float32).reshape(-1, 4)
-        layout = landmarks.get(self.layout)
+        layout = self._layout
         nothing = {"landmarks": np.zeros((layout.count, 2), np.float32), "visible": np.ones(layout.count, bool)}
         points, scores = [], []
         for box in boxes:
             example = nothing | {self.modality: image, "box": box}
-            crop = augment.crop(example, size=self._size, expand=self._expand, layout=self.layout)
+            crop = augment.crop(example, size=self._size, expand=self._expand, layout=layout)
             picture = crop[self.modality]
             pair = self._predict({self.modality: np.stack([picture, picture[:, ::-1]])})
             mirrored = (np.array([1.0, 0.0]) + np.array([-1.0, 1.0]) * pair[1])[layout.flip]
@@ -137,7 +138,7 @@ def _predict_file(path, predictor, box, folder) -> dict:
         box = (0, 0, width, height)
     box_input.check_inside(box, width, height, path)
     points, scores = predictor(image, np.asarray([box], np.float32))
-    overlay = pictures.draw_landmarks(image, points[0], predictor.layout, box=box)
+    overlay = pictures.draw_landmarks(image, points[0], predictor._layout, box=box)
     name = epath.Path(path).name
     target = folder / f"{name}_landmarks.png"  # with its ending: a.npy and a.png may lie side by side
     if not cv2.imwrite(str(target), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)):

@@ -1,6 +1,7 @@
 """A work directory: its config, its stages' checkpoints, and how to open what it holds.
 
 W/config.json   the config of the run
+W/layout/       a copy of the landmarks' layout, where it is the user's own
 W/<stage>/      checkpoints/, metrics.jsonl
 W/results.json  and the pictures
 """
@@ -57,7 +58,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> None:
     path = epath.Path(workdir) / "config.json"
     new = json.loads(config.to_json())
     if path.exists():
-        old = json.loads(load_config(workdir).to_json())
+        old = json.loads(_read_config(path).to_json())
         flat_old, flat_new = _flat(old), _flat(new)
         differing = [
             f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} now"
@@ -69,8 +70,15 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> None:
                 f"{workdir} holds a run of another config ({'; '.join(differing[:4])}); "
                 "give another --workdir, or the config of that run."
             )
+    own = _own_layout(config)
+    kept = path.parent / "layout" / epath.Path(config.layout).name  # the name of the file is that of the layout
+    if own and kept.exists() and kept.read_text() != own:
+        raise InputError(f"{config.layout} is not the layout that {workdir} was trained with ({kept}).")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if own:
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(own)
         temporary = path.parent / "config.json.new"
         temporary.write_text(json.dumps(new, indent=2) + "\n")
         temporary.replace(path)
@@ -78,8 +86,22 @@ def claim(workdir: epath.PathLike, config: ConfigDict) -> None:
         raise InputError(f"Cannot write to the work directory {workdir}: {error}; give another --workdir.") from error
 
 
+def _own_layout(config: ConfigDict) -> str:
+    """The text of config.layout where that is a user's own file, checked; "" for a name."""
+    if stages.layout(config).name in landmarks.LAYOUTS:
+        return ""
+    return epath.Path(config.layout).read_text(encoding="utf-8")
+
+
+def _read_config(path: epath.Path) -> ConfigDict:
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); restore it, or use another work directory.") from error
+
+
 def load_config(workdir: epath.PathLike) -> ConfigDict:
-    """The config of a work directory.
+    """The config of a work directory; `layout` names the copy that it keeps of a user's own.
 
     Raises InputError if it is not one, or its config cannot be read.
     """
@@ -92,10 +114,10 @@ def load_config(workdir: epath.PathLike) -> ConfigDict:
             else ("train one with `mlcm train --config=configs/tiny.py --workdir=" + str(workdir) + "`")
         )
         raise InputError(f"{workdir} is not the work directory of a run (no config.json in it); {hint}.")
-    try:
-        return ConfigDict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); restore it, or use another work directory.") from error
+    config = _read_config(path)
+    for kept in (path.parent / "layout").glob("*"):
+        config.layout = str(kept)
+    return config
 
 
 def stage_manager(workdir: epath.PathLike, stage: str):
@@ -117,7 +139,7 @@ def load_stage(workdir: epath.PathLike, stage: str, *, mesh: Mesh, say=print) ->
     if stage not in stages.STAGES:
         raise InputError(f"There is no stage {stage!r}; the stages are {', '.join(stages.STAGES)}.")
     config = load_config(workdir)
-    count = landmarks.get(config.layout).count
+    count = stages.layout(config).count
     start = np.zeros((count, 2), np.float32)
     # The file of pretrained weights is not needed again: what was trained from it is in the checkpoint.
     config.pretrained = dict.fromkeys(config.pretrained, "")

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from mlcm_jax import codecs, dikd, losses, shape_model, steps
+from mlcm_jax import codecs, dikd, landmarks, losses, shape_model, steps
 from mlcm_jax import state as states
 from mlcm_jax.errors import InputError
+from tfds_builders.paired_folder import layout_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,16 @@ STAGES = {
 }
 
 SCHEDULES = ("cosine", "inverse_time", "constant")
+
+
+def layout(config: ConfigDict) -> landmarks.Layout:
+    """config.layout: a name, or the YAML file of a user's own layout (tfds_builders/paired_folder/README.md).
+
+    Raises InputError for another name, and for a file that describes no layout.
+    """
+    if str(config.layout).endswith((".yaml", ".yml")):
+        return layout_file.read_layout(config.layout)
+    return landmarks.get(config.layout)
 
 
 def modality(name: str, config: ConfigDict) -> str:
@@ -161,7 +172,7 @@ def map_loss_function(config: ConfigDict):
         if prediction.points is None:
             raise InputError("config.loss.name='star' needs models with head 'aam', which give point and edge maps.")
         maps = prediction.heatmaps, prediction.points, prediction.edges
-        chains = () if prediction.edges is None else codecs.edge_chains(config.layout)
+        chains = () if prediction.edges is None else codecs.edge_chains(layout(config))
         return losses.star_system(*maps, target, chains=chains, weights=weights, **config.loss.options)
 
     return loss

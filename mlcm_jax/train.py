@@ -18,7 +18,6 @@ from mlcm_jax import (
     checkpoint,
     data,
     evaluate,
-    landmarks,
     models,
     pictures,
     run,
@@ -118,7 +117,7 @@ def train_stage(
     recipe = stages.recipe(name, config, soft=soft)
     needed = tuple(m for m in (modality, recipe.teacher_modality) if m)
     data.require(examples, sorted(set(needed)), f"Stage {name}")
-    count = landmarks.get(config.layout).count
+    count = stages.layout(config).count
     state = _start_state(name, config, recipe, trained, count, mean_shape)
     state = jax.device_put(state, sharding.tree_shardings(state, mesh))
     teachers = tuple(sharding.put_replicated(trained[teacher].network, mesh) for teacher in stage.teachers)
@@ -151,7 +150,7 @@ def _batches(config: ConfigDict, examples: Sequence[data.Examples], modalities: 
         examples,
         batch_size=config.train.batch_size,
         size=config.image_size,
-        layout=config.layout,
+        layout=stages.layout(config),
         augmentation=config.augment.to_dict(),
         modalities=modalities,
         seed=config.seed,
@@ -231,13 +230,14 @@ def train_stages(
       InputError, Interrupted: see `train_stage`.
     """
     workdir, trained = epath.Path(workdir), dict(trained or {})
-    options = {"data_dir": data_dir, "layout": config.layout}
+    layout = stages.layout(config)
+    options = {"data_dir": data_dir, "layout": layout}
     thermal_range = config.thermal_range
     examples = data.open_sets((config.dataset, *config.more_datasets), "train", thermal_range=thermal_range, **options)
     of_teacher = examples
     if config.teacher_dataset:
         of_teacher = data.open_sets(config.teacher_dataset, "train", **options)
-    mean_shape = data.mean_shape(examples, size=config.image_size, expand=config.augment.expand, layout=config.layout)
+    mean_shape = data.mean_shape(examples, size=config.image_size, expand=config.augment.expand, layout=layout)
     for name in (n for n in stages.STAGES if n in config.stages and n not in trained):
         for needed in stages.requirements(name, config):
             if needed not in trained:

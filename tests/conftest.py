@@ -1,7 +1,9 @@
 """Shared settings: strict promotion, so that a dtype or rank mistake fails where it is made; and one small run."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -9,6 +11,12 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
+
+# Of processes that tests start, not of this one: they compile the same small programs over and over. The folder is the
+# user's own and survives, as pytest's do.
+_CACHE = Path(tempfile.gettempdir()) / f"mlcm_jax_tests_{os.getuid()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 SMOKE = "configs/tiny.py:smoke"
 

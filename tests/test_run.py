@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from mlcm_jax import run, sharding
+from mlcm_jax import run, sharding, stages
 from mlcm_jax.errors import InputError
 
 
@@ -61,3 +61,22 @@ def test_the_data_folder_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.delenv("MLCM_DATA_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/c")
     assert run.default_data_dir() == "/c/mlcm_jax"
+
+
+def test_a_layout_of_the_users_own_stays_with_the_run(tmp_path):
+    own = tmp_path / "three.yaml"
+    own.write_text("count: 3\nflip: [[0, 1]]\neye_corners: [0, 1]\n")
+    config = common.base()
+    config.layout = str(own)
+    run.claim(tmp_path / "w", config)
+    run.claim(tmp_path / "w", config)  # to resume
+    text = own.read_text()
+    own.write_text(text.replace("count: 3", "count: 4"))
+    with pytest.raises(InputError, match="not the layout that"):
+        run.claim(tmp_path / "w", config)
+    own.unlink()
+    layout = stages.layout(run.load_config(tmp_path / "w"))
+    assert (layout.name, layout.count, layout.flip.tolist()) == ("three", 3, [1, 0, 2])
+    config.layout = str(tmp_path / "no.yaml")
+    with pytest.raises(InputError, match=r"no\.yaml does not exist"):
+        run.claim(tmp_path / "v", config)
