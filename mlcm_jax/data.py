@@ -52,17 +52,14 @@ class Examples(Sequence):
                 f"{builder.info.full_name} keeps no temperatures, so config.thermal_range does not apply to it; leave "
                 "it empty."
             )
-        read = {"celsius" if m == "thermal" and self._range else m for m in self.modalities}
-        skip = tfds.decode.SkipDecoding()
+        # Pictures are decoded here: TFDS would hand out colour as a reversed view, which OpenCV copies at every use.
+        decoders = dict.fromkeys(self._pictures, tfds.decode.SkipDecoding())
         parent, flag = getattr(builder, "SUBSETS", {}).get(split, (split, None))
-        self._parts = []
-        for part in getattr(builder, "UNIONS", {}).get(parent, (parent,)):
-            source = builder.as_data_source(split=part, decoders={n: skip for n in self._pictures if n not in read})
-            facts = builder.as_data_source(split=part, decoders=dict.fromkeys(self._pictures, skip))
-            self._parts.append((source, facts))
-        self._places = [(k, i) for k, (_, facts) in enumerate(self._parts) for i in range(len(facts))]
+        union = getattr(builder, "UNIONS", {}).get(parent, (parent,))
+        self._parts = [builder.as_data_source(split=part, decoders=decoders) for part in union]
+        self._places = [(k, i) for k, part in enumerate(self._parts) for i in range(len(part))]
         if flag:
-            self._places = [(k, i) for k, i in self._places if self._parts[k][1][i][flag]]
+            self._places = [(k, i) for k, i in self._places if self._parts[k][i][flag]]
         self._cache: dict[int, dict] = {}
         self._cached_bytes = 0
 
@@ -81,14 +78,18 @@ class Examples(Sequence):
     def metadata(self, index: int) -> dict[str, Any]:
         """What else the set knows of an example (`subject`, `pose`, `light`, …), without its pictures."""
         part, place = self._places[index]
-        facts = self._parts[part][1][place].items()
+        facts = self._parts[part][place].items()
         return {k: v.decode() if k in self._texts else v for k, v in facts if k not in (*_FIELDS, *self._pictures)}
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
         part, place = self._places[index]
-        raw = dict(self._parts[part][0][place])
+        raw = dict(self._parts[part][place])
+        if "rgb" in raw:
+            raw["rgb"] = _decode(raw["rgb"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if self._range:
-            raw["thermal"] = fixed_range(raw["celsius"], *self._range)
+            raw["thermal"] = fixed_range(_decode(raw["celsius"]), *self._range)[..., None]
+        elif "thermal" in raw:
+            raw["thermal"] = _decode(raw["thermal"])[..., None]
         example = {key: np.asarray(raw[key]) for key in _FIELDS if key in raw}
         count = self.source_layout.count
         example["weight"] = np.asarray(raw.get("confidence", np.ones(count, np.float32)), np.float32)
@@ -108,6 +109,10 @@ class Examples(Sequence):
             raise InputError(f"Example {index} of {self.name}: {error}") from error
         example["landmarks"] = np.asarray(points, np.float32)
         return example
+
+
+def _decode(picture: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(picture, np.uint8), flags)
 
 
 def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:

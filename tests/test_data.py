@@ -2,9 +2,11 @@
 
 from typing import ClassVar
 
+import cv2
 import numpy as np
 import pytest
 
+import tfds_builders
 from configs import common
 from mlcm_jax import codecs, data, landmarks
 from mlcm_jax.errors import InputError
@@ -115,9 +117,10 @@ def test_another_layout_is_converted(data_dir, examples):
     np.testing.assert_array_equal(converted[3]["visible"][:48], examples[3]["visible"][:48])
 
 
-def test_pixels_of_the_loader_are_those_on_disk(examples):
-    raw = examples._parts[0][0][1]
+def test_pixels_of_the_loader_are_those_on_disk(examples, data_dir):
+    raw = tfds_builders.load(NAME, data_dir).as_data_source(split="train")[1]  # decoded by TFDS
     np.testing.assert_array_equal(examples[1]["rgb"], raw["rgb"])
+    np.testing.assert_array_equal(examples[1]["thermal"], raw["thermal"])
     np.testing.assert_array_equal(examples[1]["rgb"], examples[1]["rgb"])  # the second time from memory
     assert "pose" in examples.metadata(1) and not {"rgb", "thermal", "celsius"} & set(examples.metadata(1))
 
@@ -140,6 +143,10 @@ def test_a_lacking_modality_is_said(examples):
         data.require([examples, Lacking()], ["rgb", "thermal"], "Stage transfer")
 
 
+def png(picture) -> bytes:
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
 class _Source:
     """One example with landmarks of the given value, in the shape of a builder."""
 
@@ -150,7 +157,7 @@ class _Source:
         self.info = type("Info", (), {"full_name": "made/1.0.0", "features": {"thermal": None}})
 
     def as_data_source(self, split, decoders):
-        return [{"thermal": np.zeros((8, 8, 1), np.uint8), "landmarks": self.points, "visible": np.ones(68, bool)}]
+        return [{"thermal": png(np.zeros((8, 8), np.uint8)), "landmarks": self.points, "visible": np.ones(68, bool)}]
 
 
 @pytest.mark.parametrize(
@@ -180,8 +187,8 @@ class _Many:
         first, count = {"train": (0, 8), "common": (10, 3), "challenge": (20, 2)}[split]
         return [
             {
-                "thermal": np.full((9, 9, 1), k, np.uint8),
-                "celsius": np.array([0, 29315, 30315, 31315, 40000], np.uint16).reshape(1, 5, 1),
+                "thermal": png(np.full((9, 9), k, np.uint8)),
+                "celsius": png(np.array([[0, 29315, 30315, 31315, 40000]], np.uint16)),
                 "landmarks": self.POINTS,
                 "visible": np.ones(5, bool),
                 "box": np.array([0, 0, 9, 9], np.float32),
