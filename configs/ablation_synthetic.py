@@ -1,4 +1,4 @@
-"""What each part of MLCM-KD is worth on thermal faces: 12 rows × 3 seeds on 1,200 synthetic pairs.
+"""What each part of MLCM-KD is worth on thermal faces: 14 rows × 3 seeds on 1,200 synthetic pairs.
 
     mlcm ablate --config=configs/ablation_synthetic.py --workdir=runs/ablation           # two CPU cores: not timed yet
     mlcm ablate … --rows='none,FD+LD,DIKD'                                 # the least that tells something
@@ -44,13 +44,17 @@ def get_config(variant: str = "") -> ConfigDict:
         "DIKD undecayed": {"transfer": {"decay": "none"}},
         "light alone": {"stages": ("light_alone",)},
         "one step": {"stages": ("direct",)},
+        "one step DIKD": {"stages": ("direct",), "direct": {"alpha": 1.0, "beta": 1.0, "gamma": 0.0, "delta": 0.0}},
         "second level alone": {"stages": ("compress",)} | _transfer(),
         "two levels": {"stages": ("compress",)},
+        "two levels FD+LD": {"stages": ("compress",)} | _transfer(gamma=1.0, delta=1.0),
     }
     if variant == "smoke":
         grid = {name: grid[name] for name in ("none", "FD+LD", "DIKD")}
-    controls = {name: "light alone" for name in ("one step", "second level alone", "two levels") if name in grid}
-    pairs = (("DIKD", "FD+LD"), ("two levels", "one step"), ("two levels", "second level alone"))
+    light = ("one step", "one step DIKD", "second level alone", "two levels", "two levels FD+LD")
+    controls = {name: "light alone" for name in light if name in grid}
+    pairs = (("DIKD", "FD+LD"), ("two levels FD+LD", "one step"), ("two levels", "one step DIKD"))
+    pairs += (("two levels", "second level alone"),)
     config.grid = ConfigDict(grid)
     config.ablation = ConfigDict(
         {

@@ -11,7 +11,8 @@ square), challenge / common / full: student alone 6.84 / 3.93 / 4.50, with both 
 
 KNOWN (Fard and Mahoor, CVIU 2022, and their code): networks, 224 px, dropout 0.5 of the teachers, shape model of 95 %
 clipped at 3 deviations, KD-Loss with α 0.9, β 0.4, main weight 2.5, γ 0.5; Adam 1e-3 with time decay 1e-4, batch 70,
-150 epochs; flip, rotation of up to 0.5 rad, gamma, noise, blur. INFERRED: the decay counts steps, as Keras' does; the
+150 epochs; flip, rotation of up to 0.5 rad, gamma, noise, blur. INFERRED: the shape model is fitted to the augmented
+crops, turned and mirrored; the decay counts steps, as Keras' does; the
 teachers and the student alone learn by L1, which is what the main term is below γ; no warm-up, no weight decay, no
 averaging; teachers trained as long as the student, from scratch (`--config.pretrained.teacher=FILE` for ImageNet
 weights); strengths of gamma, noise and blur (ours); the crop, 1.25 times the longer side of the landmarks' box.

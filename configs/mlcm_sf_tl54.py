@@ -6,9 +6,10 @@
 
 For a GPU (time and memory: not measured). Expected result: not measured.
 
-KNOWN of the publication (arXiv 2510.11128): the two levels, DIKD in the first (α FI + β RI, weakened as training goes
-on), features and landmarks distilled in the second. INFERRED, for no number of it is known to us: everything else, that
-is networks, size of the pictures, optimiser, steps, α = β = 1 with linear decay, FD and LD of weight 1, augmentation.
+KNOWN of the publication (arXiv 2510.11128): the two levels, DIKD by forward and reverse injection, weakened as training
+goes on. INFERRED, for no number of it is known to us: everything else, that is the sum α FI + β RI, FD + LD in the
+second level, networks, size of the pictures, optimiser, steps, α = β = 1 with linear decay, FD and LD of weight 1,
+augmentation.
 The RGB pictures are aligned to the thermal ones to some pixels only, and the labels are the thermal pictures'.
 """
 

@@ -7,7 +7,8 @@
 
 For a GPU (time and memory: not measured; `--config.train.bf16=True` takes less). Expected result: not measured. Theirs
 is a score of the challenge (teacher 18.08, student 15.75), not an NME, and they published no student without
-distillation: `light_alone` is that control.
+distillation: `light_alone` with
+`--config.light_head_init=scratch` is that control; as it stands it too starts from the teacher's head.
 
 KNOWN (arXiv 2404.06029 and its code): 256 px, maps of 64², iBUG 68 without the jaw; SwinV2-B with windows of 16, 1×1
 convolution to 256 channels, two transposed convolutions, AAM head; student MobileViTv2-0.5, nearest ×8, AAM head that

@@ -47,6 +47,8 @@ class Examples(Sequence):
         self.modalities = tuple(m for m in MODALITIES if m in features)
         self._pictures = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         self._texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
+        if "thermal" not in features:
+            self._range = ()
         if self._range and "celsius" not in features:
             raise InputError(
                 f"{builder.info.full_name} keeps no temperatures, so config.thermal_range does not apply to it; leave "
@@ -104,7 +106,10 @@ class Examples(Sequence):
                 flags = np.stack([example["visible"].astype(np.float32), example["weight"]], axis=1)
                 points = landmarks.convert(points, self.source_layout, self.layout)
                 flags = landmarks.convert(flags, self.source_layout, self.layout)
-                example |= {"visible": flags[:, 0] > 0.5, "weight": flags[:, 1]}
+                # A mean of points of which one is a placeholder is a placeholder itself.
+                lost = np.repeat((example["weight"] == 0)[:, None].astype(np.float32), 2, axis=1)
+                lost = landmarks.convert(lost, self.source_layout, self.layout)[:, 0] > 0
+                example |= {"visible": flags[:, 0] > 0.5, "weight": np.where(lost, 0.0, flags[:, 1]).astype(np.float32)}
         except InputError as error:
             raise InputError(f"Example {index} of {self.name}: {error}") from error
         example["landmarks"] = np.asarray(points, np.float32)

@@ -73,9 +73,27 @@ def eval_batches(examples: data.Examples, config: ConfigDict, mesh: Mesh):
     )
 
 
+def check_normalizer(config: ConfigDict, examples: data.Examples) -> None:
+    """Raises InputError where config.normalizer is unknown, or needs points that the layout of the test set lacks."""
+    metrics.normalizer_length(
+        np.arange(2.0 * examples.layout.count).reshape(1, -1, 2),
+        normalizer=config.normalizer,
+        layout=examples.layout,
+        box=np.ones((1, 4)),
+    )
+
+
 def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: Any) -> dict[str, Any]:
     """`errors` [N] (fractions) and the numbers of a table row: nme, fr8, fr10 in per cent, auc8, auc10 in [0, 1]."""
-    weights = None if found["known"].all() else found["known"]
+    layout, known = landmarks.get(layout), found["known"]
+    eyes = {"outer_eyes": layout.eye_corners, "pupils": sum(layout.pupils or (), ())}.get(normalizer) or ()
+    lost = ~known[:, list(eyes)].all(1)
+    if lost.any():
+        raise InputError(
+            f"{lost.sum()} of {len(lost)} faces have no label at an eye, so {normalizer!r} cannot normalise them; "
+            "choose the normaliser 'box'."
+        )
+    weights = None if known.all() else known
     errors = metrics.nme(
         found["prediction"], found["truth"], normalizer=normalizer, layout=layout, box=found["box"], weights=weights
     )

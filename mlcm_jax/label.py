@@ -1,11 +1,13 @@
 """Landmarks for pairs that nobody labelled: an RGB teacher's answers, with a confidence, as files to train from."""
 
+import collections
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+import tfds_builders
 from mlcm_jax import augment, codecs, data, evaluate, landmarks, pictures, run, sharding, stages
 from mlcm_jax.errors import InputError
 from mlcm_jax.writers import progress, say
@@ -56,10 +58,18 @@ def label(
     mesh = sharding.make_mesh(jax.local_devices()[:1])
     trained = run.load_stage(model, stage, mesh=mesh, say=say)
     config, modality = trained.config, stages.modality(stage, trained.config)
-    examples = data.open_examples(dataset, split, data_dir=data_dir, layout=stages.layout(config), labelled=False)
-    data.require([examples], [modality], f"Stage {stage}")
     layout, folder = stages.layout(config), epath.Path(out)
+    # In the set's own layout, whatever it is: its landmarks are not looked at.
+    own = tfds_builders.build(dataset, data_dir).LAYOUT
+    thermal_range = config.thermal_range if modality == "thermal" else ()
+    examples = data.open_examples(
+        dataset, split, data_dir=data_dir, layout=own, thermal_range=thermal_range, labelled=False
+    )
+    data.require([examples], [modality], f"Stage {stage}")
     names = [_name(examples.metadata(k), k) for k in range(len(examples))]
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"Two faces of {dataset} would be written to {twice[0]}.json; give every face its own name.")
     for name in names:
         if (folder / f"{name}.json").exists():
             raise InputError(f"{folder / name}.json exists already; remove it, or give another --out.")
@@ -73,17 +83,18 @@ def label(
             written[name] = {
                 "landmarks": np.round(points, 3).tolist(),
                 "confidence": np.round(confidence, 4).tolist(),
-                "box": example["box"].tolist(),
+                "box": None if _whole(example, modality) else example["box"].tolist(),
                 "layout": layout.name,
                 "pseudo": True,
                 "source": f"stage {stage} of {model}",
             }
-            path = folder / f"{name}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            evaluate.write_json(path, written[name])
             if len(shown) < 16:
                 shown.append(example | {"landmarks": points, "visible": confidence >= 0.5, "key": name})
             advance(k + 1, "")
+    for name, content in written.items():  # all or none: a run that was stopped is simply repeated
+        path = folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        evaluate.write_json(path, content)
     pictures.contact_sheet(folder / "labels.png", shown, layout=layout)
     means = [float(np.mean(label["confidence"])) for label in written.values()]
     say(
@@ -118,6 +129,12 @@ def _views(predict, example, modality: str, layout: landmarks.Layout, config) ->
     mean = found.mean(0)
     spread = np.sqrt(np.square(found - mean).sum(-1).mean(0)) / np.sqrt(w * h)
     return mean.astype(np.float32), 1.0 / (1.0 + np.square(spread / HALF))
+
+
+def _whole(example, modality: str) -> bool:
+    """Whether the box stands for "none was given"; the labels' own is then better than the whole picture."""
+    height, width = example[modality].shape[:2]
+    return example["box"].tolist() == [0, 0, width, height]
 
 
 def _name(facts: dict[str, Any], index: int) -> str:

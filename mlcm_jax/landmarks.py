@@ -1,241 +1,15 @@
-"""Landmark layouts: how many points, which mirror which, where the eyes are, and maps between layouts. Numpy only.
+"""Landmarks: checks, maps between layouts (which are in `layouts`), face boxes. Numpy only.
 
 Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the picture,
 and every layout here names it first. Points are (x, y), x right, y down, pixel centres at integers.
 """
 
-import dataclasses
-import difflib
-import itertools
-
 import numpy as np
 
 from mlcm_jax.errors import InputError
+from mlcm_jax.layouts import COFW_TO_COMMON, LAYOUTS, Layout, flip_permutation, get
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
-    """What the rest of the library has to know about a set of landmarks.
-
-    Attributes:
-      name: key in `LAYOUTS`.
-      count: number of points K.
-      groups: part of the face -> indices.
-      flip: int32 [K]; in a mirrored picture, point i is the one that was `flip[i]`.
-      eye_corners: indices of the outer eye corners (right, left) for the `outer_eyes` normaliser, or None.
-      pupils: indices whose mean is the centre of the right eye, and the same of the left one, or None.
-      edges: pairs of indices to draw as lines.
-    """
-
-    name: str
-    count: int
-    groups: dict[str, tuple[int, ...]]
-    flip: np.ndarray
-    eye_corners: tuple[int, int] | None
-    pupils: tuple[tuple[int, ...], tuple[int, ...]] | None
-    edges: tuple[tuple[int, int], ...]
-
-
-def flip_permutation(count: int, pairs) -> np.ndarray:
-    """int32 [count] that swaps each pair and leaves the other points where they are. Pairs must not share points."""
-    flip = np.arange(count, dtype=np.int32)
-    pairs = np.asarray(pairs, dtype=np.int32).reshape(-1, 2)
-    if pairs.size and (pairs.min() < 0 or pairs.max() >= count or len(np.unique(pairs)) != pairs.size):
-        raise InputError(f"flip pairs must be distinct indices below {count}")
-    flip[pairs[:, 0]], flip[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
-    flip.setflags(write=False)
-    return flip
-
-
-def _span(first: int, last: int) -> tuple[int, ...]:
-    """Indices from first to last, both included, upwards or downwards."""
-    return tuple(range(first, last + 1)) if first <= last else tuple(range(first, last - 1, -1))
-
-
-def _chain(*points: int, closed: bool = False) -> tuple[tuple[int, int], ...]:
-    pairs = tuple(itertools.pairwise(points))
-    return (*pairs, (points[-1], points[0])) if closed else pairs
-
-
-def _mirror(*sides) -> list[tuple[int, int]]:
-    """Pairs out of (points of one side, their mirror images in the same order)."""
-    return [pair for right, left in sides for pair in zip(right, left, strict=True)]
-
-
-# The first 48 points of iBUG 68, shared by three layouts: jaw, brows, nose, eyes.
-_FACE = {
-    "jaw": _span(0, 16),
-    "right_brow": _span(17, 21),
-    "left_brow": _span(22, 26),
-    "nose": _span(27, 35),
-    "right_eye": _span(36, 41),
-    "left_eye": _span(42, 47),
-}
-_FACE_PAIRS = _mirror(
-    (_span(0, 7), _span(16, 9)),
-    (_span(17, 21), _span(26, 22)),
-    ((31, 32), (35, 34)),
-    ((36, 37, 38, 39, 40, 41), (45, 44, 43, 42, 47, 46)),
-)
-_FACE_EDGES = (
-    *_chain(*_FACE["jaw"]),
-    *_chain(*_FACE["right_brow"]),
-    *_chain(*_FACE["left_brow"]),
-    *_chain(*_span(27, 30)),
-    *_chain(*_span(31, 35)),
-    *_chain(*_FACE["right_eye"], closed=True),
-    *_chain(*_FACE["left_eye"], closed=True),
-)
-_FACE_PUPILS = (_FACE["right_eye"], _FACE["left_eye"])
-_LIPS = {"outer_lips": _span(48, 59), "inner_lips": _span(60, 67)}
-_LIPS_PAIRS = _mirror(((48, 49, 50, 59, 58), (54, 53, 52, 55, 56)), ((60, 61, 67), (64, 63, 65)))
-_LIPS_EDGES = (*_chain(*_LIPS["outer_lips"], closed=True), *_chain(*_LIPS["inner_lips"], closed=True))
-
-
-def _ibug68() -> Layout:
-    """300W: Sagonas et al., "300 faces in-the-wild challenge", IVC 2016. Eye centres: means of six points, as there."""
-    return Layout(
-        "ibug68",
-        68,
-        {**_FACE, **_LIPS},
-        flip_permutation(68, _FACE_PAIRS + _LIPS_PAIRS),
-        (36, 45),
-        _FACE_PUPILS,
-        _FACE_EDGES + _LIPS_EDGES,
-    )
-
-
-def _tfake70() -> Layout:
-    """T-FAKE and Face Synthetics: iBUG 68 with a 3-D jaw, then two pupils, in an order that touches no result here."""
-    return Layout(
-        "tfake70",
-        70,
-        {**_FACE, **_LIPS, "pupils": (68, 69)},
-        flip_permutation(70, [*_FACE_PAIRS, *_LIPS_PAIRS, (68, 69)]),
-        (36, 45),
-        ((68,), (69,)),
-        _FACE_EDGES + _LIPS_EDGES,
-    )
-
-
-def _sf_tl54() -> Layout:
-    """SF-TL54: Kuzdeuov et al., "SF-TL54: a thermal facial landmark dataset with visual pairs", SII 2022."""
-    lips = {"outer_lips": (48, 49, 50, 51), "inner_lips": (52, 53)}
-    return Layout(
-        "sf_tl54",
-        54,
-        {**_FACE, **lips},
-        flip_permutation(54, [*_FACE_PAIRS, (48, 50)]),
-        (36, 45),
-        _FACE_PUPILS,
-        (*_FACE_EDGES, *_chain(48, 49, 50, 51, closed=True), *_chain(48, 52, 50, 53, closed=True)),
-    )
-
-
-def _wflw98() -> Layout:
-    """WFLW: Wu et al., "Look at boundary", CVPR 2018. Brows: upper edge from the temple, back on the lower."""
-    groups = {
-        "jaw": _span(0, 32),
-        "right_brow": _span(33, 41),
-        "left_brow": _span(42, 50),
-        "nose": _span(51, 59),
-        "right_eye": _span(60, 67),
-        "left_eye": _span(68, 75),
-        "outer_lips": _span(76, 87),
-        "inner_lips": _span(88, 95),
-        "pupils": (96, 97),
-    }
-    pairs = _mirror(
-        (_span(0, 15), _span(32, 17)),
-        (_span(33, 37), _span(46, 42)),
-        (_span(38, 41), _span(50, 47)),
-        ((55, 56), (59, 58)),
-        (_span(60, 64), _span(72, 68)),
-        (_span(65, 67), _span(75, 73)),
-        ((76, 77, 78, 87, 86), (82, 81, 80, 83, 84)),
-        ((88, 89, 95), (92, 91, 93)),
-        ((96,), (97,)),
-    )
-    closed = ("right_brow", "left_brow", "right_eye", "left_eye", "outer_lips", "inner_lips")
-    edges = (
-        *_chain(*groups["jaw"]),
-        *_chain(*_span(51, 54)),
-        *_chain(*_span(55, 59)),
-        *(edge for name in closed for edge in _chain(*groups[name], closed=True)),
-    )
-    return Layout("wflw98", 98, groups, flip_permutation(98, pairs), (60, 72), ((96,), (97,)), edges)
-
-
-def _cofw29() -> Layout:
-    """COFW: Burgos-Artizzu et al., "Robust face landmark estimation under occlusion", ICCV 2013. Sides alternate.
-
-    0, 1 outer and 2, 3 inner ends of the brows; 4, 5 upper and lower middle of the right brow, 6, 7 of the left one;
-    8, 9 outer and 10, 11 inner eye corners; 12, 13 upper and lower lid of the right eye, 14, 15 of the left one; 16,
-    17 pupils; 18, 19 sides of the nose, 20 its tip, 21 its base; 22, 23 mouth corners; 24-27 lips from top to bottom;
-    28 chin.
-    """
-    groups = {
-        "right_brow": (0, 4, 2, 5),
-        "left_brow": (1, 6, 3, 7),
-        "right_eye": (8, 12, 10, 13),
-        "left_eye": (9, 14, 11, 15),
-        "pupils": (16, 17),
-        "nose": (18, 19, 20, 21),
-        "outer_lips": (22, 24, 23, 27),
-        "inner_lips": (25, 26),
-        "chin": (28,),
-    }
-    pairs = [(0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)]
-    closed = ("right_brow", "left_brow", "right_eye", "left_eye", "outer_lips")
-    edges = (
-        *(edge for name in closed for edge in _chain(*groups[name], closed=True)),
-        *_chain(18, 21, 19),
-        *_chain(22, 25, 23, 26, closed=True),
-    )
-    return Layout("cofw29", 29, groups, flip_permutation(29, pairs), (8, 9), ((16,), (17,)), edges)
-
-
-def _tfw5() -> Layout:
-    """TFW: right eye, left eye, nose tip, right and left mouth corner. Eyes are centres: there are no eye corners."""
-    groups = {"right_eye": (0,), "left_eye": (1,), "nose": (2,), "outer_lips": (3, 4)}
-    return Layout("tfw5", 5, groups, flip_permutation(5, [(0, 1), (3, 4)]), None, ((0,), (1,)), ((3, 4),))
-
-
-def _part(name: str, whole: Layout, points) -> Layout:
-    """The layout of some points of another, in its order. The eye centres are the means of what is left of the rims."""
-    place = {old: new for new, old in enumerate(points)}
-
-    def kept(indices):
-        return tuple(place[i] for i in indices if i in place)
-
-    groups = {key: kept(group) for key, group in whole.groups.items() if kept(group)}
-    pairs = [kept((i, int(whole.flip[i]))) for i in points if whole.flip[i] > i]
-    edges = tuple(kept(edge) for edge in whole.edges if len(kept(edge)) == 2)
-    pupils = (groups["right_eye"], groups["left_eye"])
-    return Layout(name, len(place), groups, flip_permutation(len(place), pairs), kept(whole.eye_corners), pupils, edges)
-
-
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (_ibug68(), _sf_tl54(), _wflw98(), _cofw29(), _tfake70(), _tfw5())
-}
-# iBUG 68 without the jaw, as "without contour" counts in 300W: point i is iBUG's 17 + i.
-LAYOUTS["ibug51"] = _part("ibug51", LAYOUTS["ibug68"], range(17, 68))
-# The 17 points that iBUG 68 and COFW both mark, in COFW's order, to score a model of one on a set of the other: brow
-# ends, eye corners, tip and base of the nose, mouth corners, lips from top to bottom, chin. iBUG has no brow edges, lid
-# middles and pupils, and marks the sides of the nose at the nostrils, COFW where it is widest.
-_COFW_TO_COMMON = (0, 1, 2, 3, 8, 9, 10, 11, 20, 21, 22, 23, 24, 25, 26, 27, 28)
-LAYOUTS["common17"] = _part("common17", LAYOUTS["cofw29"], _COFW_TO_COMMON)
-
-
-def get(name) -> Layout:
-    """The layout of that name; a `Layout` is handed back as it is. Raises InputError with the nearest known name."""
-    if isinstance(name, Layout):
-        return name
-    if name in LAYOUTS:
-        return LAYOUTS[name]
-    near = difflib.get_close_matches(str(name), LAYOUTS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "known are " + ", ".join(LAYOUTS) + "."
-    raise InputError(f"Unknown landmark layout {name!r}; {hint}")
+__all__ = ["LAYOUTS", "Layout", "box_from_points", "check", "convert", "flip_permutation", "get", "route"]
 
 
 def check(points, layout) -> np.ndarray:
@@ -269,12 +43,13 @@ _PICKS = {
     ("ibug68", "ibug51"): np.arange(17, 68),
     ("ibug68", "common17"): np.array([17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 54, 51, 62, 66, 57, 8]),
     ("tfake70", "ibug68"): np.arange(68),
+    ("charlotte73", "ibug68"): np.arange(68),
     ("wflw98", "ibug68"): _WFLW_TO_IBUG,
     ("sf_tl54", "common17"): np.array([17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 50, 49, 52, 53, 51, 8]),
-    ("cofw29", "common17"): np.array(_COFW_TO_COMMON),
+    ("cofw29", "common17"): np.array(COFW_TO_COMMON),
 }
 for _target in ("sf_tl54", "ibug51", "common17"):  # by way of iBUG 68
-    for _source in ("tfake70", "wflw98"):
+    for _source in ("tfake70", "wflw98", "charlotte73"):
         _PICKS[_source, _target] = _PICKS[_source, "ibug68"][_PICKS["ibug68", _target]]
 # To tfw5: the tip of the nose and the mouth corners; an eye is the mean of its rim.
 _NOSE_AND_MOUTH = {source: picks[[8, 10, 11]] for (source, target), picks in _PICKS.items() if target == "common17"}
@@ -367,6 +142,8 @@ def _reason(source: Layout, target: Layout) -> str:
         if _own(layout):
             return f"which points of {layout.name}, a layout of your own, lie where those of others do is not known"
     common = _meeting(source, target)
+    if common is None:
+        return f"{source.name} and {target.name} have no layout in common"
     hint = f"; {target.name if common.name == source.name else 'both'} can be converted to {common.name}"
     if target.name == "cofw29" and common.name == "common17":
         missing = "sides of the nose" if source.name == "wflw98" else "brow edges, lid middles, pupils or nose sides"

@@ -224,8 +224,8 @@ def kd(
 def control(teacher, target, kind, *, key=None) -> jax.Array:
     """Landmarks to give `assistive` or `kd` for the teacher's: the same errors t, without what they say of a picture.
 
-    "shuffled": every example gets the t of another one, drawn by `key` (a permutation of the batch). "constant": all
-    get the batch's mean t. A teacher that beats neither has taught nothing but a schedule of weights.
+    "shuffled": every example gets the t of another one, drawn by `key` (the batch, in random order, is rotated).
+    "constant": all get the batch's mean t. A teacher that beats neither has taught nothing but a schedule of weights.
 
     Args:
       teacher, target: float [B, K, 2] in u; finite.
@@ -237,7 +237,7 @@ def control(teacher, target, kind, *, key=None) -> jax.Array:
     if kind == "shuffled":
         if key is None:
             raise ValueError("the control 'shuffled' needs a key")
-        t = jax.random.permutation(key, t, axis=0)
+        t = jnp.roll(t, jax.random.randint(key, (), 1, max(len(t), 2)), axis=0)
     elif kind == "constant":
         t = jnp.broadcast_to(t.mean(keepdims=True), t.shape)
     else:

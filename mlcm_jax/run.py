@@ -23,6 +23,7 @@ from mlcm_jax.errors import InputError
 
 # Keys that change how a run is kept, not what it computes: they may differ when it resumes.
 _BOOKKEEPING = ("stages", "checkpoint_every", "log_every", "eval_batch_size")
+_BOOKKEEPING += ("normalizer", "test_dataset", "test_split")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -135,11 +135,10 @@ def _weighted_mean(unreduced, weights):
 def _two_teachers(teachers, prediction, target, batch, weights, recipe, key):
     """KD-Loss per example [B], in per cent of the crop's side as the task losses are."""
     options, answers = recipe.two_teachers, []
-    keys = jax.random.split(key)
-    for k, (teacher, used) in enumerate(zip(teachers, (options.tough, options.tolerant), strict=True)):
+    for teacher, used in zip(teachers, (options.tough, options.tolerant), strict=True):
         answer = jax.lax.stop_gradient(states.predict(teacher, batch[recipe.teacher_modality]))
         if options.control:
-            answer = losses.control(answer, target, options.control, key=keys[k])
+            answer = losses.control(answer, target, options.control, key=key)  # one key: both of another face
         answers.append(answer if used else None)
     unreduced = losses.kd(
         prediction.landmarks, *answers, target, main_weight=options.main_weight, variant=options.variant
@@ -157,6 +156,8 @@ def _loss(params, state: states.TrainState, teacher, batch: Batch, key: jax.Arra
     if "weight" in batch:
         weights = weights * batch["weight"]
     target = batch["landmarks"] if recipe.soft is None else shape_model.project(recipe.soft, batch["landmarks"])
+    if recipe.soft is not None and "weight" in batch:  # a placeholder would bend the whole projection
+        target = jnp.where((batch["weight"] > 0).all(-1)[:, None, None], target, batch["landmarks"])
     parts = {}
     if recipe.two_teachers is not None:
         task = _two_teachers(teacher, prediction, target, batch, weights, recipe, injection_key)

@@ -10,7 +10,7 @@ from mlcm_jax.evaluate import describe, write_json
 from mlcm_jax.writers import console, say
 
 # (row, its control): what a distillation is worth is a difference between these, seed by seed.
-PAIRS = (("transfer", "thermal_alone"), ("compress", "light_alone"))
+PAIRS = (("transfer", "thermal_alone"), *((row, "light_alone") for row in ("direct", "compress", "kd")))
 
 
 def combine(results: list[dict[str, Any]], seeds, workdir: epath.PathLike) -> dict[str, Any]:

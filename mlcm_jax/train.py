@@ -172,7 +172,8 @@ def _shape_model(
         data.require(examples, [modality], "The shape model")
         batches = _batches(config, examples, (modality,))  # pictures come along: a crop is one of a picture
         count = -(-max(2048, 2 * sum(map(len, examples))) // config.train.batch_size)
-        shapes = np.concatenate([batches[k]["landmarks"] for k in range(count)])
+        drawn = (batches[k] for k in range(count))
+        shapes = np.concatenate([batch["landmarks"][(batch["weight"] > 0).all(1)] for batch in drawn])
         model = shape_model.fit(shapes, variance=config.shape_variance)
         shape_model.save(model, path)
         say(f"Shape model: {model.basis.shape[1]} components keep {100 * model.variance:.1f} % of the variance.")
@@ -279,8 +280,9 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict
 
     mesh, began = sharding.make_mesh(), time.monotonic()
     sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size")
-    run.claim(workdir, config)
     test = evaluate.open_examples(config, config.test_split, data_dir=data_dir)
+    evaluate.check_normalizer(config, test)
+    run.claim(workdir, config)
     trained = train_stages(config, workdir, data_dir=data_dir, mesh=mesh)
     ordered = {name: trained[name] for name in stages.STAGES if name in trained}
     results, errors, predictions = evaluate.evaluate_networks(

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mlcm_jax"
 # A module may import from its own layer (but not in a circle) and from those before it.
 LAYERS = [
     {"errors"},
-    {"landmarks"},
+    {"layouts", "landmarks"},
     {"codecs", "losses", "metrics", "dikd", "augment", "boxes", "imageio", "pictures", "star", "shape_model"},
     {"models", "synthetic", "data"},
     {"sharding", "state", "steps"},

@@ -81,6 +81,9 @@ def build(name: str, data_dir: str | os.PathLike, **options):
     """
     builder = load(name, data_dir, **options)
     folder = pathlib.Path(builder.data_dir)
+    asked, facts = str(options.get("exclude") or ""), dict(builder.info.metadata or {})
+    if folder.exists() and asked and facts.get("exclude", asked) != asked:
+        raise InputError(f"{name} is built already, without --exclude={asked}; delete {folder} to build it anew.")
     if not folder.exists():
         with _explained(folder), _alone(folder) as certain:
             if certain and not folder.exists():

@@ -243,7 +243,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 raise InputError(f"{tally.told_duplicates()} A picture belongs to one split only; nothing was built.")
             notes = self.notes()
             remarks = remarks + notes.get("left_out", []) + tally.remarks()
-            self.info.metadata.update(notes | {"splits": tally.summary(), "remarks": remarks})
+            facts = {"splits": tally.summary(), "remarks": remarks, "exclude": str(self.options.get("exclude") or "")}
+            self.info.metadata.update(notes | facts)
 
 
 def _stamp(face: Face) -> tuple:

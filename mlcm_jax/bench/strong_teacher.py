@@ -3,7 +3,8 @@
     python -m mlcm_jax.bench.strong_teacher --run runs/long/seed_0 --workdir runs/strong
 
 Trains the thermal student of `configs/tiny.py` (few pairs, few steps) with the RGB teacher of a longer run, once for
-each set of distillation weights, and prints the NME of each. Its control is the row `thermal_alone` of the tiny run.
+each set of distillation weights, and prints the NME of each. Its control is
+"none", the same student with all weights 0.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from etils import epath
 
 from configs import tiny
 from mlcm_jax import data, evaluate, run, sharding, train
+from mlcm_jax.errors import InputError
 from mlcm_jax.writers import say
 
 VARIANTS = {
@@ -41,8 +43,14 @@ def main() -> None:
     found = {}
     for name, weights in VARIANTS.items():
         config.transfer.update(weights)
-        workdir = epath.Path(arguments.workdir) / name.replace(" ", "")
+        workdir = epath.Path(arguments.workdir) / f"seed_{arguments.seed}" / name.replace(" ", "")
         run.claim(workdir, config)
+        note = workdir / "teacher.txt"
+        if note.exists() and note.read_text() != arguments.run:
+            raise InputError(
+                f"{workdir} was taught by {note.read_text()}, not {arguments.run}; give another --workdir."
+            )
+        note.write_text(arguments.run)
         common = {
             "trained": {"teacher": teacher},
             "examples": [train_set],

@@ -86,7 +86,7 @@ def tree(tmp_path_factory):
 def test_frontal_faces_come_back(tree, tmp_path):
     folder, truth = tree
     builder = tfds_builders.build("charlotte_thermal/frontal", tmp_path, manual_dir=folder)
-    assert builder.LAYOUT is module.CHARLOTTE73
+    assert builder.LAYOUT is landmarks.get("charlotte73")
     subjects = {"train": "S1", "val": "S3", "test": "S4"}
     for split, subject in subjects.items():
         examples = trees.read_back("charlotte_thermal/frontal", split, tmp_path)
@@ -113,7 +113,7 @@ def test_frontal_faces_come_back(tree, tmp_path):
 def test_profiles_come_back_with_their_side(tree, tmp_path):
     folder, truth = tree
     builder = tfds_builders.build("charlotte_thermal/profile", tmp_path, manual_dir=folder)
-    assert builder.LAYOUT is module.CHARLOTTE43
+    assert builder.LAYOUT is landmarks.get("charlotte43")
     examples = trees.read_back("charlotte_thermal/profile", "test", tmp_path)
     assert sorted(examples) == ["S4/R41102.tiff", "S4/R41107.tiff"]
     for key, example in examples.items():
@@ -134,7 +134,7 @@ def test_the_side_does_not_depend_on_the_roll(degrees):
 
 
 def test_layouts():
-    frontal_layout, profile_layout = module.CHARLOTTE73, module.CHARLOTTE43
+    frontal_layout, profile_layout = landmarks.get("charlotte73"), landmarks.get("charlotte43")
     ibug = landmarks.get("ibug68")
     np.testing.assert_array_equal(frontal_layout.flip[:68], ibug.flip)
     assert frontal_layout.flip[68:].tolist() == [72, 71, 70, 69, 68]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -15,48 +14,7 @@ from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats
 
-_IBUG = landmarks.get("ibug68")
-
-
-def _chain(first: int, last: int) -> tuple[tuple[int, int], ...]:
-    return tuple(itertools.pairwise(range(first, last + 1)))
-
-
-# Read off the published files: iBUG 68, then the forehead from the subject's right temple over the top to the left.
-CHARLOTTE73 = landmarks.Layout(
-    "charlotte73",
-    73,
-    {**_IBUG.groups, "forehead": tuple(range(68, 73))},
-    landmarks.flip_permutation(73, [(i, int(j)) for i, j in enumerate(_IBUG.flip) if i < j] + [(68, 72), (69, 71)]),
-    _IBUG.eye_corners,
-    _IBUG.pupils,
-    (*_IBUG.edges, *_chain(68, 72)),
-)
-
-# Read off the published files too. All points are of the side that is seen, and in the same order for either side: a
-# mirrored profile is a profile of the other side, point by point, so that flipping moves no index.
-CHARLOTTE43 = landmarks.Layout(
-    "charlotte43",
-    43,
-    {
-        "jaw": tuple(range(12)),  # from the ear down and along to the chin
-        "brow": tuple(range(12, 16)),  # from the temple to the nose
-        "nose": tuple(range(16, 22)),  # bridge 16-18, tip 19, base 20 and 21
-        "eye": tuple(range(22, 27)),  # front 22, upper lid 23, outer corner 24, lower lid 25, front 26
-        "outer_lips": tuple(range(27, 34)),  # from the front over the corner (30) to the front
-        "inner_lips": tuple(range(34, 39)),  # likewise, the corner is 36
-        "forehead": tuple(range(39, 43)),  # from the temple over the top to the brow
-    },
-    landmarks.flip_permutation(43, []),
-    None,
-    None,
-    (
-        *itertools.chain.from_iterable(
-            _chain(*ends) for ends in ((0, 11), (12, 15), (16, 21), (22, 26), (27, 33), (34, 38), (39, 42))
-        ),
-    ),
-)
-LAYOUTS = {"frontal": CHARLOTTE73, "profile": CHARLOTTE43}
+LAYOUTS = {name: landmarks.get(f"charlotte{count}") for name, count in (("frontal", 73), ("profile", 43))}
 # Boxes leave the forehead points out, which other sets lack.
 _BOXED = {"frontal": 68, "profile": 39}
 
@@ -79,7 +37,7 @@ def visible_side(points: np.ndarray) -> str:
     other, however the head is rolled.
 
     Args:
-        points: float [43, 2] of `CHARLOTTE43`.
+        points: float [43, 2] of layout charlotte43.
     """
     ear, chin, nose = (points[part].mean(0) for part in (slice(0, 4), slice(8, 12), slice(16, 22)))
     (ax, ay), (bx, by) = chin - ear, nose - ear
@@ -130,7 +88,7 @@ class CharlotteThermal(faces.FaceBuilder):
         frontal="faces labelled with 73 points: iBUG 68 and the forehead",
         profile="faces labelled with the 43 points of the side that is seen",
     )
-    LAYOUT = CHARLOTTE73  # of the first config; an instance has its own
+    LAYOUT = LAYOUTS["frontal"]  # of the first config; an instance has its own
     MODALITIES = ("thermal",)
     NORMALIZER = "box"
     THERMAL = faces.Thermal("counts", 0.01, -273.15)

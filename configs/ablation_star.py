@@ -1,0 +1,32 @@
+"""What distilling heatmaps is worth in the STAR/AAM system, small: weights 0, 100, 1000, and no start from the teacher.
+
+    mlcm ablate --config=configs/ablation_star.py --workdir=runs/ablation_star        # two CPU cores: not timed yet
+
+Result: not measured. All rows but the last start from the teacher's head, as the publication does; "from scratch" tells
+what that start is worth.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import star_tiny
+from mlcm_jax.errors import InputError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "" or "smoke"."""
+    if variant not in ("", "smoke"):
+        raise InputError(f"configs/ablation_star.py has no variant {variant!r}; it has smoke.")
+    config = star_tiny.get_config(variant)
+    config.seeds = (0,) if variant else (0, 1, 2)
+    config.stages = ("direct",)
+    grid = {
+        "weight 0": {"direct": {"maps": 0.0}},
+        "weight 100": {"direct": {"maps": 100.0}},
+        "weight 1000": {"direct": {"maps": 1000.0}},
+        "from scratch": {"stages": ("light_alone",), "light_head_init": "scratch"},
+    }
+    config.grid = ConfigDict(grid)
+    config.ablation = ConfigDict(
+        {"rows": tuple(grid), "control": "weight 0", "controls": {}, "shared": ("teacher",), "comparisons": ()}
+    )
+    return config
