@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mlcm_jax import augment, codecs, evaluate, imageio, pictures, run, sharding, stages
+from mlcm_jax import augment, codecs, data, evaluate, imageio, pictures, run, sharding, stages
 from mlcm_jax import boxes as box_input
 from mlcm_jax.errors import InputError
 from mlcm_jax.writers import say
@@ -37,6 +37,8 @@ class Predictor:
         self.layout = stages.layout(config).name
         self._layout = stages.layout(config)
         self.modality = stages.modality(stage, config)
+        # °C that are black and white for a network that reads temperatures; () for the others.
+        self.thermal_range = tuple(config.thermal_range) if self.modality == "thermal" else ()
         self._size, self._expand = config.image_size, config.augment.expand
         self._predict = evaluate.predictor(self._trained.network, self.modality, self._mesh)
 
@@ -115,6 +117,14 @@ def predict_files(
     return predictions
 
 
+def _in_range(picture: imageio.Picture, thermal_range: Sequence[float]) -> np.ndarray:
+    """Temperatures as the network was trained to read them (config.thermal_range): uint8 [H, W]."""
+    if picture.kind != "float":
+        raise InputError(f"{picture.name} holds no temperatures, which this network reads; give °C (.npy, .tiff).")
+    raw = np.nan_to_num((picture.array.astype(np.float64) + 273.15) * 100.0)
+    return data.fixed_range(raw.round().clip(0, 65535).astype(np.uint16), *thermal_range)
+
+
 def _check_names(paths: Sequence[str], by_name: dict, boxes: str) -> None:
     names = [epath.Path(path).name for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -128,8 +138,10 @@ def _check_names(paths: Sequence[str], by_name: dict, boxes: str) -> None:
 
 def _predict_file(path, predictor, box, folder) -> dict:
     picture = imageio.read_picture(path)
-    convert = imageio.to_gray8 if predictor.modality == "thermal" else imageio.to_rgb8
-    image, note = convert(picture)
+    if predictor.thermal_range:
+        image, note = _in_range(picture, predictor.thermal_range), ""
+    else:
+        image, note = (imageio.to_gray8 if predictor.modality == "thermal" else imageio.to_rgb8)(picture)
     if note:
         say(f"{path}: {note}")
     height, width = image.shape[:2]

@@ -43,7 +43,7 @@ GRID = {"none": NONE, "FD+LD": {"transfer": {"alpha": 0.0, "beta": 0.0, "gamma":
 def test_every_shipped_grid_is_sound(module, variant):
     rows = grid.plan(module.get_config(variant))
     by_name = {row.name: row for row in rows}
-    assert len(rows) == (3 if variant == "smoke" else 12 if module is ablation_synthetic else 8)
+    assert len(rows) == (3 if variant == "smoke" else 14 if module is ablation_synthetic else 8)
     assert [row.name for row in rows if not row.control] == [
         n for n in ("none", "light alone", "student alone") if n in by_name
     ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import run_mlcm
 
-from mlcm_jax import landmarks, predict
+from mlcm_jax import imageio, landmarks, predict
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate
 
@@ -141,3 +141,11 @@ def test_two_pictures_of_one_name_are_refused(smoke_run, folder, tmp_path):
 def test_no_model_ships_yet():
     with pytest.raises(InputError, match="mlcm train"):
         predict.Predictor()
+
+
+def test_temperatures_are_read_in_the_range_of_the_training():
+    celsius = np.array([[10.0, 20.0], [30.0, 50.0]], np.float32)
+    found = predict._in_range(imageio.Picture(celsius, "float", "a.npy"), (20.0, 40.0))
+    np.testing.assert_array_equal(found, [[0, 0], [128, 255]])
+    with pytest.raises(InputError, match=r"b\.png holds no temperatures"):
+        predict._in_range(imageio.Picture(np.zeros((2, 2), np.uint8), "gray8", "b.png"), (20.0, 40.0))
