@@ -59,8 +59,11 @@ def base() -> ConfigDict:
             "clip": 1.0,  # global norm of the gradient; 0 leaves it alone
             "ema": 0.99,  # decay per step of the averaged network, which is what counts; 0: the last network itself
             "bf16": False,
+            "accumulate": 1,  # micro-batches of a step, one after the other; batch norm sees each by itself
         }
     )
+    # Devices by axis (see sharding.py); -1: those that are left. slices: TPU slices, or hosts, along data.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "model": 1, "slices": 1})
     config.augment = ConfigDict(
         {
             "expand": 1.25,  # side of the crop over the longer side of the box
@@ -73,7 +76,11 @@ def base() -> ConfigDict:
             "occlusion": 0.2,
         }
     )
+    config.checkpoint_dir = ""  # "": in the work directory; else a folder of this run alone, such as gs://bucket/run
     config.checkpoint_every = 500
+    config.keep_best = False  # score each checkpoint on the split val; the best is what counts, not the last
+    config.accept_changes = False  # resume although the code or the data have changed since
     config.log_every = 20
+    config.max_skipped = 10  # steps with a loss or gradient that is not finite; one more stops the run
     config.eval_batch_size = 64
     return config

@@ -19,7 +19,7 @@ from scipy import stats
 from mlcm_jax import evaluate, pictures, run, sharding, stages, train
 from mlcm_jax.errors import InputError
 from mlcm_jax.grid import Row, base, plan
-from mlcm_jax.writers import say
+from mlcm_jax.writers import say, write_json
 
 _NUMBERS = ("nme", "fr10", "auc10")
 
@@ -38,19 +38,22 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
 
     Raises:
       InputError: see `plan`; a work directory of other configs; and what training raises.
-      train.Interrupted: after Ctrl-C or SIGTERM; what was trained is saved.
+      Interrupted: after Ctrl-C or SIGTERM; what was trained is saved.
     """
     workdir, rows, common = epath.Path(workdir), plan(config), base(config)
     for name in only:
         if name not in config.grid:
             raise InputError(f"There is no row {name!r}; the rows are {', '.join(config.ablation.rows)}.")
-    seeds, mesh = tuple(config.seeds) or (config.seed,), sharding.make_mesh()
+    if config.checkpoint_dir:
+        raise InputError("config.checkpoint_dir is for one run; leave it empty for an ablation, whose runs are many.")
+    seeds, mesh = tuple(config.seeds) or (config.seed,), sharding.make_mesh(shape=config.mesh)
     # All folders before the first training: a config that has changed is not found out hours later.
     for seed in seeds:
         if any(row.shared for row in rows):
             run.claim(workdir / "shared" / f"seed_{seed}", _seeded(common, seed))
         for row in rows:
-            sharding.check_batch_size(row.config.train.batch_size, mesh, f"config.train.batch_size of row {row.name!r}")
+            key, accumulate = f"config.train.batch_size of row {row.name!r}", row.config.train.accumulate
+            sharding.check_batch_size(row.config.train.batch_size, mesh, key, accumulate=accumulate)
             run.claim(_directory(workdir, row, seed), _seeded(row.config, seed))
     for seed in seeds:
         shared: dict[str, run.Trained] = {}
@@ -95,7 +98,7 @@ def _train_row(row, seed, workdir, shared, *, data_dir: str, mesh: Mesh) -> None
     if row.stage not in (scored["name"] for scored in results["rows"]):
         raise InputError(f"Row {row.name!r} cannot be scored: {test.name} lacks the pictures that {row.stage} reads.")
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
-    evaluate.write_json(directory / "row.json", {"row": row.name, "stage": row.stage, "devices": devices, **results})
+    write_json(directory / "row.json", {"row": row.name, "stage": row.stage, "devices": devices, **results})
 
 
 def _scores(workdir: epath.Path, row: Row, seed: int) -> dict[str, Any] | None:
@@ -252,6 +255,6 @@ def markdown(content: dict[str, Any]) -> str:
 
 def _write(content: dict[str, Any], workdir: epath.Path) -> None:
     """ablation.json, ablation.md, ablation.png."""
-    evaluate.write_json(workdir / "ablation.json", content)
+    write_json(workdir / "ablation.json", content)
     (workdir / "ablation.md").write_text(markdown(content) + "\n")
     pictures.ablation(workdir / "ablation.png", content["rows"], normalizer=evaluate.describe(content["normalizer"]))

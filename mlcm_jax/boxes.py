@@ -27,7 +27,9 @@ def read_boxes(path: epath.PathLike) -> dict[str, Box]:
     except FileNotFoundError:
         raise InputError(f"The file of boxes {path} does not exist.") from None
     except OSError as error:
-        raise InputError(f"The file of boxes {path} cannot be read: {error.strerror or error}.") from None
+        raise InputError(
+            f"The file of boxes {path} cannot be read ({error.strerror or error}); check its name and its rights."
+        ) from None
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and a name that occurs twice
         raise InputError(
             f'The file of boxes {path} is not JSON of the form {{"name": [x, y, w, h]}}: {error}.'

@@ -11,14 +11,16 @@ import gc
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import absl.logging
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from mlcm_jax.errors import InputError
 
@@ -27,7 +29,6 @@ absl.logging.set_verbosity(absl.logging.FATAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
-@jax.jit
 def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
     """A uint32 per array: Σ odd weight × word, modulo 2³². Integer sums, so the same under every sharding."""
 
@@ -43,22 +44,54 @@ def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
     return [one(leaf) for leaf in leaves]
 
 
+@functools.cache
+def _checksums_on(sharding: jax.sharding.Sharding | None) -> Callable:
+    """`_checksums` as a program whose results every process can read."""
+    return jax.jit(_checksums, out_shardings=sharding)
+
+
 def checksums(tree: Any) -> dict[str, int]:
     """Leaf path -> checksum."""
     paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
-    values = jax.device_get(_checksums(list(leaves)))
+    placed = [getattr(leaf, "sharding", None) for leaf in leaves]
+    meshes = {one.mesh for one in placed if isinstance(one, jax.sharding.NamedSharding)}
+    whole = jax.sharding.NamedSharding(meshes.pop(), jax.sharding.PartitionSpec()) if len(meshes) == 1 else None
+    values = jax.device_get(_checksums_on(whole)(list(leaves)))
     return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, values, strict=True)}
+
+
+class _Manager(ocp.CheckpointManager):
+    """orbax's, less two habits."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False  # the loop asks JAX's service, which counts the calls: orbax's own would confuse it
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        try:
+            return super().metrics(step)
+        except ValueError:  # a damaged file: this step is no candidate of the best
+            return None
+
+
+def _error(metrics: dict[str, float]) -> float:
+    return metrics["error"]
 
 
 def open_manager(directory: epath.PathLike, *, keep: int = 2) -> ocp.CheckpointManager:
     """A manager of the numbered checkpoints in `directory`; close it with `close`.
 
+    The last `keep` stay, and the one with the lowest error of those that were saved with one. The folder may be on any
+    file system that all processes see, and that orbax can write to.
+
     Raises InputError if the folder cannot be made or written.
     """
+    policies = ocp.checkpoint_managers
+    best = policies.BestN(get_metric_fn=_error, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+    policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
     try:
-        return ocp.CheckpointManager(
+        return _Manager(
             epath.Path(directory).resolve(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            options=ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_error, best_mode="min"),
             item_names=("state", "model", "meta"),
         )
     except OSError as error:
@@ -93,8 +126,11 @@ def _guarded(function: Callable) -> Callable:
 
 
 @_guarded
-def save(manager: ocp.CheckpointManager, step: int, state: Any, model: Any) -> None:
-    """Saves in the background; the arrays may be donated once this returns. A step already there is left alone."""
+def save(manager: ocp.CheckpointManager, step: int, state: Any, model: Any, *, error: float | None = None) -> None:
+    """Saves in the background; the arrays may be donated once this returns. A step already there is left alone.
+
+    `error` of the model, the lower the better, makes it a candidate of `best_step`.
+    """
     if step in manager.all_steps():
         return
     manager.save(
@@ -104,8 +140,16 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, model: Any) -> N
             model=ocp.args.StandardSave(model),
             meta=ocp.args.JsonSave({"state": checksums(state), "model": checksums(model)}),
         ),
+        metrics=None if error is None else {"error": error},
         force=True,
     )
+
+
+def best_step(manager: ocp.CheckpointManager) -> int | None:
+    """The step that was saved with the lowest error; None where none was saved with one."""
+    manager.wait_until_finished()
+    scored = [step for step in manager.all_steps() if manager.metrics(step)]
+    return min(scored, key=lambda step: (manager.metrics(step)["error"], step), default=None)
 
 
 @_guarded
@@ -134,24 +178,10 @@ def _collect_quietly() -> None:
         sys.unraisablehook = hook
 
 
-def restore(
-    manager: ocp.CheckpointManager, item: str, like: Any, *, say: Callable[[str], None] = print
+def _try(
+    manager: ocp.CheckpointManager, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]
 ) -> tuple[Any, int] | None:
-    """The newest whole checkpoint.
-
-    Args:
-      manager: see `open_manager`.
-      item: "state" or "model".
-      like: a pytree of arrays or ShapeDtypeStructs with the shardings wanted.
-      say: told of every checkpoint that had to be passed over.
-
-    Returns:
-      (tree, step), or None if there is none.
-
-    Raises:
-      InputError: checkpoints are there, but belong to a model of another shape, or none of them can be read.
-    """
-    steps = sorted(manager.all_steps(), reverse=True)
+    """The first of `steps` that can be used; `say` is told of the others."""
     for step in steps:
         try:
             return _restore_step(manager, step, item, like), step
@@ -161,12 +191,74 @@ def restore(
         # Outside the except clause: the exception still holds what is to be collected.
         say(f"Checkpoint {manager.directory / str(step)} cannot be used ({reason}); trying the one before it.")
         _collect_quietly()
-    if steps:
+    return None
+
+
+def _first_whole(directory: epath.Path, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]) -> int:
+    """Of several processes: the first of `steps` that process 0, by itself, can read; -1 for none.
+
+    A read together in which one process meets damage leaves the others waiting for it.
+    """
+    found = None
+    if jax.process_index() == 0:
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone"
+        )
+        options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
+        # In the host's memory: what is split over many devices need not fit on one.
+        try:
+            device = jax.local_devices(backend="cpu")[0]
+        except RuntimeError:  # JAX_PLATFORMS leaves it out
+            device = jax.local_devices()[0]
+        here = jax.sharding.SingleDeviceSharding(device)
+        local = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+        reader = ocp.CheckpointManager(directory, options=options, item_names=("state", "model", "meta"))
+        found = _try(reader, steps, item, local, say)
+        reader.close()
+    return int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found[1])))
+
+
+def restore(
+    manager: ocp.CheckpointManager,
+    item: str,
+    like: Any,
+    *,
+    first: int | None = None,
+    say: Callable[[str], None] = print,
+) -> tuple[Any, int] | None:
+    """The newest whole checkpoint.
+
+    Args:
+      manager: see `open_manager`.
+      item: "state" or "model".
+      like: a pytree of arrays or ShapeDtypeStructs with the shardings wanted, whatever those were that saved it.
+      first: a step to be preferred to the newest.
+      say: told of every checkpoint that had to be passed over.
+
+    Returns:
+      (tree, step), or None if there is none.
+
+    Raises:
+      InputError: checkpoints are there, but belong to a model of another shape, or none of them can be read.
+    """
+    steps = sorted(manager.all_steps(), key=lambda step: (step == first, step), reverse=True)
+    if jax.process_count() > 1:  # a shared disk may show a process what it does not yet show another
+        listed = np.full(64, -1, np.int32)
+        listed[: len(steps[:64])] = steps[:64]
+        steps = [step for step in multihost_utils.broadcast_one_to_all(listed).tolist() if step >= 0]
+    if not steps:
+        return None
+    candidates = steps
+    if jax.process_count() > 1:
+        whole = _first_whole(manager.directory, steps, item, like, say)
+        candidates = [] if whole < 0 else [whole]
+    found = _try(manager, candidates, item, like, say)
+    if found is None:
         raise InputError(
             f"No checkpoint in {manager.directory} can be read with this config and version; "
             "delete that folder to train the stage again, or use the config it was trained with."
         )
-    return None
+    return found
 
 
 def delete_after(manager: ocp.CheckpointManager, step: int) -> None:

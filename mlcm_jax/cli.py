@@ -1,12 +1,14 @@
 """The command `mlcm`: flags only, the work is elsewhere.
 
 Commands are functions whose docstring is their help. Messages meant for the user come as InputError and are printed
-alone; exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.
+alone; exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 75 start me again (SIGTERM, or another process of the
+run has died).
 """
 
 import difflib
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -16,9 +18,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from mlcm_jax import __version__
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, Interrupted
 
 FLAGS = flags.FLAGS
+RESTART = 75  # exit code of what a scheduler should start again (EX_TEMPFAIL of sysexits.h)
 _MODULE = "mlcm"  # flags are filed under this name, so that help shows ours and not those of every library
 
 
@@ -113,6 +116,31 @@ def _train_flags() -> None:
     _data_dir_flag()
 
 
+def _processes_flags() -> None:
+    """Of commands that run as several processes (docs/pods.md)."""
+    flags.DEFINE_enum("distributed", "", ["", "auto"], "auto: Slurm, Open MPI, TPU or GKE tell who takes part.",
+                      module_name=_MODULE)  # fmt: skip
+    _string("coordinator", "", "Elsewhere: address:port of process 0; every process gets the same command.")
+    flags.DEFINE_integer("processes", 0, "With --coordinator: how many processes there are.", module_name=_MODULE)
+    flags.DEFINE_integer("process", -1, "With --coordinator: which this one is, from 0.", module_name=_MODULE)
+
+
+def _join() -> None:
+    from mlcm_jax import distributed
+
+    distributed.initialize(
+        auto=FLAGS.distributed == "auto",
+        coordinator=FLAGS.coordinator,
+        processes=FLAGS.processes,
+        process=FLAGS.process,
+    )
+
+
+def _train_and_processes_flags() -> None:
+    _train_flags()
+    _processes_flags()
+
+
 def train(arguments: Sequence[str]) -> None:
     """mlcm train --config=configs/tiny.py --workdir=DIR [--config.KEY=VALUE …] [--data_dir=DIR]
 
@@ -127,10 +155,8 @@ def train(arguments: Sequence[str]) -> None:
     workdir = _require("workdir")
     if FLAGS.config is None:
         raise UsageError("--config is missing.")
-    try:
-        training.train(FLAGS.config, workdir, data_dir=_data_dir())
-    except training.Interrupted as stop:
-        raise InputError(f"{stop} Run the same command again to resume.") from stop
+    _join()
+    training.train(FLAGS.config, workdir, data_dir=_data_dir())
 
 
 def _ablate_flags() -> None:
@@ -146,17 +172,13 @@ def ablate(arguments: Sequence[str]) -> None:
     rows have in common are trained once. The same command goes on with what is missing.
     """
     from mlcm_jax import ablate as ablation
-    from mlcm_jax import train as training
 
     if arguments:
         raise UsageError(f"ablate takes flags only, not {arguments[0]!r}.")
     workdir = _require("workdir")
     if FLAGS.config is None:
         raise UsageError("--config is missing.")
-    try:
-        ablation.ablate(FLAGS.config, workdir, data_dir=_data_dir(), only=[r for r in FLAGS.rows.split(",") if r])
-    except training.Interrupted as stop:
-        raise InputError(f"{stop} Run the same command again to resume.") from stop
+    ablation.ablate(FLAGS.config, workdir, data_dir=_data_dir(), only=[r for r in FLAGS.rows.split(",") if r])
 
 
 def _evaluate_flags() -> None:
@@ -164,6 +186,7 @@ def _evaluate_flags() -> None:
     _string("dataset", "", "The data set; default: that of the run.")
     _string("split", "test", "The split.")
     _data_dir_flag()
+    _processes_flags()
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -176,6 +199,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if arguments:
         raise UsageError(f"evaluate takes flags only, not {arguments[0]!r}.")
     workdir = _require("workdir")
+    _join()
     evaluation.evaluate(workdir, dataset=FLAGS.dataset, split=FLAGS.split, data_dir=_data_dir())
 
 
@@ -233,7 +257,11 @@ def label(arguments: Sequence[str]) -> None:
 # name: (what runs, its flags, one line for the overview)
 COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
     "build": (build, _build_flags, "make a data set on disk"),
-    "train": (train, _train_flags, "train the stages of a config, print the result table, draw the pictures"),
+    "train": (
+        train,
+        _train_and_processes_flags,
+        "train the stages of a config, print the result table, draw the pictures",
+    ),
     "ablate": (ablate, _ablate_flags, "train a grid of methods and seeds, and write one table"),
     "evaluate": (evaluate, _evaluate_flags, "score the trained stages of a run on a data set"),
     "predict": (predict, _predict_flags, "find the landmarks in your pictures"),
@@ -319,17 +347,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     sys.unraisablehook = _unraisable
+    if argv is None:  # until a training loop takes over, or JAX's service of several processes
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         _dispatch(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
         _fail(str(error), 2)
     except InputError as error:
         _fail(str(error), 1)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}; what was saved before is kept.", 1)
+    except Interrupted as stop:
+        # A scheduler that takes the machine away sends SIGTERM, and starts again what ends with this code.
+        _fail(f"{stop} Run the same command again to resume.", RESTART if stop.number == signal.SIGTERM else 1)
     except KeyboardInterrupt:
         _fail("stopped; run the same command again to go on from the last checkpoint.", 1)
+    except Exception as error:
+        from mlcm_jax import distributed
+
+        lost = distributed.is_lost(error)
+        if lost:
+            _fail(f"another process of this run is gone ({lost}); start all of them again: the run resumes.", RESTART)
+        if not isinstance(error, OSError):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}; what was saved before is kept.", 1)
+
+
+def _terminate(number, _) -> None:
+    raise Interrupted("Stopped; what was saved is kept.", number)
 
 
 def _unraisable(unraisable) -> None:
@@ -343,6 +387,8 @@ def _fail(message: str, code: int) -> None:
     print(f"mlcm: {message}", file=sys.stderr)
     # Threads and coroutines of libraries that were cut off have their own complaints on the way out.
     sys.unraisablehook = threading.excepthook = lambda _: None
+    if "mlcm_jax.distributed" in sys.modules:
+        sys.modules["mlcm_jax.distributed"].leave(code)
     sys.exit(code)
 
 

@@ -1,6 +1,6 @@
 """Landmarks to network targets and back: u, flat vectors, heatmaps, maps of points and edges. Pure functions of arrays.
 
-One convention rules everything here (`design/house.md`): pixel centres are integers, and for a picture of side S
+One convention rules everything here: pixel centres are integers, and for a picture of side S
 `u = (x + 0.5) / S`. So u = 0 and u = 1 are the picture's *edges*, a mirror image is `1 - u`, and cell i of a heatmap
 with W cells sits at `(i + 0.5) / W` whatever W is. A decoder that forgets the half pixel is wrong by half a cell, which
 no round trip shows.

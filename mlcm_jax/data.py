@@ -1,17 +1,19 @@
 """From a data set on disk to batches: builder -> examples -> batch(step), a pure function of seed, step and host.
 
 Training order, crops and augmentations come from grain's index and seed alone, so a run resumes at any step, and hosts
-that each take `host::hosts` of it see together the batches that one host would see.
+that each prepare some rows of every batch see together the batches that one host would see.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 import tfds_builders
 from mlcm_jax import augment, landmarks
@@ -54,6 +56,8 @@ class Examples(Sequence):
                 f"{builder.info.full_name} keeps no temperatures, so config.thermal_range does not apply to it; leave "
                 "it empty."
             )
+        needed = [name for name in ("landmarks", "visible", "box", "confidence") if name in features]
+        self._arrays = {name: (features[name].np_dtype, features[name].shape) for name in needed if features[name]}
         # Pictures are decoded here: TFDS would hand out colour as a reversed view, which OpenCV copies at every use.
         decoders = dict.fromkeys(self._pictures, tfds.decode.SkipDecoding())
         parent, flag = getattr(builder, "SUBSETS", {}).get(split, (split, None))
@@ -64,6 +68,7 @@ class Examples(Sequence):
             self._places = [(k, i) for k, i in self._places if self._parts[k][i][flag]]
         self._cache: dict[int, dict] = {}
         self._cached_bytes = 0
+        self._builder, self._union = builder, union
 
     def __len__(self) -> int:
         return len(self._places)
@@ -77,15 +82,33 @@ class Examples(Sequence):
             self._cached_bytes += sum(value.nbytes for value in example.values())
         return dict(example)
 
+    def fingerprint(self) -> str:
+        """A digest of what the builder noted of these examples when it wrote them: their checksum, number and size."""
+        noted = dict(self._builder.info.metadata or {}).get("splits", {})
+        splits = self._builder.info.splits
+        facts = [(noted.get(s, {}).get("sha256"), splits[s].num_examples, splits[s].num_bytes) for s in self._union]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
     def metadata(self, index: int) -> dict[str, Any]:
         """What else the set knows of an example (`subject`, `pose`, `light`, …), without its pictures."""
         part, place = self._places[index]
         facts = self._parts[part][place].items()
         return {k: v.decode() if k in self._texts else v for k, v in facts if k not in (*_FIELDS, *self._pictures)}
 
-    def _read(self, index: int) -> dict[str, np.ndarray]:
+    def _fields(self, index: int) -> dict[str, Any]:
+        """What training needs of a record. TFDS's own parser would take five times as long for it, and reads all."""
         part, place = self._places[index]
-        raw = dict(self._parts[part][place])
+        if not hasattr(self._parts[part], "data_source"):  # no file of TFDS, but examples that are parsed already
+            return dict(self._parts[part][place])
+        stored = tf_example_pb2.Example.FromString(self._parts[part].data_source[place]).features.feature
+        fields = {name: stored[name].bytes_list.value[0] for name in self._pictures}
+        for name, (dtype, shape) in self._arrays.items():
+            values = getattr(stored[name], stored[name].WhichOneof("kind")).value
+            fields[name] = np.array(values, dtype).reshape(shape)
+        return fields
+
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        raw = self._fields(index)
         if "rgb" in raw:
             raw["rgb"] = _decode(raw["rgb"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if self._range:
@@ -183,11 +206,39 @@ def _augmented(example: dict, rng: np.random.Generator, *, size: int, layout: st
         example["thermal"] = augment.photometric_thermal(example["thermal"], rng, strength=photometric)
     if photometric and "rgb" in example:
         example["rgb"] = augment.photometric_rgb(example["rgb"], rng, strength=photometric)
-    return _finish(augment.to_floats(example))
+    return _finish(example)
 
 
 def _select(example: dict, modalities: Sequence[str]) -> dict:
     return {key: value for key, value in example.items() if key not in MODALITIES or key in modalities}
+
+
+def _drawn(sources: Sequence[Sequence], weights: Sequence[float], seed: int) -> grain.MapDataset:
+    """Items of the sources for ever, in the order of training."""
+    # One seed for all: a set's own order does not depend on what it is mixed with.
+    parts = [grain.MapDataset.source(one).seed(seed).shuffle().repeat() for one in sources]
+    if len(parts) == 1:
+        return parts[0]
+    shares = np.asarray(weights or [len(one) for one in sources], np.float64)
+    if len(shares) != len(parts) or not (np.isfinite(shares).all() and (shares > 0).all()):
+        raise InputError(
+            f"config.dataset_weights={tuple(weights)} must be {len(parts)} positive numbers, one for each data set."
+        )
+    return grain.MapDataset.mix(parts, list(shares / shares.sum())).seed(seed)
+
+
+class _Rows(Sequence):
+    """Some rows of every batch, batch after batch, of a dataset without end."""
+
+    def __init__(self, dataset: grain.MapDataset, rows: np.ndarray, batch_size: int):
+        self._dataset, self._rows, self._batch_size = dataset, rows, batch_size
+
+    def __len__(self) -> int:
+        return len(self._dataset) // self._batch_size * len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        step, row = divmod(index, len(self._rows))
+        return self._dataset[step * self._batch_size + int(self._rows[row])]
 
 
 def train_batches(
@@ -200,37 +251,38 @@ def train_batches(
     modalities: Sequence[str],
     seed: int,
     weights: Sequence[float] = (),
-    host: int = 0,
-    hosts: int = 1,
+    rows: np.ndarray | None = None,
 ) -> grain.MapDataset:
-    """Batches for ever: `dataset[step]` is this host's part of the global batch of that step (contract: house.md).
+    """Batches for ever: `dataset[step]` is this host's part of the global batch.
 
     Args:
       examples: of one data set or of several, see `open_sets`.
-      batch_size: of the global batch; a multiple of `hosts`.
+      batch_size: of the global batch.
       size: side of the square crop in pixels.
       layout: of the landmarks, for mirroring.
       augmentation: keyword arguments of `augment.crop`, and `photometric` (strength) and `occlusion` (probability).
       modalities: which pictures to prepare; the others are left out.
       seed: order and augmentation.
       weights: how often each data set is drawn from, in any unit; () follows their sizes.
-      host, hosts: this process and how many there are.
+      rows: of the global batch that this process prepares, int (`sharding.batch_rows`); None: all.
     """
     cv2.setNumThreads(1)  # the pictures are small; threads of OpenCV would only fight with XLA's
-    # One seed for all: a set's own order does not depend on what it is mixed with.
-    parts = [grain.MapDataset.source(one).seed(seed).shuffle().repeat() for one in examples]
-    if len(parts) == 1:
-        dataset = parts[0]
-    else:
-        shares = np.asarray(weights or [len(one) for one in examples], np.float64)
-        if len(shares) != len(parts) or not (np.isfinite(shares).all() and (shares > 0).all()):
-            raise InputError(
-                f"config.dataset_weights={tuple(weights)} must be {len(parts)} positive numbers, one for each data set."
-            )
-        dataset = grain.MapDataset.mix(parts, list(shares / shares.sum())).seed(seed)
-    dataset = dataset.map(functools.partial(_select, modalities=modalities))
+    dataset = _drawn(examples, weights, seed).map(functools.partial(_select, modalities=modalities))
     dataset = dataset.random_map(functools.partial(_augmented, size=size, layout=layout, options=dict(augmentation)))
-    return dataset[host::hosts].batch(batch_size // hosts)
+    if rows is None:
+        dataset = dataset.batch(batch_size)
+    else:
+        dataset = grain.MapDataset.source(_Rows(dataset, rows, batch_size)).batch(len(rows))
+    return dataset.map(augment.to_floats)  # pictures are stacked as 8 bits, which are a fourth of the memory
+
+
+def members(
+    examples: Sequence[Examples], step: int, *, batch_size: int, seed: int, weights: Sequence[float] = ()
+) -> list[dict[str, Any]]:
+    """Which examples make up `train_batches(…)[step]`: data set, index and what else the set knows of each."""
+    places = _drawn([[(one, i) for i in range(len(one))] for one in examples], weights, seed)
+    drawn = (places[step * batch_size + row] for row in range(batch_size))
+    return [one.metadata(i) | {"dataset": one.name, "index": i} for one, i in drawn]
 
 
 def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 2) -> Iterator[dict[str, np.ndarray]]:
@@ -240,26 +292,46 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 2) -> Itera
 
 
 def eval_batches(
-    examples: Examples, *, batch_size: int, size: int, expand: float, layout: str
+    examples: Examples, *, batch_size: int, size: int, expand: float, layout: str, rows: np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order, unaugmented; the last batch is padded, `mask` False, to `batch_size`."""
+    """Every example once, in order, unaugmented; the last batch is padded, `mask` False, to `batch_size`.
+
+    `index` int64 [B] is the place in the split; `rows` are those of every batch that this process prepares (None: all).
+    """
     for start in range(0, len(examples), batch_size):
-        indices = range(start, start + batch_size)
+        indices = start + (np.arange(batch_size) if rows is None else rows)
         items = [
             _finish(
                 augment.crop(examples[min(i, len(examples) - 1)], size=size, expand=expand, layout=layout),
                 i < len(examples),
             )
-            for i in indices
+            for i in indices.tolist()
         ]
-        yield {key: np.stack([item[key] for item in items]) for key in items[0]}
+        yield {key: np.stack([item[key] for item in items]) for key in items[0]} | {"index": indices}
 
 
-def mean_shape(examples: Sequence[Examples], *, size: int, expand: float, layout: str) -> np.ndarray:
-    """Mean landmarks [K, 2] in u over unaugmented crops of all sets: the baseline, and where coordinate heads start."""
+def mean_shape(
+    examples: Sequence[Examples],
+    *,
+    size: int,
+    expand: float,
+    layout: str,
+    part: tuple[int, int] = (0, 1),
+    gather: Callable[[Any], Any] = lambda tree: tree,
+) -> np.ndarray:
+    """Mean landmarks [K, 2] in u over unaugmented crops of all sets: the baseline, and where coordinate heads start.
+
+    Each of `part[1]` processes looks at its part, `part[0]`; `gather` puts the parts one after the other
+    (`sharding.gather_processes`). The result is the same, bit by bit, for any number of processes.
+    """
     total, count = 0.0, 0
+    index, parts = part
+    rows = 256 * index + np.arange(256)
     for one in examples:
-        for batch in eval_batches(one, batch_size=256, size=size, expand=expand, layout=layout):
-            total = total + batch["landmarks"][batch["mask"]].sum(0, dtype=np.float64)
-            count += int(batch["mask"].sum())
+        batches = eval_batches(one, batch_size=256 * parts, size=size, expand=expand, layout=layout, rows=rows)
+        found = [(batch["landmarks"], batch["mask"]) for batch in batches]
+        points, mask = (gather(np.stack(arrays)) for arrays in zip(*found, strict=True))
+        points, mask = (x.reshape(parts, -1, *x.shape[1:]).swapaxes(0, 1) for x in (points, mask))
+        total = total + points[mask].sum(0, dtype=np.float64)
+        count += int(mask.sum())
     return (total / count).astype(np.float32)

@@ -1,7 +1,6 @@
 """NME, failure rate and AUC of trained stages, in original picture pixels, under a named normaliser."""
 
 import functools
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,10 +12,10 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 import tfds_builders
-from mlcm_jax import codecs, data, landmarks, metrics, models, run, sharding, stages, steps
+from mlcm_jax import codecs, data, distributed, landmarks, metrics, models, run, sharding, stages, steps
 from mlcm_jax import state as states
 from mlcm_jax.errors import InputError
-from mlcm_jax.writers import console, say
+from mlcm_jax.writers import console, say, write_json
 
 NORMALIZERS = ("box", "outer_eyes", "pupils")
 # Yaw within which both eyes are seen and an eye distance makes sense as a normaliser (degrees).
@@ -26,15 +25,16 @@ FRONTAL_YAW = 30.0
 @functools.lru_cache(maxsize=16)
 def _compiled(mesh: Mesh):
     batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    return jax.jit(steps.eval_step, in_shardings=(whole, batch), out_shardings=whole)
+    # None: the network stays as it lies, whole or split.
+    return jax.jit(steps.eval_step, in_shardings=(None, batch), out_shardings=whole)
 
 
 def predictor(network: states.Network, modality: str, mesh: Mesh) -> Callable[[dict], np.ndarray]:
-    """`batch -> landmarks [B, K, 2] in u` by a network, on all devices of the mesh."""
+    """`batch -> landmarks [rows, K, 2] in u` by a network, on all devices of the mesh, for the rows of this process."""
 
     def predict(batch):
         images = sharding.put_batch({"images": batch[modality]}, mesh)["images"]
-        return jax.device_get(_compiled(mesh)(network, images))
+        return jax.device_get(_compiled(mesh)(network, images))[sharding.batch_rows(mesh, len(images))]
 
     return predict
 
@@ -47,18 +47,23 @@ def collect(
 
     Args:
       predict: batch -> landmarks [B, K', 2] in u.
-      batches: see `data.eval_batches`; crops of side `size`.
+      batches: see `data.eval_batches`; crops of side `size`. Where each of several processes has some of the rows, all
+        of them get all results.
       source, target: layouts of the predictions, and of the batches; the former are converted to the latter.
     """
-    collected: dict[str, list] = {"prediction": [], "truth": [], "box": [], "known": []}
+    collected: dict[str, list] = {key: [] for key in ("prediction", "truth", "box", "known", "mask", "index")}
     for batch in batches:
-        mask = batch["mask"]
         predicted = landmarks.convert(np.asarray(predict(batch)), source, target)
         for key, points in (("prediction", predicted), ("truth", batch["landmarks"])):
-            collected[key].append(codecs.to_original(np.asarray(points, np.float64), batch["to_image"], size)[mask])
-        collected["box"].append(batch["box"][mask])
-        collected["known"].append(batch["weight"][mask] > 0)
-    return {key: np.concatenate(value) for key, value in collected.items()}
+            collected[key].append(codecs.to_original(np.asarray(points, np.float64), batch["to_image"], size))
+        collected["known"].append(batch["weight"] > 0)
+        for key in ("box", "mask", "index"):
+            collected[key].append(batch[key])
+    found = sharding.gather_processes({key: np.concatenate(value) for key, value in collected.items()})
+    # Once each: padding goes, and what two processes with the same rows both have.
+    real = np.flatnonzero(found.pop("mask"))
+    places = real[np.unique(found.pop("index")[real], return_index=True)[1]]
+    return {key: value[places] for key, value in found.items()}
 
 
 def eval_batches(examples: data.Examples, config: ConfigDict, mesh: Mesh):
@@ -70,6 +75,7 @@ def eval_batches(examples: data.Examples, config: ConfigDict, mesh: Mesh):
         size=config.image_size,
         expand=config.augment.expand,
         layout=examples.layout,
+        rows=sharding.batch_rows(mesh, config.eval_batch_size),
     )
 
 
@@ -120,6 +126,15 @@ def _row(name, modality, size, found, front, layout, normalizer):
         part = {key: value[front] for key, value in found.items()}
         row["nme_outer_eyes_frontal"] = scores(part, normalizer="outer_eyes", layout=layout)["row"]["nme"]
     return row, result["errors"]
+
+
+def validation_error(
+    network: states.Network, examples: data.Examples, *, config: ConfigDict, modality: str, mesh: Mesh
+) -> float:
+    """NME in per cent of a network that reads `modality`."""
+    options = {"size": config.image_size, "source": stages.layout(config), "target": examples.layout}
+    found = collect(predictor(network, modality, mesh), eval_batches(examples, config, mesh), **options)
+    return scores(found, normalizer=config.normalizer, layout=examples.layout)["row"]["nme"]
 
 
 def evaluate_networks(
@@ -206,24 +221,21 @@ def describe(normalizer: str) -> str:
     }[normalizer]
 
 
-def write_json(path: epath.PathLike, content: Any) -> None:
-    """Writes JSON through a temporary file, so that a crash leaves the old one whole."""
-    path = epath.Path(path)
-    temporary = path.parent / (path.name + ".new")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
-
-
 def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test", data_dir: str) -> dict[str, Any]:
     """Scores the finished stages of a run, prints the table and saves it as `results_<dataset>_<split>.json`.
 
     Raises:
       InputError: not a work directory, nothing trained in it, or an unknown data set or split.
     """
-    mesh = sharding.make_mesh()
     config = run.load_config(workdir)
+    try:
+        mesh = sharding.make_mesh(shape=config.mesh)
+    except InputError:  # other devices than those it was trained on
+        mesh = sharding.make_mesh()
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    config.eval_batch_size = -(-config.eval_batch_size // parts) * parts
     config.test_dataset = dataset = dataset or config.test_dataset or config.dataset
-    finished = [name for name in stages.STAGES if (epath.Path(workdir) / name / "checkpoints").exists()]
+    finished = [name for name in stages.STAGES if run.checkpoint_folder(workdir, name, config).exists()]
     if not finished:
         raise InputError(f"{workdir} has no trained stage; run the training command again to finish it.")
     trained = {}
@@ -238,6 +250,7 @@ def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test",
     results, _, _ = evaluate_networks(trained, examples, config=config, split=split, mesh=mesh)
     print_table(results)
     path = epath.Path(workdir) / f"results_{dataset.replace('/', '_')}_{split}.json"
-    write_json(path, results)
+    if distributed.is_main():
+        write_json(path, results)
     say(f"Saved {path}")
     return results

@@ -49,7 +49,9 @@ def read_picture(path: epath.PathLike) -> Picture:
     except FileNotFoundError:
         raise InputError(f"The picture {name} does not exist.") from None
     except OSError as error:
-        raise InputError(f"The picture {name} cannot be read: {error.strerror or error}.") from None
+        raise InputError(
+            f"The picture {name} cannot be read ({error.strerror or error}); check its name and its rights."
+        ) from None
     if not content:
         raise InputError(f"The picture {name} is empty.")
     array = _from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name)

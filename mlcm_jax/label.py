@@ -10,7 +10,7 @@ from etils import epath
 import tfds_builders
 from mlcm_jax import augment, codecs, data, evaluate, landmarks, pictures, run, sharding, stages
 from mlcm_jax.errors import InputError
-from mlcm_jax.writers import progress, say
+from mlcm_jax.writers import progress, say, write_json
 
 # Each face is seen in eight crops: shift in x and y and size of the box, in its own units, and whether it is mirrored.
 VIEWS = (
@@ -94,7 +94,7 @@ def label(
     for name, content in written.items():  # all or none: a run that was stopped is simply repeated
         path = folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        evaluate.write_json(path, content)
+        write_json(path, content)
     pictures.contact_sheet(folder / "labels.png", shown, layout=layout)
     means = [float(np.mean(label["confidence"])) for label in written.values()]
     say(

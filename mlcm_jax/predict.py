@@ -10,7 +10,7 @@ from etils import epath
 from mlcm_jax import augment, codecs, data, evaluate, imageio, pictures, run, sharding, stages
 from mlcm_jax import boxes as box_input
 from mlcm_jax.errors import InputError
-from mlcm_jax.writers import say
+from mlcm_jax.writers import say, write_json
 
 
 class Predictor:
@@ -110,7 +110,7 @@ def predict_files(
             predictions[name] = _predict_file(path, predictor, given or by_name.get(name), folder)
         except InputError as error:
             failures.append(str(error))
-    evaluate.write_json(folder / "predictions.json", predictions)
+    write_json(folder / "predictions.json", predictions)
     say(f"Wrote predictions.json and {len(predictions)} overlays to {folder}.")
     if failures:
         raise InputError(f"{len(failures)} of {len(paths)} pictures were left out: {' '.join(failures)}")

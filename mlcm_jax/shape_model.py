@@ -129,7 +129,9 @@ def load(path) -> ShapeModel:
     except FileNotFoundError:
         raise InputError(f"The shape model {path} does not exist.") from None
     except OSError as error:
-        raise InputError(f"The shape model {path} cannot be read: {error.strerror or error}.") from None
+        raise InputError(
+            f"The shape model {path} cannot be read ({error.strerror or error}); check its name and its rights."
+        ) from None
     except Exception as error:  # zip, zlib, lzma and npy readers raise a dozen kinds of it for a changed byte
         raise InputError(f"The shape model {path} is damaged or is none: {error}; fit and save it again.") from None
     mean, basis, values, variance = (fields[name] for name in _FIELDS)

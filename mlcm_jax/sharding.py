@@ -1,32 +1,109 @@
-"""Mesh, shardings of a pytree, and global arrays: the only place that knows how devices are laid out.
+"""Mesh, partition rules, and global arrays: the only place that knows how devices are laid out.
 
 What was called pjit is `jax.jit` with `NamedSharding`s today; one device is a mesh of one, so nothing above this file
-asks how many devices there are.
+asks how many devices there are. A mesh has three axes, each of which may be 1:
+
+data   every device holds the whole state; the batch is split
+fsdp   the batch is split as well, and so is every array of the state that is not small
+model  layers are split between devices that look at the same pictures (tensor parallelism)
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mlcm_jax.errors import InputError
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
+AXES = ("data", "fsdp", "model")
+_SHAPE = {"data": -1, "fsdp": 1, "model": 1, "slices": 1}
+# Arrays of fewer numbers stay whole under fsdp: gathering them costs more than it saves.
+SMALL = 2**14
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-axis mesh, `data`, over `devices` (default: all of them)."""
+# The first of two layers is split by its outputs, the second by its inputs, so that only their sum crosses devices
+# (Megatron-LM, arXiv 1909.08053 §3): attention and MLP of SwinV2, the first two convolutions of a block of ResNet.
+# The other networks are too small to be worth it: they stay whole.
+RULES: Rules = (
+    (r"\['qkv'\]\['kernel'\]", PartitionSpec(None, "model")),
+    (r"\['qkv'\]\['bias'\]", PartitionSpec("model")),
+    (r"\['offset_heads'\]\['kernel'\]", PartitionSpec(None, "model")),
+    (r"\['logit_scale'\]", PartitionSpec("model")),
+    (r"\['proj'\]\['kernel'\]", PartitionSpec("model")),
+    (r"\['blocks'\]\[\d+\]\['expand'\]\['kernel'\]", PartitionSpec(None, "model")),
+    (r"\['blocks'\]\[\d+\]\['expand'\]\['bias'\]", PartitionSpec("model")),
+    (r"\['blocks'\]\[\d+\]\['project'\]\['kernel'\]", PartitionSpec("model")),
+    (r"\['convs'\]\[0\]\['conv'\]\['kernel'\]", PartitionSpec(None, None, None, "model")),
+    (r"\['convs'\]\[0\]\['norm'\]", PartitionSpec("model")),
+    (r"\['convs'\]\[1\]\['conv'\]\['kernel'\]", PartitionSpec(None, None, "model")),
+)
+
+
+def _sizes(shape: Mapping[str, int], count: int) -> tuple[list[int], int]:
+    """([data, fsdp, model], slices), with -1 filled in."""
+    unknown = shape.keys() - _SHAPE.keys()
+    if unknown:
+        raise InputError(f"config.mesh.{min(unknown)} is not an axis; the axes are {', '.join(_SHAPE)}.")
+    shape = _SHAPE | dict(shape)
+    for name, size in shape.items():
+        if size != int(size) or (size < 1 and (size != -1 or name == "slices")):
+            raise InputError(f"config.mesh.{name}={size} must be a positive whole number{', or -1' * (name in AXES)}.")
+    sizes, slices = [shape[name] for name in AXES], shape["slices"]
+    if sizes.count(-1) > 1:
+        raise InputError("config.mesh may have one -1 only, the axis that takes what is left.")
+    given = math.prod(size for size in sizes if size != -1)
+    if count % given or (-1 not in sizes and given != count):
+        text = " × ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+        raise InputError(f"config.mesh {text} does not fit {count} devices; give sizes whose product is {count}.")
+    sizes = [count // given if size == -1 else size for size in sizes]
+    if sizes[0] % slices:
+        raise InputError(f"config.mesh.slices={slices} must divide the axis data, which has {sizes[0]} devices.")
+    return sizes, slices
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None, *, shape: Mapping[str, int] | None = None) -> Mesh:
+    """A mesh with the axes `AXES`.
+
+    Args:
+      devices: default: all of every process.
+      shape: sizes by axis, `config.mesh`; -1 takes what is left, and an axis that is absent is 1 (`data`: -1). `slices`
+        says how many TPU slices (or hosts, where the platform knows no slices) lie along `data`: the network between
+        them is slow, so only the copies' gradients cross it.
+
+    Raises:
+      InputError: sizes that do not fit the devices, or another number of slices.
+    """
     devices = list(devices) if devices is not None else jax.devices()
+    sizes, slices = _sizes(shape or {}, len(devices))
+    found = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1 and found > 1 and devices[0].platform == "tpu":
+        raise InputError(f"The devices are of {found} TPU slices; set config.mesh.slices={found}.")
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        try:
+            grid = mesh_utils.create_hybrid_device_mesh(
+                [sizes[0] // slices, *sizes[1:]],
+                [slices, 1, 1],
+                devices,
+                process_is_granule=found == 1,
+                allow_split_physical_axes=True,
+            )
+        except ValueError as error:
+            raise InputError(f"config.mesh.slices={slices} does not fit the devices: {error}.") from error
     # Auto axes: Explicit ones raise on losses that cross samples, and BatchNorm crosses samples.
-    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis split over `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Leading axis split over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -34,36 +111,126 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
-    """A NamedSharding for every leaf of `tree`.
+def partition_spec(
+    name: str, shape: Sequence[int], mesh: Mesh, rules: Rules = RULES, *, small: float = SMALL
+) -> PartitionSpec:
+    """How one array is split.
+
+    The first rule whose expression is found in `name` gives the axes; those that the mesh has not, or whose size does
+    not divide the array's, fall away. Then `fsdp` splits the largest free axis that it divides, the last of equals.
 
     Args:
-      tree: any pytree of arrays or shapes.
+      name: the array's path as `jax.tree_util.keystr` writes it. Averages and optimiser state end in the paths of
+        their parameters, so they are split alike.
+      shape: of the array.
       mesh: the mesh of the run.
-      rules: (regular expression, PartitionSpec) pairs; the first whose expression is found in the leaf's path, as
-        `jax.tree_util.keystr` writes it, wins. A leaf that no rule matches is replicated.
+      rules: (regular expression, PartitionSpec) pairs.
+      small: arrays of fewer numbers are not split by `fsdp`.
     """
+    found = next((spec for pattern, spec in rules if re.search(pattern, name) and len(spec) <= len(shape)), ())
+    axes = list(found) + [None] * (len(shape) - len(found))
+    for i, axis in enumerate(axes):
+        ways = math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
+        if ways == 1 or shape[i] % ways:
+            axes[i] = None
+    fsdp = mesh.shape["fsdp"]
+    if fsdp > 1 and math.prod(shape) >= small and not any("fsdp" in (axis or ()) for axis in axes):
+        free = [i for i, size in enumerate(shape) if axes[i] is None and size % fsdp == 0]
+        if free:
+            axes[max(free, key=lambda i: (shape[i], i))] = "fsdp"
+    return PartitionSpec(*axes) if any(axes) else PartitionSpec()
 
-    def choose(path, _):
-        name = jax.tree_util.keystr(path)
-        spec = next((spec for pattern, spec in rules if re.search(pattern, name)), PartitionSpec())
+
+def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES, *, small: float = SMALL) -> Any:
+    """A NamedSharding for every leaf of `tree`, a pytree of arrays or shapes; see `partition_spec`."""
+
+    def choose(path, leaf):
+        spec = partition_spec(jax.tree_util.keystr(path), np.shape(leaf), mesh, rules, small=small)
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(choose, tree)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
-    """Raises InputError when `batch_size` does not split evenly over the mesh; `key` names the config entry."""
-    if batch_size < 1 or batch_size % mesh.size:
-        raise InputError(f"{key}={batch_size} must be a positive multiple of the number of devices, {mesh.size}.")
+def gathered(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Inside jit: `tree` with what `fsdp` split put together again, and what `model` split left split.
+
+    Weights are gathered for their use: left to itself, XLA gathers the activations instead, which are far larger.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, tree_shardings(tree, mesh, rules, small=math.inf))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, key: str, *, accumulate: int = 1) -> None:
+    """Raises InputError when `batch_size` does not split evenly over the mesh, `accumulate` times on each device.
+
+    `key` names the config entry.
+    """
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % (parts * accumulate):
+        text = f"{parts}, over which the mesh splits a batch"
+        if accumulate > 1:
+            text = f"{parts * accumulate}: {parts} devices split a batch, in {accumulate} micro-batches each"
+        raise InputError(f"{key}={batch_size} must be a positive multiple of {text}.")
+
+
+def _rows(process: int, holders: np.ndarray, batch_size: int) -> np.ndarray:
+    """`batch_rows` of a process; holders int [blocks of the batch, model] are the processes of the devices."""
+    blocks: dict[int, set[int]] = {}
+    for block, row in enumerate(holders):
+        for holder in row:
+            blocks.setdefault(int(holder), set()).add(block)
+    parts = {tuple(sorted(part)) for part in blocks.values()}
+    if len({len(part) for part in parts}) != 1 or sum(map(len, parts)) != len(holders):
+        raise InputError(
+            "config.mesh.model spreads over hosts so that they share some pictures of a batch and not others; give a "
+            "size that divides the devices of a host, or is a multiple of them."
+        )
+    rows = np.arange(batch_size).reshape(len(holders), -1)
+    return rows[sorted(blocks[process])].ravel()
+
+
+def batch_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Which rows of every batch this process reads, int [rows], ascending; see `put_batch`.
+
+    Processes that hold the same rows, along the axis `model`, read the same. Raises InputError for a mesh whose
+    processes hold overlapping parts.
+    """
+    processes = np.asarray([device.process_index for device in mesh.devices.flat])
+    return _rows(jax.process_index(), processes.reshape(-1, mesh.shape["model"]), batch_size)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch (numpy, leading axis B / processes) as global arrays split over `data`."""
+    """This process's rows of a batch (numpy, see `batch_rows`) as global arrays, split over `data` and `fsdp`."""
     sharding = batch_sharding(mesh)
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
 
 
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        # Keys themselves cannot be sent to devices of other processes.
+        return jax.random.wrap_key_data(jax.device_put(jax.random.key_data(leaf), sharding))
+    return jax.device_put(leaf, sharding)
+
+
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """`tree` on every device of the mesh."""
-    return jax.device_put(tree, replicated(mesh))
+    return jax.tree.map(lambda leaf: _put(leaf, replicated(mesh)), tree)
+
+
+def put_sharded(tree: Any, mesh: Mesh, rules: Rules = RULES, *, small: float = SMALL) -> Any:
+    """`tree` split by the rules: states, networks of teachers."""
+    return jax.tree.map(_put, tree, tree_shardings(tree, mesh, rules, small=small))
+
+
+def gather_processes(tree: Any) -> Any:
+    """numpy arrays [n, …], of one shape in all processes, one after the other [processes · n, …], bit by bit."""
+    if jax.process_count() == 1:
+        return tree
+
+    def gather(array):
+        array = np.ascontiguousarray(array)
+        bits = array.reshape(len(array), -1).view(np.uint8)  # jax would make 32 bits of 64
+        return multihost_utils.process_allgather(bits, tiled=True).view(array.dtype).reshape(-1, *array.shape[1:])
+
+    return jax.tree.map(gather, tree)

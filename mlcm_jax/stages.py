@@ -84,6 +84,8 @@ def check(config: ConfigDict) -> None:
     for key, value in config.modalities.items():
         if value not in ("rgb", "thermal"):
             raise InputError(f"config.modalities.{key}={value!r} must be 'rgb' or 'thermal'.")
+    if config.train.accumulate < 1:
+        raise InputError(f"config.train.accumulate={config.train.accumulate} must be at least 1.")
     _check_two_teachers(config.kd)
     if not 0 < config.shape_variance <= 1:
         raise InputError(f"config.shape_variance={config.shape_variance} must be above 0 and at most 1.")
@@ -248,6 +250,7 @@ def recipe(name: str, config: ConfigDict, *, soft: shape_model.ShapeModel | None
         two_teachers=steps.TwoTeachers(**config.kd) if stage.distillation == "kd" else None,
         map_loss=map_loss_function(config),
         soft=soft if stage.soft else None,
+        accumulate=config.train.accumulate,
     )
 
 

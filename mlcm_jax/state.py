@@ -27,11 +27,13 @@ class Network:
 
 @flax.struct.dataclass
 class TrainState:
-    """step int32 []; the trained network; adapters (`to_teacher`, `to_student`: [C_in, C_out] kernels, or none);
-    optimiser state; and the exponential moving average of the network, which is what evaluation and the next stage use.
+    """step int32 []; skipped int32 [], how many of the steps were not finite; the trained network; adapters
+    (`to_teacher`, `to_student`: [C_in, C_out] kernels, or none); optimiser state; and the exponential moving average of
+    the network, which is what evaluation and the next stage use.
     """
 
     step: jax.Array
+    skipped: jax.Array
     network: Network
     adapter: dict[str, jax.Array]
     opt_state: optax.OptState
@@ -90,7 +92,7 @@ def predict(network: Network, images: jax.Array) -> jax.Array:
 
 
 def init_adapter(student_channels: int, teacher_channels: int, key: jax.Array) -> dict[str, jax.Array]:
-    """1×1 adapters between feature channels where they differ (methods.md §1), else none; variance-preserving init."""
+    """1×1 adapters between feature channels where they differ, else none; variance-preserving init."""
     if student_channels == teacher_channels:
         return {}
     init = nnx.initializers.lecun_normal()
@@ -110,6 +112,7 @@ def create(network: Network, adapter: dict[str, jax.Array], tx: optax.GradientTr
     """The state at step 0. The average starts as a copy, because the state is donated to every step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         network=network,
         adapter=adapter,
         opt_state=tx.init(trainable(network, adapter)),

@@ -61,7 +61,8 @@ class Recipe:
     loss(prediction, target) is unreduced: [B, K, 2] in u -> [B, K, 2]. map_loss(Prediction, target, weights [B, K]) ->
     (float [B], parts) takes its place where a head is trained by its maps. `soft`, a shape model, replaces the target
     by its projection (the tolerant teacher's). `occluded_weight` weighs landmarks that are not visible; `ema` is the
-    decay per step of the averaged network.
+    decay per step of the averaged network. `accumulate` is the number of micro-batches of a step, one after the other:
+    their gradients are averaged, but batch normalisation sees each micro-batch (of all devices) by itself.
     """
 
     modality: str
@@ -75,6 +76,7 @@ class Recipe:
     two_teachers: TwoTeachers | None = None
     map_loss: Callable | None = None
     soft: shape_model.ShapeModel | None = None
+    accumulate: int = 1
 
 
 def _adapt(features: jax.Array, kernel: jax.Array | None) -> jax.Array:
@@ -178,14 +180,49 @@ def _loss(params, state: states.TrainState, teacher, batch: Batch, key: jax.Arra
         parts |= terms
 
     mask = batch["mask"].astype(jnp.float32)
-    parts = {name: (value * mask).sum() / mask.sum() for name, value in (parts | {"loss": total}).items()}
+    count = jnp.maximum(mask.sum(), 1.0)
+    parts = {name: (value * mask).sum() / count for name, value in (parts | {"loss": total}).items()}
     return parts["loss"], (parts, {"backbone": backbone_stats, "head": head_stats})
 
 
+def _gradients(params, state: states.TrainState, teacher, batch: Batch, key: jax.Array, recipe: Recipe):
+    """(gradients, parts, statistics) of a batch, in `recipe.accumulate` micro-batches."""
+    gradient = jax.value_and_grad(_loss, has_aux=True)
+    pieces = recipe.accumulate
+    if pieces == 1:
+        (_, (parts, stats)), grads = gradient(params, state, teacher, batch, key, recipe)
+        return grads, parts, stats
+    # Example i goes to micro-batch i mod pieces: each device then cuts up its own examples and none is sent.
+    micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def one(carry, index_and_batch):
+        total, stats = carry
+        index, small = index_and_batch
+        of_piece = state.replace(network=state.network.replace(stats=stats))
+        key_of_piece = jax.random.fold_in(key, index)
+        (_, (parts, stats)), grads = gradient(params, of_piece, teacher, small, key_of_piece, recipe)
+        count = small["mask"].sum(dtype=jnp.float32)
+        return (jax.tree.map(lambda t, g: t + count * g, total, grads), stats), (parts, count)
+
+    start = jax.tree.map(jnp.zeros_like, params), state.network.stats
+    (total, stats), (parts, counts) = jax.lax.scan(one, start, (jnp.arange(pieces), micro))
+    share = 1.0 / jnp.maximum(counts.sum(), 1.0)
+    parts = {name: (values * counts).sum() * share for name, values in parts.items()}
+    return jax.tree.map(lambda t: t * share, total), parts, stats
+
+
 def train_step(
-    state: states.TrainState, teacher: Any, batch: Batch, rng: jax.Array, *, recipe: Recipe
+    state: states.TrainState,
+    teacher: Any,
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    recipe: Recipe,
+    gather: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[states.TrainState, dict[str, jax.Array]]:
     """One update of the student; the teacher is read, never changed.
+
+    Where the loss or the gradient is not finite, nothing is updated: the step counts, in `skipped` too.
 
     Args:
       state: donated by the caller's jit.
@@ -195,21 +232,27 @@ def train_step(
         `weight` [B, K], where it is there, weighs the landmarks.
       rng: the stage's key; the step number is folded in, so resuming needs nothing else.
       recipe: static.
+      gather: puts together the weights that a mesh keeps split (`sharding.gathered`).
 
     Returns:
-      The next state and float32 scalars: loss, its parts, the gradient's global norm.
+      The next state and scalars: the loss, its parts, the gradient's global norm, and `skipped`, 0 or 1.
     """
     params = states.trainable(state.network, state.adapter)
     key = jax.random.fold_in(rng, state.step)
-    (_, (parts, stats)), grads = jax.value_and_grad(_loss, has_aux=True)(params, state, teacher, batch, key, recipe)
+    grads, parts, stats = _gradients(gather(params), state, gather(teacher), batch, key, recipe)
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(parts["loss"]) & jnp.isfinite(norm)
     updates, opt_state = recipe.tx.update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
     network = state.network.replace(params=params["network"], stats=stats)
     # Early steps average over what little there is; a constant decay would keep the random initialisation for long.
     decay = jnp.minimum(recipe.ema, (1.0 + state.step) / (10.0 + state.step))
     ema = jax.tree.map(lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.ema, network)
-    state = state.replace(step=state.step + 1, network=network, adapter=params["adapter"], opt_state=opt_state, ema=ema)
-    return state, parts | {"gradient_norm": optax.tree.norm(grads)}
+    after = state.replace(network=network, adapter=params["adapter"], opt_state=opt_state, ema=ema)
+    after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+    skipped = 1 - finite.astype(jnp.int32)
+    after = after.replace(step=state.step + 1, skipped=state.skipped + skipped)
+    return after, parts | {"gradient_norm": norm, "skipped": skipped}
 
 
 def eval_step(network: states.Network, images: jax.Array) -> jax.Array:

@@ -6,8 +6,9 @@ import numpy as np
 from etils import epath
 from rich.table import Table
 
-from mlcm_jax.evaluate import describe, write_json
-from mlcm_jax.writers import console, say
+from mlcm_jax import distributed
+from mlcm_jax.evaluate import describe
+from mlcm_jax.writers import console, say, write_json
 
 # (row, its control): what a distillation is worth is a difference between these, seed by seed.
 PAIRS = (("transfer", "thermal_alone"), *((row, "light_alone") for row in ("direct", "compress", "kd")))
@@ -50,8 +51,9 @@ def combine(results: list[dict[str, Any]], seeds, workdir: epath.PathLike) -> di
             )
     combined = {key: results[0][key] for key in ("dataset", "split", "normalizer")}
     combined |= {"seeds": list(seeds), "rows": rows, "paired": paired}
-    epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-    write_json(epath.Path(workdir) / "results.json", combined)
+    if distributed.is_main():
+        epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+        write_json(epath.Path(workdir) / "results.json", combined)
     _print(combined)
     say(f"Wrote results.json to {workdir}.")
     return combined

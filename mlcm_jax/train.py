@@ -1,11 +1,8 @@
 """Walks the stages of a config: trains what is missing, scores what is there, draws the pictures."""
 
-import contextlib
 import functools
-import math
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,52 +14,20 @@ from ml_collections import ConfigDict
 from mlcm_jax import (
     checkpoint,
     data,
+    distributed,
     evaluate,
+    loop,
     models,
     pictures,
     run,
     shape_model,
     sharding,
     stages,
-    steps,
     summary,
 )
 from mlcm_jax import state as states
 from mlcm_jax.errors import InputError
-from mlcm_jax.writers import open_writer, progress, read_jsonl, say
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: what was trained is saved."""
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Yields a list that receives the signal; the loop looks at it between steps. A second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def note(number, _):
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def compile_step(recipe: steps.Recipe, state, teacher, mesh: Mesh):
-    """jit of the step with explicit shardings; the state is donated."""
-    whole = sharding.replicated(mesh)
-    of_state, of_teacher = sharding.tree_shardings(state, mesh), sharding.tree_shardings(teacher, mesh)
-    return jax.jit(
-        functools.partial(steps.train_step, recipe=recipe),
-        in_shardings=(of_state, of_teacher, sharding.batch_sharding(mesh), whole),
-        out_shardings=(of_state, whole),
-        donate_argnums=0,
-    )
+from mlcm_jax.writers import open_writer, read_jsonl, say, write_json
 
 
 def _start_state(name, config, recipe, trained, count, mean_shape):
@@ -96,6 +61,7 @@ def train_stage(
     examples: Sequence[data.Examples],
     mean_shape: np.ndarray,
     mesh: Mesh,
+    validation: data.Examples | None = None,
 ) -> run.Trained:
     """Trains one stage from its last whole checkpoint to its end.
 
@@ -107,6 +73,7 @@ def train_stage(
       examples: the training split of each data set.
       mean_shape: float32 [K, 2] in u.
       mesh: the devices.
+      validation: where `config.keep_best` scores every checkpoint.
 
     Raises:
       Interrupted: after a signal, when the step in flight is done and saved.
@@ -114,48 +81,83 @@ def train_stage(
     """
     stage, modality = stages.STAGES[name], stages.modality(name, config)
     soft = _shape_model(config, workdir, examples, modality) if stage.soft else None
+    finished = run.finished_stage(workdir, name, config, mesh=mesh, say=say)
+    if finished is not None:
+        return finished
     recipe = stages.recipe(name, config, soft=soft)
     needed = tuple(m for m in (modality, recipe.teacher_modality) if m)
     data.require(examples, sorted(set(needed)), f"Stage {name}")
     count = stages.layout(config).count
     state = _start_state(name, config, recipe, trained, count, mean_shape)
-    state = jax.device_put(state, sharding.tree_shardings(state, mesh))
-    teachers = tuple(sharding.put_replicated(trained[teacher].network, mesh) for teacher in stage.teachers)
+    state = sharding.put_sharded(state, mesh)
+    teachers = tuple(sharding.put_sharded(trained[teacher].network, mesh) for teacher in stage.teachers)
     teacher = teachers if recipe.two_teachers else (teachers[0] if teachers else None)
 
     directory = workdir / name
-    manager = run.stage_manager(workdir, name)
+    manager = checkpoint.open_manager(run.checkpoint_folder(workdir, name, config))
     restored = checkpoint.restore(manager, "state", checkpoint.abstract(state), say=say)
     start = 0
     if restored is not None:
         state, start = restored
         checkpoint.delete_after(manager, start)
-    save = functools.partial(_save, manager, mean_shape=mean_shape)
+    score = None
+    if config.keep_best:
+        data.require([validation], [modality], f"config.keep_best of stage {name}")
+        score = functools.partial(
+            evaluate.validation_error, examples=validation, config=config, modality=modality, mesh=mesh
+        )
+    save = functools.partial(_save, manager, mean_shape=mean_shape, score=score)
     try:
         if start < recipe.total_steps:
             say(models.table(states.join(state.network), config.image_size, channels=3 if modality == "rgb" else 1))
             if start:
                 say(f"Stage {name} resumes at step {start} of {recipe.total_steps}.")
-            batches = _batches(config, examples, needed, host=jax.process_index(), hosts=jax.process_count())
+            rows = sharding.batch_rows(mesh, config.train.batch_size)
             with open_writer(directory, resume_step=start) as write:
-                state = _loop(name, config, recipe, state, teacher, batches, start, mesh, save, write)
-            save(recipe.total_steps, state)
-    finally:
-        checkpoint.close(manager)
-    return run.Trained(name, state.ema, config, mean_shape)
+                state = loop.run_steps(
+                    name,
+                    config,
+                    recipe,
+                    state,
+                    teacher,
+                    _batches(config, examples, needed, rows=rows),
+                    mesh=mesh,
+                    rng=sharding.put_replicated(stages.role_key(config.seed, "steps"), mesh),
+                    start=start,
+                    write=write,
+                    save=save,
+                    skipped_path=directory / "skipped.json",
+                    members=functools.partial(data.members, examples, **_order(config, examples)),
+                )
+        network = state.ema
+        if config.keep_best:
+            like = checkpoint.abstract(sharding.put_sharded(run.bundle(network, mean_shape), mesh))
+            kept, step = checkpoint.restore(manager, "model", like, first=checkpoint.best_step(manager), say=say)
+            network = network.replace(params=kept["params"], stats=kept["stats"])
+            say(f"Stage {name}: the network of step {step} is the best on {validation.name}.")
+    except BaseException as error:
+        if not distributed.is_lost(error):  # closing waits for all
+            checkpoint.close(manager)
+        raise
+    checkpoint.close(manager)
+    return run.Trained(name, network, config, mean_shape)
 
 
-def _batches(config: ConfigDict, examples: Sequence[data.Examples], modalities: Sequence[str], **hosts: int):
+def _order(config: ConfigDict, examples: Sequence[data.Examples]) -> dict[str, Any]:
+    """What decides which examples are in a batch."""
+    weights = config.dataset_weights if len(examples) > 1 else ()
+    return {"batch_size": config.train.batch_size, "seed": config.seed, "weights": weights}
+
+
+def _batches(config: ConfigDict, examples: Sequence[data.Examples], modalities: Sequence[str], **options: Any):
     return data.train_batches(
         examples,
-        batch_size=config.train.batch_size,
         size=config.image_size,
         layout=stages.layout(config),
         augmentation=config.augment.to_dict(),
         modalities=modalities,
-        seed=config.seed,
-        weights=config.dataset_weights if len(examples) > 1 else (),
-        **hosts,
+        **_order(config, examples),
+        **options,
     )
 
 
@@ -168,8 +170,8 @@ def _shape_model(
     cannot answer a turned one.
     """
     path = workdir / "shape_model.npz"
-    if not path.exists():
-        data.require(examples, [modality], "The shape model")
+    data.require(examples, [modality], "The shape model")
+    if distributed.is_main() and not path.exists():
         batches = _batches(config, examples, (modality,))  # pictures come along: a crop is one of a picture
         count = -(-max(2048, 2 * sum(map(len, examples))) // config.train.batch_size)
         drawn = (batches[k] for k in range(count))
@@ -177,41 +179,13 @@ def _shape_model(
         model = shape_model.fit(shapes, variance=config.shape_variance)
         shape_model.save(model, path)
         say(f"Shape model: {model.basis.shape[1]} components keep {100 * model.variance:.1f} % of the variance.")
+    distributed.wait_for_all("shape model")
     return shape_model.load(path)
 
 
-def _save(manager, step, state, *, mean_shape):
-    checkpoint.save(manager, step, state, run.bundle(state.ema, mean_shape))
-
-
-def _loop(name, config, recipe, state, teacher, batches, start, mesh, save, write):
-    step_function = compile_step(recipe, state, teacher, mesh)
-    rng = sharding.put_replicated(stages.role_key(config.seed, "steps"), mesh)
-    source, history = data.iterate(batches, start), []
-    bar = progress(name, total=recipe.total_steps, start=start, unit_size=config.train.batch_size)
-    with _interrupts() as received, bar as advance:
-        for step in range(start + 1, recipe.total_steps + 1):
-            batch = sharding.put_batch(next(source), mesh)
-            # Nothing inside a step may fetch from or send to the devices behind our back.
-            with jax.transfer_guard("disallow"):
-                state, scalars = step_function(state, teacher, batch, rng)
-            history.append(scalars)
-            last = step == recipe.total_steps
-            if step % config.log_every == 0 or last:
-                means = steps.average(jax.device_get(history))
-                history = []
-                if not math.isfinite(means["loss"]):
-                    raise InputError(
-                        f"The loss of stage {name} is {means['loss']} at step {step}; lower config.train.lr, or look "
-                        "for broken pictures or landmarks in the data set."
-                    )
-                write(step, means)
-                advance(step, f"loss {means['loss']:.3f}")
-            if (step % config.checkpoint_every == 0 and not last) or received:
-                save(step, state)
-            if received:
-                raise Interrupted(f"Stopped in stage {name} after step {step}; all of it is saved.")
-    return state
+def _save(manager, step, state, *, scored, mean_shape, score):
+    error = score(state.ema) if score is not None and scored else None
+    checkpoint.save(manager, step, state, run.bundle(state.ema, mean_shape), error=error)
 
 
 def train_stages(
@@ -238,7 +212,18 @@ def train_stages(
     of_teacher = examples
     if config.teacher_dataset:
         of_teacher = data.open_sets(config.teacher_dataset, "train", **options)
-    mean_shape = data.mean_shape(examples, size=config.image_size, expand=config.augment.expand, layout=layout)
+    validation = data.open_examples(config.dataset, "val", **options) if config.keep_best else None
+    read = {one.name: one.fingerprint() for one in (*examples, *of_teacher, *([validation] if validation else []))}
+    for folder in filter(None, (workdir, config.checkpoint_dir)):
+        run.check_origin(folder, config, read)
+    mean_shape = data.mean_shape(
+        examples,
+        size=config.image_size,
+        expand=config.augment.expand,
+        layout=layout,
+        part=(jax.process_index(), jax.process_count()),
+        gather=sharding.gather_processes,
+    )
     for name in (n for n in stages.STAGES if n in config.stages and n not in trained):
         for needed in stages.requirements(name, config):
             if needed not in trained:
@@ -251,6 +236,7 @@ def train_stages(
             examples=of_teacher if stages.STAGES[name].model == "teacher" else examples,
             mean_shape=mean_shape,
             mesh=mesh,
+            validation=validation,
         )
     return trained
 
@@ -274,22 +260,29 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict
         for seed in config.seeds:
             single = config.copy_and_resolve_references()
             single.seed, single.seeds = seed, ()
+            if config.checkpoint_dir:
+                single.checkpoint_dir = f"{config.checkpoint_dir}/seed_{seed}"
             say(f"Seed {seed}")
             results.append(train(single, workdir / f"seed_{seed}", data_dir=data_dir))
         return summary.combine(results, config.seeds, workdir)
 
-    mesh, began = sharding.make_mesh(), time.monotonic()
-    sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size")
+    mesh, began = sharding.make_mesh(shape=config.mesh), time.monotonic()
+    accumulate = config.train.accumulate
+    sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size", accumulate=accumulate)
+    sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
     test = evaluate.open_examples(config, config.test_split, data_dir=data_dir)
     evaluate.check_normalizer(config, test)
-    run.claim(workdir, config)
+    for folder in filter(None, (workdir, config.checkpoint_dir)):  # both belong to this run alone
+        run.claim(folder, config)
     trained = train_stages(config, workdir, data_dir=data_dir, mesh=mesh)
     ordered = {name: trained[name] for name in stages.STAGES if name in trained}
     results, errors, predictions = evaluate.evaluate_networks(
         ordered, test, config=config, split=config.test_split, mesh=mesh
     )
-    evaluate.write_json(workdir / "results.json", results)
-    _draw(workdir, ordered, test, errors, predictions, config)
+    if distributed.is_main():
+        write_json(workdir / "results.json", results)
+        _draw(workdir, ordered, test, errors, predictions, config)
+    distributed.wait_for_all("pictures")
     evaluate.print_table(results)
     say(f"Wrote results.json, samples.png, ced.png and loss.png to {workdir} ({time.monotonic() - began:.0f} s).")
     return results

@@ -17,6 +17,14 @@ def say(message: str) -> None:
     console.print(message, markup=False)
 
 
+def write_json(path: epath.PathLike, content: Any) -> None:
+    """Writes JSON (numpy's numbers and arrays too) through a temporary file: a crash leaves the old one whole."""
+    path = epath.Path(path)
+    temporary = path.parent / (path.name + ".new")
+    temporary.write_text(json.dumps(content, indent=2, default=lambda value: value.tolist()) + "\n")
+    temporary.replace(path)
+
+
 def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
     """The whole records of a JSONL file, oldest first; a last line cut short by a crash is left out."""
     path = epath.Path(path)
@@ -34,6 +42,9 @@ def open_writer(directory: epath.PathLike, *, resume_step: int) -> Iterator[Call
     Records after `resume_step`, left by a run that died between two checkpoints, are dropped first, so that every step
     stands in the file once.
     """
+    if console.quiet:  # another process writes
+        yield lambda step, scalars: None
+        return
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "metrics.jsonl"

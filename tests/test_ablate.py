@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import ablation_kdloss, ablation_synthetic
 from mlcm_jax import ablate, grid, run, sharding, train
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, Interrupted
 
 
 def smoke(rows=None, /, **ablation) -> ConfigDict:
@@ -166,7 +166,7 @@ def trainings(monkeypatch):
         for name in (n for n in config.stages if n not in trained):
             if len(noted.calls) == noted.stop:
                 noted.stop = None
-                raise train.Interrupted("Stopped")
+                raise Interrupted("Stopped", 2)
             noted.calls.append((config.seed, workdir.parent.name, name))
         assert set(trained) <= set(config.stages)
         return {name: types.SimpleNamespace(gamma=config.transfer.gamma) for name in config.stages} | dict(trained)
@@ -229,7 +229,7 @@ def test_what_is_done_is_not_done_again(trainings, tmp_path):
 
 def test_an_interrupted_grid_has_a_partial_table_and_goes_on(trainings, tmp_path):
     trainings.stop = 6  # in FD+LD of the second seed
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         ablate.ablate(seeds(0, 1, comparisons=(("DIKD", "FD+LD"),)), tmp_path, data_dir="d")
     assert trainings.calls == of_seed(0) + of_seed(1)[:2]
     text = (tmp_path / "ablation.md").read_text()
@@ -303,7 +303,7 @@ def test_an_interrupted_smoke_grid_ends_as_the_run_that_trains_all_in_one_folder
 
     monkeypatch.setattr("mlcm_jax.train.open_writer", interrupting)
     config = ablation_synthetic.get_config("smoke")
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         ablate.ablate(config, tmp_path, data_dir=str(data_dir))
     assert "not measured" in (tmp_path / "ablation.md").read_text()
     monkeypatch.setattr("mlcm_jax.train.open_writer", opened)
@@ -328,5 +328,10 @@ def test_a_teacher_in_another_folder_teaches(tmp_path, data_dir):
     config.steps = ConfigDict({"teacher": 2, "student": 2, "light": 2})
     found = ablate.ablate(config, tmp_path, data_dir=str(data_dir))
     assert 0 < found["rows"][0]["nme"] < 100 and found["others"][1]["name"] == "teacher"
-    assert sorted(p.name for p in (tmp_path / "l1" / "seed_0").iterdir()) == ["config.json", "direct", "row.json"]
+    assert sorted(p.name for p in (tmp_path / "l1" / "seed_0").iterdir()) == [
+        "config.json",
+        "direct",
+        "origin.json",
+        "row.json",
+    ]
     assert (tmp_path / "shared" / "seed_0" / "teacher" / "checkpoints").is_dir()

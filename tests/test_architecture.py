@@ -17,8 +17,8 @@ LAYERS = [
     {"codecs", "losses", "metrics", "dikd", "augment", "boxes", "imageio", "pictures", "star", "shape_model"},
     {"models", "synthetic", "data"},
     {"sharding", "state", "steps"},
-    {"checkpoint", "writers", "stages", "run"},
-    {"train", "evaluate", "predict", "summary", "datasets", "label", "grid", "ablate"},
+    {"checkpoint", "writers", "distributed", "stages", "run"},
+    {"loop", "train", "evaluate", "predict", "summary", "datasets", "label", "grid", "ablate"},
     {"cli", "bench", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -268,6 +268,27 @@ def test_photometric_changes_stay_in_range_and_depend_on_the_seed_alone(function
 
 
 @pytest.mark.parametrize(("function", "channels"), PHOTOMETRIC)
+def test_bytes_stay_bytes_and_are_the_same_picture(function, channels):
+    image = ramp(channels=channels)
+    for seed in range(20):
+        small = function((image * 255).round().astype(np.uint8), np.random.default_rng(seed))
+        assert small.dtype == np.uint8 and small.shape == image.shape
+        floats = function(image, np.random.default_rng(seed))
+        np.testing.assert_allclose(small / 255.0, floats, atol=1e-6)
+
+
+def test_noise_of_bytes_is_that_of_floats_to_one_gray_level():
+    bank = np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
+    for value, sigma, u in ((128, 0.03, 0.3), (5, 0.06, 0.0), (250, 0.01, 0.99)):
+        image = np.full((64, 64, 3), value, np.uint8)
+        start = int(u * (len(bank) - image.size))
+        expected = (value + 255 * sigma * bank[start : start + image.size]).clip(0, 255)
+        augment._add_noise(image, sigma, u)
+        assert np.abs(image.ravel() - expected).max() < 1.0
+        assert image.std() > 0.5
+
+
+@pytest.mark.parametrize(("function", "channels"), PHOTOMETRIC)
 def test_strength_zero_is_the_identity(function, channels):
     image = ramp(channels=channels)
     result = function(image, np.random.default_rng(0), strength=0.0)

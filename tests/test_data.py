@@ -1,5 +1,6 @@
 """The loader on a real data set on disk: pure in (seed, step, host), and pixels that lie where the landmarks say."""
 
+import contextlib
 from typing import ClassVar
 
 import cv2
@@ -19,7 +20,7 @@ def examples(data_dir):
     return data.open_examples(NAME, "train", data_dir=str(data_dir), layout="ibug68")
 
 
-def batches(examples, *, seed=0, host=0, hosts=1, modalities=data.MODALITIES, **changes):
+def batches(examples, *, seed=0, rows=None, modalities=data.MODALITIES, **changes):
     augmentation = common.base().augment.to_dict() | changes
     return data.train_batches(
         [examples],
@@ -29,8 +30,7 @@ def batches(examples, *, seed=0, host=0, hosts=1, modalities=data.MODALITIES, **
         augmentation=augmentation,
         modalities=modalities,
         seed=seed,
-        host=host,
-        hosts=hosts,
+        rows=rows,
     )
 
 
@@ -63,13 +63,28 @@ def test_iterating_from_a_step_gives_the_batches_of_that_step(examples):
         assert_equal(next(iterator), dataset[step])
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_see_the_batch_of_one(examples, hosts):
-    whole = batches(examples)[3]
-    parts = [batches(examples, host=host, hosts=hosts)[3] for host in range(hosts)]
-    for key in whole:
-        interleaved = np.stack([part[key] for part in parts], axis=1).reshape(whole[key].shape)
-        np.testing.assert_array_equal(interleaved, whole[key])
+@pytest.mark.parametrize("rows", [[[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0], [1], [2], [3]]])
+def test_hosts_together_see_the_batch_of_one(examples, rows):
+    whole = batches(examples)
+    for step in (0, 3):
+        for some in map(np.asarray, rows):
+            part = batches(examples, rows=some)[step]
+            assert_equal(part, {key: value[some] for key, value in whole[step].items()})
+
+
+def test_the_members_of_a_batch_are_known_by_its_step(examples):
+    still = dict.fromkeys(("jitter", "rotation", "scale", "shift", "flip", "photometric", "occlusion"), 0.0)
+    for step in (2, 11):
+        found = data.members([examples], step, batch_size=4, seed=0)
+        boxes = [examples[one["index"]]["box"] for one in found]
+        np.testing.assert_array_equal(boxes, batches(examples, **still)[step]["box"])
+        assert all(one["dataset"] == examples.name and "subject" in one and "rgb" not in one for one in found)
+
+
+def test_a_fingerprint_is_that_of_the_split(examples, data_dir):
+    again = data.open_examples(NAME, "train", data_dir=str(data_dir), layout="ibug51")
+    other = data.open_examples(NAME, "val", data_dir=str(data_dir), layout="ibug68")
+    assert examples.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
 def test_a_modality_looks_the_same_alone_and_beside_the_other(examples):
@@ -107,6 +122,20 @@ def test_the_mean_shape_is_the_mean(examples):
     expected = np.mean([crop["landmarks"][0] for crop in crops], axis=0)
     found = data.mean_shape([examples], size=32, expand=1.25, layout="ibug68")
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_the_mean_shape_is_the_same_for_any_number_of_processes(examples, parts):
+    options = {"size": 32, "expand": 1.25, "layout": "ibug68"}
+    kept = [[] for _ in range(parts)]  # what each process would send, in the order of its calls
+    for index in range(parts):
+        with contextlib.suppress(ValueError):  # a part alone does not make a whole
+            data.mean_shape(
+                [examples], part=(index, parts), gather=lambda x, i=index: kept[i].append(x) or x, **options
+            )
+    calls = iter([np.concatenate(arrays) for arrays in zip(*kept, strict=True)])
+    found = data.mean_shape([examples], part=(0, parts), gather=lambda _: next(calls), **options)
+    np.testing.assert_array_equal(found, data.mean_shape([examples], **options))
 
 
 def test_another_layout_is_converted(data_dir, examples):

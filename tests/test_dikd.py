@@ -1,4 +1,4 @@
-"""DIKD: who is trained by what (the facts of design/methods.md), values against numpy, jit, grad, vmap."""
+"""DIKD: who is trained by what (as the paper tells), values against numpy, jit, grad, vmap."""
 
 import doctest
 import functools

@@ -25,6 +25,53 @@ def test_bookkeeping_may_differ_but_nothing_else(tmp_path):
         run.claim(tmp_path, config)
 
 
+def test_a_run_older_than_a_key_has_its_default(tmp_path):
+    config = common.base()
+    run.claim(tmp_path, config)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["keep_best"], old["train"]["accumulate"]
+    path.write_text(json.dumps(old))
+    found = run.load_config(tmp_path)
+    assert found.keep_best is False and found.train.accumulate == 1
+    run.claim(tmp_path, config)
+    path.write_text(json.dumps(old))
+    config.train.accumulate = 2
+    with pytest.raises(InputError, match=r"config\.train\.accumulate: 1 there, 2 now"):
+        run.claim(tmp_path, config)
+
+
+def test_other_code_or_data_is_refused_with_the_difference_unless_it_is_accepted(tmp_path, monkeypatch):
+    config, data = common.base(), {"faces train": "aa"}
+    run.check_origin(tmp_path, config, data)
+    run.check_origin(tmp_path, config, data)
+    with pytest.raises(InputError, match=r"data\.faces train: aa there, bb now.*--config\.accept_changes=True"):
+        run.check_origin(tmp_path, config, {"faces train": "bb"})
+    monkeypatch.setattr(run, "code_version", lambda: "9.9 (cc)")
+    with pytest.raises(InputError, match=r"code: .* there, 9\.9 \(cc\) now"):
+        run.check_origin(tmp_path, config, data)
+    config.accept_changes = True
+    run.check_origin(tmp_path, config, data)
+    config.accept_changes = False
+    run.check_origin(tmp_path, config, data)
+    noted = json.loads((tmp_path / "origin.json").read_text())
+    assert noted["code"] == "9.9 (cc)" and noted["before"][0]["data"] == data and len(noted["before"]) == 1
+
+
+def test_the_code_version_follows_the_source_but_not_the_benches(tmp_path):
+    root = tmp_path / "bench" / "package"  # the name of a folder above says nothing
+    (root / "bench").mkdir(parents=True)
+    (root / "a.py").write_text("1")
+    first = run.code_version(root)
+    assert first.startswith(run.__version__)
+    (root / "bench" / "b.py").write_text("1")
+    run.code_version.cache_clear()
+    assert run.code_version(root) == first
+    (root / "a.py").write_text("2")
+    run.code_version.cache_clear()
+    assert run.code_version(root) != first
+
+
 def test_a_folder_that_is_no_run_is_said(tmp_path):
     with pytest.raises(InputError, match="not the work directory"):
         run.load_config(tmp_path)

@@ -81,7 +81,7 @@ def test_without_a_teacher_the_loss_is_the_task_alone_and_matches_numpy():
     weights = np.where(np.asarray(data["visible"]), 1.0, 0.5)
     expected = ((error * weights).sum(-1) / weights.sum(-1)).mean()
     np.testing.assert_allclose(scalars["loss"], expected, rtol=1e-5)
-    assert set(scalars) == {"loss", "task", "gradient_norm"}
+    assert set(scalars) == {"loss", "task", "gradient_norm", "skipped"}
 
 
 def test_padding_does_not_enter_the_loss():
@@ -255,7 +255,7 @@ def test_kd_loss_is_that_of_losses_in_per_cent(variant):
         for answer in (prediction.landmarks, *(states.predict(teacher, data["rgb"]) for teacher in teachers))
     )
 
-    def assistive(t, alpha, inner):  # methods.md §2, by hand
+    def assistive(t, alpha, inner):  # arXiv 2111.07047, by hand
         beta, near = (0.4, inner * e / (0.4 * t)) if variant == "paper" else (0.15, 0.0 * e)
         return np.where(e >= t, alpha, np.where(e >= beta * t, inner, near)) * np.abs(t - e)
 

@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -122,10 +124,11 @@ def test_sigkill_and_resume_is_bitwise_the_undisturbed_run(tmp_path, data_dir, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_sigkill_at_random_moments(tmp_path, data_dir, smoke_run, seed):
+def test_sigkill_at_twenty_random_moments(tmp_path, data_dir, smoke_run, seed):
     rng = random.Random(seed)
-    for _ in range(4):
-        process = start(tmp_path, data_dir)
+    for _ in range(5):
+        # A checkpoint at every step: half of the kills that fall into training fall into a save.
+        process = start(tmp_path, data_dir, "--config.checkpoint_every=1")
         try:
             process.communicate(timeout=rng.uniform(4, 40))
         except subprocess.TimeoutExpired:
@@ -136,18 +139,19 @@ def test_sigkill_at_random_moments(tmp_path, data_dir, smoke_run, seed):
     assert_same_networks(tmp_path, smoke_run, tiny.get_config("smoke").stages)
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(tmp_path, data_dir, smoke_run):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 75)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_resume(tmp_path, data_dir, number, code):
     only = "--config.stages=('teacher',)"
     # So many steps that they do not end first; the schedule then differs from the smoke run's, which is not compared.
     more = (only, "--config.steps.teacher=100000", "--config.checkpoint_every=100000")
     process = start(tmp_path, data_dir, *more)
     wait_for(process, lambda: logged_step(tmp_path, "teacher") >= 4)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, output + errors
+    assert process.returncode == code, output + errors
     assert "all of it is saved" in errors and "same command again" in errors and "Traceback" not in errors
     saved = [int(p.name) for p in (tmp_path / "teacher" / "checkpoints").iterdir() if p.name.isdigit()]
-    assert saved and max(saved) >= logged_step(tmp_path, "teacher")
+    assert saved and max(saved) == logged_step(tmp_path, "teacher")
 
 
 def test_a_finished_run_is_not_trained_again(smoke_run, tmp_path, data_dir):
@@ -191,10 +195,40 @@ def test_a_work_directory_of_another_config_is_refused(smoke_run, data_dir):
     assert (smoke_run / "config.json").read_text() == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data_dir):
+def test_losses_that_are_not_finite_stop_the_run_and_name_the_examples(tmp_path, data_dir):
     result = run_mlcm(*arguments(tmp_path, data_dir, "--config.train.lr=1e30", "--config.train.clip=0.0"))
     assert result.returncode == 1
-    assert "config.train.lr" in result.stderr and "Traceback" not in result.stderr
+    assert "config.train.lr" in result.stderr and "skipped.json" in result.stderr and "Traceback" not in result.stderr
+    noted = json.loads((tmp_path / "teacher" / "skipped.json").read_text())
+    assert noted and all(len(one["examples"]) == 8 for one in noted)
+
+
+@pytest.mark.slow
+def test_a_run_is_clean_under_the_checks_of_jax(tmp_path, data_dir):
+    # The loop forbids transfers inside a step by itself.
+    env = os.environ | {"JAX_DEBUG_NANS": "1", "JAX_CHECK_TRACER_LEAKS": "1"}
+    env.pop("JAX_COMPILATION_CACHE_DIR")
+    result = run_mlcm(*arguments(tmp_path, data_dir), env=env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not result.stderr.strip()
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_long_run_does_not_grow(tmp_path, data_dir):
+    more = ("--config.stages=('teacher',)", "--config.steps.teacher=2000", "--config.checkpoint_every=200")
+    process = start(tmp_path, data_dir, *more)
+
+    def memory():
+        text = Path(f"/proc/{process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) / 1024
+
+    used = {}
+    for step in (500, 1000, 1900):
+        wait_for(process, lambda step=step: logged_step(tmp_path, "teacher") >= step)
+        used[step] = memory()
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, output + errors
+    assert used[1900] < used[500] + 16, used  # MiB
 
 
 def test_a_full_disk_is_said_and_what_was_saved_stays(tmp_path, data_dir):

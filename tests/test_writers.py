@@ -1,5 +1,8 @@
 import json
 
+import numpy as np
+import pytest
+
 from mlcm_jax import writers
 
 
@@ -27,6 +30,22 @@ def test_tensorboard_events_are_written_when_installed(tmp_path):
         write(1, {"loss": 3.0})
     events = list((tmp_path / "tensorboard").glob("events*"))
     assert events and events[0].stat().st_size > 0
+
+
+def test_a_process_that_does_not_speak_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers.console, "quiet", True)
+    with writers.open_writer(tmp_path / "w", resume_step=0) as write:
+        write(1, {"loss": 3.0})
+    assert not (tmp_path / "w").exists()
+
+
+def test_json_of_numpy_is_whole_or_absent(tmp_path):
+    path = tmp_path / "x.json"
+    writers.write_json(path, {"a": np.arange(2), "b": np.float32(0.5)})
+    assert json.loads(path.read_text()) == {"a": [0, 1], "b": 0.5}
+    with pytest.raises(AttributeError):
+        writers.write_json(path, {"a": object()})
+    assert json.loads(path.read_text())["b"] == 0.5
 
 
 def test_progress_takes_steps_and_text():

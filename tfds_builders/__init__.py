@@ -77,7 +77,8 @@ def build(name: str, data_dir: str | os.PathLike, **options):
     that was interrupted had prepared is used by the next one; its other remains are removed.
 
     Raises:
-        InputError: unknown name, full disk, folder that cannot be written, or a set on disk that lacks files.
+        InputError: unknown name, full disk, folder that cannot be written, source file that cannot be read, or a set on
+            disk that lacks files.
     """
     builder = load(name, data_dir, **options)
     folder = pathlib.Path(builder.data_dir)
@@ -85,7 +86,7 @@ def build(name: str, data_dir: str | os.PathLike, **options):
     if folder.exists() and asked and facts.get("exclude", asked) != asked:
         raise InputError(f"{name} is built already, without --exclude={asked}; delete {folder} to build it anew.")
     if not folder.exists():
-        with _explained(folder), _alone(folder) as certain:
+        with _explained(folder, options.get("manual_dir")), _alone(folder) as certain:
             if certain and not folder.exists():
                 for remains in folder.parent.glob(f"incomplete.*_{folder.name}"):  # of builds that were killed
                     shutil.rmtree(remains)
@@ -165,9 +166,17 @@ def _alone(folder: pathlib.Path) -> Iterator[bool]:
             yield True
 
 
+def _is_of(error: OSError, source: str | os.PathLike | None, folder: pathlib.Path) -> bool:
+    """Whether an error is about a file in `source`, and not about one of those that a build of `folder` writes."""
+    if source is None or not isinstance(error.filename, str | os.PathLike):
+        return False
+    path, source = pathlib.Path(error.filename).absolute(), pathlib.Path(source).expanduser().absolute()
+    return path.is_relative_to(source) and not path.is_relative_to(folder.parent.absolute())
+
+
 @contextlib.contextmanager
-def _explained(folder: pathlib.Path) -> Iterator[None]:
-    """Turn the disk's refusals into sentences."""
+def _explained(folder: pathlib.Path, source: str | os.PathLike | None = None) -> Iterator[None]:
+    """Turn the disk's refusals into sentences; `folder` is written, `source` (--manual_dir) is read."""
     try:
         yield
     except InputError:
@@ -181,6 +190,12 @@ def _explained(folder: pathlib.Path) -> Iterator[None]:
         if any(getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e) for e in chain):
             raise InputError(
                 f"The disk is full: {folder.parent} needs more room; free some, or choose another --data_dir."
+            ) from error
+        refused = [e for e in chain if isinstance(e, PermissionError) and _is_of(e, source, folder)]
+        if refused:
+            raise InputError(
+                f"{refused[0].filename} cannot be read ({refused[0].strerror}); make it and the folders above it "
+                f"readable, for example by chmod -R u+rX {source}."
             ) from error
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
             raise InputError(

@@ -26,7 +26,9 @@ def read_text(path: str | os.PathLike) -> str:
     except FileNotFoundError:
         raise InputError(f"The file {path} does not exist.") from None
     except OSError as error:
-        raise InputError(f"The file {path} cannot be read: {error.strerror or error}.") from None
+        raise InputError(
+            f"The file {path} cannot be read ({error.strerror or error}); check its name and its rights."
+        ) from None
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = content.decode(encoding)

@@ -4,7 +4,8 @@
 
 Pins itself to one core, takes the training loader as `train.py` does (both modalities, the augmentation of
 configs/common.py, one thread), and prints pairs per second of processor time (so that other work on the machine does
-not count) of the first pass, reading and decoding included, and of later ones, whose examples are kept decoded.
+not count) and of wall time: of a set that is too large to be kept decoded, so is read and decoded in every pass; of the
+first pass over one that is kept, whose memory is claimed then; and of its later passes.
 """
 
 import argparse
@@ -30,28 +31,32 @@ def main() -> None:
     data.open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")  # builds
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     cv2.setNumThreads(1)
-    examples = data.open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")
-    dataset = data.train_batches(
-        [examples],
-        batch_size=BATCH,
-        size=arguments.size,
-        layout="ibug68",
-        augmentation=common.base().augment.to_dict(),
-        modalities=data.MODALITIES,
-        seed=0,
-    )
-    iterator = data.iterate(dataset, 0, threads=1)
-    per_pass = len(examples) // BATCH
-    for name, passes in (("reading, decoding, cropping, augmenting", 1), ("cropping and augmenting (decoded)", 4)):
-        began = time.process_time()
-        for _ in range(per_pass * passes):
-            next(iterator)
-        rate = per_pass * passes * BATCH / (time.process_time() - began)
-        say(f"{name}: {rate:.0f} pairs/s on one core ({per_pass * passes * BATCH} pairs)")
+    for kept, parts in ((0, [("nothing kept", 1)]), (data._CACHE_BYTES, [("first pass", 1), ("later passes", 4)])):
+        data._CACHE_BYTES = kept
+        examples = data.open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")
+        dataset = data.train_batches(
+            [examples],
+            batch_size=BATCH,
+            size=arguments.size,
+            layout="ibug68",
+            augmentation=common.base().augment.to_dict(),
+            modalities=data.MODALITIES,
+            seed=0,
+        )
+        iterator = data.iterate(dataset, 0, threads=1)
+        for name, passes in parts:
+            steps = len(examples) // BATCH * passes
+            began, began_wall = time.process_time(), time.perf_counter()
+            for _ in range(steps):
+                next(iterator)
+            rate = steps * BATCH / (time.process_time() - began)
+            wall = steps * BATCH / (time.perf_counter() - began_wall)
+            say(f"{name}: {rate:.0f} pairs/s of processor time, {wall:.0f} of wall time ({steps * BATCH} pairs)")
+        del iterator, dataset
     began = time.process_time()
     for k in range(len(examples)):
         augment.crop(examples[k], size=arguments.size, layout="ibug68")
-    say(f"plain crop alone: {len(examples) / (time.process_time() - began):.0f} pairs/s")
+    say(f"plain crop alone: {len(examples) / (time.process_time() - began):.0f} pairs/s; load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -226,6 +226,16 @@ class SqueezeExcite(nnx.Module):
         return x * jax.nn.sigmoid(self.fc2(jax.nn.silu(self.fc1(pooled))))
 
 
+def run_block(block: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, remat: bool) -> jax.Array:
+    """`block(x, rngs)`; with `remat` the backward pass computes what lies inside again instead of keeping it.
+
+    It has to be done block by block: around a whole backbone all of it would be there again at once.
+    """
+    if not remat:
+        return block(x, rngs)
+    return nnx.remat(lambda block, x, rngs: block(x, rngs))(block, x, rngs)
+
+
 class Dropout(nnx.Module):
     """Zeroes entries with probability `rate` while training and scales the rest by 1 / (1 - rate).
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from mlcm_jax.errors import InputError
-from mlcm_jax.models.layers import Conv, Dropout, LayerNorm, check_width, linear, make_divisible, normalise
+from mlcm_jax.models.layers import Conv, Dropout, LayerNorm, check_width, linear, make_divisible, normalise, run_block
 
 
 @functools.cache
@@ -152,8 +152,10 @@ class Stage(nnx.Module):
     channels] in the others.
     """
 
-    def __init__(self, channels: int, heads: int, window: int, drop_paths: list[float], merges: bool, **common):
-        self.merges = merges
+    def __init__(
+        self, channels: int, heads: int, window: int, drop_paths: list[float], merges: bool, remat: bool, **common
+    ):
+        self.merges, self.remat = merges, remat
         if merges:
             self.reduction = linear(2 * channels, channels, bias=False, **common)
             self.norm = LayerNorm(channels, dtype=common["dtype"])
@@ -170,7 +172,7 @@ class Stage(nnx.Module):
             quarters = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]  # down first: torchvision's order of channels
             x = self.norm(self.reduction(jnp.concatenate(quarters, axis=-1)))
         for block in self.blocks:
-            x = block(x, rngs)
+            x = run_block(block, x, rngs, remat=self.remat)
         return x
 
 
@@ -200,6 +202,7 @@ class SwinV2(nnx.Module):
         window: side of the windows in pixels of the map. torchvision's weights were trained with 8; with another, the
             position bias they learnt is stretched over the window.
         drop_path: stochastic depth of the last block while training, growing linearly from 0. Needs `rngs` in the call.
+        remat: the backward pass computes the inside of each block again instead of keeping it.
         rngs: draws the initial parameters (stream `params`).
         dtype: of the computation.
     """
@@ -213,6 +216,7 @@ class SwinV2(nnx.Module):
         width: float = 1.0,
         window: int = 8,
         drop_path: float = 0.2,
+        remat: bool = False,
         rngs: nnx.Rngs,
         dtype=jnp.float32,
     ):
@@ -229,7 +233,8 @@ class SwinV2(nnx.Module):
         for index, depth in enumerate(depths):
             first = sum(depths[:index])
             some = drop_paths[first : first + depth]
-            stages.append(Stage(channels * 2**index, heads * 2**index, window, some, merges=index > 0, **common))
+            merges = index > 0
+            stages.append(Stage(channels * 2**index, heads * 2**index, window, some, merges, remat, **common))
         self.stages = nnx.List(stages)
         self.channels = channels * 2 ** (len(depths) - 1)
         self.last = LayerNorm(self.channels, dtype=dtype)

@@ -1,5 +1,7 @@
 """webmorph_faces: a tiny tree in its layout, mistakes in it, and the real set where it is at hand."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +151,47 @@ def test_the_real_labels(tmp_path):
     assert len({face.subject for face in every}) == 139 and all(face.rgb.is_file() for face in every)
     first = next(face for face in every if face.subject == "canada_008f")
     np.testing.assert_allclose(first.landmarks[0], [73.602, 250.2], atol=1e-3)  # the file says 74.602 251.200, from 1
+
+
+def refuse(monkeypatch, method, below):
+    """`Path.method` refuses what lies in the folder `below`, as the system does where a right is missing."""
+    real = getattr(Path, method)
+
+    def refusing(self, *arguments, **options):
+        if below in self.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, method, refusing)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["data_dir in the source", "apart"])
+def test_a_source_that_is_not_ours_to_read_is_not_called_unwritable(tmp_path, monkeypatch, inside):
+    source = tmp_path / "source"
+    write(source)
+    refuse(monkeypatch, "stat", source / "images")
+    with pytest.raises(InputError, match=r"^\S+images/\S+ cannot be read \(Perm.* by chmod -R u\+rX \S+source\.$"):
+        tfds_builders.build("webmorph_faces", (source if inside else tmp_path) / "built", manual_dir=source)
+
+
+def test_a_data_dir_in_the_source_that_cannot_be_written_is_called_so(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    write(source)
+    refuse(monkeypatch, "mkdir", source / "built")
+    with pytest.raises(
+        InputError, match=r"Cannot write the data set to .*Permission denied.*choose another --data_dir"
+    ):
+        tfds_builders.build("webmorph_faces", source / "built", manual_dir=source)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_the_right_to_it(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    write(closed / "source")
+    closed.chmod(0)
+    try:
+        with pytest.raises(InputError, match=r"closed/source cannot be read \(Permission denied\); make it"):
+            tfds_builders.build("webmorph_faces", tmp_path / "built", manual_dir=closed / "source")
+    finally:
+        closed.chmod(0o700)

@@ -1,27 +1,50 @@
-"""Ten SGD steps of the transfer stage on this process's devices; the result goes to the file named on the command line.
+"""Ten SGD steps of the transfer stage on meshes of this process's eight devices.
 
-Run by test_devices.py with 1 and with 8 virtual devices.
+Run by test_devices.py: `script_steps.py FOLDER MODEL CASE…`, a case being `data,fsdp,model,accumulate`. Writes
+FOLDER/CASE.npz: the losses, the parameters before and after, and what the first weights predict.
 """
 
 import sys
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from configs import tiny
-from mlcm_jax import sharding, stages, steps
+from configs import common
+from mlcm_jax import evaluate, metrics, sharding, stages, steps
 from mlcm_jax import state as states
-from mlcm_jax.train import compile_step
+from mlcm_jax.loop import compile_step
 
 SIZE, BATCH, K = 32, 16, 68
+MODELS = {
+    "swin": {"name": "swin_v2_b", "width": 0.25, "depths": (2, 2), "window": 4},
+    "swin_undropped": {"name": "swin_v2_b", "width": 0.25, "depths": (2, 1), "window": 4, "drop_path": 0.0},
+    "resnet": {"name": "resnet18", "width": 0.5, "depths": (1, 1), "stem": "small"},
+}
 
 
-def main(path):
-    config = tiny.get_config("smoke")
-    mean = np.full((K, 2), 0.5, np.float32)
-    mesh = sharding.make_mesh()
+def batches():
+    """Ten batches; the last three examples of each are padding."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        yield {
+            "rgb": rng.random((BATCH, SIZE, SIZE, 3), np.float32),
+            "thermal": rng.random((BATCH, SIZE, SIZE, 1), np.float32),
+            "landmarks": rng.random((BATCH, K, 2), np.float32),
+            "visible": rng.random((BATCH, K)) < 0.8,
+            "mask": np.arange(BATCH) < BATCH - 3,
+        }
+
+
+def flat(network):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(network))])
+
+
+def train(config, case):
+    data, fsdp, model, accumulate = map(int, case.split(","))
+    count = data * fsdp * model
+    mesh = sharding.make_mesh(jax.devices()[:count], shape={"fsdp": fsdp, "model": model})
     tx = optax.sgd(0.01)
     recipe = steps.Recipe(
         modality="thermal",
@@ -30,32 +53,44 @@ def main(path):
         total_steps=10,
         teacher_modality="rgb",
         distillation=steps.Distillation(1.0, 1.0, 0.1, 0.1),
+        accumulate=accumulate,
     )
-    teacher = stages.initial_network("teacher", config, num_landmarks=K, mean_shape=mean)
-    network = stages.initial_network("transfer", config, num_landmarks=K, mean_shape=mean)
-    state = states.create(network, {}, tx)
-    state = jax.device_put(state, sharding.tree_shardings(state, mesh))
-    teacher = sharding.put_replicated(teacher, mesh)
-    step = compile_step(recipe, state, teacher, mesh)
-    rng, key = np.random.default_rng(0), sharding.put_replicated(jax.random.key(0), mesh)
+    mean = np.full((K, 2), 0.5, np.float32)
+    teacher, network = (
+        stages.initial_network(name, config, num_landmarks=K, mean_shape=mean) for name in ("teacher", "transfer")
+    )
+    teacher = sharding.put_sharded(teacher, mesh)
+    # A head that moves the landmarks: fresh ones hardly leave the mean shape.
+    head = teacher.params["head"] | {"kernel": 100.0 * teacher.params["head"]["kernel"]}
+    seeing = teacher.replace(params=teacher.params | {"head": head})
+    batch = next(batches())
+    predicted = evaluate.predictor(seeing, "rgb", mesh)(batch)
+    nme = metrics.nme(
+        predicted, batch["landmarks"], normalizer="box", layout="ibug68", box=np.tile([0, 0, 1, 1], (BATCH, 1))
+    )
+    state = sharding.put_sharded(states.create(network, {}, tx), mesh)
+    split = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
+    assert bool(split) == (fsdp * model > 1)
+    first = flat(state.network)
+    step, key = compile_step(recipe, state, teacher, mesh), sharding.put_replicated(jax.random.key(0), mesh)
     losses = []
-    for _ in range(10):
-        batch = {
-            "rgb": rng.random((BATCH, SIZE, SIZE, 3), np.float32),
-            "thermal": rng.random((BATCH, SIZE, SIZE, 1), np.float32),
-            "landmarks": rng.random((BATCH, K, 2), np.float32),
-            "visible": rng.random((BATCH, K)) < 0.8,
-            "mask": np.arange(BATCH) < BATCH - 3,
-        }
+    for batch in batches():
         placed = sharding.put_batch(batch, mesh)
-        assert len(placed["rgb"].sharding.device_set) == len(jax.devices())
+        assert len(placed["rgb"].sharding.device_set) == count
         state, scalars = step(state, teacher, placed, key)
         losses.append(float(scalars["loss"]))
-    leaves = jax.tree.leaves(state.network)
-    assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
-    flat = jnp.concatenate([leaf.ravel() for leaf in leaves])
-    np.savez(path, devices=len(jax.devices()), losses=losses, parameters=np.asarray(flat))
+    after = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
+    assert len(after) == len(split)
+    return {"losses": losses, "parameters": flat(state.network), "first": first, "predicted": predicted, "nme": nme}
+
+
+def main(folder, model, *cases):
+    config = common.base()
+    config.loss.name = "smooth_l1"  # at a kink of l1 the last bit of a prediction decides over a gradient
+    config.teacher = config.student = MODELS[model]
+    for case in cases:
+        np.savez(Path(folder) / f"{case}.npz", **train(config, case))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -157,7 +157,9 @@ def _check_version(path: pathlib.Path) -> None:
     except FileNotFoundError:
         raise InputError(f"The file {path} does not exist. {Cofw.HOW_TO_GET}") from None
     except OSError as error:
-        raise InputError(f"The file {path} cannot be read: {error.strerror or error}.") from None
+        raise InputError(
+            f"The file {path} cannot be read ({error.strerror or error}); check its name and its rights."
+        ) from None
     if head[512:] == b"\x89HDF\r\n\x1a\n" or head.startswith(b"\x89HDF\r\n\x1a\n"):
         return
     if head.startswith(b"MATLAB 5.0 MAT-file"):
