@@ -112,6 +112,21 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
+def _trips(line: str, bodies: dict[str, list[str]]) -> int:
+    """How often a loop runs its body: as XLA says, or the one number that its condition compares with; else 1."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    if known:
+        return int(known[1])
+    condition = re.search(r" while\(.*condition=%?([\w.\-]+)", line)
+    if not condition:
+        return 1
+    lines = bodies[condition[1]]
+    numbers = [
+        int(found[1]) for found in (re.search(r" = s32\[\]\S* constant\((\d+)\)", one) for one in lines) if found
+    ]
+    return numbers[0] if len(numbers) == 1 and any("direction=LT" in one for one in lines) else 1
+
+
 def collectives(text: str) -> list[Collective]:
     """The collectives of a compiled program (`compiled.as_text()`), with the trip counts of the loops around them.
 
@@ -126,12 +141,12 @@ def collectives(text: str) -> list[Collective]:
         for line in bodies[name]:
             one = _one(line, devices, times, "all-reduce-scatter" in name)
             found.extend([one] if one else [])
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            trips = _trips(line, bodies)
             for place in _CALLED.finditer(line):
                 names = re.match(r"\{([^}]*)\}|([^,\s]+)", line[place.end() :])
                 for called in (names[1] or names[2]).replace("%", "").split(","):
                     if called.strip() in bodies:
-                        walk(called.strip(), times * int(trips[1]) if trips else times)
+                        walk(called.strip(), times * trips)
 
     walk(entry, 1)
     return found

@@ -28,11 +28,17 @@ HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f3
 }
 
 %condition (state: (s32[], f32[8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(3)
   ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+%once (state: (s32[], f32[8])) -> (s32[], f32[8]) {
+  ROOT %sum.2 = f32[6]{0} all-reduce(%x), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
 }
 
 ENTRY %main (x: f32[8]) -> f32[8] {
   %loop = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %of_a_tpu = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%once, metadata={op_name="while"}
   %fusion = bf16[16]{0} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="all-reduce(x)"}
   %gather = (f32[2,3]{1,0}, f32[16,3]{1,0}) all-gather-start(%z), replica_groups=mesh['a'=4,'b'=2] {'a','b'}
   %done = f32[16,3]{1,0} all-gather-done(%gather)
@@ -47,6 +53,7 @@ def test_the_parser_reads_kinds_bytes_groups_and_loops():
     found = [(c.kind, c.bytes, c.group, c.times) for c in plan.collectives(HLO)]
     assert found == [
         ("all-reduce", 8 * 4 + 3, 2, 5),
+        ("all-reduce", 6 * 4, 4, 3),
         ("reduce-scatter", 64 * 2, 4, 1),
         ("all-gather", 16 * 3 * 4, 8, 1),
         ("reduce-scatter", 10 * 4 * 4, 4, 1),
