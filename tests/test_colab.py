@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, show what they promise, and are stored without outputs."""
 
 import ast
+import copy
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError
 
 FOLDER = Path(__file__).resolve().parents[1] / "colab"
 PLAYGROUND, DISTILL = "dikd_playground.ipynb", "distill.ipynb"
@@ -34,10 +36,13 @@ def execute(tmp_path, monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)
 
     def run(notebook):
-        client = NotebookClient(
-            notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-        )
-        return client.execute()
+        options = {"kernel_name": "python3", "resources": {"metadata": {"path": str(tmp_path)}}}
+        try:
+            done = NotebookClient(copy.deepcopy(notebook), timeout=240, **options).execute()
+        except CellTimeoutError:  # on a busy machine nbclient may miss a message of a widget, and wait for it
+            done = NotebookClient(copy.deepcopy(notebook), timeout=900, **options).execute()
+        notebook.update(done)
+        return notebook
 
     return run
 
