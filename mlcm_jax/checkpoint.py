@@ -194,13 +194,16 @@ def _try(
     return None
 
 
-def _first_whole(directory: epath.Path, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]) -> int:
-    """Of several processes: the first of `steps` that process 0, by itself, can read; -1 for none.
+def _agreed(
+    directory: epath.Path, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]
+) -> tuple[int, list[int]]:
+    """What several processes do about the checkpoints that process 0 sees: (their number, [the first it can read]).
 
-    A read together in which one process meets damage leaves the others waiting for it.
+    A read together in which one process meets damage leaves the others waiting for it; and a shared disk may not yet
+    show one process what it shows another. So process 0 reads by itself first.
     """
     found = None
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and steps:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone"
         )
@@ -215,7 +218,9 @@ def _first_whole(directory: epath.Path, steps: Sequence[int], item: str, like: A
         reader = ocp.CheckpointManager(directory, options=options, item_names=("state", "model", "meta"))
         found = _try(reader, steps, item, local, say)
         reader.close()
-    return int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found[1])))
+    mine = np.array([len(steps), -1 if found is None else found[1]], np.int32)
+    count, step = multihost_utils.broadcast_one_to_all(mine).tolist()
+    return count, [step] if step >= 0 else []
 
 
 def restore(
@@ -242,17 +247,12 @@ def restore(
       InputError: checkpoints are there, but belong to a model of another shape, or none of them can be read.
     """
     steps = sorted(manager.all_steps(), key=lambda step: (step == first, step), reverse=True)
-    if jax.process_count() > 1:  # a shared disk may show a process what it does not yet show another
-        listed = np.full(64, -1, np.int32)
-        listed[: len(steps[:64])] = steps[:64]
-        steps = [step for step in multihost_utils.broadcast_one_to_all(listed).tolist() if step >= 0]
-    if not steps:
-        return None
-    candidates = steps
+    count = len(steps)
     if jax.process_count() > 1:
-        whole = _first_whole(manager.directory, steps, item, like, say)
-        candidates = [] if whole < 0 else [whole]
-    found = _try(manager, candidates, item, like, say)
+        count, steps = _agreed(manager.directory, steps, item, like, say)
+    if not count:
+        return None
+    found = _try(manager, steps, item, like, say)
     if found is None:
         raise InputError(
             f"No checkpoint in {manager.directory} can be read with this config and version; "

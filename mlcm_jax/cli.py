@@ -118,8 +118,8 @@ def _train_flags() -> None:
 
 def _processes_flags() -> None:
     """Of commands that run as several processes (docs/pods.md)."""
-    flags.DEFINE_enum("distributed", "", ["", "auto"], "auto: Slurm, Open MPI, TPU or GKE tell who takes part.",
-                      module_name=_MODULE)  # fmt: skip
+    text = "auto: Slurm, Open MPI, TPU or GKE tell who takes part."
+    flags.DEFINE_enum("distributed", "", ["", "auto"], text, module_name=_MODULE)
     _string("coordinator", "", "Elsewhere: address:port of process 0; every process gets the same command.")
     flags.DEFINE_integer("processes", 0, "With --coordinator: how many processes there are.", module_name=_MODULE)
     flags.DEFINE_integer("process", -1, "With --coordinator: which this one is, from 0.", module_name=_MODULE)

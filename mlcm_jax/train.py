@@ -23,6 +23,7 @@ from mlcm_jax import (
     shape_model,
     sharding,
     stages,
+    steps,
     summary,
 )
 from mlcm_jax import state as states
@@ -30,10 +31,15 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.writers import open_writer, read_jsonl, say, write_json
 
 
-def _start_state(name, config, recipe, trained, count, mean_shape):
-    """The state of a stage at step 0: initialised by role, with the teacher's weights where the config says so."""
+def start_state(
+    name: str, config: ConfigDict, recipe: steps.Recipe, trained: Mapping[str, run.Trained], mean_shape: np.ndarray
+) -> states.TrainState:
+    """The state of a stage at step 0: initialised by role, with the teacher's weights where the config says so.
+
+    `trained` are the stages that this one reads (`stages.requirements`); mean_shape is float32 [K, 2] in u.
+    """
     stage = stages.STAGES[name]
-    network = stages.initial_network(name, config, num_landmarks=count, mean_shape=mean_shape)
+    network = stages.initial_network(name, config, num_landmarks=len(mean_shape), mean_shape=mean_shape)
     if stage.model == "student" and config.student_init == "teacher":
         source = trained["teacher"].network
         if jax.tree.map(np.shape, source.params) != jax.tree.map(np.shape, network.params):
@@ -50,6 +56,12 @@ def _start_state(name, config, recipe, trained, count, mean_shape):
         channels = states.channels(network), states.channels(trained[stage.teachers[0]].network)
         adapter = states.init_adapter(*channels, stages.role_key(config.seed, f"{name} adapter"))
     return states.create(network, adapter, recipe.tx)
+
+
+def teacher_of(name: str, recipe: steps.Recipe, networks: Mapping[str, states.Network]) -> Any:
+    """What `steps.train_step` takes as the teacher of a stage: a network, the pair of KD-Loss, or None."""
+    teachers = tuple(networks[teacher] for teacher in stages.STAGES[name].teachers)
+    return teachers if recipe.two_teachers else (teachers[0] if teachers else None)
 
 
 def train_stage(
@@ -87,11 +99,9 @@ def train_stage(
     recipe = stages.recipe(name, config, soft=soft)
     needed = tuple(m for m in (modality, recipe.teacher_modality) if m)
     data.require(examples, sorted(set(needed)), f"Stage {name}")
-    count = stages.layout(config).count
-    state = _start_state(name, config, recipe, trained, count, mean_shape)
-    state = sharding.put_sharded(state, mesh)
-    teachers = tuple(sharding.put_sharded(trained[teacher].network, mesh) for teacher in stage.teachers)
-    teacher = teachers if recipe.two_teachers else (teachers[0] if teachers else None)
+    state = sharding.put_sharded(start_state(name, config, recipe, trained, mean_shape), mesh)
+    networks = {teacher: sharding.put_sharded(trained[teacher].network, mesh) for teacher in stage.teachers}
+    teacher = teacher_of(name, recipe, networks)
 
     directory = workdir / name
     manager = checkpoint.open_manager(run.checkpoint_folder(workdir, name, config))

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mlcm_jax import loop, models, run, shape_model, sharding, stages, train
+from mlcm_jax import loop, models, shape_model, sharding, stages
 from mlcm_jax import state as states
+from mlcm_jax.bench import plan
 from mlcm_jax.models.layers import BatchNorm
 from mlcm_jax.models.mobilevit_v2 import MobileViTBlock
 
@@ -85,40 +86,11 @@ def cases():
 
 @functools.cache
 def abstract_network(name, variant, stage):
-    """Shapes of the network of a stage, initialised as training does it."""
-    config = make(name, variant)
-    count = stages.layout(config).count
-    mean = np.full((count, 2), 0.5, np.float32)
-    initial = functools.partial(stages.initial_network, config=config, num_landmarks=count, mean_shape=mean)
-    return jax.eval_shape(lambda: initial(stage))
+    return plan.network_shapes(make(name, variant), stage)
 
 
 def model_of(stage):
     return stages.STAGES[stage].model
-
-
-def start(name, variant, stage, recipe, networks):
-    """Shapes of the state at step 0, from `train`'s own function: adapters and copied heads included."""
-    config = make(name, variant)
-    count = stages.layout(config).count
-    mean = np.full((count, 2), 0.5, np.float32)
-
-    def begin(networks):
-        trained = {key: run.Trained(key, network, config, mean) for key, network in networks.items()}
-        return train._start_state(stage, config, recipe, trained, count, mean)
-
-    return jax.eval_shape(begin, networks)
-
-
-def batch_of(config, recipe):
-    """Shapes of a batch, as `data` gives it."""
-    size, side, count = config.train.batch_size, config.image_size, stages.layout(config).count
-    pictures = {"rgb": (size, side, side, 3), "thermal": (size, side, side, 1)}
-    shapes = {key: pictures[key] for key in {recipe.modality, recipe.teacher_modality} - {""}}
-    shapes |= {"landmarks": (size, count, 2), "weight": (size, count)}
-    flags = {"visible": (size, count), "mask": (size,)}
-    arrays = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in shapes.items()}
-    return arrays | {key: jax.ShapeDtypeStruct(shape, jnp.bool_) for key, shape in flags.items()}
 
 
 def like(tree):
@@ -171,19 +143,15 @@ def test_a_training_step_of_full_size_fits_together(name, variant, stage):
     soft = None
     if stages.STAGES[stage].soft:
         soft = shape_model.fit(np.random.default_rng(0).random((9, count, 2)), variance=config.shape_variance)
-    recipe = stages.recipe(stage, config, soft=soft)
     networks = {other: abstract_network(name, variant, other) for other in stages.requirements(stage, config)}
-    teachers = tuple(networks[other] for other in stages.STAGES[stage].teachers)
-    teacher = teachers if recipe.two_teachers else teachers[0] if teachers else None
-
-    state = start(name, variant, stage, recipe, networks)
+    recipe, state, teacher, batch = plan.shapes_of_step(config, stage, soft=soft, networks=networks)
     assert like(state.network) == like(abstract_network(name, variant, stage)) == like(state.ema)
     assert numbers(state.network.params) == parameters_by_hand(config[model_of(stage)], count)
     assert {key: kernel.shape for key, kernel in state.adapter.items()} == adapter_by_hand(config, stage)
 
     sharding.check_batch_size(config.train.batch_size, mesh, "batch_size", accumulate=config.train.accumulate)
     step, key = loop.compile_step(recipe, state, teacher, mesh), jax.eval_shape(lambda: jax.random.key(0))
-    after, scalars = step.trace(state, teacher, batch_of(config, recipe), key).out_info
+    after, scalars = step.trace(state, teacher, batch, key).out_info
     # The next step must take what this one gives: the same shapes and dtypes, or it would be compiled anew or fail.
     assert jax.tree.structure(after) == jax.tree.structure(state) and like(after) == like(state)
     floats = [leaf.dtype for leaf in jax.tree.leaves(after) if jnp.issubdtype(leaf.dtype, jnp.floating)]

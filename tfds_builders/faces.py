@@ -14,6 +14,7 @@ class MySet(faces.FaceBuilder):
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import difflib
 import io
@@ -110,9 +111,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.options = dict(options or {})
         super().__init__(**kwargs)
 
+    @abc.abstractmethod
     def parse(self, folder: pathlib.Path) -> dict[str, list[Face]]:
         """The labelled faces of every split, from the label files alone; pictures are not read yet."""
-        raise NotImplementedError
 
     def thermal(self) -> Thermal:
         """What the thermal files of this config hold."""

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import common
-from mlcm_jax import landmarks, loop, models, sharding, stages
+from mlcm_jax import loop, models, sharding, stages
 from mlcm_jax import state as states
 from mlcm_jax.bench import plan
 from mlcm_jax.writers import say
@@ -25,23 +24,14 @@ from mlcm_jax.writers import say
 def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="swin_v2_b")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--remat", action="store_true")
+    plan.step_flags(parser, batch=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="of one device in bfloat16; 0: no utilisation")
     arguments = parser.parse_args()
-    config = common.base()
-    config.image_size = arguments.size
-    config.train.update({"bf16": True, "batch_size": arguments.batch, "accumulate": arguments.accumulate})
-    options = {"name": arguments.model, "head": "coordinates"}
-    config.teacher, config.student = options, options | ({"remat": True} if arguments.remat else {})
-
+    config = plan.step_config(arguments)
     mesh = sharding.make_mesh()
     recipe, shapes, teacher_shapes, batch_shapes = plan.shapes_of_step(config)
-    count = landmarks.get(config.layout).count
+    count = stages.layout(config).count
     mean = np.full((count, 2), 0.5, np.float32)
     networks = [
         stages.initial_network(n, config, num_landmarks=count, mean_shape=mean) for n in ("transfer", "teacher")

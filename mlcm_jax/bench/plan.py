@@ -6,7 +6,7 @@ Compiles the transfer stage (KTL, SwinV2-B to SwinV2-B at 256 pixels, bfloat16) 
 package libtpu (0.0.42.1 was used; in an environment of its own, it is no dependency) but no TPU. Prints a row of the
 table in docs/pods.md. `collectives` reads the communication of any compiled program.
 
-Compiling all 24 blocks of both networks takes a quarter of an hour and more of processor time. With `--blocks=2,4` the
+Compiling all 24 blocks of both networks takes long. With `--blocks=2,4` the
 third stage is compiled with so many blocks, and the numbers are continued linearly to its 18.
 """
 
@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from configs import common
-from mlcm_jax import landmarks, loop, sharding, stages
+from mlcm_jax import loop, run, sharding, stages, steps, train
 from mlcm_jax import state as states
 from mlcm_jax.writers import say
 
@@ -152,16 +153,32 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
-def shapes_of_step(config: Any, stage: str = "transfer") -> tuple[Any, Any, Any, dict[str, Any]]:
-    """(recipe, state, teacher, batch) of a stage whose networks have features of one width, as shapes."""
-    count = landmarks.get(config.layout).count
-    recipe = stages.recipe(stage, config)
+def network_shapes(config: Any, stage: str) -> states.Network:
+    """The network with which a stage starts, as shapes."""
+    count = stages.layout(config).count
     mean = np.full((count, 2), 0.5, np.float32)
     initial = functools.partial(stages.initial_network, config=config, num_landmarks=count, mean_shape=mean)
-    state = jax.eval_shape(lambda: states.create(initial(stage), {}, recipe.tx))
-    teachers = stages.STAGES[stage].teachers
-    teacher = jax.eval_shape(lambda: initial(teachers[0])) if teachers else None
-    batch, side = config.train.batch_size, config.image_size
+    return jax.eval_shape(lambda: initial(stage))
+
+
+def shapes_of_step(
+    config: Any, stage: str = "transfer", *, soft: Any = None, networks: Mapping[str, states.Network] | None = None
+) -> tuple[steps.Recipe, states.TrainState, Any, dict[str, jax.ShapeDtypeStruct]]:
+    """(recipe, state, teacher, batch) of a stage, as training makes them, but as shapes: no array is made.
+
+    `soft` is the shape model of a stage that learns soft landmarks; `networks` are shapes of those that the stage reads
+    (None: worked out here).
+    """
+    count, batch, side = stages.layout(config).count, config.train.batch_size, config.image_size
+    recipe = stages.recipe(stage, config, soft=soft)
+    if networks is None:
+        networks = {name: network_shapes(config, name) for name in stages.requirements(stage, config)}
+    mean = np.full((count, 2), 0.5, np.float32)
+
+    def start(networks):
+        trained = {name: run.Trained(name, network, config, mean) for name, network in networks.items()}
+        return train.start_state(stage, config, recipe, trained, mean)
+
     shapes = {
         "rgb": ((batch, side, side, 3), jnp.float32),
         "thermal": ((batch, side, side, 1), jnp.float32),
@@ -171,7 +188,8 @@ def shapes_of_step(config: Any, stage: str = "transfer") -> tuple[Any, Any, Any,
         "mask": ((batch,), jnp.bool_),
     }
     reads = (shapes.keys() - {"rgb", "thermal"}) | {recipe.modality, recipe.teacher_modality}
-    return recipe, state, teacher, {k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items() if k in reads}
+    arrays = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items() if key in reads}
+    return recipe, jax.eval_shape(start, networks), train.teacher_of(stage, recipe, networks), arrays
 
 
 def compile_step(config: Any, mesh: jax.sharding.Mesh, stage: str = "transfer") -> tuple[Any, states.TrainState]:
@@ -204,27 +222,38 @@ def seconds(needs: dict[str, float]) -> dict[str, float]:
     return times | {"step": max(times["compute"], times["memory"]) + times["links"]}
 
 
-def main() -> None:
-    """See the top of this file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", default="v5e:2x4")
+def step_flags(parser: argparse.ArgumentParser, *, batch: int) -> None:
+    """Flags of a training step of KTL; `batch` is the default of --batch."""
     parser.add_argument("--model", default="swin_v2_b")
-    parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--remat", action="store_true")
-    parser.add_argument("--fsdp", type=int, default=1)
-    parser.add_argument("--blocks", default="18", help="blocks of the third stage; two numbers: continued to 18")
-    arguments = parser.parse_args()
+
+
+def step_config(arguments: argparse.Namespace, **options: Any) -> Any:
+    """The config of `step_flags`; `options` are of both networks."""
     config = common.base()
     config.image_size = arguments.size
     config.train.update({"bf16": True, "batch_size": arguments.batch, "accumulate": arguments.accumulate})
+    config.teacher = {"name": arguments.model, "head": "coordinates"} | options
+    config.student = config.teacher.to_dict() | ({"remat": True} if arguments.remat else {})
+    return config
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    step_flags(parser, batch=4096)
+    parser.add_argument("--topology", default="v5e:2x4")
+    parser.add_argument("--fsdp", type=int, default=1)
+    parser.add_argument("--blocks", default="18", help="blocks of the third stage; two numbers: continued to 18")
+    arguments = parser.parse_args()
     devices = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology).devices
     mesh = sharding.make_mesh(devices, shape={"fsdp": arguments.fsdp})
     blocks, found = [int(number) for number in arguments.blocks.split(",")], []
     for number in blocks:
-        options = {"name": arguments.model, "head": "coordinates", "depths": (2, 2, number, 2)}
-        config.teacher, config.student = options, options | ({"remat": True} if arguments.remat else {})
+        config = step_config(arguments, depths=(2, 2, number, 2))
         found.append(measure(compile_step(config, mesh)[0], arguments.accumulate))
         say(f"{number} blocks: " + ", ".join(f"{key} {value:.4g}" for key, value in found[-1].items()))
     needs = found[-1]
