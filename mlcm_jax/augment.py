@@ -8,7 +8,7 @@ modality.
 
 Speed is a design rule here, as this code competes with training for two cores: random numbers are drawn in one call,
 the matrix is composed in plain floats, both modalities are warped as one picture of four channels, pictures stay
-8 bits until they are a batch, tone and colour go through one 256-entry table, noise comes from a bank.
+8 bits until they are on the devices, tone and colour go through one 256-entry table, noise comes from a bank.
 """
 
 import functools
@@ -67,7 +67,7 @@ def crop(
       scale: 0.1 means a factor of 1/1.1 to 1.1.
       shift: in units of the square's side.
       flip: probability.
-      floats: False leaves the pictures uint8, for what follows here to work on; `to_floats` ends that.
+      floats: False leaves the pictures uint8, for what follows here to work on.
 
     Returns:
       A new dict: `rgb` float32 [S, S, 3] and / or `thermal` float32 [S, S, 1] in [0, 1] (see `floats`), `landmarks`
@@ -132,13 +132,7 @@ def crop(
     out["visible"] = visible
     out["box"] = np.array(box, dtype=np.float32)
     out["to_image"] = matrix.astype(np.float32)
-    return to_floats(out) if floats else out
-
-
-def to_floats(example) -> dict:
-    """The example, or batch of them, with pictures of 8 bits as float32 in [0, 1]; others stay."""
-    pictures = {name: example[name] for name in ("rgb", "thermal") if name in example}
-    return example | {name: _floats(picture) for name, picture in pictures.items() if picture.dtype == np.uint8}
+    return out | {name: _floats(out[name]) for name in pictures} if floats else out
 
 
 def photometric_rgb(image, rng, *, strength=1.0) -> np.ndarray:
@@ -158,7 +152,7 @@ def photometric_rgb(image, rng, *, strength=1.0) -> np.ndarray:
     signed = [strength * (2.0 * value - 1.0) for value in r]
     small = _bytes(image)
     if r[0] < 0.15 * strength:
-        small = cv2.GaussianBlur(small, (0, 0), _blur_sigma(r[1], image.shape[0]))
+        small = _blur(small, r[1])
     if r[2] < 0.15 * strength:
         small = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
@@ -203,7 +197,7 @@ def photometric_thermal(image, rng, *, strength=1.0, invert=0.0) -> np.ndarray:
         low = max(8, round(size * (1.0 - 0.65 * r[1])))
         small = cv2.resize(cv2.resize(small, (low, low), interpolation=cv2.INTER_AREA), (size, size))
     if r[2] < 0.2 * strength:
-        small = cv2.GaussianBlur(small, (0, 0), _blur_sigma(r[3], size))
+        small = _blur(small, r[3])
     if r[4] < 0.2 * strength:
         # A camera's "detail enhancement": what differs from the surroundings is amplified.
         amount = 0.3 + 0.7 * r[5]
@@ -347,9 +341,11 @@ def _box(box, width, height) -> tuple[float, float, float, float]:
     return x, y, w, h
 
 
-def _blur_sigma(u, size) -> float:
-    """Blur in pixels that grows with the crop: 0.4 to 1.0 at 64 pixels, to 2.8 at 256."""
-    return 0.4 + 0.6 * u * max(1.0, size / 64)
+def _blur(image, u) -> np.ndarray:
+    """Gaussian blur that grows with the crop: sigma is 0.4 to 1.0 pixels at 64 pixels, to 2.8 at 256."""
+    sigma = 0.4 + 0.6 * u * max(1.0, len(image) / 64)
+    width = 2 * max(1, round(2.0 * sigma)) + 1  # OpenCV's own choice, three sigma a side, takes twice as long
+    return cv2.GaussianBlur(image, (width, width), sigma)
 
 
 @functools.cache

@@ -201,9 +201,18 @@ def batch_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch (numpy, see `batch_rows`) as global arrays, split over `data` and `fsdp`."""
+    """This process's rows of a batch (numpy, see `batch_rows`) as global arrays, split over `data` and `fsdp`.
+
+    What is uint8 [rows, …], as pictures are, becomes float32 in [0, 1] on the devices.
+    """
     sharding = batch_sharding(mesh)
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    placed = {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    return {key: _unit(value) if value.dtype == np.uint8 else value for key, value in placed.items()}
+
+
+@jax.jit
+def _unit(picture: jax.Array) -> jax.Array:
+    return picture.astype(np.float32) / 255.0
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

@@ -1,11 +1,15 @@
 """Pictures of users: every kind in, 8 bits out, and no broken file passes."""
 
+import io
+import zlib
+
 import cv2
 import matplotlib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mlcm_jax import imageio
 from mlcm_jax.errors import InputError
@@ -19,6 +23,17 @@ def write(path, array):
     """Writes RGB or gray with OpenCV, which is not what reads it."""
     assert cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
     return path
+
+
+@pytest.mark.parametrize("image", [GRAY, COLOUR, GRAY.astype(np.uint16) * 257])
+def test_png_is_lossless_filtered_and_not_deflated(image):
+    content = imageio.png(image)
+    read = np.asarray(Image.open(io.BytesIO(content)))  # another decoder, and RGB
+    np.testing.assert_array_equal(read, image)
+    rows = zlib.decompress(content[content.index(b"IDAT") + 4 : content.index(b"IEND") - 8])
+    lines = np.frombuffer(rows, np.uint8).reshape(len(image), -1)
+    assert set(lines[1:, 0]) == {2}  # filter UP, after the PNG specification
+    assert len(content) > image.nbytes
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".bmp"])

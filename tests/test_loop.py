@@ -57,7 +57,7 @@ def poisoned(monkeypatch):
 
     def iterate(dataset, start, **options):
         for step, batch in enumerate(steps_of(dataset, start, **options), start + 1):
-            yield batch | {"rgb": np.full_like(batch["rgb"], np.nan)} if step in (2, 5) else batch
+            yield batch | {"rgb": np.full(batch["rgb"].shape, np.nan, np.float32)} if step in (2, 5) else batch
 
     monkeypatch.setattr(data, "iterate", iterate)
 

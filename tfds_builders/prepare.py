@@ -293,8 +293,8 @@ def _digest(content: bytes | None, array: np.ndarray) -> str:
 
 
 def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
-    """The file's own bytes where TFDS would decode them to this very picture, else PNG."""
-    if content and content[:2] in (b"\xff\xd8", b"\x89P"):  # JPEG, PNG
+    """The bytes of a JPEG file where TFDS would decode them to this very picture, else PNG."""
+    if content and content.startswith(b"\xff\xd8"):
         decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is not None and decoded.ndim == 3 and decoded.shape[2] == 3:
             decoded = decoded[..., ::-1]
@@ -302,8 +302,4 @@ def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
         # Decoders of JPEG round differently; a turned or mirrored picture differs by far more.
         if same_kind and np.abs(decoded.astype(np.int32) - array).mean() < 1.0:
             return io.BytesIO(content)
-    flags = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    done, png = cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array, flags)
-    if not done:
-        raise InputError(f"A picture of shape {array.shape} and type {array.dtype} cannot be encoded as PNG.")
-    return io.BytesIO(png.tobytes())
+    return io.BytesIO(imageio.png(array))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from mlcm_jax import imageio
 from mlcm_jax import landmarks as landmarks_lib
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import raster, rgb, scene, sensor, thermal
@@ -119,14 +120,7 @@ def encode(pair: dict) -> dict:
     """Replace the pictures of an example by encoded bytes: rgb as JPEG (quality 95, 4:4:4), the others as PNG."""
     jpeg = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return pair | {
-        "rgb": _encoded(".jpg", pair["rgb"][..., ::-1], jpeg),
-        "thermal": _encoded(".png", pair["thermal"], []),
-        "celsius": _encoded(".png", to_raw(pair["celsius"]), []),
+        "rgb": cv2.imencode(".jpg", pair["rgb"][..., ::-1], jpeg)[1].tobytes(),
+        "thermal": imageio.png(pair["thermal"]),
+        "celsius": imageio.png(to_raw(pair["celsius"])),
     }
-
-
-def _encoded(extension: str, image: np.ndarray, parameters: list[int]) -> bytes:
-    done, data = cv2.imencode(extension, image, parameters)
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode a {extension} of shape {image.shape}")
-    return data.tobytes()
