@@ -16,6 +16,7 @@ crops, turned and mirrored; the decay counts steps, as Keras' does; the
 teachers and the student alone learn by L1, which is what the main term is below γ; no warm-up, no weight decay, no
 averaging; teachers trained as long as the student, from scratch (`--config.pretrained.teacher=FILE` for ImageNet
 weights); strengths of gamma, noise and blur (ours); the crop, 1.25 times the longer side of the landmarks' box.
+DIFFERENT here: `photometric` also changes brightness, contrast, colour cast and light, and makes some pictures gray.
 """
 
 from ml_collections import ConfigDict

@@ -16,9 +16,10 @@ starts from the teacher's; STAR + 10 AWing + 10 AWing, ε 1e-4, s 0.01; distilla
 in an earlier version); AdamW 2e-4, heads 1e-3, weight decay 1e-4, cosine, 500 epochs, batch 32; shift 0.05, rotation
 45°, scale 0.1, flip, occlusion, blur, gamma, noise, gray. INFERRED: the data, as the challenge's are not public (300W
 stands in); the decoder counts as head for the learning rate; no warm-up, clipping or averaging; distillation does not
-decay. DIFFERENT here: their shift, rotation and scale are normal with these deviations, ours uniform up to them; biases
-and norms are not decayed; coordinates are u in [0, 1], where theirs span [-1, 1]
-(`--config.loss.options.grid=align_corners` gives their grid).
+decay; strengths and probabilities of occlusion, blur, gamma, noise and gray; the crop, 1.25 times the box. DIFFERENT
+here: their shift, rotation and scale are normal with these deviations, ours uniform up to them; biases and norms are
+not decayed; coordinates are u in [0, 1], where theirs span [-1, 1] (`--config.loss.options.grid=align_corners` gives
+their grid).
 
 The student has 1,141,863 parameters, which is all that their forward pass uses (KNOWN, code): 1,113,593 of the backbone
 without classifier and 28,270 of three 1×1 convolutions to 51 points, 8 edges, 51 maps. INFERRED: their 1.245 M are the

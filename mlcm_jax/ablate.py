@@ -98,17 +98,28 @@ def _train_row(row, seed, workdir, shared, *, data_dir: str, mesh: Mesh) -> None
     if row.stage not in (scored["name"] for scored in results["rows"]):
         raise InputError(f"Row {row.name!r} cannot be scored: {test.name} lacks the pictures that {row.stage} reads.")
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
-    write_json(directory / "row.json", {"row": row.name, "stage": row.stage, "devices": devices, **results})
+    write_json(directory / "row.json", {"row": row.name, "devices": devices, **_scored_by(row), **results})
+
+
+def _scored_by(row: Row) -> dict[str, Any]:
+    """By what a row is scored: none of it is a matter of training, so a finished row may be asked for another."""
+    config = row.config
+    test = [config.test_dataset or config.dataset, config.test_split, config.normalizer]
+    return {"stage": row.stage, "test": test}
 
 
 def _scores(workdir: epath.Path, row: Row, seed: int) -> dict[str, Any] | None:
-    """row.json of a row that is done; its config was compared when its folder was claimed."""
+    """row.json of a row that is done and scored as its config says; None: it is to be scored (again).
+
+    What was trained was compared with the config when the folder was claimed.
+    """
     path = _directory(workdir, row, seed) / "row.json"
     try:
         found = json.loads(path.read_text()) if path.exists() else None
     except json.JSONDecodeError:
-        return None  # damaged: scored again
-    return found if found is not None and found["stage"] == row.stage else None
+        return None
+    known = isinstance(found, dict) and "rows" in found and _scored_by(row).items() <= found.items()
+    return found if known else None
 
 
 def summarize(values: dict[str, Sequence[float]]) -> dict[str, Any]:

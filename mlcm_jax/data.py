@@ -124,7 +124,7 @@ class Examples(Sequence):
             return example | {"landmarks": empty, "visible": nothing > 0, "weight": nothing}
         try:
             points = landmarks.check(example["landmarks"], self.source_layout)
-            if self.source_layout.name != self.layout.name:
+            if not landmarks.same(self.source_layout, self.layout):
                 # Flags take the same road as the points: a point made of several is visible when most of them are.
                 flags = np.stack([example["visible"].astype(np.float32), example["weight"]], axis=1)
                 points = landmarks.convert(points, self.source_layout, self.layout)

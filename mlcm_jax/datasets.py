@@ -8,6 +8,7 @@ from rich.table import Table
 
 import tfds_builders
 from mlcm_jax import data, landmarks, pictures
+from mlcm_jax.errors import InputError
 from mlcm_jax.writers import console, say
 
 SHEET = 16  # examples on preview.png
@@ -41,7 +42,11 @@ def listing(data_dir: str) -> None:
     for column in ("data set", "pictures", "points", "built"):
         table.add_column(column, justify="right" if column == "points" else "left", no_wrap=column != "built")
     for name in (*tfds_builders.names(), *_own_sets(data_dir)):
-        builder = tfds_builders.load(name, data_dir)
+        try:
+            builder = tfds_builders.load(name, data_dir)
+        except InputError:  # a set of the user's own whose facts cannot be read
+            table.add_row(name, "", "", "damaged: delete its folder")
+            continue
         modalities = [m for m in data.MODALITIES if m in builder.info.features]
         built = sum(split.num_examples for split in builder.info.splits.values())
         layout = landmarks.get(builder.LAYOUT)

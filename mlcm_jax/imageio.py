@@ -231,11 +231,20 @@ def _from_npy(content: bytes, name: str) -> np.ndarray:
     return array
 
 
+def _deep_colours(image: Image.Image, content: bytes) -> bool:
+    """Whether a picture has more than 8 bits in each of several channels, which Pillow would cut to 8."""
+    if image.format == "PNG":
+        return content[24] == 16 and content[25] != 0  # IHDR: bit depth, colour type (0: gray)
+    bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
+    return len(bits) > 1 and max(bits) > 8
+
+
 def _from_image(content: bytes, name: str) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters raises
             image = Image.open(io.BytesIO(content))
+            deep = _deep_colours(image, content)
             image.load()  # Pillow, unlike OpenCV, refuses a truncated file instead of painting the rest gray
             image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -245,6 +254,11 @@ def _from_image(content: bytes, name: str) -> np.ndarray:
     # Decoders of damaged files raise all sorts of errors; struct.error is no OSError, and SyntaxError is a broken PNG.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
         raise InputError(f"The picture {name} is damaged or incomplete: {str(error).splitlines()[0]}.") from None
+    if deep:
+        raise InputError(
+            f"The picture {name} has 16 bits in each of several channels, of which half would be lost; save it as "
+            "8-bit colours, or as one channel of 16 bits."
+        )
     mode = image.mode
     if mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)

@@ -56,18 +56,19 @@ _NOSE_AND_MOUTH = {source: picks[[8, 10, 11]] for (source, target), picks in _PI
 _NOSE_AND_MOUTH |= {"ibug51": (13, 31, 37), "common17": (8, 10, 11)}
 
 
-def _same(a: Layout, b: Layout) -> bool:
+def same(a: Layout, b: Layout) -> bool:
+    """Whether two layouts number the same points in the same order; a user's own may bear a name twice."""
     return (a.name, a.count, a.groups) == (b.name, b.count, b.groups) and np.array_equal(a.flip, b.flip)
 
 
 def _own(layout: Layout) -> bool:
     """Whether it is a user's, even if its name is a public one."""
-    return layout.name not in LAYOUTS or not _same(layout, LAYOUTS[layout.name])
+    return layout.name not in LAYOUTS or not same(layout, LAYOUTS[layout.name])
 
 
 def _recipe(source: Layout, target: Layout) -> list[tuple[int, ...]] | None:
     """For every point of `target` the points of `source` whose mean it is; None where that is not defined."""
-    if _same(source, target):
+    if same(source, target):
         return [(i,) for i in range(source.count)]
     if _own(source) or _own(target):
         return None

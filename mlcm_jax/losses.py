@@ -221,7 +221,7 @@ def kd(
     return total
 
 
-def control(teacher, target, kind, *, key=None) -> jax.Array:
+def control(teacher, target, kind, *, key=None, weights=None) -> jax.Array:
     """Landmarks to give `assistive` or `kd` for the teacher's: the same errors t, without what they say of a picture.
 
     "shuffled": every example gets the t of another one, drawn by `key` (the batch, in random order, is rotated).
@@ -229,17 +229,22 @@ def control(teacher, target, kind, *, key=None) -> jax.Array:
 
     Args:
       teacher, target: float [B, K, 2] in u; finite.
+      weights: float [B, K]; None: ones. The mean is weighted, and stands for errors without weight when they are
+        shuffled: a placeholder's would reach a labelled landmark.
 
     Returns:
       float [B, K, 2]: target + t, without gradient.
     """
     t = stop_gradient(jnp.abs(_error(teacher, target)))
+    weights = jnp.ones(t.shape[:2]) if weights is None else stop_gradient(weights)
+    mean = (t.mean(-1) * weights).sum() / jnp.maximum(weights.sum(), 1e-6)
     if kind == "shuffled":
         if key is None:
             raise ValueError("the control 'shuffled' needs a key")
-        t = jnp.roll(t, jax.random.randint(key, (), 1, max(len(t), 2)), axis=0)
+        known = jnp.where(weights[..., None] > 0, t, mean)
+        t = jnp.roll(known, jax.random.randint(key, (), 1, max(len(t), 2)), axis=0)
     elif kind == "constant":
-        t = jnp.broadcast_to(t.mean(keepdims=True), t.shape)
+        t = jnp.full_like(t, mean)
     else:
         raise ValueError(f"unknown control {kind!r}: use shuffled or constant")
     return stop_gradient(target) + t

@@ -290,7 +290,7 @@ def ablation(path, rows, normalizer) -> None:
     """Rows of an ablation as `ablate.collect` gives them: a dot for every seed and a bar at their mean.
 
     A line runs at the mean of the control through the rows that are compared with it. The whisker is the 95 % interval
-    of the paired difference around the row's mean: where it does not touch the line, the row differs from its control.
+    of the paired difference, drawn from that line: where it does not touch the line, the row differs from its control.
     """
     if not rows:
         raise InputError(f"There are no rows to draw in {path}.")
@@ -314,8 +314,8 @@ def ablation(path, rows, normalizer) -> None:
     for y, row in enumerate(rows):
         found = row["paired"]
         if found and found["low"] is not None:
-            half = found["high"] - found["difference"]
-            axis.errorbar(means[row["name"]], y, xerr=half, color="C0", capsize=3, linewidth=1)
+            half, middle = found["high"] - found["difference"], means[row["control"]] + found["difference"]
+            axis.errorbar(middle, y, xerr=half, color="C0", capsize=3, linewidth=1)
     axis.set(xlim=(low - 0.1 * (high - low), high + 0.1 * (high - low)), ylim=(len(rows) - 0.5, -0.5))
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axis.set(xlabel=f"NME, per cent of {normalizer}", title="Seeds, mean and 95 % interval against the control (- -)")

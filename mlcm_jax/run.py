@@ -220,7 +220,7 @@ def load_stage(workdir: epath.PathLike, stage: str, *, mesh: Mesh, say=print) ->
     start = np.zeros((count, 2), np.float32)
     # The file of pretrained weights is not needed again: what was trained from it is in the checkpoint.
     config.pretrained = dict.fromkeys(config.pretrained, "")
-    network = stages.initial_network(stage, config, num_landmarks=count, mean_shape=start)
+    network = stages.initial_network(stage, config, mean_shape=start)
     like = checkpoint.abstract(sharding.put_sharded(bundle(network, start), mesh))
     directory = checkpoint_folder(workdir, stage, config)
     found = None

@@ -254,16 +254,26 @@ def recipe(name: str, config: ConfigDict, *, soft: shape_model.ShapeModel | None
     )
 
 
-def initial_network(name: str, config: ConfigDict, *, num_landmarks: int, mean_shape: np.ndarray) -> states.Network:
+def initial_network(name: str, config: ConfigDict, *, mean_shape: np.ndarray) -> states.Network:
     """The network with which a stage starts, before weights of another stage are copied in.
 
-    Raises InputError for an unknown model, option or weights file.
+    mean_shape is float32 [K, 2] in u. Raises InputError for an unknown model, option or weights file.
     """
     key = STAGES[name].model
-    return states.create_network(
-        model_options(config, key),
-        num_landmarks=num_landmarks,
-        key=role_key(config.seed, key),
-        mean_shape=mean_shape,
-        weights=config.pretrained[key] or None,
-    )
+    try:
+        return states.create_network(
+            model_options(config, key),
+            num_landmarks=len(mean_shape),
+            key=role_key(config.seed, key),
+            mean_shape=mean_shape,
+            weights=config.pretrained[key] or None,
+        )
+    except InputError as error:
+        raise InputError(f"config.{key}: {error}") from error
+
+
+def network_shapes(name: str, config: ConfigDict, *, mean_shape: np.ndarray) -> states.Network:
+    """`initial_network` as shapes: no array is made, no file of weights is read."""
+    config = config.copy_and_resolve_references()
+    config.pretrained = dict.fromkeys(config.pretrained, "")
+    return jax.eval_shape(lambda: initial_network(name, config, mean_shape=mean_shape))

@@ -85,9 +85,8 @@ def _adapt(features: jax.Array, kernel: jax.Array | None) -> jax.Array:
 
 def _distill(network, adapter, teacher, features, prediction, target, batch, weights, recipe, key):
     """The distillation terms by name, one value per example [B] each, unweighted."""
-    options = recipe.distillation
+    options, teacher = recipe.distillation, jax.lax.stop_gradient(teacher)  # parameters and statistics
     teacher_features, _ = states.run_backbone(teacher, batch[recipe.teacher_modality])
-    teacher_features = jax.lax.stop_gradient(teacher_features)
     adapted = _adapt(features, adapter.get("to_teacher"))
     if options.needs_features and adapted.shape != teacher_features.shape:
         raise InputError(
@@ -140,7 +139,8 @@ def _two_teachers(teachers, prediction, target, batch, weights, recipe, key):
     for teacher, used in zip(teachers, (options.tough, options.tolerant), strict=True):
         answer = jax.lax.stop_gradient(states.predict(teacher, batch[recipe.teacher_modality]))
         if options.control:
-            answer = losses.control(answer, target, options.control, key=key)  # one key: both of another face
+            # One key: both of another face.
+            answer = losses.control(answer, target, options.control, key=key, weights=weights)
         answers.append(answer if used else None)
     unreduced = losses.kd(
         prediction.landmarks, *answers, target, main_weight=options.main_weight, variant=options.variant

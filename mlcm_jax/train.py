@@ -39,7 +39,7 @@ def start_state(
     `trained` are the stages that this one reads (`stages.requirements`); mean_shape is float32 [K, 2] in u.
     """
     stage = stages.STAGES[name]
-    network = stages.initial_network(name, config, num_landmarks=len(mean_shape), mean_shape=mean_shape)
+    network = stages.initial_network(name, config, mean_shape=mean_shape)
     if stage.model == "student" and config.student_init == "teacher":
         source = trained["teacher"].network
         if jax.tree.map(np.shape, source.params) != jax.tree.map(np.shape, network.params):
@@ -56,6 +56,34 @@ def start_state(
         channels = states.channels(network), states.channels(trained[stage.teachers[0]].network)
         adapter = states.init_adapter(*channels, stages.role_key(config.seed, f"{name} adapter"))
     return states.create(network, adapter, recipe.tx)
+
+
+def start_shapes(
+    name: str, config: ConfigDict, recipe: steps.Recipe, networks: Mapping[str, states.Network], mean_shape: np.ndarray
+) -> states.TrainState:
+    """`start_state` as shapes: no array is made. `networks` are those that the stage reads, as arrays or as shapes."""
+
+    def start(networks):
+        trained = {key: run.Trained(key, network, config, mean_shape) for key, network in networks.items()}
+        return start_state(name, config, recipe, trained, mean_shape)
+
+    return jax.eval_shape(start, dict(networks))
+
+
+def _check_stages(names, config, trained, examples_of, mean_shape) -> None:
+    """Raises InputError for what would stop any of the stages at its start, before the first of them is trained."""
+    networks = {name: one.network for name, one in trained.items()}
+    for name in names:
+        recipe = stages.recipe(name, config)
+        data.require(examples_of(name), _read_modalities(recipe), f"Stage {name}")
+        for other in stages.requirements(name, config):
+            if other not in networks:
+                networks[other] = stages.network_shapes(other, config, mean_shape=mean_shape)
+        start_shapes(name, config, recipe, networks, mean_shape)
+
+
+def _read_modalities(recipe: steps.Recipe) -> tuple[str, ...]:
+    return tuple(sorted({recipe.modality, recipe.teacher_modality} - {""}))
 
 
 def teacher_of(name: str, recipe: steps.Recipe, networks: Mapping[str, states.Network]) -> Any:
@@ -97,8 +125,6 @@ def train_stage(
     if finished is not None:
         return finished
     recipe = stages.recipe(name, config, soft=soft)
-    needed = tuple(m for m in (modality, recipe.teacher_modality) if m)
-    data.require(examples, sorted(set(needed)), f"Stage {name}")
     state = sharding.put_sharded(start_state(name, config, recipe, trained, mean_shape), mesh)
     networks = {teacher: sharding.put_sharded(trained[teacher].network, mesh) for teacher in stage.teachers}
     teacher = teacher_of(name, recipe, networks)
@@ -130,7 +156,7 @@ def train_stage(
                     recipe,
                     state,
                     teacher,
-                    _batches(config, examples, needed, rows=rows),
+                    _batches(config, examples, _read_modalities(recipe), rows=rows),
                     mesh=mesh,
                     rng=sharding.put_replicated(stages.role_key(config.seed, "steps"), mesh),
                     start=start,
@@ -234,7 +260,14 @@ def train_stages(
         part=(jax.process_index(), jax.process_count()),
         gather=sharding.gather_processes,
     )
-    for name in (n for n in stages.STAGES if n in config.stages and n not in trained):
+    names = [name for name in stages.STAGES if name in config.stages and name not in trained]
+
+    def examples_of(name):
+        return of_teacher if stages.STAGES[name].model == "teacher" else examples
+
+    fresh = [name for name in names if not run.checkpoint_folder(workdir, name, config).exists()]
+    _check_stages(fresh, config, trained, examples_of, mean_shape)
+    for name in names:
         for needed in stages.requirements(name, config):
             if needed not in trained:
                 trained[needed] = run.load_stage(workdir, needed, mesh=mesh, say=say)
@@ -243,7 +276,7 @@ def train_stages(
             config,
             workdir,
             trained=trained,
-            examples=of_teacher if stages.STAGES[name].model == "teacher" else examples,
+            examples=examples_of(name),
             mean_shape=mean_shape,
             mesh=mesh,
             validation=validation,

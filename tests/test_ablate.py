@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import ablation_kdloss, ablation_synthetic
+from configs import ablation_kdloss, ablation_star, ablation_synthetic
 from mlcm_jax import ablate, grid, run, sharding, train
 from mlcm_jax.errors import InputError, Interrupted
 
@@ -38,14 +38,15 @@ GRID = {"none": NONE, "FD+LD": {"transfer": {"alpha": 0.0, "beta": 0.0, "gamma":
 @pytest.mark.parametrize(
     "module, variant",
     [(ablation_synthetic, v) for v in ("", "long", "strong", "smoke")]
-    + [(ablation_kdloss, v) for v in ("", "youtube", "smoke")],
+    + [(module, v) for module in (ablation_kdloss, ablation_star) for v in ("", "youtube", "smoke")],
 )
 def test_every_shipped_grid_is_sound(module, variant):
     rows = grid.plan(module.get_config(variant))
     by_name = {row.name: row for row in rows}
-    assert len(rows) == (3 if variant == "smoke" else 14 if module is ablation_synthetic else 8)
+    whole = {ablation_synthetic: 14, ablation_kdloss: 8, ablation_star: 6}
+    assert len(rows) == (3 if variant == "smoke" and module is not ablation_star else whole[module])
     assert [row.name for row in rows if not row.control] == [
-        n for n in ("none", "light alone", "student alone") if n in by_name
+        n for n in ("none", "light alone", "student alone", "weight 0") if n in by_name
     ]
     with pytest.raises(InputError, match="no variant 'huge'"):
         module.get_config("huge")
@@ -225,6 +226,28 @@ def test_what_is_done_is_not_done_again(trainings, tmp_path):
     (tmp_path / "fd_ld" / "seed_0" / "row.json").write_text('{"row": ')
     ablate.ablate(seeds(0, 1), tmp_path, data_dir="d")
     assert trainings.calls == [(0, "shared", "teacher"), (0, "fd_ld", "transfer"), *of_seed(1)]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"stage": "transfer"}', "\\x00"])
+def test_rows_that_are_no_rows_are_scored_again(trainings, tmp_path, content):
+    first = ablate.ablate(seeds(0), tmp_path, data_dir="d")
+    (tmp_path / "fd_ld" / "seed_0" / "row.json").write_text(content)
+    assert ablate.ablate(seeds(0), tmp_path, data_dir="d") == first
+
+
+@pytest.mark.parametrize("key, value", [("normalizer", "outer_eyes"), ("test_split", "val"), ("test_dataset", "other")])
+def test_a_table_has_one_protocol(trainings, tmp_path, key, value):
+    """Rows that were scored under another one are scored anew, and until then they are not in the table."""
+    ablate.ablate(seeds(0), tmp_path, data_dir="d")
+    changed = seeds(0)
+    changed[key] = value
+    partial = ablate.ablate(changed, tmp_path, data_dir="d", only=["none"])
+    assert [row["name"] for row in partial["rows"] if row["by_seed"]] == ["none"]
+    whole = ablate.ablate(changed, tmp_path, data_dir="d")
+    assert all(row["by_seed"] for row in whole["rows"])
+    for row in ("none", "fd_ld", "dikd"):
+        found = json.loads((tmp_path / row / "seed_0" / "row.json").read_text())
+        assert value in found["test"]
 
 
 def test_an_interrupted_grid_has_a_partial_table_and_goes_on(trainings, tmp_path):

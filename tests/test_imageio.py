@@ -190,6 +190,16 @@ def test_truncated_files_are_refused(tmp_path, suffix):
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_sixteen_bits_in_several_channels_are_refused(tmp_path, suffix, channels):
+    deep = RNG.integers(0, 65536, (24, 30, channels), dtype=np.uint16)
+    path = tmp_path / f"deep{suffix}"
+    assert cv2.imwrite(str(path), deep)
+    with pytest.raises(InputError, match=f"deep{suffix} has 16 bits in each of several channels"):
+        imageio.read_picture(path)
+
+
 def test_files_that_are_no_pictures(tmp_path):
     with pytest.raises(InputError, match=r"none\.png does not exist"):
         imageio.read_picture(tmp_path / "none.png")

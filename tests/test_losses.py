@@ -291,6 +291,14 @@ def test_controls_keep_the_errors_and_lose_the_example():
     np.testing.assert_allclose(shuffled, t[order], atol=1e-6)
     np.testing.assert_allclose(losses.control(tough, y, "constant") - y, t.mean(), atol=1e-6)
     np.testing.assert_array_equal(jax.grad(lambda a: losses.control(a, y, "constant").sum())(tough), 0.0)
+    # What has no weight reaches nothing: neither the mean, nor another example.
+    weights = jnp.asarray(np.random.default_rng(0).random((5, 6)) < 0.5, jnp.float32)
+    wild = jnp.where(weights[..., None] > 0, tough, 99.0)
+    mean = t[np.asarray(weights) > 0].mean()
+    np.testing.assert_allclose(losses.control(wild, y, "constant", weights=weights) - y, mean, rtol=1e-4)
+    shuffled = losses.control(wild, y, "shuffled", key=jax.random.key(1), weights=weights) - y
+    expected = np.where(np.asarray(weights)[..., None] > 0, t, mean)[order]
+    np.testing.assert_allclose(shuffled, expected, atol=1e-5)
     with pytest.raises(ValueError, match="key"):
         losses.control(tough, y, "shuffled")
     with pytest.raises(ValueError, match="random"):

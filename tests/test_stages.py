@@ -127,7 +127,7 @@ def test_star_of_a_config_trains_heads_with_and_without_edges(edges):
         config.light.layout = None
     recipe = stages.recipe("light_alone", config)
     shape = np.full((51, 2), 0.5, np.float32)
-    network = stages.initial_network("light_alone", config, num_landmarks=51, mean_shape=shape)
+    network = stages.initial_network("light_alone", config, mean_shape=shape)
     features, _ = states.run_backbone(network, jnp.ones((2, 32, 32, 1)))
     prediction, _ = states.run_head(network, features)
     _, parts = recipe.map_loss(prediction, jnp.full((2, 51, 2), 0.4), jnp.ones((2, 51)))

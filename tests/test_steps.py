@@ -139,15 +139,19 @@ def test_reverse_injection_alone_trains_the_backbone_only():
 
 
 def test_the_teacher_receives_no_gradient():
+    """Neither its parameters nor the running statistics of its batch norm, in the head as well."""
     recipe = make_recipe(distillation=steps.Distillation(1.0, 1.0, 1.0, 1.0, "none"))
-    state = start(recipe)
+    options = {"upsample": 2, "head_channels": 8}  # a head with batch norm
+    student, teacher = network(1, **options), network(2, **options)
+    state = states.create(student, {}, recipe.tx)
+    assert jax.tree.leaves(teacher.stats["head"])
 
-    def loss(teacher_params):
-        teacher = network(2).replace(params=teacher_params)
-        params = states.trainable(state.network, state.adapter)
-        return steps._loss(params, state, teacher, batch(), jax.random.key(0), recipe)[0]
+    def loss(params, stats):
+        changed = teacher.replace(params=params, stats=stats)
+        own = states.trainable(state.network, state.adapter)
+        return steps._loss(own, state, changed, batch(), jax.random.key(0), recipe)[0]
 
-    assert norm(jax.grad(loss)(network(2).params)) == 0.0
+    assert norm(jax.grad(loss, argnums=(0, 1))(teacher.params, teacher.stats)) == 0.0
 
 
 def test_forward_injection_leaves_the_batch_statistics_alone():

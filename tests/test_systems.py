@@ -66,6 +66,7 @@ def test_kd_loss_runs_from_the_command_line(kd_run):
     assert tough != tolerant
 
 
+@pytest.mark.slow
 def test_kd_resumes_with_the_shape_model_of_the_run(kd_run, tmp_path, data_dir):
     """The last steps are missing: the shape model is read, not fitted, and the networks are the undisturbed ones."""
     copy = tmp_path / "copy"
@@ -121,9 +122,7 @@ def test_the_student_of_each_system_learns_a_fixed_batch(system):
         "mask": jnp.ones(8, bool),
     }
     mean = (centre.mean((0, 1)) + shape).astype(np.float32)
-    network, teacher = (
-        stages.initial_network(stage, config, num_landmarks=count, mean_shape=mean) for stage in (name, "teacher")
-    )
+    network, teacher = (stages.initial_network(stage, config, mean_shape=mean) for stage in (name, "teacher"))
     recipe = stages.recipe(name, config)
     teachers = (teacher, teacher) if recipe.two_teachers else teacher
     step = jax.jit(functools.partial(steps.train_step, recipe=recipe))

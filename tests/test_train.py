@@ -17,6 +17,7 @@ from conftest import SMOKE, run_mlcm
 
 from configs import tiny
 from mlcm_jax import data, run, sharding, stages, train
+from mlcm_jax.errors import InputError
 from mlcm_jax.writers import read_jsonl
 
 
@@ -84,10 +85,7 @@ def test_metrics_are_logged_for_every_stage(smoke_run):
 def test_student_and_control_share_initialisation_and_data():
     config = tiny.get_config("smoke")
     shape = np.full((68, 2), 0.5, np.float32)
-    one, two = (
-        stages.initial_network(name, config, num_landmarks=68, mean_shape=shape)
-        for name in ("thermal_alone", "transfer")
-    )
+    one, two = (stages.initial_network(name, config, mean_shape=shape) for name in ("thermal_alone", "transfer"))
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
 
 
@@ -166,21 +164,35 @@ def test_a_finished_run_is_not_trained_again(smoke_run, tmp_path, data_dir):
 
 
 @pytest.mark.parametrize(
-    "override, message, code",
+    "key, value, message",
     [
-        ("--config.dataset=synthetic_face/tiny", "did you mean", 1),
-        ("--config.layout=ibug86", "ibug68", 1),
-        ("--config.stages=('teacher','trnsfer')", "trnsfer", 1),
-        ("--config.stages=('compress',)", "transfer", 1),
-        ("--config.student.widht=1", 'Did you mean "width"', 2),
-        ("--config.student.name=resnet81", "resnet18", 1),
-        ("--config.loss.name=wings", "wing", 1),
-        ("--config.train.batch_size=0", "config.train.batch_size", 1),
-        ("--config.transfer.decay=liner", "linear", 1),
-        ("--config.transfer.reverse_target=me", "truth", 1),
+        ("dataset", "synthetic_face/tiny", "did you mean"),
+        ("layout", "ibug86", "ibug68"),
+        ("stages", ("teacher", "trnsfer"), "trnsfer"),
+        ("stages", ("compress",), "transfer"),
+        # Of later stages: told before the teacher is trained.
+        ("student.name", "resnet81", "config.student: .*resnet18"),
+        ("light.width", -1.0, "config.light: .*width"),
+        ("pretrained.light", "absent.npz", "config.light: .*absent.npz"),
+        ("loss.name", "wings", "wing"),
+        ("train.batch_size", 0, "config.train.batch_size"),
+        ("transfer.decay", "liner", "linear"),
+        ("transfer.reverse_target", "me", "truth"),
     ],
 )
-def test_bad_config_is_one_clear_sentence(tmp_path, data_dir, override, message, code):
+def test_bad_config_is_one_clear_sentence(tmp_path, data_dir, key, value, message):
+    config = tiny.get_config("smoke")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError, match=message) as caught:
+        train.train(config, tmp_path, data_dir=str(data_dir))
+    assert "\n" not in str(caught.value) and not (tmp_path / "teacher").exists()
+
+
+@pytest.mark.parametrize(
+    "override, message, code",
+    [("--config.student.widht=1", 'Did you mean "width"', 2), ("--config.layout=ibug86", "ibug68", 1)],
+)
+def test_the_command_says_it_in_one_line(tmp_path, data_dir, override, message, code):
     result = run_mlcm(*arguments(tmp_path / "w", data_dir, override))
     assert result.returncode == code, result.stdout + result.stderr
     assert message in result.stderr and "Traceback" not in result.stderr
@@ -231,6 +243,7 @@ def test_the_memory_of_a_long_run_does_not_grow(tmp_path, data_dir):
     assert used[1900] < used[500] + 16, used  # MiB
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_what_was_saved_stays(tmp_path, data_dir):
     """A file size limit stands in for a full disk: the kernel refuses to write more."""
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"

@@ -110,6 +110,8 @@ def _prepare(builder, name: str) -> None:
         TimeRemainingColumn,
     )
 
+    from tfds_builders import spool
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -120,15 +122,21 @@ def _prepare(builder, name: str) -> None:
     with Progress(*columns, console=Console(stderr=True)) as bar, _quiet():
         task = bar.add_task(f"building {name}", total=builder.total)
         builder.advance = lambda: bar.update(task, advance=1, total=builder.total)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself by print
+        # TFDS announces itself by print.
+        with contextlib.redirect_stdout(io.StringIO()), spool.instead_of_buckets():
             builder.download_and_prepare()
 
 
 def _check_whole(builder, name: str) -> None:
+    from array_record.python.array_record_module import ArrayRecordReader
+
     files = [pathlib.Path(path) for split in builder.info.splits.values() for path in split.filepaths]
     missing = [path for path in files if not path.is_file() or path.stat().st_size == 0]
-    if missing or not files:
+    # A file ends with its index: of one that was cut off, the reader says at once that it is none.
+    cut = [path for path in files if path not in missing and not ArrayRecordReader(str(path)).ok()]
+    if missing or cut or not files:
         what = f"{missing[0].name} is missing or empty" if missing else "it holds no records"
+        what = f"{cut[0].name} is cut off" if cut else what
         raise InputError(f"{name} in {builder.data_dir} is damaged ({what}); delete that folder and build it again.")
 
 

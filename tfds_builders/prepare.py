@@ -75,12 +75,13 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
     facts: dict[str, Any] = {}
     size = None
     if face.thermal is not None:
-        content, size, facts["digest"] = _thermal(face.thermal, face.key, thermal)
+        content, size, digest = _thermal(face.thermal, face.key, thermal)
+        facts["digests"] = [digest]
         result |= content
     if face.rgb is not None:
         content, rgb_size, digest = _rgb(face.rgb, face.key, size)
         size = size or rgb_size
-        facts.setdefault("digest", digest)
+        facts["digests"] = [*facts.get("digests", ()), digest]
         result["rgb"] = content
     points, visible = _labels(face, layout, size)
     box = face.box
@@ -89,6 +90,10 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
     box = np.asarray(box, np.float32)
     if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
         raise InputError(f"The box of {face.key} is {box.tolist()}; x, y, w, h with positive w and h belong there.")
+    if (box[:2] + box[2:] <= 0).any() or (box[:2] >= size).any():
+        raise InputError(
+            f"The box of {face.key}, {box.tolist()}, lies outside the picture, which is {size[0]}x{size[1]}."
+        )
     facts |= {"size": size, "plausible": face.landmarks is None or plausible(points, layout)}
     given = {"landmarks": points, "visible": visible, "box": box, "subject": face.subject, "key": face.key}
     return result | given | face.extra | {"_facts": facts}
@@ -129,10 +134,9 @@ class Tally:
             mine["hidden"] += int((~item["visible"]).sum())
             mine["points"] += item["visible"].size
         mine["odd"] += not facts["plausible"]
-        mine["hash"].update(facts["digest"].encode() + np.asarray(item["landmarks"], "<f4").tobytes())
-        earlier = self._seen.setdefault(facts["digest"], (item["key"], split))
-        if earlier[1] != split:
-            self.duplicates.append((item["key"], split, *earlier))
+        mine["hash"].update(facts["digests"][0].encode() + np.asarray(item["landmarks"], "<f4").tobytes())
+        earlier = [self._seen.setdefault(digest, (item["key"], split)) for digest in facts["digests"]]
+        self.duplicates += [(item["key"], split, *one) for one in earlier if one[1] != split][:1]
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """{split: examples, sizes (the most frequent five), invisible (share of points), sha256}, fit for JSON."""
@@ -154,13 +158,14 @@ class Tally:
     def remarks(self) -> list[str]:
         """What a user should know: odd faces, pictures in two splits, counts that differ from the published ones."""
         found = []
-        total = sum(mine["examples"] for mine in self._splits.values())
-        odd = sum(mine["odd"] for mine in self._splits.values())
-        if odd > max(1, 0.1 * total):
-            found.append(
-                f"In {odd} of {total} faces the eyes lie below the mouth or left and right are swapped; are rows "
-                "[y, x] where [x, y] is expected, or is the layout another one? Look at preview.png."
-            )
+        for split, mine in self._splits.items():
+            odd, total = mine["odd"], mine["examples"]
+            if odd > 0.1 * total:
+                found.append(
+                    f"In {odd} of {total} faces of the split {split} the eyes lie below the mouth or left and right "
+                    "are swapped; are rows [y, x] where [x, y] is expected, or is the layout another one? Look at "
+                    "preview.png."
+                )
         if self.duplicates:
             found.append(self.told_duplicates())
         counts = {name: mine["examples"] for name, mine in self._splits.items()}

@@ -8,6 +8,7 @@ import itertools
 import os
 import pathlib
 import pickle
+import zlib
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -43,7 +44,7 @@ def stream(
             if start in missing:
                 results = list(itertools.islice(fresh, len(items[start : start + piece])))
                 temporary = kept[start].with_suffix(f".{os.getpid()}")
-                temporary.write_bytes(pickle.dumps(results, -1))
+                temporary.write_bytes(zlib.compress(pickle.dumps(results, -1), 1))
                 temporary.replace(kept[start])
             else:
                 results = _load(kept[start])
@@ -67,6 +68,6 @@ def in_threads(function: Callable, items: Sequence, threads: int) -> Generator:
 
 def _load(path: pathlib.Path) -> list | None:
     """The results in a file; None where there is no whole one."""
-    with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError):
-        return pickle.loads(path.read_bytes())
+    with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError, zlib.error):
+        return pickle.loads(zlib.decompress(path.read_bytes()))
     return None

@@ -1,10 +1,10 @@
-"""Does KD-Loss gain more with another learning rate, another weight of its main term, or another schedule?
+"""Does KD-Loss gain more with another rate, schedule, weight of its main term, or with teachers that know more?
 
-    python -m mlcm_jax.bench.kd_sensitivity --run=runs/kdloss/shared --workdir=runs/kd_sensitivity
+    python -m mlcm_jax.bench.kd_sensitivity --run=runs/kdloss/shared --workdir=runs/kd_sensitivity [--only='rate × 2,…']
 
 `--run` is the folder `shared` of `mlcm ablate --config=configs/ablation_kdloss.py`, whose teachers are taken as they
-are. The student alone and the one under KD-Loss are trained under the same changes, so that each pair tells what the
-teachers are worth there. Prints a table.
+are, but for the variant that trains its own for longer. The student alone and the one under KD-Loss are trained under
+the same changes, so that each pair tells what the teachers are worth there. Prints a table (docs/ablations.md).
 """
 
 import argparse
@@ -16,6 +16,7 @@ from configs import ablation_kdloss
 from mlcm_jax import ablate, data, evaluate, run, sharding, train
 from mlcm_jax.writers import say
 
+TEACHERS = ("teacher", "tolerant")
 VARIANTS = {
     "as published": {},
     "rate / 2": {"train": {"lr": 2e-3}},
@@ -23,7 +24,31 @@ VARIANTS = {
     "constant rate": {"train": {"schedule": "constant"}},
     "main weight 1": {"kd": {"main_weight": 1.0}},
     "main weight 10": {"kd": {"main_weight": 10.0}},
+    "teachers' steps × 2": {"steps": {"teacher": 1200}},
 }
+
+
+def _own(variant: str) -> str:
+    """The variant of the student alone that this one is compared with."""
+    return variant if "train" in VARIANTS[variant] else "as published"
+
+
+def _nme(stage, variant, seed, teachers, arguments, mesh) -> dict[str, float]:
+    """NME in per cent on the test split by stage: of `stage`, and of teachers that are trained for it."""
+    config = ablation_kdloss.get_config()
+    config.seed, config.seeds, config.stages = seed, (), (stage,)
+    for key, values in VARIANTS[variant].items():
+        config[key].update(values)
+    if stage == "kd" and "steps" in VARIANTS[variant]:
+        config.stages, teachers = (*TEACHERS, "kd"), {}
+    folder = epath.Path(arguments.workdir) / variant.replace(" ", "_").replace("/", "by") / f"seed_{seed}"
+    run.claim(folder, config)
+    options = {"data_dir": arguments.data_dir, "mesh": mesh}
+    networks = train.train_stages(config, folder, trained=dict(teachers), **options)
+    test = data.open_examples(config.dataset, "test", data_dir=arguments.data_dir, layout=config.layout)
+    scored = {name: networks[name] for name in config.stages}
+    rows, _, _ = evaluate.evaluate_networks(scored, test, config=config, split="test", mesh=mesh)
+    return {row["name"]: row["nme"] for row in rows["rows"]}
 
 
 def main() -> None:
@@ -31,37 +56,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="the folder with the teachers, seed by seed")
     parser.add_argument("--workdir", required=True)
+    parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
     parser.add_argument("--data_dir", default=run.default_data_dir())
     arguments = parser.parse_args()
-    mesh, found = sharding.make_mesh(), {}
-    for seed in ablation_kdloss.get_config().seeds:
-        teachers = {
-            name: run.load_stage(f"{arguments.run}/seed_{seed}", name, mesh=mesh) for name in ("teacher", "tolerant")
-        }
-        for variant, changes in VARIANTS.items():
-            for stage in ("light_alone", "kd"):
-                if stage == "light_alone" and "kd" in changes:
-                    continue  # the same as published
-                config = ablation_kdloss.get_config()
-                config.seed, config.seeds, config.stages = seed, (), (stage,)
-                for key, values in changes.items():
-                    config[key].update(values)
-                folder = epath.Path(arguments.workdir) / variant.replace(" ", "_").replace("/", "by") / f"seed_{seed}"
-                run.claim(folder, config)
-                options = {"data_dir": arguments.data_dir, "mesh": mesh}
-                network = train.train_stages(config, folder, trained=dict(teachers), **options)[stage]
-                test = data.open_examples(config.dataset, "test", data_dir=arguments.data_dir, layout=config.layout)
-                rows, _, _ = evaluate.evaluate_networks({stage: network}, test, config=config, split="test", mesh=mesh)
-                found.setdefault((variant, stage), []).append(rows["rows"][-1]["nme"])
-                say(f"seed {seed}, {variant}, {stage}: {found[variant, stage][-1]:.3f}")
-    say("| change | student alone | KD-Loss | difference [95 %] |\n|---|---|---|---|")
-    for variant in VARIANTS:
-        alone = found.get((variant, "light_alone"), found["as published", "light_alone"])
-        taught = found[variant, "kd"]
+    mesh, found, chosen = sharding.make_mesh(), {}, arguments.only.split(",")
+    seeds = ablation_kdloss.get_config().seeds
+    for seed in seeds:
+        teachers = {name: run.load_stage(f"{arguments.run}/seed_{seed}", name, mesh=mesh) for name in TEACHERS}
+        for variant in chosen:
+            for stage, of in (("light_alone", _own(variant)), ("kd", variant)):
+                if (stage, of, seed) not in found:
+                    found[stage, of, seed] = _nme(stage, of, seed, teachers, arguments, mesh)
+                    say(f"seed {seed}, {of}: " + ", ".join(f"{k} {v:.3f}" for k, v in found[stage, of, seed].items()))
+    say("| change | student alone | KD-Loss | difference [95 %] | seeds better |\n|---|---|---|---|---|")
+    for variant in chosen:
+        alone = [found["light_alone", _own(variant), seed]["light_alone"] for seed in seeds]
+        taught = [found["kd", variant, seed]["kd"] for seed in seeds]
         paired = ablate.paired(taught, alone)
         cells = [f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" for values in (alone, taught)]
         interval = f"{paired['difference']:+.2f} [{paired['low']:+.2f}, {paired['high']:+.2f}]"
-        say(f"| {variant} | {cells[0]} | {cells[1]} | {interval} |")
+        say(f"| {variant} | {cells[0]} | {cells[1]} | {interval} | {paired['seeds_better']} of {paired['seeds']} |")
 
 
 if __name__ == "__main__":

@@ -33,9 +33,7 @@ def main() -> None:
     recipe, shapes, teacher_shapes, batch_shapes = plan.shapes_of_step(config)
     count = stages.layout(config).count
     mean = np.full((count, 2), 0.5, np.float32)
-    networks = [
-        stages.initial_network(n, config, num_landmarks=count, mean_shape=mean) for n in ("transfer", "teacher")
-    ]
+    networks = [stages.initial_network(n, config, mean_shape=mean) for n in ("transfer", "teacher")]
     state = sharding.put_sharded(states.create(networks[0], {}, recipe.tx), mesh)
     teacher = sharding.put_sharded(networks[1], mesh)
     rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
 """How many pairs a second one core reads, crops and augments at 256 pixels.
 
-    python -m mlcm_jax.bench.loader [--data_dir=DIR] [--dataset=synthetic_faces/256x256]
+    python -m mlcm_jax.bench.loader [--data_dir=DIR] [--dataset=synthetic_faces/1000x256]
 
 Pins itself to one core, takes the training loader as `train.py` does (both modalities, the augmentation of
 configs/common.py, one thread), and prints pairs per second of processor time (so that other work on the machine does
@@ -27,7 +27,7 @@ def main() -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default=run.default_data_dir())
-    parser.add_argument("--dataset", default="synthetic_faces/256x256")
+    parser.add_argument("--dataset", default="synthetic_faces/1000x256")
     parser.add_argument("--size", type=int, default=256)
     arguments = parser.parse_args()
     data.open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")  # builds
@@ -48,7 +48,7 @@ def main() -> None:
         iterator = data.iterate(dataset, 0, threads=1)
         for name, passes in parts:
             rates = []
-            for _ in range(len(examples) * passes // (CHUNK * BATCH)):
+            for _ in range(max(1, len(examples) * passes // (CHUNK * BATCH))):
                 began = time.process_time()
                 for _ in range(CHUNK):
                     next(iterator)

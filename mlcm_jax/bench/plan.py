@@ -12,7 +12,6 @@ third stage is compiled with so many blocks, and the numbers are continued linea
 
 import argparse
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from configs import common
-from mlcm_jax import loop, run, sharding, stages, steps, train
+from mlcm_jax import loop, sharding, stages, steps, train
 from mlcm_jax import state as states
 from mlcm_jax.writers import say
 
@@ -153,14 +152,6 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
-def network_shapes(config: Any, stage: str) -> states.Network:
-    """The network with which a stage starts, as shapes."""
-    count = stages.layout(config).count
-    mean = np.full((count, 2), 0.5, np.float32)
-    initial = functools.partial(stages.initial_network, config=config, num_landmarks=count, mean_shape=mean)
-    return jax.eval_shape(lambda: initial(stage))
-
-
 def shapes_of_step(
     config: Any, stage: str = "transfer", *, soft: Any = None, networks: Mapping[str, states.Network] | None = None
 ) -> tuple[steps.Recipe, states.TrainState, Any, dict[str, jax.ShapeDtypeStruct]]:
@@ -171,13 +162,11 @@ def shapes_of_step(
     """
     count, batch, side = stages.layout(config).count, config.train.batch_size, config.image_size
     recipe = stages.recipe(stage, config, soft=soft)
-    if networks is None:
-        networks = {name: network_shapes(config, name) for name in stages.requirements(stage, config)}
     mean = np.full((count, 2), 0.5, np.float32)
-
-    def start(networks):
-        trained = {name: run.Trained(name, network, config, mean) for name, network in networks.items()}
-        return train.start_state(stage, config, recipe, trained, mean)
+    if networks is None:
+        needed = stages.requirements(stage, config)
+        networks = {name: stages.network_shapes(name, config, mean_shape=mean) for name in needed}
+    state = train.start_shapes(stage, config, recipe, networks, mean)
 
     shapes = {
         "rgb": ((batch, side, side, 3), jnp.float32),
@@ -189,7 +178,7 @@ def shapes_of_step(
     }
     reads = (shapes.keys() - {"rgb", "thermal"}) | {recipe.modality, recipe.teacher_modality}
     arrays = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items() if key in reads}
-    return recipe, jax.eval_shape(start, networks), train.teacher_of(stage, recipe, networks), arrays
+    return recipe, state, train.teacher_of(stage, recipe, networks), arrays
 
 
 def compile_step(config: Any, mesh: jax.sharding.Mesh, stage: str = "transfer") -> tuple[Any, states.TrainState]:

@@ -119,6 +119,8 @@ def test_rgb_of_another_size_is_fitted_and_of_another_shape_refused(folder):
         ({"landmarks": POINTS[:4]}, "a: Landmarks have shape"),
         ({"landmarks": np.where(POINTS == 20, np.nan, POINTS)}, "a: Landmark 2 is not a finite number"),
         ({"box": (0, 0, 0, 5)}, "The box of a is"),
+        ({"box": (500, 0, 9, 5)}, "The box of a, .*, lies outside the picture, which is 48x40"),
+        ({"box": (-20, 0, 20, 5)}, "The box of a, .*, lies outside the picture"),
         ({"visible": np.ones(4, bool)}, "a: 4 visibility flags for 5 landmarks"),
     ],
 )
@@ -178,7 +180,23 @@ def test_one_picture_in_two_splits(folder, monkeypatch):
 def test_swapped_coordinates_are_remarked_not_refused(folder):
     names = ("a", "b", "c")
     found = build(folder, {"train": [face(folder, name, landmarks=POINTS[:, ::-1]) for name in names]})
-    assert any(r.startswith("In 3 of 3 faces the eyes lie below the mouth") for r in found.info.metadata["remarks"])
+    assert any(r.startswith("In 3 of 3 faces of the split train the eyes") for r in found.info.metadata["remarks"])
+
+
+def test_a_small_split_of_swapped_coordinates_is_not_lost_in_a_large_one():
+    tally = prepare.Tally()
+    for k in range(30):
+        split = "test" if k == 0 else "train"
+        facts = {"size": (48, 40), "plausible": k > 0, "digests": [str(k)]}
+        tally.add(split, {"key": str(k), "landmarks": POINTS, "visible": np.ones(5, bool), "_facts": facts})
+    (remark,) = tally.remarks()
+    assert remark.startswith("In 1 of 1 faces of the split test the eyes lie below the mouth")
+
+
+def test_one_rgb_picture_in_two_splits_of_pairs(folder):
+    (folder / "b_r.jpg").write_bytes((folder / "a_r.jpg").read_bytes())
+    remarks = build(folder, {"train": [face(folder, "a")], "test": [face(folder, "b")]}).info.metadata["remarks"]
+    assert any("1 pictures are in two splits: b of test is also a of train" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("name", list(landmarks.LAYOUTS))

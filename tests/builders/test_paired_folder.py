@@ -294,19 +294,6 @@ def test_a_missing_mate_is_listed_and_left_out_on_demand(tmp_path):
     assert "2 of 5 faces lack" in builder.info.metadata["remarks"][0]
 
 
-def test_options_of_a_set_that_is_built(tmp_path):
-    write_labels(tmp_path, write(tmp_path, ("a", "b")))
-    build(tmp_path, layout=68)
-    assert build(tmp_path, layout="68").LAYOUT == "ibug68"  # the same again is fine
-    with pytest.raises(InputError, match=r"is built already, with no --splits; to use --splits=1,0,0, delete .*NAME"):
-        build(tmp_path, splits="1,0,0")
-    with pytest.raises(InputError, match=r"is built already, with --manual_dir="):
-        tfds_builders.build("paired_folder", tmp_path / "built", manual_dir=tmp_path / "rgb")
-    (tmp_path / "built/paired_folder/default/1.0.0/metadata.json").write_text("{")
-    with pytest.raises(InputError, match=r"is damaged; delete that folder and build it again"):
-        tfds_builders.load("paired_folder", tmp_path / "built")
-
-
 def test_a_picture_in_two_splits_is_refused(tmp_path):
     write_labels(tmp_path, write(tmp_path, ("a", "b", "c")))
     (tmp_path / "thermal/b.png").write_bytes((tmp_path / "thermal/a.png").read_bytes())

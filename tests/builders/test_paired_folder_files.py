@@ -258,6 +258,15 @@ def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
     assert [face.key for face in some] == ["rgb/a.png", "rgb/a.png#2", "rgb/a.png#3"]
     assert [face.subject for face in some] == ["anna", "bert", "anna"]
     assert [list(face.box) for face in some] == [[2, 2, 8, 8], [3, 3, 7, 7], [1, 1, 9, 9]]
+    builder = paired.make(None, tmp_path / "built", manual_dir=tmp_path)
+    assert builder.notes()["left_out"] == []
+    (tmp_path / "boxes.csv").write_text("name,x,y,w,h\na#2,3,3,7,7\nb,2,2,8,8\nc#2,2,2,8,8\n")
+    (tmp_path / "subjects.csv").write_text("name,subject\nann,anna\n")
+    told = paired.make(None, tmp_path / "built", manual_dir=tmp_path).notes()["left_out"]
+    assert told == [
+        "2 boxes are of names that no picture has, the first 'b': misspelt?",
+        "1 subjects are of names that no picture has, the first 'ann': misspelt?",
+    ]
 
 
 @pytest.mark.parametrize("celsius", ["0.01", "0,1", "-1,2", "a,b", "1,2,3", "inf,0"])

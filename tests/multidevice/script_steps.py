@@ -56,9 +56,7 @@ def train(config, case):
         accumulate=accumulate,
     )
     mean = np.full((K, 2), 0.5, np.float32)
-    teacher, network = (
-        stages.initial_network(name, config, num_landmarks=K, mean_shape=mean) for name in ("teacher", "transfer")
-    )
+    teacher, network = (stages.initial_network(name, config, mean_shape=mean) for name in ("teacher", "transfer"))
     teacher = sharding.put_sharded(teacher, mesh)
     # A head that moves the landmarks: fresh ones hardly leave the mean shape.
     head = teacher.params["head"] | {"kernel": 100.0 * teacher.params["head"]["kernel"]}

@@ -96,6 +96,10 @@ class Names:
         self._means = {alias: next(iter(names)) for alias, names in means.items() if len(names) == 1}
         self._means |= {name: name for files in pictures.values() for name in files}
 
+    def known(self, name: str) -> bool:
+        """Whether a name, as this hands it out, has a picture; `#2` for its second face may follow."""
+        return any(self._means.get(word) == word for word in (name, name.partition("#")[0]))
+
     def __call__(self, word: str, source: str | os.PathLike) -> str:
         """Raises InputError for a word that leads out of the folder; `source` is the file that holds it."""
         word = str(word).strip()

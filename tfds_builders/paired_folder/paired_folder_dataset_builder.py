@@ -63,6 +63,7 @@ class PairedFolder(faces.FaceBuilder):
             "thermal": self.THERMAL.kind,
             "options": self.facts["options"],
             "not_listed": self.facts["not_listed"],
+            "left_out": self.facts["left_out"],
         }
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
@@ -256,12 +257,23 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
         if options[flag] and "thermal" not in pictures:
             raise InputError(f"--{flag}={options[flag]} is for thermal pictures, and {folder} has none.")
     boxes = _beside(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
+    boxes = label_files.read_boxes(boxes, resolve) if boxes else {}
+    subjects = _subjects(folder / "subjects.csv", resolve)
+    strays = {
+        what: [name for name in some if not resolve.known(name)]
+        for what, some in (("boxes", boxes), ("subjects", subjects))
+    }
     state = (thermal.kind, thermal.scale, thermal.offset, None if thermal.palette is None else thermal.palette.tolist())
     return {
         "pictures": pictures,
         "labels": found,
-        "boxes": label_files.read_boxes(boxes, resolve) if boxes else {},
-        "subjects": _subjects(folder / "subjects.csv", resolve),
+        "boxes": boxes,
+        "subjects": subjects,
+        "left_out": [
+            f"{len(names)} {what} are of names that no picture has, the first {names[0]!r}: misspelt?"
+            for what, names in strays.items()
+            if names
+        ],
         "layout": layout,
         "modalities": [modality for modality in ("rgb", "thermal") if modality in pictures],
         "thermal": thermal,

@@ -182,7 +182,7 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
         for pair in itertools.islice(stream, count):
             facts = {"size": Image.open(io.BytesIO(pair["thermal"])).size, "plausible": True}
             digest = hashlib.sha1(pair["thermal"]).hexdigest()
-            tally.add(split, pair | {"key": pair["index"], "_facts": facts | {"digest": digest}})
+            tally.add(split, pair | {"key": pair["index"], "_facts": facts | {"digests": [digest]}})
             images = {key: io.BytesIO(pair[key]) for key in ("rgb", "thermal", "celsius")}  # bytes need no TensorFlow
             yield pair["index"], pair | images
             self.advance()

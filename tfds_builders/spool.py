@@ -1,0 +1,68 @@
+"""Records on their way to ArrayRecord files: TFDS's own sorting needs TensorFlow when a split exceeds 1,000 MiB."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+from tensorflow_datasets.core import hashing, shuffle, writer
+
+
+class _Spool:
+    """What TFDS's writer asks of its `core.shuffle.Shuffler`: records in, the same in order of keys out.
+
+    They wait in one nameless file in `dirpath`, which the system removes even if the process is killed; an index of
+    keys and places stays in memory.
+    """
+
+    def __init__(self, dirpath: os.PathLike, hash_salt: str, disable_shuffling: bool = False, **_: Any):
+        os.makedirs(dirpath, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=dirpath)  # noqa: SIM115, see `close`
+        self._key = (lambda key: key) if disable_shuffling else hashing.Hasher(hash_salt).hash_key
+        self._index: list[tuple[Any, int, int]] = []
+        self.size = 0
+
+    @property
+    def num_examples(self) -> int:
+        return len(self._index)
+
+    @property
+    def bucket_lengths(self) -> list[int]:
+        return [len(self._index)]
+
+    def add(self, key: Any, data: bytes) -> bool:
+        self._file.write(data)
+        self._index.append((self._key(key), self.size, len(data)))
+        self.size += len(data)
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[tuple[Any, bytes]]:
+        last = None
+        for key, start, length in sorted(self._index):
+            self._file.seek(start)
+            data = self._file.read(length)
+            if key == last:
+                raise shuffle.DuplicatedKeysError(data, data)
+            last = key
+            yield key, data
+
+
+@contextlib.contextmanager
+def instead_of_buckets() -> Iterator[None]:
+    """TFDS writes through `_Spool`: splits of any size, and no TensorFlow."""
+    with contextlib.ExitStack() as opened:
+
+        def make(*args: Any, **kwargs: Any) -> _Spool:
+            made = _Spool(*args, **kwargs)
+            opened.callback(made.close)  # of a build that fails
+            return made
+
+        with mock.patch.object(writer.shuffle, "Shuffler", make):
+            yield
