@@ -1,12 +1,13 @@
 """What each part of MLCM-KD is worth on thermal faces: 14 rows × 3 seeds on 1,200 synthetic pairs.
 
-    mlcm ablate --config=configs/ablation_synthetic.py --workdir=runs/ablation           # not timed as a whole
+    mlcm ablate --config=configs/ablation_synthetic.py --workdir=runs/ablation           # 71 minutes on two busy cores
     mlcm ablate … --rows='none,FD+LD,DIKD'                                 # the least that tells something
     mlcm ablate --config=configs/ablation_synthetic.py:long --workdir=runs/ablation_long # configs/tiny.py:long
     mlcm ablate --config=configs/ablation_synthetic.py:strong --workdir=runs/strong      # a better teacher, adapters
     mlcm ablate --config=configs/ablation_synthetic.py:smoke --workdir=/tmp/smoke        # learns nothing: does it run?
 
-Result (docs/ablations.md): none 4.14, FD+LD 4.19, DIKD 4.04 % (11 minutes on two cores), the other rows not measured.
+Result (docs/ablations.md): none 4.14, FD+LD 4.19, RI 4.05, DIKD 4.04 %; light alone 4.23, one step 4.41, one step DIKD
+4.09, two levels 4.19 %. Three seeds tell DIKD from FD+LD, and no row from its control.
 Rows of the thermal student (none … DIKD undecayed) have "none" as their control; those of the light network have "light
 alone": same initialisation, batches and steps. "second level alone" compresses a student that had no teacher: what "two
 levels" gains over it is what the first level passes on.
