@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
     light = ("one step", "one step DIKD", "second level alone", "two levels", "two levels FD+LD")
     controls = {name: "light alone" for name in light if name in grid}
     pairs = (("DIKD", "FD+LD"), ("two levels FD+LD", "one step"), ("two levels", "one step DIKD"))
-    pairs += (("two levels", "second level alone"),)
+    pairs += (("one step DIKD", "one step"), ("two levels", "second level alone"))
     config.grid = ConfigDict(grid)
     config.ablation = ConfigDict(
         {

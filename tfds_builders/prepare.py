@@ -72,16 +72,16 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
             count, or mostly outside the picture; pictures of a pair that differ in shape.
     """
     result: dict[str, Any] = {}
-    facts: dict[str, Any] = {}
+    digests: list[str] = []
     size = None
     if face.thermal is not None:
         content, size, digest = _thermal(face.thermal, face.key, thermal)
-        facts["digests"] = [digest]
+        digests.append(digest)
         result |= content
     if face.rgb is not None:
         content, rgb_size, digest = _rgb(face.rgb, face.key, size)
         size = size or rgb_size
-        facts["digests"] = [*facts.get("digests", ()), digest]
+        digests.append(digest)
         result["rgb"] = content
     points, visible = _labels(face, layout, size)
     box = face.box
@@ -94,7 +94,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
         raise InputError(
             f"The box of {face.key}, {box.tolist()}, lies outside the picture, which is {size[0]}x{size[1]}."
         )
-    facts |= {"size": size, "plausible": face.landmarks is None or plausible(points, layout)}
+    facts = {"digests": digests, "size": size, "plausible": face.landmarks is None or plausible(points, layout)}
     given = {"landmarks": points, "visible": visible, "box": box, "subject": face.subject, "key": face.key}
     return result | given | face.extra | {"_facts": facts}
 

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 from tensorflow_datasets.core import hashing, shuffle, writer
 
@@ -64,5 +63,8 @@ def instead_of_buckets() -> Iterator[None]:
             opened.callback(made.close)  # of a build that fails
             return made
 
-        with mock.patch.object(writer.shuffle, "Shuffler", make):
+        theirs, writer.shuffle.Shuffler = writer.shuffle.Shuffler, make
+        try:
             yield
+        finally:
+            writer.shuffle.Shuffler = theirs
