@@ -13,15 +13,13 @@ controls, and "L1 distillation" is what the direction is worth. The paper report
 
 from ml_collections import ConfigDict
 
-from configs import kdloss_tiny
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import check_variant, load
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "", "youtube" or "smoke"."""
-    if variant not in ("", "youtube", "smoke"):
-        raise InputError(f"configs/ablation_kdloss.py has no variant {variant!r}; it has youtube and smoke.")
-    config = kdloss_tiny.get_config("smoke" if variant == "smoke" else "")
+    check_variant(variant, ("youtube", "smoke"), __file__)
+    config = load("kdloss_tiny.py", "smoke" if variant == "smoke" else "", beside=__file__)
     config.modalities = ConfigDict({"teacher": "rgb", "student": "rgb"})
     config.seeds = (0,) if variant == "smoke" else (0, 1, 2)
     config.stages = ("kd",)

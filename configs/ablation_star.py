@@ -10,15 +10,14 @@ what that start is worth, and is the control of what is distilled into such a st
 
 from ml_collections import ConfigDict
 
-from configs import star_tiny, star_youtube
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import check_variant, load
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "", "youtube" (RGB, 68 points, the teacher of configs/star_youtube.py) or "smoke"."""
-    if variant not in ("", "youtube", "smoke"):
-        raise InputError(f"configs/ablation_star.py has no variant {variant!r}; it has youtube and smoke.")
-    config = star_youtube.get_config() if variant == "youtube" else star_tiny.get_config(variant)
+    check_variant(variant, ("youtube", "smoke"), __file__)
+    name, of_file = ("star_youtube.py", "") if variant == "youtube" else ("star_tiny.py", variant)
+    config = load(name, of_file, beside=__file__)
     config.seeds = (0,) if variant == "smoke" else (0, 1, 2)
     config.stages = ("direct",)
     grid = {

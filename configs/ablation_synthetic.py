@@ -15,8 +15,7 @@ levels" gains over it is what the first level passes on.
 
 from ml_collections import ConfigDict
 
-from configs import tiny
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import check_variant, load
 
 
 def _transfer(**weights) -> dict:
@@ -26,9 +25,8 @@ def _transfer(**weights) -> dict:
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "", "long", "strong" or "smoke"."""
-    if variant not in ("", "long", "strong", "smoke"):
-        raise InputError(f"configs/ablation_synthetic.py has no variant {variant!r}; it has long, strong and smoke.")
-    config = tiny.get_config(variant if variant in ("long", "smoke") else "")
+    check_variant(variant, ("long", "strong", "smoke"), __file__)
+    config = load("tiny.py", variant if variant in ("long", "smoke") else "", beside=__file__)
     config.seeds = (0,) if variant == "smoke" else (0, 1, 2)
     config.stages = ("transfer",)
     if variant == "strong":

@@ -21,15 +21,13 @@ DIFFERENT here: `photometric` also changes brightness, contrast, colour cast and
 
 from ml_collections import ConfigDict
 
-from configs import common
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" or "paper" (the loss as printed), or "released" (as in the authors' code)."""
-    if variant not in ("", "paper", "released"):
-        raise InputError(f"KD-Loss has no variant {variant!r}; it has paper and released.")
-    config = common.base()
+    check_variant(variant, ("paper", "released"), __file__)
+    config = base()
     config.dataset = "ibug_300w"
     config.test_split = "full"
     config.normalizer = "outer_eyes"

@@ -21,13 +21,13 @@ and `constant`.
 
 from ml_collections import ConfigDict
 
-from configs import common
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" or "smoke"."""
-    config = common.base()
+    check_variant(variant, ("smoke",), __file__)
+    config = base()
     config.stages = ("teacher", "tolerant", "light_alone", "kd")
     config.modalities = ConfigDict({"teacher": "thermal", "student": "thermal"})
     network = {"name": "resnet18", "stem": "strided", "head": "coordinates"}
@@ -48,6 +48,4 @@ def get_config(variant: str = "") -> ConfigDict:
         config.steps = ConfigDict({"teacher": 8, "student": 8, "light": 8})
         config.train.batch_size = config.eval_batch_size = 8
         config.checkpoint_every, config.log_every = 3, 2
-    elif variant:
-        raise InputError(f"configs/kdloss_tiny.py has no variant {variant!r}; it has smoke.")
     return config

@@ -12,12 +12,12 @@ the landmarks' and not the file's is INFERRED too.
 
 from ml_collections import ConfigDict
 
-from configs import kdloss_300w
+from mlcm_jax.config import load
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` as of `kdloss_300w`."""
-    config = kdloss_300w.get_config(variant)
+    config = load("kdloss_300w.py", variant, beside=__file__)
     config.dataset = "wflw/landmark_box"
     config.test_split = "test"
     config.layout = "wflw98"

@@ -14,15 +14,13 @@ learnt by heart, and no more. As a test set it is worth more: `mlcm evaluate --w
 
 from ml_collections import ConfigDict
 
-from configs import common
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" or "webmorph"."""
-    if variant not in ("", "webmorph"):
-        raise InputError(f"configs/kdloss_youtube.py has no variant {variant!r}; it has webmorph.")
-    config = common.base()
+    check_variant(variant, ("webmorph",), __file__)
+    config = base()
     config.dataset = "webmorph_faces" if variant else "youtube_faces_68"
     config.normalizer = "outer_eyes"
     config.image_size = 192

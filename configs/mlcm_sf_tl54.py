@@ -15,15 +15,13 @@ The RGB pictures are aligned to the thermal ones to some pixels only, and the la
 
 from ml_collections import ConfigDict
 
-from configs import common
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" (all pictures) or "published" (without those that the published runs of the set dropped)."""
-    if variant not in ("", "published"):
-        raise InputError(f"configs/mlcm_sf_tl54.py has no variant {variant!r}; it has published.")
-    config = common.base()
+    check_variant(variant, ("published",), __file__)
+    config = base()
     config.dataset = "sf_tl54/gray_published" if variant else "sf_tl54/gray_all"
     config.layout = "sf_tl54"
     config.normalizer = "outer_eyes"

@@ -12,12 +12,12 @@ synthetic_faces, SF-TL54 or pairs of your own.
 
 from ml_collections import ConfigDict
 
-from configs import kdloss_youtube
+from mlcm_jax.config import load
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" or "webmorph"."""
-    config = kdloss_youtube.get_config(variant)
+    config = load("kdloss_youtube.py", variant, beside=__file__)
     config.stages = ("teacher", "light_alone", "direct")
     config.direct.update({"alpha": 1.0, "beta": 1.0, "gamma": 1.0, "delta": 1.0, "decay": "linear"})
     return config

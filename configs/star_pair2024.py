@@ -31,12 +31,13 @@ classifier 1.399 M.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from mlcm_jax.config import base, check_variant
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     """The challenge's system."""
-    config = common.base()
+    check_variant(variant, (), __file__)
+    config = base()
     config.dataset = "ibug_300w"
     config.test_split = "full"
     config.layout = "ibug51"

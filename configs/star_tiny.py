@@ -25,13 +25,13 @@ parameters of the teacher's head that fit. One seed; a comparison needs several.
 
 from ml_collections import ConfigDict
 
-from configs import common
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" or "smoke"."""
-    config = common.base()
+    check_variant(variant, ("smoke",), __file__)
+    config = base()
     config.stages = ("teacher", "light_alone", "direct")
     config.modalities = ConfigDict({"teacher": "thermal", "student": "thermal"})
     config.layout = "ibug51"
@@ -60,6 +60,4 @@ def get_config(variant: str = "") -> ConfigDict:
         config.steps = ConfigDict({"teacher": 8, "student": 8, "light": 8})
         config.train.batch_size = config.eval_batch_size = 8
         config.checkpoint_every, config.log_every = 3, 2
-    elif variant:
-        raise InputError(f"configs/star_tiny.py has no variant {variant!r}; it has smoke.")
     return config

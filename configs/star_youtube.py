@@ -12,15 +12,13 @@ see configs/kdloss_youtube.py; a SwinV2 from scratch on 97 pictures learns nothi
 
 from ml_collections import ConfigDict
 
-from configs import star_pair2024
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import check_variant, load
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" or "webmorph"."""
-    if variant not in ("", "webmorph"):
-        raise InputError(f"configs/star_youtube.py has no variant {variant!r}; it has webmorph.")
-    config = star_pair2024.get_config()
+    check_variant(variant, ("webmorph",), __file__)
+    config = load("star_pair2024.py", beside=__file__)
     config.dataset = "webmorph_faces" if variant else "youtube_faces_68"
     config.test_split = "test"
     config.layout = config.light.layout = "ibug68"

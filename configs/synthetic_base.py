@@ -8,12 +8,13 @@ For a GPU or TPU (bf16; global batch 128). Score: not measured. ImageNet weights
 
 from ml_collections import ConfigDict
 
-from configs import common
+from mlcm_jax.config import base, check_variant
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
     """EfficientNet-B3 (RGB) -> EfficientNet-B3 (thermal) -> MobileNetV2 (thermal), coordinates regressed."""
-    config = common.base()
+    check_variant(variant, (), __file__)
+    config = base()
     config.dataset = "synthetic_faces/base"
     config.image_size = 256
     config.teacher = ConfigDict({"name": "efficientnet_b3", "width": 1.0, "head": "coordinates", "dropout": 0.5})

@@ -4,19 +4,19 @@
     mlcm train --config=configs/tiny.py:long --workdir=runs/long       # three seeds, 40 minutes
     mlcm train --config=configs/tiny.py:smoke --workdir=/tmp/smoke     # half a minute, learns nothing: does it run?
 
-Dense convolutions throughout: XLA's depthwise ones are slow on a CPU (see mlcm_jax/bench/RESULTS.md). The expected
+Dense convolutions throughout: XLA's depthwise ones are slow on a CPU (see benchmarks/RESULTS.md). The expected
 tables stand in the README.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "", "long" or "smoke"."""
-    config = common.base()
+    check_variant(variant, ("long", "smoke"), __file__)
+    config = base()
     network = {"name": "resnet18", "stem": "strided", "width": 0.25, "head": "heatmap", "upsample": 4}
     network |= {"temperature": 0.2, "prior": 0.15}
     network["head_channels"] = 16
@@ -43,6 +43,4 @@ def get_config(variant: str = "") -> ConfigDict:
         config.steps = ConfigDict({"teacher": 8, "student": 8, "light": 8})
         config.train.batch_size = config.eval_batch_size = 8
         config.checkpoint_every, config.log_every = 3, 2
-    elif variant:
-        raise InputError(f"configs/tiny.py has no variant {variant!r}; it has long and smoke.")
     return config

@@ -11,13 +11,13 @@ The labels are machine-made, so what is measured is agreement with another progr
 
 from ml_collections import ConfigDict
 
-from configs import common
-from mlcm_jax.errors import InputError
+from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" (for a GPU) or "cpu"."""
-    config = common.base()
+    check_variant(variant, ("cpu",), __file__)
+    config = base()
     config.dataset = "youtube_faces_68"
     config.normalizer = "outer_eyes"
     config.image_size = 192
@@ -32,6 +32,4 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.ema = 0.98
         config.augment.update({"rotation": 10.0, "jitter": 0.05, "photometric": 0.5, "occlusion": 0.0})
         config.checkpoint_every = 100
-    elif variant:
-        raise InputError(f"configs/youtube_mobilenet.py has no variant {variant!r}; it has cpu.")
     return config

@@ -12,12 +12,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from mlcm_jax import __version__
+from mlcm_jax import config as config_files
 from mlcm_jax.errors import InputError, Interrupted
 
 FLAGS = flags.FLAGS
@@ -42,9 +42,9 @@ def _data_dir_flag() -> None:
 
 
 def _data_dir() -> str:
-    from mlcm_jax import run
+    from mlcm_jax.data.build import default_data_dir
 
-    return FLAGS.data_dir or run.default_data_dir()
+    return FLAGS.data_dir or default_data_dir()
 
 
 def _require(name: str) -> str:
@@ -79,7 +79,7 @@ def build(arguments: Sequence[str]) -> None:
     no files (tiny, base, or any number and size of pairs, such as `synthetic_faces/6000x96`), and `paired_folder/NAME`
     reads pairs of your own. One that is built already is left alone; one that was interrupted goes on.
     """
-    from mlcm_jax import datasets
+    from mlcm_jax.data import build as datasets
 
     if FLAGS.list:
         datasets.listing(_data_dir())
@@ -95,19 +95,12 @@ _BUILD_OPTIONS += ("labels", "boxes", "colormap", "celsius", "splits")
 
 
 def _config_path(value: str) -> str:
-    """`configs/x.py[:variant]` -> the same with a path that exists: as given, or the one shipped with the package."""
-    path, _, variant = value.partition(":")
-    import configs
-
-    shipped = Path(configs.__file__).parent
-    candidates = [Path(path), shipped / Path(path).name]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        known = [f"configs/{p.name}" for p in sorted(shipped.glob("*.py")) if p.stem not in ("__init__", "common")]
-        near = difflib.get_close_matches(path, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the package ships {', '.join(known)}."
-        raise UsageError(f"There is no config file {path}; {hint}")
-    return str(found) + (f":{variant}" if variant else "")
+    """`configs/x.py[:variant]` -> the same with a path that exists."""
+    path, colon, variant = value.partition(":")
+    try:
+        return f"{config_files.find(path)}{colon}{variant}"
+    except InputError as error:
+        raise UsageError(str(error)) from error
 
 
 def _train_flags() -> None:
@@ -126,7 +119,7 @@ def _processes_flags() -> None:
 
 
 def _join() -> None:
-    from mlcm_jax import distributed
+    from mlcm_jax.training import distributed
 
     distributed.initialize(
         auto=FLAGS.distributed == "auto",
@@ -148,7 +141,7 @@ def train(arguments: Sequence[str]) -> None:
     set first where it is missing; prints the result table and writes results.json and pictures to the work directory.
     The same command resumes a run that was stopped.
     """
-    from mlcm_jax import train as training
+    from mlcm_jax.evaluation import seeds
 
     if arguments:
         raise UsageError(f"train takes flags only, not {arguments[0]!r}.")
@@ -156,7 +149,7 @@ def train(arguments: Sequence[str]) -> None:
     if FLAGS.config is None:
         raise UsageError("--config is missing.")
     _join()
-    training.train(FLAGS.config, workdir, data_dir=_data_dir())
+    seeds.train(FLAGS.config, workdir, data_dir=_data_dir())
 
 
 def _ablate_flags() -> None:
@@ -171,7 +164,7 @@ def ablate(arguments: Sequence[str]) -> None:
     deviation, and what each row gains over its control, as ablation.md, ablation.json and ablation.png. Stages that
     rows have in common are trained once. The same command goes on with what is missing.
     """
-    from mlcm_jax import ablate as ablation
+    from mlcm_jax.evaluation import ablation
 
     if arguments:
         raise UsageError(f"ablate takes flags only, not {arguments[0]!r}.")
@@ -194,7 +187,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     Prints and saves NME, failure rate and AUC of every finished stage of a run, with the normaliser's name.
     """
-    from mlcm_jax import evaluate as evaluation
+    from mlcm_jax.evaluation import evaluate as evaluation
 
     if arguments:
         raise UsageError(f"evaluate takes flags only, not {arguments[0]!r}.")
@@ -220,14 +213,14 @@ def predict(arguments: Sequence[str]) -> None:
     picture is taken to be the face. A box reaches from a little above the brows to the chin: the landmarks' extent
     plus 4.5 % left and right, 13.5 % at the top and 4 % at the bottom.
     """
-    from mlcm_jax import predict as prediction
+    from mlcm_jax.inference.predictor import predict_files
 
     model, out = _require("model"), _require("out")
     if not arguments:
         raise UsageError("predict needs at least one picture.")
     if FLAGS.box and FLAGS.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    prediction.predict_files(arguments, model=model, stage=FLAGS.stage, box=FLAGS.box, boxes=FLAGS.boxes, out=out)
+    predict_files(arguments, model=model, stage=FLAGS.stage, box=FLAGS.box, boxes=FLAGS.boxes, out=out)
 
 
 def _label_flags() -> None:
@@ -246,12 +239,12 @@ def label(arguments: Sequence[str]) -> None:
     the format that `mlcm build paired_folder` reads; and labels.png to look at. An RGB teacher so labels RGB-thermal
     pairs for the training of a thermal student.
     """
-    from mlcm_jax import label as labelling
+    from mlcm_jax.evaluation import pseudo_labels
 
     if arguments:
         raise UsageError(f"label takes flags only, not {arguments[0]!r}.")
     model, dataset, out = _require("model"), _require("dataset"), _require("out")
-    labelling.label(model, dataset, out=out, stage=FLAGS.stage, split=FLAGS.split, data_dir=_data_dir())
+    pseudo_labels.label(model, dataset, out=out, stage=FLAGS.stage, split=FLAGS.split, data_dir=_data_dir())
 
 
 # name: (what runs, its flags, one line for the overview)
@@ -361,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("stopped; run the same command again to go on from the last checkpoint.", 1)
     except Exception as error:
-        from mlcm_jax import distributed
+        from mlcm_jax.training import distributed
 
         lost = distributed.is_lost(error)
         if lost:

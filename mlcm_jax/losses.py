@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from mlcm_jax import codecs
-from mlcm_jax.star import decompose
+from mlcm_jax.codecs import decompose
 
 
 def _error(prediction, target) -> jax.Array:

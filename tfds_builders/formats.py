@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import pathlib
@@ -13,32 +12,7 @@ import re
 import numpy as np
 
 from mlcm_jax.errors import InputError
-
-
-def read_text(path: str | os.PathLike) -> str:
-    """A text file without its byte order mark; UTF-8, or UTF-16 where a mark says so; line ends become \\n.
-
-    Raises:
-        InputError: a file that is missing, empty, or no text.
-    """
-    try:
-        content = pathlib.Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"The file {path} does not exist.") from None
-    except OSError as error:
-        raise InputError(
-            f"The file {path} cannot be read ({error.strerror or error}); check its name and its rights."
-        ) from None
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        raise InputError(f"The file {path} is not UTF-8 text; save it as UTF-8.") from None
-    if not text.strip():
-        raise InputError(f"The file {path} is empty.")
-    if "\0" in text:
-        raise InputError(f"The file {path} is not text: it holds zero bytes.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+from mlcm_jax.files import read_text
 
 
 def numbers(words, where: str) -> np.ndarray:
@@ -115,14 +89,6 @@ def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[
         if len(row) != len(names):
             raise InputError(f"Row {k} of {path} has {len(row)} columns; the header has {len(names)}.")
     return [dict(zip(names, row, strict=True)) for row in rows[1:]]
-
-
-def read_json(path: str | os.PathLike):
-    """The content of a JSON file; InputError when it is none."""
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The file {path} is not JSON: {error}.") from None
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:

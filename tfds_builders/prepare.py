@@ -13,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mlcm_jax import imageio, landmarks
+from mlcm_jax import landmarks
+from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 
 # A file, or a function that gives the pixels (for pictures inside a container).
@@ -232,7 +233,7 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
     picture, content = _open(source, key)
     if picture.kind not in ("colour", "gray8"):
         raise InputError(f"The RGB picture {picture.name} has {picture.array.dtype} pixels; 8 bits are needed.")
-    array = imageio.to_rgb8(picture)[0]
+    array = image_file.to_rgb8(picture)[0]
     digest = _digest(content, array)
     own = array.shape[1], array.shape[0]
     if size and own != size:
@@ -255,7 +256,7 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
                 f"The thermal picture {picture.name} has {array.dtype} pixels; 16-bit counts or float °C are needed."
             )
         celsius = array.astype(np.float64) * thermal.scale + thermal.offset
-        gray = imageio.gain8(celsius, picture.name)[0]
+        gray = image_file.gain8(celsius, picture.name)[0]
         raw = np.where(np.isfinite(celsius), (celsius + 273.15) * 100.0, 0.0)
         middle = float(np.median(raw))
         if not 200_00 < middle < 400_00:
@@ -268,9 +269,9 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
         if picture.kind == "gray16" or picture.kind == "float":
             raise InputError(f"The thermal picture {picture.name} has {array.dtype} pixels, not colours of a palette.")
         if thermal.palette is None:
-            gray = imageio.to_gray8(picture)[0]
+            gray = image_file.to_gray8(picture)[0]
         elif picture.kind == "colour":
-            gray = imageio.invert_palette(array, thermal.palette)
+            gray = image_file.invert_palette(array, thermal.palette)
         else:
             raise InputError(f"The thermal picture {picture.name} is gray; the set's are painted with a palette.")
     else:
@@ -282,15 +283,15 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
     return result | {"thermal": _encoded(gray, same)}, (gray.shape[1], gray.shape[0]), _digest(content, array)
 
 
-def _open(source: Source, key: str) -> tuple[imageio.Picture, bytes | None]:
+def _open(source: Source, key: str) -> tuple[image_file.Picture, bytes | None]:
     if isinstance(source, pathlib.Path):
-        picture = imageio.read_picture(source)
+        picture = image_file.read_picture(source)
         return picture, source.read_bytes()
     array = np.asarray(source())
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     kind = {"uint8": "colour" if array.ndim == 3 else "gray8", "uint16": "gray16"}.get(array.dtype.name, "float")
-    return imageio.Picture(array, kind, key), None
+    return image_file.Picture(array, kind, key), None
 
 
 def _digest(content: bytes | None, array: np.ndarray) -> str:
@@ -307,4 +308,4 @@ def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
         # Decoders of JPEG round differently; a turned or mirrored picture differs by far more.
         if same_kind and np.abs(decoded.astype(np.int32) - array).mean() < 1.0:
             return io.BytesIO(content)
-    return io.BytesIO(imageio.png(array))
+    return io.BytesIO(image_file.png(array))

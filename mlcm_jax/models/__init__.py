@@ -16,7 +16,7 @@ from mlcm_jax.models.heads import Coordinates, Heatmap, Prediction, soft_argmax
 from mlcm_jax.models.mobilenet_v2 import MobileNetV2
 from mlcm_jax.models.mobilevit_v2 import MobileViTV2
 from mlcm_jax.models.resnet import ResNet
-from mlcm_jax.models.summary import profile, table
+from mlcm_jax.models.size import profile, table
 from mlcm_jax.models.swin_v2 import SwinV2
 
 __all__ = ["HEADS", "Model", "Prediction", "create", "names", "pretrained", "profile", "soft_argmax", "table"]

@@ -3,7 +3,7 @@
 XLA on CPU runs a convolution with `feature_group_count` 10 to 40 times slower than the arithmetic takes. There it is
 written as k² shifted multiply-adds, with a gradient written by hand; GPU and TPU, and compile-only topologies of them,
 get the convolution. `jax.lax.platform_dependent` decides when the program is lowered, so that the choice follows the
-device that the program is for and not the one that traces it. Figures: `mlcm_jax/bench/RESULTS.md`.
+device that the program is for and not the one that traces it. Figures: `benchmarks/RESULTS.md`.
 """
 
 from functools import partial

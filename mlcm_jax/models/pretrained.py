@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from mlcm_jax.errors import InputError
-from mlcm_jax.models import torch_zip
+from mlcm_jax.models import torch_checkpoint
 from mlcm_jax.models.layers import BatchNorm, DepthwiseConv, LayerNorm
 
 _CLASSIFIERS = ("fc", "classifier.1", "head", "head.fc")  # ResNet; MobileNetV2, EfficientNet; SwinV2; MobileViTv2
@@ -41,7 +41,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except (SafetensorError, zipfile.BadZipFile, ValueError, OSError, EOFError, AttributeError) as error:
         raise InputError(f"{path} is damaged or not a {path.suffix} file ({error}); download it again.") from None
     if path.suffix in (".pth", ".pt"):
-        return torch_zip.read(path)
+        return torch_checkpoint.read(path)
     raise InputError(f"{path} has the suffix {path.suffix!r}; weights are read from .npz, .safetensors or .pth.")
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from mlcm_jax import imageio
 from mlcm_jax import landmarks as landmarks_lib
+from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import raster, rgb, scene, sensor, thermal
 
@@ -121,6 +121,6 @@ def encode(pair: dict) -> dict:
     jpeg = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return pair | {
         "rgb": cv2.imencode(".jpg", pair["rgb"][..., ::-1], jpeg)[1].tobytes(),
-        "thermal": imageio.png(pair["thermal"]),
-        "celsius": imageio.png(to_raw(pair["celsius"])),
+        "thermal": image_file.png(pair["thermal"]),
+        "celsius": image_file.png(to_raw(pair["celsius"])),
     }

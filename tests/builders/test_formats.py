@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlcm_jax import files
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 
@@ -26,7 +27,7 @@ def path(tmp_path_factory):
 )
 def test_text_is_the_same_whatever_the_editor(path, content):
     path.write_bytes(content)
-    assert formats.read_text(path) == "a\nb\n"
+    assert files.read_text(path) == "a\nb\n"
 
 
 @pytest.mark.parametrize(
@@ -42,14 +43,14 @@ def test_text_is_the_same_whatever_the_editor(path, content):
 def test_what_is_no_text_is_refused(path, content, message):
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        formats.read_text(path)
+        files.read_text(path)
 
 
 def test_a_file_that_is_not_there_or_is_a_folder(tmp_path):
     with pytest.raises(InputError, match=r"none\.txt does not exist"):
-        formats.read_text(tmp_path / "none.txt")
+        files.read_text(tmp_path / "none.txt")
     with pytest.raises(InputError, match="cannot be read"):
-        formats.read_text(tmp_path)
+        files.read_text(tmp_path)
 
 
 @pytest.mark.parametrize("content", [PTS, PTS.replace("\n", "\r\n"), "\ufeff" + PTS, PTS.replace("3\n{", "3 {", 1)])
@@ -140,11 +141,11 @@ def test_tables_that_are_wrong(path):
 
 def test_json(path):
     path.write_bytes(b'\xef\xbb\xbf{"a": [1, null]}')
-    assert formats.read_json(path) == {"a": [1, None]}
+    assert files.read_json(path) == {"a": [1, None]}
     for content in ('{"a": ', "[" * 100_000, "{'a': 1}"):
         path.write_text(content)
         with pytest.raises(InputError, match="is not JSON"):
-            formats.read_json(path)
+            files.read_json(path)
 
 
 def test_lists_of_names(path):
@@ -194,7 +195,7 @@ _ANY = st.binary(max_size=120) | st.text(max_size=120).map(str.encode) | _WORDS.
 @FUZZ
 @given(content=_ANY)
 @pytest.mark.parametrize(
-    "read", [formats.read_text, formats.read_pts, formats.read_points, formats.read_table, formats.read_json]
+    "read", [files.read_text, formats.read_pts, formats.read_points, formats.read_table, files.read_json]
 )
 def test_any_bytes_are_read_or_refused(path, read, content):
     path.write_bytes(content)
@@ -219,4 +220,4 @@ def test_what_is_written_is_read(path, points):
     path.write_text(rows)
     np.testing.assert_array_equal(formats.read_points(path, len(points)), np.array(points, np.float32))
     path.write_text(json.dumps(points))
-    np.testing.assert_array_equal(np.float32(formats.read_json(path)), np.array(points, np.float32))
+    np.testing.assert_array_equal(np.float32(files.read_json(path)), np.array(points, np.float32))

@@ -7,9 +7,10 @@ import pytest
 from test_paired_folder import build, write, write_labels
 
 import tfds_builders
-from mlcm_jax import data, datasets
+from mlcm_jax import layout_file
+from mlcm_jax.data import build as datasets
+from mlcm_jax.data.examples import Examples
 from mlcm_jax.errors import InputError
-from tfds_builders.paired_folder import layout_file
 
 
 def test_options_of_a_set_that_is_built(tmp_path, capsys):
@@ -38,7 +39,7 @@ def test_a_layout_of_the_same_name_is_not_taken_for_the_sets_own(tmp_path):
     other = layout_file.read_layout(tmp_path / "mine.yaml")
     builder = tfds_builders.load("paired_folder", tmp_path / "built")
     with pytest.raises(InputError, match="mine"):
-        data.Examples(builder, "train", other)[0]
+        Examples(builder, "train", other)[0]
 
 
 def test_a_file_that_is_cut_off_is_told(tmp_path):

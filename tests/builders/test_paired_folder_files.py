@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlcm_jax import landmarks
+from mlcm_jax import landmarks, layout_file
 from mlcm_jax.errors import InputError
-from tfds_builders.paired_folder import folder, labels, layout_file, splits, thermal_kind
+from tfds_builders.paired_folder import folder, labels, splits, thermal_kind
 from tfds_builders.paired_folder import paired_folder_dataset_builder as paired
 
 FUZZ = settings(max_examples=80, derandomize=True, deadline=None)

@@ -7,7 +7,7 @@ import pytest
 import trees
 
 import tfds_builders
-from mlcm_jax import imageio
+from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 from tfds_builders.tfw import tfw_dataset_builder as module
 
@@ -29,7 +29,7 @@ def row(name, box, points) -> str:
 
 def iron(gray) -> np.ndarray:
     """uint8 [h, w, 3]: gray through the camera's palette."""
-    palette = imageio.palettes()["iron"]
+    palette = image_file.palettes()["iron"]
     return palette[np.round(gray / 255 * (len(palette) - 1)).astype(int)]
 
 

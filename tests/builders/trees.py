@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 
 import tfds_builders
-from mlcm_jax import augment, data, landmarks
+from mlcm_jax import landmarks
+from mlcm_jax.data import augment
+from mlcm_jax.data.examples import open_examples
 
 # Middle of each part of a face in [0, 1], and its half width and half height.
 _PARTS = {
@@ -54,7 +56,7 @@ def write_picture(path, picture) -> None:
 def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:
     """key -> example of a built set, through the training loader's `Examples`, with `metadata`."""
     builder = tfds_builders.load(name, data_dir)
-    examples = data.open_examples(name, split, data_dir=data_dir, layout=layout or builder.LAYOUT)
+    examples = open_examples(name, split, data_dir=data_dir, layout=layout or builder.LAYOUT)
     facts = [examples.metadata(k) for k in range(len(examples))]
     return {fact["key"]: examples[k] | {"metadata": fact} for k, fact in enumerate(facts)}
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlcm_jax.bench import depthwise as bench
+from benchmarks import depthwise as bench
 from mlcm_jax.models import depthwise as forms
 
 # batch, height, width, channels, kernel size, stride; odd and even sides, rows that one block and several blocks hold

@@ -5,9 +5,9 @@ import sys
 
 import jax
 
-from configs import common
-from mlcm_jax import sharding
-from mlcm_jax.bench import plan
+from benchmarks import plan
+from mlcm_jax.config import base
+from mlcm_jax.training import sharding
 
 NETWORK = {"name": "resnet18", "width": 0.5, "depths": (1, 1), "stem": "small"}
 
@@ -17,7 +17,7 @@ def numbers(tree) -> int:
 
 
 def main(*cases):
-    config = common.base()
+    config = base()
     config.image_size, config.train.batch_size = 32, 16
     config.student = config.teacher = NETWORK
     config.transfer.beta = 1.0

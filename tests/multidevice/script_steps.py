@@ -11,10 +11,13 @@ import jax
 import numpy as np
 import optax
 
-from configs import common
-from mlcm_jax import evaluate, metrics, sharding, stages, steps
-from mlcm_jax import state as states
-from mlcm_jax.loop import compile_step
+from mlcm_jax import metrics
+from mlcm_jax.config import base
+from mlcm_jax.evaluation import evaluate
+from mlcm_jax.training import sharding, stages
+from mlcm_jax.training import state as states
+from mlcm_jax.training import step as steps
+from mlcm_jax.training.loop import compile_step
 
 SIZE, BATCH, K = 32, 16, 68
 MODELS = {
@@ -83,7 +86,7 @@ def train(config, case):
 
 
 def main(folder, model, *cases):
-    config = common.base()
+    config = base()
     config.loss.name = "smooth_l1"  # at a kink of l1 the last bit of a prediction decides over a gradient
     config.teacher = config.student = MODELS[model]
     for case in cases:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_devices import run
 
-from mlcm_jax.bench import plan
+from benchmarks import plan
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "collectives.json"
 

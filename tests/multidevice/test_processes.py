@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from mlcm_jax import run, sharding
-from mlcm_jax.writers import read_jsonl
+from mlcm_jax.training import sharding
+from mlcm_jax.training.log import read_jsonl
+from mlcm_jax.training.workdir import load_stage
 
 SMOKE = "configs/tiny.py:smoke"
 TEACHER = "--config.stages=('teacher',)"
@@ -81,7 +82,7 @@ def assert_same_run(one, two, stage="teacher"):
     losses = [[r["loss"] for r in some] for some in records]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     mesh = sharding.make_mesh()
-    networks = [run.load_stage(workdir, stage, mesh=mesh).network for workdir in (one, two)]
+    networks = [load_stage(workdir, stage, mesh=mesh).network for workdir in (one, two)]
     # Adam turns the last bit of a gradient near 0 into a whole step: weights are compared all together, and loosely.
     flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(network)]) for network in networks]
     assert np.linalg.norm(flat[0] - flat[1]) < 1e-2 * np.linalg.norm(flat[0])

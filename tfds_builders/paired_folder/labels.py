@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mlcm_jax import files
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 
@@ -41,7 +42,7 @@ def read_one(path: pathlib.Path) -> list[Label]:
     """The faces of one picture, from its own .pts, .json, .csv or .txt file."""
     ending = path.suffix.lower()
     if ending == ".json":
-        return _faces(formats.read_json(path), f"The file {path}")
+        return _faces(files.read_json(path), f"The file {path}")
     points = formats.read_pts(path) if ending == ".pts" else formats.read_points(path)
     return [_label([tuple(row) for row in points.tolist()], f"The file {path}", {})]
 
@@ -52,7 +53,7 @@ def read_all(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str
     Raises:
         InputError: another form, NaN, flags that do not fit the points, two words for one picture.
     """
-    content = formats.read_json(path)
+    content = files.read_json(path)
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
         rows = _coco(content, path)
     elif isinstance(content, dict):
@@ -165,7 +166,7 @@ def _coco(content: dict, path) -> list[tuple[str, list[Label]]]:
 def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, np.ndarray]:
     """name, or name#2 for a second face -> [x, y, w, h], from CSV (name,x,y,w,h) or JSON ({"name": [x, y, w, h]})."""
     if path.suffix.lower() == ".json":
-        rows = formats.read_json(path)
+        rows = files.read_json(path)
         if not isinstance(rows, dict):
             raise InputError(f'The file {path} must hold {{"name": [x, y, w, h]}}.')
         boxes = [(word, check_box(value, f"The box of {word[:80]!r} in {path}")) for word, value in rows.items()]

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mlcm_jax import landmarks
+from mlcm_jax import landmarks, layout_file
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats
 from tfds_builders.paired_folder import folder as folders
 from tfds_builders.paired_folder import labels as label_files
-from tfds_builders.paired_folder import layout_file, splits, thermal_kind
+from tfds_builders.paired_folder import splits, thermal_kind
 from tfds_builders.paired_folder.labels import Label
 
 

@@ -8,7 +8,7 @@ import pathlib
 import matplotlib
 import numpy as np
 
-from mlcm_jax import imageio
+from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 from tfds_builders.prepare import Thermal
@@ -29,7 +29,7 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
         if not 2 <= len(palette) <= 256 or palette.min() < 0 or palette.max() > 255:
             raise InputError(f"The palette {path} must hold 2 to 256 rows of r, g and b from 0 to 255, cold to hot.")
         return palette.astype(np.float32)
-    known = imageio.palettes()
+    known = image_file.palettes()
     if name in known:
         return known[name]
     if name in matplotlib.colormaps:
@@ -50,7 +50,7 @@ def of_picture(path: pathlib.Path, palette: np.ndarray | None, colormap: str | N
     Raises:
         InputError: a coloured picture without --colormap, or an option that does not fit the picture.
     """
-    picture = imageio.read_picture(path)
+    picture = image_file.read_picture(path)
     if colormap and picture.kind != "colour":
         raise InputError(f"--colormap={colormap} is for coloured thermal pictures; {path} is {_told(picture)}.")
     if picture.kind in ("gray16", "float"):
@@ -62,7 +62,7 @@ def of_picture(path: pathlib.Path, palette: np.ndarray | None, colormap: str | N
     if picture.kind == "gray8":
         return Thermal("gray")
     if palette is None:
-        best, distance = imageio.fit_palette(picture.array)
+        best, distance = image_file.fit_palette(picture.array)
         hint = (
             f"its colours fit --colormap={best!r} (median distance {distance:.1f} of 255)"
             if best
@@ -81,5 +81,5 @@ def _celsius(text: str) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _told(picture: imageio.Picture) -> str:
+def _told(picture: image_file.Picture) -> str:
     return {"gray8": "8-bit gray", "gray16": "16-bit gray", "float": "float"}.get(picture.kind, "coloured")

@@ -11,9 +11,10 @@ import re
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mlcm_jax import imageio, landmarks
+from mlcm_jax import files, landmarks
+from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces
 
 _NAME = re.compile(r"irface_sub(\d{1,9})_seq(\d{1,9})_frm(\d{1,9})\b.*")
 
@@ -46,7 +47,7 @@ def read_ljson(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: no such file, no JSON, another structure, another number of points, text or infinity in a row.
     """
-    content = formats.read_json(path)
+    content = files.read_json(path)
     held = content.get("landmarks") if isinstance(content, dict) else None
     rows = held.get("points") if isinstance(held, dict) else None
     if not isinstance(rows, list):
@@ -88,7 +89,7 @@ def _deep(path: pathlib.Path) -> bool:
 
 
 def _gray(path: pathlib.Path) -> np.ndarray:
-    return imageio.to_gray8(imageio.read_picture(path))[0]
+    return image_file.to_gray8(image_file.read_picture(path))[0]
 
 
 class RwthAachen(faces.FaceBuilder):

@@ -10,7 +10,8 @@ import re
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mlcm_jax import imageio
+from mlcm_jax import files
+from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats
 
@@ -63,7 +64,7 @@ class SfTl54(faces.FaceBuilder):
         """Gray, or painted with the iron palette of the FLIR camera."""
         if self._colour == "gray":
             return faces.Thermal()
-        return faces.Thermal("palette", palette=imageio.palettes()["iron"].round().astype(np.uint8))
+        return faces.Thermal("palette", palette=image_file.palettes()["iron"].round().astype(np.uint8))
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
         """What the file names tell."""
@@ -149,7 +150,7 @@ def read_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[float, float
     Raises:
         InputError: no such file, no JSON, no or several boxes, another number of landmarks than 54, NaN.
     """
-    content = formats.read_json(path)
+    content = files.read_json(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise InputError(f"The file {path} has no list of shapes; the labels of SF-TL54 do.")

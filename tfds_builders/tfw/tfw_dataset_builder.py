@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mlcm_jax import files
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats
 
@@ -30,7 +31,7 @@ def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
     Raises:
         InputError: no such file, no CSV, a row without 15 columns, without a name, or with text among the numbers.
     """
-    reader = csv.reader(io.StringIO(formats.read_text(path)), skipinitialspace=True)
+    reader = csv.reader(io.StringIO(files.read_text(path)), skipinitialspace=True)
     try:
         rows = [row for row in reader if any(word.strip() for word in row)]
     except csv.Error as error:

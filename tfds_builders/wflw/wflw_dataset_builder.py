@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mlcm_jax import files
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats
 
@@ -94,7 +95,7 @@ def read_list(path: str | os.PathLike) -> list[Row]:
     Raises:
         InputError: no such file, or a line that is otherwise; the message names it.
     """
-    lines = formats.read_text(path).split("\n")
+    lines = files.read_text(path).split("\n")
     return [_row(line, f"Line {k} of {path}") for k, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -1,0 +1,135 @@
+"""The picture `landmarks.png` of every data set's folder: `python -m benchmarks.layout_pictures`.
+
+A synthetic face carries the numbered landmarks of the set's layout. Its 68 points are exact, and so is what is
+converted from them; the other points of tfake70, wflw98, cofw29 and charlotte73 are derived from those, and the picture
+says that it is schematic. Folders whose README does not show `landmarks.png` are left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import pathlib
+
+import numpy as np
+from absl import app, flags
+from PIL import Image, ImageDraw, ImageFont
+
+import tfds_builders
+from mlcm_jax import landmarks
+from mlcm_jax.data import augment
+from mlcm_jax.data.draw import numbered
+from mlcm_jax.errors import InputError
+from mlcm_jax.synthetic import generate
+
+_SEED = flags.DEFINE_integer("seed", 5, "number of the synthetic set from which the face is taken", lower_bound=0)
+_INDEX = flags.DEFINE_integer("index", 404, "number of the pair in it", lower_bound=0)
+_ONLY = flags.DEFINE_list("only", [], "data sets; all by default")
+SIDE = 640
+DIM = 0.6  # how much of its brightness the face keeps, so that the numbers stand out
+MOST_BYTES = 60_000
+
+
+def builder_of(name: str) -> type:
+    """The builder class of a data set: the one of its module that states a layout."""
+    module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
+    kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
+    return next(kind for kind in kinds if hasattr(kind, "LAYOUT"))
+
+
+def place(points: np.ndarray, jaw3d: np.ndarray, layout: landmarks.Layout) -> tuple[np.ndarray, bool]:
+    """The landmarks of a layout on a face of which iBUG's are known, and whether they are only schematic.
+
+    Args:
+      points: [68, 2].
+      jaw3d: [17, 2], the jaw fixed on the head.
+      layout: a public one, or charlotte73.
+
+    Raises:
+      InputError: a layout of which it is not known where its points lie.
+    """
+    if layout.name in landmarks.LAYOUTS and landmarks.route("ibug68", layout) is layout:
+        return landmarks.convert(points, "ibug68", layout), False
+    pupils = [points[36:42].mean(0), points[42:48].mean(0)]
+    if layout.name == "tfake70":
+        return np.concatenate([jaw3d, points[17:], pupils]), True
+    if layout.name == "charlotte73":  # half an ellipse over the ends of the jaw
+        angle = np.deg2rad([[20], [55], [90], [125], [160]])
+        centre, across = (points[0] + points[16]) / 2, (points[16] - points[0]) / 2
+        forehead = centre - across * np.cos(angle) - 0.55 * (points[8] - centre) * np.sin(angle)
+        return np.concatenate([points, forehead]), True
+    down = points[8] - points[27]
+    down *= 0.08 * np.linalg.norm(points[45] - points[36]) / np.linalg.norm(down)  # about the height of a brow
+    lids = [
+        points[[i, i + 1]].mean(0) for i in (37, 40, 43, 46)
+    ]  # middles: right upper and lower, left upper and lower
+    if layout.name == "wflw98":
+        jaw = np.stack([np.interp(np.arange(33) / 2, np.arange(17), column) for column in points[:17].T], axis=-1)
+        brows = [points[17:22], points[[21, 20, 19, 18]] + down, points[22:27], points[[25, 24, 23, 22]] + down]
+        eyes = [points[36:38], lids[:1], points[38:41], lids[1:2], points[41:44], lids[2:3], points[44:47], lids[3:]]
+        return np.concatenate([jaw, *brows, points[27:36], *eyes, points[47:], pupils]), True
+    if layout.name == "cofw29":
+        found = np.zeros((29, 2))
+        found[[0, 1, 2, 3, 8, 9, 10, 11, *range(20, 29)]] = landmarks.convert(points, "ibug68", "common17")
+        found[[4, 5, 6, 7]] = points[19], points[19] + down, points[24], points[24] + down
+        found[[12, 13, 14, 15]] = lids
+        found[[16, 17]] = pupils
+        found[18] = points[31] + 0.35 * (points[31] - points[33]) - down
+        found[19] = points[35] + 0.35 * (points[35] - points[33]) - down
+        return found, True
+    raise InputError(f"Where the points of {layout.name} lie on a face is not known here.")
+
+
+def draw(layout: landmarks.Layout, *, thermal: bool, seed: int, index: int) -> np.ndarray:
+    """The numbered landmarks of a layout on a synthetic face, uint8 RGB [SIDE, SIDE, 3]."""
+    pair = generate.example(seed, index, size=SIDE, frontal=True, well_lit=True)
+    modality = "thermal" if thermal else "rgb"
+    known = pair["landmarks" if thermal else "rgb_landmarks"].astype(np.float64)
+    jaw = pair["jaw3d"] + (known - pair["landmarks"])[:17]
+    points, schematic = place(known, jaw, layout)
+    example = {modality: pair[modality], "landmarks": points, "visible": np.ones(len(points), bool)}
+    example["box"] = landmarks.box_from_points(np.concatenate([points, known]))
+    cut = augment.crop(example, size=SIDE, layout=layout, expand=1.1)
+    face = (cut[modality] * (255 * DIM)).round().astype(np.uint8)
+    image = Image.fromarray(numbered(face, cut["landmarks"] * SIDE - 0.5, layout, smallest=0))
+    text = f"{layout.name}, {layout.count} points" + (", schematic" if schematic else "")
+    ImageDraw.Draw(image).text((8, 6), text, (255, 255, 255), ImageFont.load_default(18), stroke_width=2, stroke_fill=0)
+    return np.asarray(image)
+
+
+def encode(image: np.ndarray) -> bytes:
+    """PNG with as many palette colours as MOST_BYTES allow."""
+    for colors in (128, 64, 32, 16, 8):
+        buffer = io.BytesIO()
+        small = Image.fromarray(image).quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small.save(buffer, "png", optimize=True)
+        if buffer.tell() < MOST_BYTES:
+            break
+    return buffer.getvalue()
+
+
+def main(_: list[str]) -> None:
+    root = pathlib.Path(tfds_builders.__file__).parent
+    for readme in sorted(root.glob("*/README.md")):
+        name = readme.parent.name
+        if _ONLY.value and name not in _ONLY.value:
+            continue
+        if "landmarks.png" not in readme.read_text():
+            print(f"{name}: left out, its README shows no landmarks.png")
+            continue
+        kind = builder_of(name)
+        # A set whose configs differ in it has a property here; all of those have thermal pictures.
+        thermal = kind.MODALITIES != ("rgb",)
+        try:
+            image = draw(landmarks.get(kind.LAYOUT), thermal=thermal, seed=_SEED.value, index=_INDEX.value)
+        except InputError as error:
+            print(f"{name}: left out. {error}")
+            continue
+        data = encode(image)
+        readme.with_name("landmarks.png").write_bytes(data)
+        print(f"{name}: wrote landmarks.png ({len(data) / 1000:.0f} kB)")
+
+
+if __name__ == "__main__":
+    app.run(main)

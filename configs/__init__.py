@@ -1,1 +1,0 @@
-"""One file per run; `common.py` holds what they share."""

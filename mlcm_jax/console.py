@@ -1,0 +1,37 @@
+"""What the reader sees while a command runs."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line to the reader, above the progress bar if one is running."""
+    console.print(message, markup=False)
+
+
+@contextlib.contextmanager
+def progress(title: str, *, total: int, start: int, unit_size: int) -> Iterator[Callable[[int, str], None]]:
+    """A bar over `total` steps of `unit_size` images each; yields `advance(step, text)`."""
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, completed=start, text="compiling")
+
+        def advance(step: int, text: str) -> None:
+            speed = bar.tasks[0].speed
+            rate = f"{speed * unit_size:,.0f} images/s " if speed else ""
+            bar.update(task, completed=step, text=rate + text)
+
+        yield advance

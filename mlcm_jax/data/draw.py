@@ -1,0 +1,236 @@
+"""Landmarks drawn on faces, plain or numbered, and the contact sheet of a dataset. OpenCV and Pillow."""
+
+import functools
+import io
+
+import cv2
+import numpy as np
+from etils import epath
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
+
+from mlcm_jax import landmarks
+from mlcm_jax.data import augment
+from mlcm_jax.errors import InputError
+
+TRUTH, PREDICTION = (40, 200, 60), (255, 50, 50)  # green and red, RGB
+SHOWN, HIDDEN = (255, 255, 90), (255, 120, 60)  # numbers of visible and of invisible landmarks: yellow and orange
+_TILE = 512  # side of a face on a contact sheet, pixels
+
+
+def draw_landmarks(image, points, layout, *, color=PREDICTION, box=None, smallest=512) -> np.ndarray:
+    """Landmarks and the layout's lines on a picture.
+
+    Args:
+      image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
+      points: [K, 2] in pixels of `image`, pixel centres at integers; points outside are left out by the drawing.
+      layout: name or Layout.
+      color: RGB.
+      box: optional x, y, w, h in pixels, drawn thin.
+      smallest: a picture whose longer side is below this many pixels is enlarged by a whole number first, or the
+        dots would hide the face. 0 keeps the size.
+
+    Returns:
+      uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
+    """
+    layout = landmarks.get(layout)
+    points = landmarks.check(points, layout)
+    canvas, factor = _enlarged(image, smallest)
+    side = max(canvas.shape[:2])
+    bits = 4  # fractional bits of OpenCV's fixed-point coordinates: dots sit where the landmarks are, to 1/16 pixel
+
+    def fixed(values):
+        scaled = (np.asarray(values, np.float64) + 0.5) * factor - 0.5
+        return np.clip(scaled * (1 << bits), -(2**30), 2**30).round().astype(np.int32)
+
+    thin, radius = max(1, side // 500), max(1.0, side / 250)
+    if box is not None:
+        x, y, w, h = (float(value) for value in box)
+        corners = fixed([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])
+        cv2.polylines(canvas, [corners], True, (255, 255, 255), thin, cv2.LINE_AA, shift=bits)
+    places = fixed(points)
+    for first, second in layout.edges:
+        ends = [tuple(map(int, places[i])) for i in (first, second)]
+        cv2.line(canvas, *ends, tuple(c // 2 + 64 for c in color), thin, cv2.LINE_AA, shift=bits)
+    for place in places:
+        cv2.circle(canvas, tuple(map(int, place)), int(radius * (1 << bits)), color, -1, cv2.LINE_AA, shift=bits)
+    return canvas
+
+
+def numbered(image, points, layout, *, visible=None, box=None, smallest=1024) -> np.ndarray:
+    """Every landmark with its 0-based number, so that one sees whether the order is the layout's.
+
+    Each number stands beside its dot where it covers neither another number nor a dot, as far as there is room; one
+    that had to move away is tied to its dot by a line. Visible landmarks are yellow, invisible ones orange.
+
+    Args:
+      image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
+      points: [K, 2] in pixels of `image`, pixel centres at integers; one with NaN (unlabelled) is left out.
+      layout: name or Layout; its lines are drawn thin.
+      visible: bool [K]; all by default.
+      box: optional x, y, w, h in pixels, drawn thin.
+      smallest: as in `draw_landmarks`.
+
+    Returns:
+      uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
+
+    Raises:
+      InputError: a picture of another kind, or landmarks of another count.
+    """
+    layout = landmarks.get(layout)
+    points = np.asarray(points, np.float64)
+    known = np.isfinite(points).all(axis=-1)
+    landmarks.check(np.where(known[..., None], points, 0.0), layout)
+    visible = np.broadcast_to(True if visible is None else np.asarray(visible, bool), (layout.count,))
+    canvas, factor = _enlarged(image, smallest)
+    height, width = canvas.shape[:2]
+    places = (points + 0.5) * factor - 0.5
+    inside = known & ((places > -0.5) & (places < (width - 0.5, height - 0.5))).all(axis=-1)
+    thin, dot = max(1, max(height, width) // 700), max(1.5, max(height, width) / 400)
+
+    def line(ends, color):
+        cv2.polylines(canvas, [(np.asarray(ends) * 16).round().astype(np.int32)], False, color, thin, cv2.LINE_AA, 4)
+
+    if box is not None:
+        x, y, w, h = (float(value) * factor for value in box)
+        x, y = x + (factor - 1) / 2, y + (factor - 1) / 2
+        line([(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)], (255, 255, 255))
+    for edge in layout.edges:
+        if inside[list(edge)].all():
+            line(places[list(edge)], (60, 120, 150))
+    font = _font(_digits(places[inside], max(height, width)))
+    spots = _spots([font.getbbox(str(i)) for i in np.flatnonzero(inside)], places[inside], (width, height), dot)
+    for i, spot in zip(np.flatnonzero(inside), spots, strict=True):
+        color = SHOWN if visible[i] else HIDDEN
+        if np.abs(spot - places[i]).max() > 2.0 * font.size:
+            line([places[i], spot], color)
+        centre = tuple(int(v) for v in (places[i] * 16).round())
+        cv2.circle(canvas, centre, int((dot + 1) * 16), (0, 0, 0), -1, cv2.LINE_AA, 4)
+        cv2.circle(canvas, centre, int(dot * 16), color, -1, cv2.LINE_AA, 4)
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    for i, spot in zip(np.flatnonzero(inside), spots, strict=True):
+        color = SHOWN if visible[i] else HIDDEN
+        pen.text(tuple(spot), str(i), color, font, anchor="mm", stroke_width=1, stroke_fill=(0, 0, 0))
+    return np.asarray(picture).copy()
+
+
+def contact_sheet(path, rows, layout, columns=4) -> None:
+    """Examples of a data set with numbered landmarks, RGB and thermal side by side, to see whether the order is right.
+
+    Each is cropped to the square around its box, half as large again. An unlabelled example (NaN) shows no numbers.
+
+    Args:
+      path: a .png file to write.
+      rows: dicts as a builder yields them: `rgb` and / or `thermal` uint8, `landmarks` [K, 2] in pixels, `box` x, y, w,
+        h in pixels, and optionally `visible` bool [K] and `key`, the title.
+      layout: name or Layout.
+      columns: examples side by side.
+
+    Raises:
+      InputError: no examples, an example that cannot be cropped, or a file that cannot be written.
+    """
+    layout = landmarks.get(layout)
+    if not rows:
+        raise InputError(f"There are no examples to draw in {path}.")
+    names = [name for name in ("rgb", "thermal") if any(name in row for row in rows)]
+    font, bar = _font(18), 28
+    width, height, columns = _TILE * len(names) + 8, _TILE + bar, min(columns, len(rows))
+    sheet = Image.new("RGB", (width * columns, height * -(-len(rows) // columns)), (24, 24, 24))
+    pen = ImageDraw.Draw(sheet)
+    for k, row in enumerate(rows):
+        y, x = (k // columns) * height, (k % columns) * width
+        title = str(row.get("key", k))
+        while len(title) > 1 and font.getlength(title) > width - 12:  # the end of a path tells more than its beginning
+            title = "…" + title[2:]
+        pen.text((x + 4, y + bar / 2), title, (255, 255, 255), font, anchor="lm")
+        for name, tile in _tiles(row, layout).items():
+            sheet.paste(Image.fromarray(tile), (x + _TILE * names.index(name), y + bar))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "png")
+    write_image(path, buffer)
+
+
+def _tiles(row, layout) -> dict[str, np.ndarray]:
+    """The pictures of an example as uint8 [_TILE, _TILE, 3], cropped and numbered."""
+    points = np.asarray(row["landmarks"], np.float32)
+    known = np.isfinite(points).all(axis=-1)
+    visible = np.broadcast_to(np.asarray(row.get("visible", True), bool), known.shape)
+    keep = {name: row[name] for name in ("rgb", "thermal") if name in row}
+    keep |= {"landmarks": np.where(known[:, None], points, 0.0), "visible": visible, "box": row["box"]}
+    cut = augment.crop(keep, size=_TILE, layout=layout, expand=1.5)
+    points = np.where(known[:, None], cut["landmarks"] * _TILE - 0.5, np.nan)
+    return {
+        name: numbered((cut[name] * 255).round().astype(np.uint8), points, layout, visible=visible, smallest=0)
+        for name in ("rgb", "thermal")
+        if name in row
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _font(size):
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)  # matplotlib brings it
+
+
+def _digits(places, side) -> int:
+    """Font size in pixels: what the landmarks' distances leave room for, at least what can be read."""
+    if len(places) < 2:
+        return max(10, side // 40)
+    gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e9 * np.eye(len(places))
+    return int(np.clip(0.7 * np.median(gaps.min(axis=1)), max(10, side / 80), max(10, side / 40)))
+
+
+def _spots(boxes, places, size, dot) -> np.ndarray:
+    """Where to centre each number [K, 2]: by turns, the crowded ones first, at the cheapest of 16 directions x 4 radii.
+
+    Costs, in areas: covered numbers, covered dots, what leaves the picture, and a little for distance.
+    """
+    spots = places.copy()
+    if not len(places):
+        return spots
+    extents = np.array([(x1 - x0 + 2, y1 - y0 + 2) for x0, y0, x1, y1 in boxes], np.float64)
+    angles = np.arange(16) * (np.pi / 8)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    gaps = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    done: list[int] = []
+    for i in np.argsort(np.sort(gaps, axis=1)[:, : min(4, len(places))].sum(axis=1), kind="stable"):
+        half, area = extents[i] / 2, extents[i].prod()
+        reach = half + dot + 1  # beside the dot: the number's ellipse touches it
+        tries = np.concatenate([places[i] + circle * (reach * r) for r in (1.0, 1.4, 2.0, 3.0)])
+        cost = np.repeat([0.0, 0.1, 0.3, 0.7], 16) * area
+        apart = np.abs(tries[:, None] - places[None]) - half - dot
+        cost += (np.maximum(-apart, 0).min(axis=-1) > 0).sum(axis=1) * 0.5 * area
+        if done:
+            overlap = (extents[i] + extents[done]) / 2 - np.abs(tries[:, None] - spots[done][None])
+            cost += 2.0 * np.maximum(overlap, 0).prod(axis=-1).sum(axis=1)
+        outside = np.maximum(half - tries, 0) + np.maximum(tries + half - size, 0)
+        cost += outside.sum(axis=1) * area
+        spots[i] = tries[cost.argmin()]
+        done.append(i)
+    return spots
+
+
+def as_rgb(image) -> np.ndarray:
+    """A copy of the picture as uint8 [H, W, 3]."""
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise InputError(f"A picture to draw is uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {image.shape}.")
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()
+
+
+def _enlarged(image, smallest) -> tuple[np.ndarray, int]:
+    """A copy of the picture, uint8 RGB, by a whole number larger where its longer side is below `smallest`."""
+    canvas = as_rgb(image)
+    factor = max(1, -(-smallest // max(canvas.shape[:2])))
+    if factor > 1:
+        canvas = cv2.resize(canvas, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return canvas, factor
+
+
+def write_image(path, buffer) -> None:
+    try:
+        epath.Path(path).write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"Cannot write the picture {path}: {error.strerror or error}.") from None

@@ -1,0 +1,1 @@
+"""Scores, tables, ablations, pseudo labels and plots of trained networks."""

@@ -1,0 +1,202 @@
+"""The rows of an ablation: the config of each, what it trains for itself, and what it may share with the others."""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.training import stages
+
+# Groups whose keys are arguments of a function, and so may be more than the config names.
+_ARGUMENTS = ("config.teacher", "config.student", "config.light", "config.loss.options")
+# Keys that no training reads.
+_UNREAD = {"stages", "seeds", "test_dataset", "test_split", "normalizer"}
+_UNREAD |= {"checkpoint_every", "log_every", "eval_batch_size"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of the table. `stages` are the scored one and all that it needs, in the order of training; those that are
+    also in `shared` come from W/shared. `control` is the row that it is compared with, "" for none. `config` lacks
+    only its seed.
+    """
+
+    name: str
+    config: ConfigDict
+    stage: str
+    stages: tuple[str, ...]
+    shared: tuple[str, ...]
+    control: str
+
+    @property
+    def folder(self) -> str:
+        """The name made of letters, digits and _."""
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+    @property
+    def retrained(self) -> tuple[str, ...]:
+        """Stages below the scored one that this row trains for itself."""
+        return tuple(name for name in self.stages if name not in (self.stage, *self.shared))
+
+
+def plan(config: ConfigDict) -> list[Row]:
+    """The rows of an ablation config, checked, in the order of `config.ablation.rows`.
+
+    An ablation config is that of a run with two keys more:
+      grid: {row: overrides of the run's keys}. The last of a row's `stages` is scored; what it needs is added.
+      ablation: `rows`, all names of the grid in the order of the table; `control`, the row that the others are compared
+        with, and `controls` {row: another one, "" for none}; `shared`, stages trained once a seed under the run's own
+        keys; `comparisons`, further pairs (row, other row).
+
+    A row that overrides a key on which a shared stage depends trains that stage for itself, and every stage above it.
+
+    Raises:
+      InputError: naming the row and the key.
+    """
+    for key in ("grid", "ablation"):
+        if key not in config:
+            raise InputError(f"The config has no config.{key}; take one such as configs/ablation_synthetic.py.")
+    options, grid = config.ablation, config.grid
+    if set(options.rows) != set(grid) or len(options.rows) != len(grid):
+        odd = sorted(set(options.rows) ^ set(grid))
+        raise InputError(f"config.ablation.rows must name every row of config.grid once; see {', '.join(odd)}.")
+    if len(set(config.seeds)) != len(config.seeds):
+        raise InputError(f"config.seeds={tuple(config.seeds)} names a seed twice.")
+    common = base(config)
+    for name in options.shared:
+        if name not in stages.STAGES:
+            raise InputError(
+                f"config.ablation.shared names {name!r}, which is no stage; there are {', '.join(stages.STAGES)}."
+            )
+    shared = _with_needed(options.shared, common)
+    rows = [_row(name, common, grid[name], options, shared) for name in options.rows]
+    _check(rows, options)
+    return rows
+
+
+def base(config: ConfigDict) -> ConfigDict:
+    """The run's own keys, without its seeds."""
+    own = config.copy_and_resolve_references()
+    with own.unlocked():
+        own.seeds = ()
+        for key in ("grid", "ablation"):
+            del own[key]
+    return own
+
+
+def _row(name, common, overrides, options, shared) -> Row:
+    config = common.copy_and_resolve_references()
+    with config.unlocked():
+        _override(config, overrides, "config", name)
+        try:
+            stages.check(config)
+            scored = config.stages[-1]
+            config.stages = _with_needed([scored], config)
+            stages.check(config)  # of what it needs as well
+        except InputError as error:
+            raise InputError(f"Row {name!r} of config.grid: {error}") from error
+    changed = _differing(config, common)
+    unchanged = [s for s in config.stages if s in shared and not any(_reads(s, config, key) for key in changed)]
+    control = options.controls.get(name, options.control)
+    control = "" if control == name else control
+    return Row(name, config, scored, config.stages, tuple(unchanged), control)
+
+
+def _override(config: ConfigDict, overrides: ConfigDict, where: str, row: str) -> None:
+    """Writes a row's values over those of the run, in place."""
+    for key, value in overrides.items():
+        path = f"{where}.{key}"
+        said = f"Row {row!r} of config.grid sets {path}"
+        if path in ("config.seed", "config.seeds"):
+            raise InputError(f"{said}; seeds are of the whole grid: set config.seeds.")
+        if key not in config and where not in _ARGUMENTS:
+            near = difflib.get_close_matches(key, config, n=1)
+            raise InputError(f"{said}, which is no key of the config" + (f"; did you mean {near[0]}?" if near else "."))
+        if isinstance(value, ConfigDict) != isinstance(config.get(key), ConfigDict):
+            raise InputError(f"{said}; a group of keys is overridden key by key, a value by a value.")
+        if isinstance(value, ConfigDict):
+            _override(config[key], value, path, row)
+            continue
+        try:
+            config[key] = value
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{said}={value!r}: {error}") from error
+
+
+def _with_needed(names: Iterable[str], config: ConfigDict) -> tuple[str, ...]:
+    """Stages and all below them, in the order of training."""
+    found, waiting = set(), list(names)
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting += stages.requirements(name, config)
+    return tuple(name for name in stages.STAGES if name in found)
+
+
+def _differing(one: ConfigDict, other: ConfigDict) -> list[str]:
+    """Dotted names of the keys in which two configs differ."""
+    trees = [json.loads(config.to_json()) for config in (one, other)]
+    flat = [traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep=".") for tree in trees]
+    absent = object()
+    return sorted(k for k in flat[0].keys() | flat[1].keys() if flat[0].get(k, absent) != flat[1].get(k, absent))
+
+
+def _reads(stage: str, config: ConfigDict, key: str) -> bool:
+    """Whether a trained stage depends on a key. One that is not known to be of other stages alone counts as read."""
+    below = [stages.STAGES[name] for name in _with_needed([stage], config)]
+    models, sections = {s.model for s in below}, {s.distillation for s in below}
+    idle = set(_UNREAD)
+    for model in {s.model for s in stages.STAGES.values()} - models:
+        idle |= {model, f"steps.{model}", f"pretrained.{model}"}
+    idle |= {s.distillation for s in stages.STAGES.values()} - sections
+    if "student" not in models:
+        idle.add("student_init")
+    if "light" not in models:
+        idle.add("light_head_init")
+    if models == {"teacher"}:
+        idle.add("modalities.student")
+    if "teacher" not in models:
+        idle |= {"modalities.teacher", "teacher_dataset"}
+    if not any(s.soft for s in below):
+        idle.add("shape_variance")
+    return not any(key == prefix or key.startswith(f"{prefix}.") for prefix in idle if prefix)
+
+
+def _check(rows: Sequence[Row], options: ConfigDict) -> None:
+    """Raises InputError for rows that cannot stand in one table, and for controls that are none."""
+    by_name, folders = {row.name: row for row in rows}, {"shared": "the shared stages"}
+    for row in rows:
+        if "," in row.name or not row.folder:
+            raise InputError(f"Row {row.name!r} of config.grid needs a name with a letter or digit, without a comma.")
+        if row.folder in folders:
+            raise InputError(f"Row {row.name!r} would share its folder with {folders[row.folder]}; rename it.")
+        folders[row.folder] = f"row {row.name!r}"
+    pairs = [(row.name, row.control) for row in rows if row.control] + [tuple(pair) for pair in options.comparisons]
+    for name in {*options.controls, *(name for pair in pairs for name in pair)}:
+        if name not in by_name:
+            raise InputError(f"config.ablation names the row {name!r}, which is not in config.grid.")
+    for name, control in pairs:
+        models = [stages.STAGES[by_name[n].stage].model for n in (name, control)]
+        if models[0] != models[1]:
+            raise InputError(
+                f"Row {name!r} scores config.{models[0]}, but {control!r}, its control, config.{models[1]}; give "
+                "the row a control of the same network in config.ablation.controls ('' for none)."
+            )
+    for row in rows[1:]:
+        for key in ("normalizer", "layout"):
+            _same(key, row.name, row.config[key], rows[0].config[key])
+        _same("test_dataset", row.name, *(r.config.test_dataset or r.config.dataset for r in (row, rows[0])))
+        _same("test_split", row.name, row.config.test_split, rows[0].config.test_split)
+
+
+def _same(key, name, value, other) -> None:
+    if value != other:
+        raise InputError(
+            f"Row {name!r} of config.grid would be scored with config.{key}={value!r}, others with {other!r}; one "
+            "table needs one test: leave it out of the row."
+        )

@@ -1,0 +1,148 @@
+"""Sample grids, cumulative error curves, loss curves and ablation charts. Matplotlib without a screen."""
+
+import io
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mlcm_jax import landmarks, metrics
+from mlcm_jax.data.draw import PREDICTION, TRUTH, as_rgb, write_image
+from mlcm_jax.errors import InputError
+
+
+def samples(path, rows, *, layout, title="", columns=2) -> None:
+    """A grid of examples, for each: RGB, thermal, and the face with truth in green and prediction in red.
+
+    Args:
+      path: a .png file to write.
+      rows: dicts of `rgb` uint8 [H, W, 3] and / or `thermal` uint8 [H, W] or [H, W, 1], `landmarks` [K, 2] in pixels,
+        and optionally `prediction` [K, 2] in pixels and `title` (such as the example's error).
+      layout: name or Layout.
+      title: of the figure.
+      columns: examples side by side.
+    """
+    layout = landmarks.get(layout)
+    if not rows:
+        raise InputError(f"There are no examples to draw in {path}.")
+    names = [name for name in ("rgb", "thermal") if any(name in row for row in rows)]
+    panels = len(names) + 1
+    columns = min(columns, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(2.6 * panels * columns, 2.75 * lines + 0.7), layout="constrained")
+    axes = figure.subplots(lines, panels * columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for k, row in enumerate(rows):
+        line, column = divmod(k, columns)
+        mine = axes[line, panels * column : panels * (column + 1)]
+        for axis, name in zip(mine, names, strict=False):
+            if name in row:
+                _show(axis, row[name])
+                axis.set_title({"rgb": "RGB", "thermal": "thermal"}[name], fontsize=9)
+        _show(mine[-1], row[[name for name in names if name in row][-1]])
+        _points(mine[-1], row["landmarks"], layout, TRUTH, "truth")
+        if "prediction" in row:
+            _points(mine[-1], row["prediction"], layout, PREDICTION, "prediction")
+        mine[-1].set_title(row.get("title", ""), fontsize=9)
+    figure.suptitle(f"{title + ': ' if title else ''}truth green, prediction red")
+    _save(figure, path)
+
+
+def ced(path, errors, normalizer) -> None:
+    """Cumulative error curves. `errors` is {name: NME values [N] as fractions}; `normalizer` in words, for the label.
+
+    Draws up to the largest of 10 % and three quarters' worth of every curve, at most 40 %.
+    """
+    if not errors:
+        raise InputError(f"There are no errors to draw in {path}.")
+    figure, axis = _axes()
+    curves = {name: metrics.ced(values) for name, values in errors.items()}
+    finite = [curve[0][np.isfinite(curve[0])] for curve in curves.values()]
+    end = max([0.1] + [float(np.quantile(values, 0.75)) for values in finite if len(values)])
+    end = 100 * min(end * 1.1, 0.4)
+    for name, (values, fraction) in curves.items():
+        x = np.concatenate([[0.0], 100 * values[np.isfinite(values)]])
+        y = np.concatenate([[0.0], fraction[np.isfinite(values)]])
+        axis.step(np.append(x, max(end, x[-1])), np.append(y, y[-1]), where="post", label=name)
+    axis.set(xlim=(0, end), ylim=(0, 1), title="Cumulative error: part of the faces within an error")
+    axis.set(xlabel=f"NME, per cent of {normalizer}", ylabel="fraction of faces")
+    axis.legend(loc="lower right")
+    _save(figure, path)
+
+
+def loss_curves(path, curves) -> None:
+    """Training losses. `curves` is {stage: (steps, losses)}; losses that are not finite leave a gap."""
+    figure, axis = _axes()
+    values = [np.asarray(losses, np.float64) for _, losses in curves.values()]
+    for (name, (steps, _)), losses in zip(curves.items(), values, strict=True):
+        axis.plot(steps, np.where(np.isfinite(losses), losses, np.nan), label=name, linewidth=1.2)
+    known = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.zeros(0)
+    if known.size and known.min() > 0:
+        axis.set_yscale("log")
+    axis.set(xlabel="step", ylabel="task loss", title="Training loss of every stage")
+    if curves:
+        axis.legend()
+    _save(figure, path)
+
+
+def ablation(path, rows, normalizer) -> None:
+    """Rows of an ablation as `ablate.collect` gives them: a dot for every seed and a bar at their mean.
+
+    A line runs at the mean of the control through the rows that are compared with it. The whisker is the 95 % interval
+    of the paired difference, drawn from that line: where it does not touch the line, the row differs from its control.
+    """
+    if not rows:
+        raise InputError(f"There are no rows to draw in {path}.")
+    figure = Figure(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
+    axis = figure.add_subplot()
+    axis.grid(alpha=0.3, axis="x")
+    means = {row["name"]: row["nme"] for row in rows if row["by_seed"]}
+    for y, row in enumerate(rows):
+        if row["name"] not in means:
+            axis.text(0.02, y, "not measured", transform=axis.get_yaxis_transform(), va="center", color="gray")
+            continue
+        mean = means[row["name"]]
+        color = "C0" if row["control"] else "C1"
+        axis.plot(row["by_seed"], [y] * len(row["by_seed"]), "o", color=color, alpha=0.5, markersize=5)
+        axis.plot([mean, mean], [y - 0.25, y + 0.25], color=color, linewidth=2)
+        reference = means.get(row["control"] or row["name"])
+        if reference is not None:
+            axis.plot([reference, reference], [y - 0.5, y + 0.5], color="C1", linestyle="--", linewidth=1)
+    # The whiskers of two or three seeds are long: the dots alone say what is worth seeing.
+    low, high = axis.get_xlim()
+    for y, row in enumerate(rows):
+        found = row["paired"]
+        if found and found["low"] is not None:
+            half, middle = found["high"] - found["difference"], means[row["control"]] + found["difference"]
+            axis.errorbar(middle, y, xerr=half, color="C0", capsize=3, linewidth=1)
+    axis.set(xlim=(low - 0.1 * (high - low), high + 0.1 * (high - low)), ylim=(len(rows) - 0.5, -0.5))
+    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set(xlabel=f"NME, per cent of {normalizer}", title="Seeds, mean and 95 % interval against the control (- -)")
+    _save(figure, path)
+
+
+def _show(axis, image) -> None:
+    axis.imshow(as_rgb(image), interpolation="nearest")
+    axis.autoscale(False)  # landmarks beyond the picture must not shrink it
+
+
+def _points(axis, points, layout, color, label) -> None:
+    points, color = np.asarray(points), tuple(c / 255 for c in color)
+    for first, second in layout.edges:
+        axis.plot(*points[[first, second]].T, color=color, linewidth=0.6, alpha=0.8)
+    axis.plot(*points.T, ".", color=color, markersize=2.5, label=label)
+
+
+def _axes():
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.add_subplot()
+    axis.grid(alpha=0.3)
+    return figure, axis
+
+
+def _save(figure, path) -> None:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_image(path, buffer)

@@ -1,0 +1,1 @@
+"""Trained networks on images of users; needs nothing of `training`."""

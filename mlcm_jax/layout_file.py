@@ -1,0 +1,189 @@
+"""A user's own layout of landmarks: from a YAML file or a dict to `landmarks.Layout`, and back for metadata."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mlcm_jax import files, landmarks
+from mlcm_jax.errors import InputError
+
+_KEYS = ("name", "count", "names", "flip", "eye_corners", "pupils", "groups", "edges")
+_EYES = {"right_eye", "left_eye"}
+_MOST = 5000  # points; more is a mistake, and would only fill the memory
+
+# Several layouts may have as many points; these are the ones that people mean by the number.
+_USUAL = {68: "ibug68", 54: "sf_tl54", 70: "tfake70", 98: "wflw98", 29: "cofw29", 5: "tfw5"}
+
+
+def read_layout(path: str | os.PathLike) -> landmarks.Layout:
+    """The layout in a YAML file; see `layout_from_dict`. Its name is the file's unless it states one.
+
+    Raises:
+        InputError: no such file, no YAML, or one of the mistakes that `layout_from_dict` names.
+    """
+    try:
+        # Every scalar stays text, so that a point called `no` or `y` is not read as a truth value.
+        content = yaml.load(files.read_text(path), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"The layout {path} is not YAML: {' '.join(str(error).split())[:200]}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"The layout {path} must hold keys such as count and flip, not a bare {_kind(content)}.")
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", pathlib.Path(path).stem)
+    return layout_from_dict({"name": stem} | content, where=f"The layout {path}")
+
+
+def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -> landmarks.Layout:
+    """A layout out of plain values. Points are given by 0-based index, or by name where there are `names`.
+
+    Args:
+        content: name: letters, digits, _ and -, and not that of a layout the package has;
+            count: number of points, or names: their names, or both;
+            flip: pairs of points that change places in a mirrored picture; [] where there are none;
+            eye_corners: outer corner of the subject's right eye, then of the left one (optional);
+            pupils: two lists of points whose means are the centres of the right and the left eye (optional);
+            groups: part of the face -> points (optional; right_eye, left_eye and outer_lips serve the check that eyes
+            lie above the mouth);
+            edges: pairs of points to draw as lines (optional).
+        where: opens every message.
+
+    Raises:
+        InputError: a key that is unknown, missing, or of another form; a point that does not exist; flip pairs that
+            share a point, or do not exchange the right and the left eye.
+    """
+    if not isinstance(content, Mapping):
+        raise InputError(f"{where} must be a mapping, not a {_kind(content)}.")
+    for key in content:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(str(key), _KEYS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KEYS)}."
+            raise InputError(f"{where} has the key {str(key)[:40]!r}; {hint}")
+    given = {key: value for key, value in content.items() if value not in (None, "", "null", "~")}
+    name = given.get("name", "own")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name in landmarks.LAYOUTS:
+        raise InputError(
+            f"{where} has the name {str(name)[:70]!r}; letters, digits, _ and - that name no known layout."
+        )
+    names = _names(given["names"], where) if "names" in given else None
+    count = _count(given.get("count", len(names) if names else None), names, where)
+    if "flip" not in given:
+        raise InputError(
+            f"{where} lacks flip, the pairs of points that change places in a mirror; [] if there are none."
+        )
+
+    def points(value, key: str, length: int | None = None) -> tuple[int, ...]:
+        if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
+            what = f"{length} points" if length else "a list of points"
+            raise InputError(f"{where} has {key}: {str(value)[:60]} where {what} must stand.")
+        return tuple(_point(item, names, count, f"{where}, {key},") for item in value)
+
+    def pairs(key: str) -> tuple[tuple[int, int], ...]:
+        rows = given.get(key, [])
+        if not isinstance(rows, list | tuple):
+            raise InputError(f"{where} has {key}: {str(rows)[:60]} where a list of pairs must stand.")
+        return tuple(points(row, key, 2) for row in rows)
+
+    flip = pairs("flip")
+    shared = [point for point in itertools.chain(*flip) if sum(pair.count(point) for pair in flip) > 1]
+    if shared:
+        raise InputError(f"{where} has point {shared[0]} twice among the flip pairs; a point has one mirror image.")
+    mirror = landmarks.flip_permutation(count, flip)
+    corners = points(given["eye_corners"], "eye_corners", 2) if "eye_corners" in given else None
+    pupils = None
+    if "pupils" in given:
+        if not isinstance(given["pupils"], list | tuple) or len(given["pupils"]) != 2:
+            raise InputError(f"{where} has pupils that are not two lists, of the right and of the left eye.")
+        pupils = tuple(points(side, "pupils") for side in given["pupils"])
+    groups = given.get("groups", {})
+    if not isinstance(groups, Mapping):
+        raise InputError(f"{where} has groups: {str(groups)[:60]} where parts of the face and their points must stand.")
+    groups = {str(part): points(some, f"groups {str(part)[:40]}") for part, some in groups.items()}
+    empty = [part for part, some in [*groups.items(), *(("pupils", side) for side in pupils or ())] if not some]
+    if empty:
+        raise InputError(f"{where} has no points in {empty[0]}.")
+    eyes = [("eye_corners", [corners[:1], corners[1:]])] if corners else []
+    eyes += [("pupils", pupils)] if pupils else []
+    eyes += [("right_eye and left_eye", (groups["right_eye"], groups["left_eye"]))] if groups.keys() >= _EYES else []
+    for key, (right, left) in eyes:
+        if {int(mirror[point]) for point in right} != set(left):
+            raise InputError(f"{where} has {key} that are not each other's mirror images by its flip pairs.")
+    return landmarks.Layout(name, count, groups, mirror, corners, pupils, pairs("edges"))
+
+
+def layout_to_dict(layout: landmarks.Layout) -> dict[str, Any]:
+    """Plain values, fit for JSON, of which `layout_from_dict` makes the same layout (names of points are not kept)."""
+    flip = [[i, int(j)] for i, j in enumerate(layout.flip) if i < j]
+    plain = {"name": layout.name, "count": layout.count, "flip": flip}
+    plain["groups"] = {part: list(some) for part, some in layout.groups.items()}
+    plain["edges"] = [list(edge) for edge in layout.edges]
+    plain["eye_corners"] = list(layout.eye_corners) if layout.eye_corners else None
+    plain["pupils"] = [list(side) for side in layout.pupils] if layout.pupils else None
+    return plain
+
+
+def by_count(count: int, option: str = "") -> str:
+    """Name of the layout that is meant by a number of points.
+
+    Raises:
+        InputError: none, or several; `option` is what the user wrote, or "" when the number comes from a label.
+    """
+    fits = [layout.name for layout in landmarks.LAYOUTS.values() if layout.count == count]
+    if count in _USUAL or len(fits) == 1:
+        return _USUAL.get(count) or fits[0]
+    what = f"{option} is" if option else f"The first label has {count} points, which is"
+    known = f"one of {', '.join(fits)}; say which with --layout=NAME" if fits else "no known layout"
+    raise InputError(f"{what} {known}; a layout of your own goes into --layout=FILE.yaml.")
+
+
+def _names(value, where: str) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise InputError(f"{where} has names that are not a list of words.")
+    names = [item.strip() for item in value]
+    twice = [name for name in names if names.count(name) > 1] if len(names) <= _MOST else []
+    if twice:
+        raise InputError(f"{where} has two points with the name {twice[0][:40]!r}.")
+    digits = [name for name in names if _integer(name) is not None]
+    if digits:
+        raise InputError(f"{where} names a point {digits[0]!r}, which would be mistaken for an index.")
+    return names
+
+
+def _count(value, names: list[str] | None, where: str) -> int:
+    count = _integer(value)
+    if value is None or count is None or not 1 <= count <= _MOST:
+        raise InputError(f"{where} needs count, a number of points from 1 to {_MOST}, or names.")
+    if names is not None and len(names) != count:
+        raise InputError(f"{where} has {len(names)} names for {count} points.")
+    return count
+
+
+def _point(value, names: list[str] | None, count: int, where: str) -> int:
+    if isinstance(value, str) and names and value.strip() in names:
+        return names.index(value.strip())
+    index = _integer(value)
+    if index is None:
+        raise InputError(
+            f"{where} speaks of {str(value)[:40]!r}, which is no point's index{' or name' if names else ''}."
+        )
+    if not 0 <= index < count:
+        raise InputError(f"{where} speaks of point {index}; points run from 0 to {count - 1}.")
+    return index
+
+
+def _integer(value) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip(), re.ASCII):
+        return int(value)
+    return None
+
+
+def _kind(value) -> str:
+    return {str: "text", list: "list", type(None): "null"}.get(type(value), "value")

@@ -1,0 +1,1 @@
+"""The generator of paired RGB and thermal faces."""

@@ -1,0 +1,60 @@
+"""Where numbers go while a stage trains: a JSONL file, and TensorBoard when it is installed."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from etils import epath
+
+from mlcm_jax.console import console
+
+
+def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
+    """The whole records of a JSONL file, oldest first; a last line cut short by a crash is left out."""
+    path = epath.Path(path)
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+@contextlib.contextmanager
+def open_writer(directory: epath.PathLike, *, resume_step: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Yields `write(step, scalars)`, which appends to `directory/metrics.jsonl` and to TensorBoard event files.
+
+    Records after `resume_step`, left by a run that died between two checkpoints, are dropped first, so that every step
+    stands in the file once.
+    """
+    if console.quiet:  # another process writes
+        yield lambda step, scalars: None
+        return
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "metrics.jsonl"
+    kept = [record for record in read_jsonl(path) if record["step"] <= resume_step]
+    path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    board = _tensorboard(directory, resume_step)
+    with path.open("a") as file:
+
+        def write(step: int, scalars: dict[str, float]) -> None:
+            file.write(json.dumps({"step": step, **scalars}) + "\n")
+            file.flush()
+            for name, value in scalars.items() if board else ():
+                board.add_scalar(name, value, step)
+
+        try:
+            yield write
+        finally:
+            if board:
+                board.close()
+
+
+def _tensorboard(directory: epath.Path, resume_step: int) -> Any:
+    """A SummaryWriter, or None where the extra `tensorboard` is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1)

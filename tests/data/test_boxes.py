@@ -1,0 +1,139 @@
+"""Boxes that users type: what is good comes through exactly, and anything else ends in one sentence."""
+
+import json
+import math
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mlcm_jax.data import boxes
+from mlcm_jax.errors import InputError
+
+FINITE = st.floats(-1e6, 1e6, allow_nan=False)
+SIDE = st.floats(1e-3, 1e6)
+
+
+@given(x=FINITE, y=FINITE, w=SIDE, h=SIDE)
+def test_good_boxes_come_through_exactly(x, y, w, h):
+    assert boxes.parse_box(f"{x!r}, {y!r},{w!r},{h!r}") == (x, y, w, h)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not x,y,w,h"),
+        ("1,2,3", "is 3 numbers, not the four"),
+        ("1,2,3,4,5", "is 5 numbers"),
+        ("1;2;3;4", "is not x,y,w,h"),
+        ("1,2,3,nan", "not finite"),
+        ("1,inf,3,4", "not finite"),
+        ("1,2,0,4", "is empty"),
+        ("1,2,3,-4", "is empty"),
+        ("a,b,c,d", "is not x,y,w,h"),
+    ],
+)
+def test_bad_text(text, message):
+    with pytest.raises(InputError, match=message):
+        boxes.parse_box(text)
+
+
+@given(st.text(max_size=40))
+@example("1,2,3,4")
+@example("1e999,0,1,1")
+def test_any_text_is_a_box_or_one_sentence(text):
+    try:
+        box = boxes.parse_box(text)
+    except InputError as error:
+        assert "--box=" in str(error)
+    else:
+        assert len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) > 0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+GOOD = st.dictionaries(st.text(max_size=8), st.tuples(FINITE, FINITE, SIDE, SIDE), max_size=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("boxes")
+
+
+@settings(deadline=None)  # it writes a file
+@given(content=JSON | GOOD)
+def test_any_json_is_boxes_or_one_sentence(folder, content):
+    path = folder / "any.json"
+    path.write_text(json.dumps(content))
+    try:
+        found = boxes.read_boxes(path)
+    except InputError as error:
+        assert str(path) in str(error)
+    else:
+        assert found.keys() == content.keys()
+        for name, box in found.items():
+            assert box == tuple(map(float, content[name])) and min(box[2:]) > 0
+
+
+@settings(deadline=None)
+@given(content=GOOD)
+def test_good_files_are_read_exactly(folder, content):
+    (folder / "good.json").write_text(json.dumps(content))
+    assert boxes.read_boxes(folder / "good.json") == content
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=60))
+def test_any_bytes_are_boxes_or_one_sentence(folder, content):
+    path = folder / "bytes.json"
+    path.write_bytes(content)
+    try:
+        boxes.read_boxes(path)
+    except InputError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("[[1, 2, 3, 4]]", 'must hold {"file name"'),
+        ('{"a.png": [1, 2, 3]}', "'a.png' in .* is 3 numbers"),
+        ('{"a.png": [1, 2, 3, "4"]}', "list with something other than numbers"),
+        ('{"a.png": [1, 2, 3, true]}', "list with something other than numbers"),
+        ('{"a.png": {"x": 1}}', "is a JSON object"),
+        ('{"a.png": null}', "is a null"),
+        ('{"a.png": [1, 2, 3, NaN]}', "not finite"),
+        ('{"a.png": [1, 2, 3, 0]}', "is empty"),
+        ('{"a.png": [1, 2, 3, 1%s]}' % ("0" * 400), "too large for a pixel"),
+        ('{"a": [1, 2, 3, 4], "a": [5, 6, 7, 8]}', "'a' occurs twice"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_bad_files(tmp_path, content, message):
+    path = tmp_path / "boxes.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        boxes.read_boxes(path)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        boxes.read_boxes(tmp_path / "none.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        boxes.read_boxes(tmp_path)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 10, 10), (-5, -5, 6, 6), (99, 49, 30, 30), (-50, -50, 500, 500)])
+def test_boxes_that_touch_the_picture(box):
+    boxes.check_inside(box, 100, 50, "a.png")
+
+
+@pytest.mark.parametrize("box", [(100, 0, 5, 5), (0, 50, 5, 5), (-5, 0, 5, 5), (0, -9, 5, 5)])
+def test_boxes_outside_the_picture(box):
+    with pytest.raises(InputError, match=r"lies outside a\.png, which is 100 x 50"):
+        boxes.check_inside(box, 100, 50, "a.png")

@@ -1,0 +1,249 @@
+"""STAR and the losses of maps: values against numpy with `eigh` in float64, slopes against finite differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_losses import reference_awing, reference_smooth_l1, reference_wing
+
+from mlcm_jax import codecs, losses
+
+DISTANCES = {
+    "smooth_l1": functools.partial(reference_smooth_l1, beta=0.01),
+    "l1": np.abs,
+    "l2": np.square,
+    "wing": functools.partial(reference_wing, w=0.01, epsilon=2.0),
+}
+
+
+def reference(heatmap, target, weight=1.0, eps=1e-4, distance="smooth_l1", grid="cells"):
+    """One map [H, W] and one target [2], as the paper writes it."""
+    h, w = heatmap.shape
+    if grid == "cells":
+        xs, ys = (np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h
+    else:
+        xs, ys = np.linspace(-1, 1, w), np.linspace(-1, 1, h)
+        target = np.array(
+            [np.interp(t * n - 0.5, np.arange(n), g) for t, n, g in zip(target, (w, h), (xs, ys), strict=True)]
+        )
+    cells = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
+    p = heatmap.reshape(-1) / heatmap.sum()
+    mean = p @ cells
+    v1, v2 = p.sum() + 1e-5, (p**2).sum() + 1e-5
+    covariance = (cells - mean).T @ ((cells - mean) * p[:, None]) / (v1 - v2 / v1)
+    values, vectors = np.linalg.eigh(covariance)
+    total = weight * np.abs(values).sum()
+    for value, vector in zip(values, vectors.T, strict=True):  # columns
+        total += DISTANCES[distance](vector @ (target - mean)) / np.sqrt(value + eps)
+    return total
+
+
+def blobs(seed, b=2, h=12, w=16, k=3):
+    """Oblique Gaussians with noise, and targets near and far: [b, h, w, k] and [b, k, 2] inside the picture."""
+    rng = np.random.default_rng(seed)
+    y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
+    centre = rng.uniform(0.3, 0.7, (b, k, 2))
+    angle = rng.uniform(0, np.pi, (b, 1, 1, k))
+    dx, dy = x[None, :, :, None] - centre[:, None, None, :, 0], y[None, :, :, None] - centre[:, None, None, :, 1]
+    along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+    maps = np.exp(-(along**2) / 0.03 - across**2 / 0.006) * rng.uniform(0.5, 7.0, (b, 1, 1, k))
+    return maps * rng.uniform(0.7, 1.3, maps.shape), centre + rng.normal(size=(b, k, 2)) * np.array(
+        [0.004, 0.02, 0.08]
+    )[:k, None]
+
+
+@pytest.mark.parametrize("grid", codecs.GRIDS)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_star_against_eigh(distance, grid):
+    maps, target = blobs(0)
+    options = {"distance": distance, "grid": grid, "eps": 1e-5, "weight": 0.7}
+    found = jax.jit(functools.partial(losses.star, **options))(maps.astype(np.float32), target.astype(np.float32))
+    assert found.shape == (2, 3) and found.dtype == jnp.float32
+    expected = [[reference(maps[b, :, :, k], target[b, k], **options) for k in range(3)] for b in range(2)]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_star_by_hand():
+    """Two cells of one row, half each: mu between them, variance 1/64 / (V1 - V2 / V1) along x and 0 along y."""
+    maps = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(3.0).at[0, 1, 2, 0].set(3.0)
+    target = jnp.array([[[0.55, 0.475]]])  # 0.05 right of the mean, 0.1 below it
+    variance = 1 / 64 / (1.00001 - 0.50001 / 1.00001)
+    expected = 0.05 / np.sqrt(variance + 1e-4) + 0.1 / 0.01 + 2.0 * variance
+    found = jax.jit(functools.partial(losses.star, weight=2.0, distance="l1"))(maps, target)
+    np.testing.assert_allclose(found, [[expected]], rtol=1e-4)
+    error, found = jax.jit(codecs.decompose)(maps, target)
+    np.testing.assert_allclose(np.abs(error[0, 0]), [0.05, 0.1], atol=1e-6)
+    np.testing.assert_allclose(found[0, 0], [variance, 0.0], atol=1e-6)
+
+
+def test_the_sum_of_a_map_does_not_matter():
+    maps, target = (jnp.asarray(a, jnp.float32) for a in blobs(1))
+    loss = jax.jit(losses.star)
+    np.testing.assert_allclose(loss(1e-3 * maps, target), loss(maps, target), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("distance", "grid"), [("smooth_l1", "cells"), ("l2", "align_corners"), ("wing", "cells")])
+def test_star_slopes_against_finite_differences(distance, grid):
+    maps, target = blobs(2, b=1, h=6, w=5, k=2)
+    options = {"distance": distance, "grid": grid}
+    slopes = jax.jit(jax.grad(lambda m, y: losses.star(m, y, **options).sum(), argnums=(0, 1)))
+    to_maps, to_target = slopes(jnp.asarray(maps, jnp.float32), jnp.asarray(target, jnp.float32))
+    step = 1e-6
+    for k in range(2):
+        slope = np.zeros((6, 5))
+        for cell in np.ndindex(6, 5):
+            change = np.zeros((6, 5))
+            change[cell] = step
+            high, low = (reference(maps[0, :, :, k] + s * change, target[0, k], **options) for s in (1, -1))
+            slope[cell] = (high - low) / (2 * step)
+        np.testing.assert_allclose(to_maps[0, :, :, k], slope, rtol=5e-3, atol=2e-3 * np.abs(slope).max())
+        for axis in range(2):
+            change = step * np.eye(2)[axis]
+            high, low = (reference(maps[0, :, :, k], target[0, k] + s * change, **options) for s in (1, -1))
+            np.testing.assert_allclose(to_target[0, k, axis], (high - low) / (2 * step), rtol=2e-3, atol=1e-3)
+
+
+DEGENERATE = {
+    "empty": np.zeros((6, 6)),
+    "flat": np.ones((6, 6)),
+    "one-hot": np.eye(36)[14].reshape(6, 6),
+    "almost one-hot": np.eye(36)[14].reshape(6, 6) + 1e-7,
+    "row": np.repeat(np.eye(6)[2:3].T, 6, axis=1),
+    "diagonal": np.eye(6),
+    "tiny": np.full((6, 6), 1e-9),
+    "round": np.outer([0, 1, 2, 2, 1, 0], [0, 1, 2, 2, 1, 0]) * 1.0,
+}
+
+
+@pytest.mark.parametrize("grid", codecs.GRIDS)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_degenerate_maps_give_finite_values_and_slopes(distance, grid):
+    maps = jnp.asarray(np.stack(list(DEGENERATE.values()), -1)[None], jnp.float32)
+    target = jnp.full((1, len(DEGENERATE), 2), 0.37)
+
+    def total(maps, target):
+        values = losses.star(maps, target, distance=distance, grid=grid)
+        return values.sum(), values
+
+    (_, values), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(maps, target)
+    assert np.isfinite(values).all() and all(np.isfinite(g).all() for g in gradients)
+    assert (np.asarray(values) >= 0).all()
+    for name in ("flat", "row", "diagonal"):
+        expected = reference(DEGENERATE[name], np.full(2, 0.37), distance=distance, grid=grid)
+        if name == "flat":  # round: the value depends on axes that are arbitrary, unless rho is the square
+            expected = expected if distance == "l2" else values[0, list(DEGENERATE).index(name)]
+        np.testing.assert_allclose(values[0, list(DEGENERATE).index(name)], expected, rtol=1e-3)
+
+
+def test_a_step_against_the_gradient_lowers_star_from_a_flat_map():
+    target = jnp.array([[[0.3, 0.62]]])
+    logits = jnp.zeros((1, 8, 8, 1))
+    value = jax.jit(jax.value_and_grad(lambda z: losses.star(jnp.exp(z), target).sum()))
+    first, _ = value(logits)
+    for _ in range(60):
+        last, gradient = value(logits)
+        logits = logits - 0.5 * gradient
+    assert last < 0.3 * first
+
+
+def test_wrong_arguments_are_named():
+    maps, target = jnp.ones((1, 4, 4, 2)), jnp.zeros((1, 2, 2))
+    with pytest.raises(ValueError, match="smooth_l1, l1, l2, wing"):
+        losses.star(maps, target, distance="huber")
+    with pytest.raises(ValueError, match="align_corners"):
+        losses.star(maps, target, grid="corners")
+    with pytest.raises(ValueError, match="2 x 2"):
+        losses.star(maps[:, :1], target, grid="align_corners")
+    with pytest.raises(ValueError, match=r"\[B, K, 2\]"):
+        losses.star(maps, target[:, :1])
+
+
+def reference_weight(target):
+    padded = np.pad(target, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1.0)
+    h, w = target.shape[1:3]
+    dilated = np.max([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=0)
+    return 1 + 10 * (dilated >= 0.2)
+
+
+def test_awing_weight_dilates():
+    target = np.zeros((1, 6, 7, 2), np.float32)
+    target[0, 0, 0, 0], target[0, 3, 4, 1], target[0, 1, 1, 1] = 0.2, 0.9, 0.19
+    weight = np.asarray(losses.awing_weight(target))
+    np.testing.assert_array_equal(weight, reference_weight(target))
+    assert (weight == 11).sum() == 4 + 9
+    slope = jax.jit(jax.grad(lambda t: losses.awing_weight(t).sum()))
+    np.testing.assert_array_equal(slope(jnp.asarray(target)), 0.0)
+
+
+CHAINS = ((0, 1, 2), (2, 3, 4, 2))
+
+
+def maps_of(seed, b=3, size=16, k=5):
+    rng = np.random.default_rng(seed)
+    fused = rng.uniform(0, 1, (b, size, size, k)).astype(np.float32)
+    points, edges = (rng.uniform(0.01, 0.99, (b, size, size, n)).astype(np.float32) for n in (k, len(CHAINS)))
+    return fused, points, edges, rng.uniform(0.2, 0.8, (b, k, 2)).astype(np.float32)
+
+
+system = jax.jit(functools.partial(losses.star_system, chains=CHAINS, drawn=64))
+
+
+def test_the_system_is_the_weighted_sum_of_its_parts():
+    fused, points, edges, target = maps_of(0)
+    total, parts = system(fused, points, edges, target)
+    assert total.shape == (3,) and set(parts) == {"star", "points", "edges"}
+    np.testing.assert_allclose(parts["star"], jax.jit(losses.star)(fused, target).mean(1), rtol=1e-5)
+    drawings = {
+        "points": (points, np.asarray(jax.jit(lambda t: codecs.point_maps(t, 16, 64))(target))),
+        "edges": (edges, np.asarray(jax.jit(lambda t: codecs.edge_maps(t, CHAINS, 16, 64))(target))),
+    }
+    for name, (maps, drawing) in drawings.items():
+        expected = (reference_awing(maps.astype(float), drawing) * reference_weight(drawing)).mean((1, 2, 3))
+        np.testing.assert_allclose(parts[name], expected, rtol=1e-4)
+    np.testing.assert_allclose(total, parts["star"] + 10 * parts["points"] + 10 * parts["edges"], rtol=1e-5)
+
+
+def test_landmarks_without_weight_neither_count_nor_poison():
+    fused, points, edges, target = maps_of(1)
+    weights = np.ones((3, 5), bool)
+    weights[0, 0] = weights[2] = False
+    target[~weights] = np.nan
+
+    def total(fused, points, edges):
+        values, parts = system(fused, points, edges, target, weights=weights)
+        return values.sum(), parts
+
+    gradients, parts = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(fused, points, edges)
+    assert all(np.isfinite(g).all() for g in gradients)
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient[2], 0.0)
+    np.testing.assert_array_equal(gradients[2][0, :, :, 0], 0.0)  # its edge runs through landmark 0
+    assert np.abs(gradients[2][0, :, :, 1]).max() > 0
+    no_edges = jax.jit(lambda f, p, y: losses.star_system(f, p, None, y, drawn=64)[1])
+    kept = no_edges(fused[:1, ..., 1:], points[:1, ..., 1:], target[:1, 1:])
+    np.testing.assert_allclose(parts["star"][0], kept["star"][0], rtol=1e-5)
+    np.testing.assert_allclose(parts["points"][0], kept["points"][0], rtol=1e-5)
+    assert parts["star"][2] == parts["edges"][2] == 0
+
+
+def test_edges_and_chains_must_fit():
+    fused, points, edges, target = maps_of(2)
+    with pytest.raises(ValueError, match="0 edge maps do not fit 2 chains"):
+        losses.star_system(fused, points, None, target, chains=CHAINS)
+    with pytest.raises(ValueError, match="S, S, K"):
+        losses.star_system(fused[:, :8], points[:, :8], edges, target, chains=CHAINS)
+
+
+def test_map_distillation_is_the_mean_square_and_stops_the_teacher():
+    student, teacher = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 5)).astype(np.float32)
+    found = losses.map_distillation(student, teacher)
+    np.testing.assert_allclose(found, ((student - teacher).astype(float) ** 2).mean((1, 2, 3)), rtol=1e-5)
+    to_student, to_teacher = jax.grad(lambda s, t: losses.map_distillation(s, t).sum(), argnums=(0, 1))(
+        jnp.asarray(student), jnp.asarray(teacher)
+    )
+    np.testing.assert_allclose(to_student, 2 * (student - teacher) / 80, rtol=1e-5)
+    np.testing.assert_array_equal(to_teacher, 0.0)
+    with pytest.raises(ValueError, match="differ in shape"):
+        losses.map_distillation(student, teacher[..., :1])

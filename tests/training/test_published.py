@@ -1,0 +1,217 @@
+"""The configs of published size, traced and never run: do the steps of all their stages fit together, at their size?
+
+No array is made: `jax.eval_shape` initialises the networks, and the training step is traced as `train` would compile
+it. Sizes are held against torchvision's and timm's counts of the backbones, and heads counted by hand.
+"""
+
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from benchmarks import plan
+from mlcm_jax import config as configs
+from mlcm_jax import models, shape_model
+from mlcm_jax.models.layers import BatchNorm
+from mlcm_jax.models.mobilevit_v2 import MobileViTBlock
+from mlcm_jax.training import loop, sharding, stages
+from mlcm_jax.training import state as states
+
+VARIANTS = {
+    "mlcm_sf_tl54": ("", "published"),
+    "mlcm_youtube": ("", "webmorph"),
+    "kdloss_300w": ("", "paper", "released"),
+    "kdloss_wflw": ("", "paper", "released"),
+    "kdloss_youtube": ("", "webmorph"),
+    "star_pair2024": ("", "bf16"),
+    "star_youtube": ("", "webmorph"),
+    "youtube_mobilenet": ("", "cpu"),
+    "synthetic_base": ("",),
+    "ablation_kdloss": ("youtube",),
+}
+FAST = {("kdloss_youtube", "kd")}  # by default: two teachers
+
+# (parameters with a classifier of 1000 classes, channels C of the features): torchvision's, MobileViTv2's timm's.
+BACKBONES = {
+    "mobilenet_v2": (3_504_872, 1280),
+    "efficientnet_b3": (12_233_232, 1536),
+    "swin_v2_t": (28_351_570, 768),
+    "swin_v2_b": (87_930_848, 1024),
+    "mobilevit_v2": (1_370_593, 256),  # of width 0.5
+}
+TERMS = {"loss", "task", "star", "points", "edges", "forward", "reverse", "feature", "logit", "maps"}
+EDGES = {51: 8, 68: 9}  # curves of the published code: brows, bridge and foot of the nose, eyes, lips; the jaw
+
+
+@functools.cache
+def make(name, variant):
+    """The config as it is published, without weight files."""
+    bf16 = variant == "bf16"
+    config = configs.load(f"configs/{name}.py", "" if bf16 else variant)
+    config.pretrained.update({"teacher": "", "student": "", "light": ""})
+    config.train.bf16 = config.train.bf16 or bf16
+    return config
+
+
+def shape_of(config, stage):
+    """What of a config decides the program of a stage, as text."""
+    keys = ["layout", "image_size", "teacher", "student", "light", "student_init", "light_head_init", "modalities"]
+    keys += ["loss", "train", "eval_batch_size"]
+    keys += [stages.STAGES[stage].distillation] if stages.STAGES[stage].distillation else []
+    return json.dumps([stage, *(json.loads(config.to_json())[key] for key in keys)])
+
+
+def cases():
+    """(config, variant, stage) of every program, once each."""
+    found = {}
+    for name, variants in VARIANTS.items():
+        for variant in variants:
+            config = make(name, variant)
+            for stage in config.stages:
+                found.setdefault(shape_of(config, stage), (name, variant, stage))
+    # A marked param is slow; nightly runs it.
+    return [
+        pytest.param(
+            *case, marks=() if (case[0], case[2]) in FAST else pytest.mark.slow, id=":".join(filter(None, case))
+        )
+        for case in found.values()
+    ]
+
+
+@functools.cache
+def abstract_network(name, variant, stage):
+    config = make(name, variant)
+    return stages.network_shapes(stage, config, mean_shape=np.full((stages.layout(config).count, 2), 0.5, np.float32))
+
+
+def model_of(stage):
+    return stages.STAGES[stage].model
+
+
+def like(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
+
+
+def numbers(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def parameters_by_hand(options, count):
+    """Backbone without its classifier, and the head."""
+    whole, channels = BACKBONES[options["name"]]
+    backbone = whole - 1000 * (channels + 1)
+    if options["head"] == "coordinates":
+        return backbone + (channels + 1) * 2 * count
+    head = 257 * (2 * count + EDGES[count])
+    if options["decoder"] == "transposed":  # 1×1 to 256, kernels of 6×6 and 4×4, two batch norms
+        head += 256 * (channels + 1) + (36 + 16) * 256**2 + 2 * 2 * 256
+    return backbone + head
+
+
+def terms_by_hand(config, stage):
+    """Which parts of the loss a step reports, of `TERMS`."""
+    names = {"loss", "task"}
+    if config.loss.name == "star":
+        names |= {"star", "points", "edges"}
+    key = stages.STAGES[stage].distillation
+    if key and key != "kd":
+        names |= {"forward", "reverse"} if config[key].alpha or config[key].beta else set()
+        parts = {"gamma": "feature", "delta": "logit", "maps": "maps"}
+        names |= {part for weight, part in parts.items() if config[key][weight]}
+    return names
+
+
+def adapter_by_hand(config, stage):
+    """Kernels between features of different channels, where features are compared or injected."""
+    key = stages.STAGES[stage].distillation
+    if not key or key == "kd" or not (config[key].alpha or config[key].beta or config[key].gamma):
+        return {}
+    ours, theirs = (BACKBONES[config[model_of(s)].name][1] for s in (stage, stages.STAGES[stage].teachers[0]))
+    return {} if ours == theirs else {"to_teacher": (ours, theirs), "to_student": (theirs, ours)}
+
+
+@pytest.mark.parametrize("name, variant, stage", cases())
+def test_a_training_step_of_full_size_fits_together(name, variant, stage):
+    config = make(name, variant)
+    stages.check(config)
+    count, mesh = stages.layout(config).count, sharding.make_mesh(jax.devices()[:1])
+    soft = None
+    if stages.STAGES[stage].soft:
+        soft = shape_model.fit(np.random.default_rng(0).random((9, count, 2)), variance=config.shape_variance)
+    networks = {other: abstract_network(name, variant, other) for other in stages.requirements(stage, config)}
+    recipe, state, teacher, batch = plan.shapes_of_step(config, stage, soft=soft, networks=networks)
+    assert like(state.network) == like(abstract_network(name, variant, stage)) == like(state.ema)
+    assert numbers(state.network.params) == parameters_by_hand(config[model_of(stage)], count)
+    assert {key: kernel.shape for key, kernel in state.adapter.items()} == adapter_by_hand(config, stage)
+
+    sharding.check_batch_size(config.train.batch_size, mesh, "batch_size", accumulate=config.train.accumulate)
+    step, key = loop.compile_step(recipe, state, teacher, mesh), jax.eval_shape(lambda: jax.random.key(0))
+    after, scalars = step.trace(state, teacher, batch, key).out_info
+    # The next step must take what this one gives: the same shapes and dtypes, or it would be compiled anew or fail.
+    assert jax.tree.structure(after) == jax.tree.structure(state) and like(after) == like(state)
+    floats = [leaf.dtype for leaf in jax.tree.leaves(after) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert set(floats) == {jnp.dtype(jnp.float32)}  # bfloat16 is what is computed in, never what is kept
+    assert {value.shape for value in scalars.values()} == {()}
+    assert TERMS & set(scalars) == terms_by_hand(config, stage)
+    assert {scalars[term].dtype for term in terms_by_hand(config, stage)} == {jnp.dtype(jnp.float32)}
+
+
+NETWORKS = [("star_youtube", "teacher"), ("star_pair2024", "teacher")]
+NETWORKS += [("mlcm_sf_tl54", "student"), ("kdloss_wflw", "light")]
+
+
+@pytest.mark.parametrize(
+    "name, key", [("star_youtube", "light"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in NETWORKS)]
+)
+def test_what_a_network_of_full_size_answers(name, key):
+    config = make(name, "")
+    count, size = stages.layout(config).count, config.eval_batch_size
+    network = abstract_network(name, "", next(stage for stage in config.stages if model_of(stage) == key))
+    channels = 3 if config.modalities["teacher" if key == "teacher" else "student"] == "rgb" else 1
+    pictures = jax.ShapeDtypeStruct((size, config.image_size, config.image_size, channels), jnp.float32)
+    features, _ = jax.eval_shape(states.run_backbone, network, pictures)
+    assert features.shape == (size, config.image_size // 32, config.image_size // 32, BACKBONES[config[key].name][1])
+    prediction, _ = jax.eval_shape(states.run_head, network, features)
+    assert like(prediction.landmarks) == ((size, count, 2), "float32")
+    maps = {part: getattr(prediction, part) for part in ("heatmaps", "points", "edges")}
+    if config[key].head == "coordinates":
+        assert set(maps.values()) == {None}
+    else:  # maps of 64² for pictures of 256²
+        expected = {"heatmaps": count, "points": count, "edges": EDGES[count]}
+        assert like(maps) == {part: ((size, 64, 64, depth), "float32") for part, depth in expected.items()}
+
+
+def test_the_student_of_kd_loss_has_the_published_size():
+    """2.42 M parameters and 0.60 GFLOPs; that this is with 68 points is inferred (29 points: 2.30 M, 98: 2.47 M)."""
+    config = make("kdloss_300w", "")
+    sizes = models.profile(states.join(abstract_network("kdloss_300w", "", "light_alone")), config.image_size)
+    assert sizes["params"] == 2_398_088 == pytest.approx(2.42e6, rel=0.01)
+    assert round(sizes["flops"] / 1e9, 2) == 0.60
+
+
+def test_the_student_of_star_has_the_published_size_once_deployed():
+    """1.245 M, by the reading that configs/star_pair2024.py explains."""
+    student = states.join(abstract_network("star_pair2024", "", "light_alone"))
+    assert models.profile(student, 256)["params"] == 1_141_863
+    modules = [module for _, module in nnx.iter_graph(student)]
+    folded = sum(module.scale.shape[0] for module in modules if isinstance(module, BatchNorm))
+    blocks = [module for module in modules if isinstance(module, MobileViTBlock)]
+    channels = sorted(block.reduce.kernel.shape[-1] for block in blocks)
+    assert (folded, channels) == (3888, [64, 96, 128])
+    ones = sum(c * side**2 for c, side in zip(channels, (32, 16, 8), strict=True))  # one for all layers of a block
+    assert round((1_141_863 - folded + ones + 2 * 64**2 + 51 * (8 + 1)) / 1e6, 3) == 1.245
+
+
+def test_steps_is_the_published_number_of_epochs():
+    """150 epochs at batch 70, 500 at 32 (the two papers); training pictures of 300W and WFLW: 3148 and 7500."""
+    published = [("kdloss_300w", 150, 3148, 70), ("kdloss_wflw", 150, 7500, 70), ("star_pair2024", 500, 3148, 32)]
+    for name, epochs, pictures, batch in published:
+        config = make(name, "")
+        assert config.train.batch_size == batch
+        for count in config.steps.values():
+            assert abs(count * batch - epochs * pictures) <= batch / 2
