@@ -2,7 +2,7 @@
 
     python -m benchmarks.check_synthetic --count 200 --out /tmp/check
 
-Renders frontal (|yaw| < 20°), well-lit RGB pictures, prints the share of faces that dlib finds, the median distance
+Renders frontal (|yaw| < 20°), well-lit RGB images, prints the share of faces that dlib finds, the median distance
 between its landmarks and ours over the outer eye corners, and writes `check_synthetic.png` (ours green, dlib's red).
 Needs `dlib-bin` and `face-recognition-models` (both in the `dev` extra).
 """
@@ -31,7 +31,7 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Result of the check: pictures rendered, faces found, NME per found face, mean offset dlib - ours [68, 2] in
+    """Result of the check: images rendered, faces found, NME per found face, mean offset dlib - ours [68, 2] in
     outer-eye-corner distances along the face's own axes."""
 
     count: int
@@ -63,7 +63,7 @@ def load_dlib():
 
 
 def render(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Picture `index`, uint8 [size, size, 3], and our landmarks [68, 2]."""
+    """Image `index`, uint8 [size, size, 3], and our landmarks [68, 2]."""
     subject = sample_subject(seed, index)
     rng = np.random.default_rng([seed, 4, index])
     scene = sample_scene(rng, subject, frontal=True, well_lit=True)
@@ -124,7 +124,7 @@ def check(count: int, seed: int, out: pathlib.Path | None, tiles: int = 24) -> R
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0 if the faces pass (80 % found, median NME of 8 % or better)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=200, help="pictures to render")
+    parser.add_argument("--count", type=int, default=200, help="images to render")
     parser.add_argument("--seed", type=int, default=0, help="seed of the subjects and scenes")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), help="folder of the contact sheet")
     parser.add_argument("--offsets", action="store_true", help="also print the mean offset of every landmark")

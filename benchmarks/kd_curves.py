@@ -90,7 +90,7 @@ def draw(path: str, tough: float, tolerant: float) -> None:
         axes.set_title(f"“{variant}”: slope of the sum at e = 0: {slope:+.2f}", fontsize=10)
         ticks = {0.0: "0", tough: "t tough", tolerant: "t tolerant"}
         axes.set_xticks(list(ticks), list(ticks.values()))
-        axes.set_xlabel(f"error e of the student (t = {tough:g} and {tolerant:g} of the picture)")
+        axes.set_xlabel(f"error e of the student (t = {tough:g} and {tolerant:g} of the image)")
         axes.set_xlim(0, largest)
         axes.set_ylabel("loss")
     handles, labels = axes.get_legend_handles_labels()

@@ -1,9 +1,9 @@
-"""The training step of KTL on the devices that are here: pictures a second, model FLOPs utilisation, peak memory.
+"""The training step of KTL on the devices that are here: images a second, model FLOPs utilisation, peak memory.
 
     python -m benchmarks.ktl --peak_tflops=989                     # an H200: 989 TFLOP/s in bfloat16, dense
     python -m benchmarks.ktl --model=swin_v2_t --size=64 --batch=4 --steps=3      # does it run? (a CPU)
 
-SwinV2-B to SwinV2-B at 256 pixels in bfloat16, random pictures that lie on the device: the loader is not measured. The
+SwinV2-B to SwinV2-B at 256 pixels in bfloat16, random images that lie on the device: the loader is not measured. The
 memory is set against what XLA said when it compiled the step; FLOPs are of the model (forward: teacher 1, student 1;
 backward: student 2), rematerialisation not counted.
 """
@@ -62,7 +62,7 @@ def main() -> None:
     )
     done = flops * arguments.batch / seconds / len(devices)
     say(f"{len(devices)} × {devices[0].device_kind}, batch {arguments.batch} in {arguments.accumulate}")
-    rate = f"{arguments.batch / seconds:.1f} pictures/s of {arguments.size} px"
+    rate = f"{arguments.batch / seconds:.1f} images/s of {arguments.size} px"
     say(f"{1000 * seconds:.1f} ms a step, {rate}, {done / 1e12:.2f} TFLOP/s a device")
     if arguments.peak_tflops:
         say(f"model FLOPs utilisation {100 * done / 1e12 / arguments.peak_tflops:.1f} %")

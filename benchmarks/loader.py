@@ -2,11 +2,11 @@
 
     python -m benchmarks.loader [--data_dir=DIR] [--dataset=synthetic_faces/1000x256]
 
-Pins itself to one core, takes the training loader as `train.py` does (both modalities, the augmentation of
+Pins itself to one core, takes the training loader as training does (both modalities, the augmentation of
 configs/common.py, one thread), and prints pairs per second of processor time (so that other work on the machine does
 not count, but for what it takes from caches and memory): the median of chunks of 7 batches, and the fastest chunk. Of a
 set that is too large to be kept decoded, so is read and decoded in every pass; of the first pass over one that is kept,
-whose memory is claimed then; and of its later passes. Then, side by side: thermal pictures read from ArrayRecord and
+whose memory is claimed then; and of its later passes. Then, side by side: thermal images read from ArrayRecord and
 decoded, as OpenCV's ordinary PNG and as builders write it; and what a batch takes on its way to the devices.
 """
 
@@ -35,36 +35,36 @@ BATCH, CHUNK = 32, 7
 
 
 def _storage(examples: Examples, count: int = 200) -> None:
-    """Prints size and time of thermal pictures as ordinary PNG and as `imageio.png`, the least of seven turns each."""
-    pictures = [examples[k]["thermal"][..., 0] for k in range(min(count, len(examples)))]
-    kinds = {"ordinary PNG": lambda picture: cv2.imencode(".png", picture)[1].tobytes(), "imageio.png": image_file.png}
+    """Prints size and time of thermal images as ordinary PNG and as `image_file.png`, the least of seven turns each."""
+    images = [examples[k]["thermal"][..., 0] for k in range(min(count, len(examples)))]
+    kinds = {"ordinary PNG": lambda image: cv2.imencode(".png", image)[1].tobytes(), "image_file.png": image_file.png}
     with tempfile.TemporaryDirectory() as folder:
         paths, times = {}, collections.defaultdict(list)
         for k, (name, encode) in enumerate(kinds.items()):
             paths[name] = pathlib.Path(folder, f"{k}.array_record")
             writer = ArrayRecordWriter(str(paths[name]), "group_size:1")  # as TFDS does
-            for picture in pictures:
-                writer.write(encode(picture))
+            for image in images:
+                writer.write(encode(image))
             writer.close()
         for _ in range(7):
             for name, path in paths.items():
                 records = ArrayRecordDataSource([str(path)])
                 began = time.process_time()
-                for k in range(len(pictures)):
+                for k in range(len(images)):
                     example_files._decode(records[k])
-                times[name].append((time.process_time() - began) / len(pictures))
+                times[name].append((time.process_time() - began) / len(images))
         least = {name: 1e3 * min(values) for name, values in times.items()}
         for name, path in paths.items():
-            say(f"{name}: {path.stat().st_size / len(pictures) / 1e3:.1f} KB, {least[name]:.2f} ms a thermal picture")
-        say(f"ratio of times: {least['imageio.png'] / least['ordinary PNG']:.2f}")
+            say(f"{name}: {path.stat().st_size / len(images) / 1e3:.1f} KB, {least[name]:.2f} ms a thermal image")
+        say(f"ratio of times: {least['image_file.png'] / least['ordinary PNG']:.2f}")
 
 
 def _placing(batch: dict[str, np.ndarray]) -> None:
     """Prints the least processor time of seven turns that a batch takes to the devices as 8 bits, and as floats."""
     mesh = sharding.make_mesh()
-    pictures = {name: batch[name] for name in MODALITIES}
-    floats = {name: (value / 255.0).astype(np.float32) for name, value in pictures.items()}
-    for name, one in (("8 bits, made floats there", pictures), ("floats", floats)):
+    images = {name: batch[name] for name in MODALITIES}
+    floats = {name: (value / 255.0).astype(np.float32) for name, value in images.items()}
+    for name, one in (("8 bits, made floats there", images), ("floats", floats)):
         times = []
         for _ in range(7):
             began = time.process_time()

@@ -14,11 +14,11 @@ from absl import app, flags
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate
 
-_OUT = flags.DEFINE_string("out", None, "picture to write, .png or .jpg", required=True)
+_OUT = flags.DEFINE_string("out", None, "image to write, .png or .jpg", required=True)
 _ROWS = flags.DEFINE_integer("rows", 6, "rows of pairs", lower_bound=1)
 _COLUMNS = flags.DEFINE_integer("columns", 4, "pairs in a row", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 96, "side of a rendered picture, pixels", lower_bound=32, upper_bound=1024)
-_ZOOM = flags.DEFINE_float("zoom", 1.0, "side of a shown picture over that of a rendered one", lower_bound=0.1)
+_SIZE = flags.DEFINE_integer("size", 96, "side of a rendered image, pixels", lower_bound=32, upper_bound=1024)
+_ZOOM = flags.DEFINE_float("zoom", 1.0, "side of a shown image over that of a rendered one", lower_bound=0.1)
 _SEED = flags.DEFINE_integer("seed", 0, "number of the set", lower_bound=0)
 
 
@@ -26,9 +26,7 @@ def tile(pair: dict, zoom: float) -> np.ndarray:
     """One pair of `generate.example` side by side, uint8 [S * zoom, 3 * S * zoom, 3] in OpenCV's BGR order."""
     side = round(pair["thermal"].shape[0] * zoom)
     gray = cv2.cvtColor(pair["thermal"], cv2.COLOR_GRAY2BGR)
-    shown = [
-        cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC) for picture in (pair["rgb"][..., ::-1], gray)
-    ]
+    shown = [cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC) for image in (pair["rgb"][..., ::-1], gray)]
     marked = shown[1].copy()
     points = (pair["landmarks"] + 0.5) * (side / pair["thermal"].shape[0]) - 0.5
     for point, visible in zip(points, pair["visible"], strict=True):
@@ -39,7 +37,7 @@ def tile(pair: dict, zoom: float) -> np.ndarray:
 
 def sheet(seed: int, rows: int, columns: int, size: int, zoom: float) -> np.ndarray:
     """Pairs of different subjects in a grid, uint8 BGR."""
-    step = generate.PAIRS_PER_SUBJECT + 1  # another person each time, and not always that person's first picture
+    step = generate.PAIRS_PER_SUBJECT + 1  # another person each time, and not always that person's first image
     tiles = [tile(generate.example(seed, step * k, size=size), zoom) for k in range(rows * columns)]
     return np.concatenate([np.concatenate(tiles[k * columns : (k + 1) * columns], axis=1) for k in range(rows)])
 
@@ -48,9 +46,9 @@ def main(_: list[str]) -> None:
     path = pathlib.Path(_OUT.value)
     if path.suffix.lower() not in (".png", ".jpg"):
         raise InputError(f"--out must end in .png or .jpg, got {path}")
-    picture = sheet(_SEED.value, _ROWS.value, _COLUMNS.value, _SIZE.value, _ZOOM.value)
+    image = sheet(_SEED.value, _ROWS.value, _COLUMNS.value, _SIZE.value, _ZOOM.value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 82]):
+    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 82]):
         raise InputError(f"cannot write {path}")
     print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
 

@@ -8,7 +8,7 @@ Result (docs/ablations.md): student alone 5.34, KD-Loss 5.26, t shuffled 5.29, t
 5.09 %; three seeds separate none of them from the student alone. KD-Loss sees of a teacher only how far it is off,
 never in which direction: "t shuffled" (errors of another example) and "t constant" (one error for all) are its honest
 controls, and "L1 distillation" is what the direction is worth. The paper reports 4.50 -> 4.06 % on 300W (arXiv
-2111.07047; another data set, other boxes).
+2111.07047; another dataset, other boxes).
 """
 
 from ml_collections import ConfigDict

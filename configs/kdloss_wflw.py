@@ -1,4 +1,4 @@
-"""KD-Loss on WFLW: as configs/kdloss_300w.py, with 98 points and 7,500 training pictures.
+"""KD-Loss on WFLW: as configs/kdloss_300w.py, with 98 points and 7,500 training images.
 
     mlcm build wflw/landmark_box --manual_dir=DIR
     mlcm train --config=configs/kdloss_wflw.py --workdir=runs/kdloss_wflw

@@ -1,13 +1,13 @@
-"""KD-Loss on youtube_faces_68 (research only: ship neither the pictures nor the weights), for a GPU.
+"""KD-Loss on youtube_faces_68 (research only: ship neither the images nor the weights), for a GPU.
 
     mlcm build youtube_faces_68 --manual_dir=DIR
     mlcm train --config=configs/kdloss_youtube.py --workdir=runs/kdloss_youtube
-    mlcm train --config=configs/kdloss_youtube.py:webmorph --workdir=runs/kdloss_webmorph    # 97 training pictures
+    mlcm train --config=configs/kdloss_youtube.py:webmorph --workdir=runs/kdloss_webmorph    # 97 training images
 
 For a GPU (time and memory: not measured). Expected result: not measured. Published networks and loss, this package's
 training (cosine, average, augmentation). The labels are a machine's, so what is measured is agreement with another
-program, and a difference of some tenths of a per cent means nothing. `webmorph` has free pictures with hand-placed
-points, but 97 of them, frontal and neutral: it shows that all of it runs on real pictures and how fast 97 faces are
+program, and a difference of some tenths of a per cent means nothing. `webmorph` has free images with hand-placed
+points, but 97 of them, frontal and neutral: it shows that all of it runs on real images and how fast 97 faces are
 learnt by heart, and no more. As a test set it is worth more: `mlcm evaluate --workdir=runs/kdloss_youtube
 --dataset=webmorph_faces`.
 """

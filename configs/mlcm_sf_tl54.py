@@ -2,15 +2,15 @@
 
     mlcm build sf_tl54 --manual_dir=DIR
     mlcm train --config=configs/mlcm_sf_tl54.py --workdir=runs/sf_tl54
-    mlcm train --config=configs/mlcm_sf_tl54.py:published --workdir=runs/sf_tl54_published   # challenging pictures out
+    mlcm train --config=configs/mlcm_sf_tl54.py:published --workdir=runs/sf_tl54_published   # challenging images out
 
 For a GPU (time and memory: not measured). Expected result: not measured.
 
 KNOWN of the publication (arXiv 2510.11128): the two levels, DIKD by forward and reverse injection, weakened as training
 goes on. INFERRED, for no number of it is known to us: everything else, that is the sum α FI + β RI, FD + LD in the
-second level, networks, size of the pictures, optimiser, steps, α = β = 1 with linear decay, FD and LD of weight 1,
+second level, networks, size of the images, optimiser, steps, α = β = 1 with linear decay, FD and LD of weight 1,
 augmentation.
-The RGB pictures are aligned to the thermal ones to some pixels only, and the labels are the thermal pictures'.
+The RGB images are aligned to the thermal ones to some pixels only, and the labels are the thermal images'.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant` is "" (all pictures) or "published" (without those that the published runs of the set dropped)."""
+    """`variant` is "" (all images) or "published" (without those that the published runs of the set dropped)."""
     check_variant(variant, ("published",), __file__)
     config = base()
     config.dataset = "sf_tl54/gray_published" if variant else "sf_tl54/gray_all"
@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.teacher = ConfigDict({"name": "efficientnet_b3", "width": 1.0, "head": "coordinates", "dropout": 0.5})
     config.student = ConfigDict({"name": "efficientnet_b3", "width": 1.0, "head": "coordinates", "dropout": 0.5})
     config.light = ConfigDict({"name": "mobilenet_v2", "width": 1.0, "head": "coordinates"})
-    config.steps = ConfigDict({"teacher": 8500, "student": 8500, "light": 8500})  # 150 epochs of 1,800 pictures
+    config.steps = ConfigDict({"teacher": 8500, "student": 8500, "light": 8500})  # 150 epochs of 1,800 images
     config.train.batch_size = 32
     config.train.ema = 0.999
     return config

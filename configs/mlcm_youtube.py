@@ -1,12 +1,12 @@
-"""The second level of MLCM-KD on youtube_faces_68 (research only: ship neither pictures nor weights), for a GPU.
+"""The second level of MLCM-KD on youtube_faces_68 (research only: ship neither images nor weights), for a GPU.
 
     mlcm build youtube_faces_68 --manual_dir=DIR
     mlcm train --config=configs/mlcm_youtube.py --workdir=runs/mlcm_youtube
-    mlcm train --config=configs/mlcm_youtube.py:webmorph --workdir=runs/mlcm_webmorph        # 97 training pictures
+    mlcm train --config=configs/mlcm_youtube.py:webmorph --workdir=runs/mlcm_webmorph        # 97 training images
 
-For a GPU (time and memory: not measured). Expected result: not measured. Neither data set has thermal pictures, so
+For a GPU (time and memory: not measured). Expected result: not measured. Neither dataset has thermal images, so
 there is no modality to cross: one large RGB network teaches a light one by DIKD with features and landmarks (`direct`),
-beside the light one alone. What the two data sets are good for: see configs/kdloss_youtube.py. For the first level take
+beside the light one alone. What the two datasets are good for: see configs/kdloss_youtube.py. For the first level take
 synthetic_faces, SF-TL54 or pairs of your own.
 """
 

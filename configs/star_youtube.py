@@ -1,13 +1,13 @@
-"""STAR with AAM heads on youtube_faces_68 (research only: ship neither the pictures nor the weights), for a GPU.
+"""STAR with AAM heads on youtube_faces_68 (research only: ship neither the images nor the weights), for a GPU.
 
     mlcm build youtube_faces_68 --manual_dir=DIR
     mlcm train --config=configs/star_youtube.py --workdir=runs/star_youtube \
         --config.pretrained.teacher=swin_v2_t-b137f0e2.pth             # ImageNet weights; "" starts from scratch
-    mlcm train --config=configs/star_youtube.py:webmorph --workdir=runs/star_webmorph        # 97 training pictures
+    mlcm train --config=configs/star_youtube.py:webmorph --workdir=runs/star_webmorph        # 97 training images
 
 For a GPU (time and memory: not measured). Expected result: not measured. As configs/star_pair2024.py, with SwinV2-T
-(windows of 8) for a teacher, all 68 points, fewer steps, a warm-up and an average. What the two data sets are good for:
-see configs/kdloss_youtube.py; a SwinV2 from scratch on 97 pictures learns nothing of use.
+(windows of 8) for a teacher, all 68 points, fewer steps, a warm-up and an average. What the two datasets are good for:
+see configs/kdloss_youtube.py; a SwinV2 from scratch on 97 images learns nothing of use.
 """
 
 from ml_collections import ConfigDict

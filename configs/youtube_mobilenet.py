@@ -1,4 +1,4 @@
-"""One RGB network on youtube_faces_68 (research only: ship neither the pictures nor the weights).
+"""One RGB network on youtube_faces_68 (research only: ship neither the images nor the weights).
 
     mlcm build youtube_faces_68 --manual_dir=DIR
     mlcm train --config=configs/youtube_mobilenet.py --workdir=runs/youtube \

@@ -38,7 +38,7 @@ def _switch(name: str, text: str) -> None:
 
 
 def _data_dir_flag() -> None:
-    _string("data_dir", None, "Where built data sets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")
+    _string("data_dir", None, "Where built datasets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")
 
 
 def _data_dir() -> str:
@@ -56,17 +56,17 @@ def _require(name: str) -> str:
 
 def _build_flags() -> None:
     _data_dir_flag()
-    _switch("list", "Only list the data sets and whether they are built.")
-    _string("manual_dir", None, "Folder with the files of a data set that cannot be downloaded.")
-    _switch("allow_missing", "Leave out faces whose picture is missing, instead of refusing.")
+    _switch("list", "Only list the datasets and whether they are built.")
+    _string("manual_dir", None, "Folder with the files of a dataset that cannot be downloaded.")
+    _switch("allow_missing", "Leave out faces whose image is missing, instead of refusing.")
     _string("exclude", None, "File of keys of faces to leave out, one a line.")
     # Of paired_folder:
     _string("layout", None, "paired_folder: name, number of points, or a YAML file.")
-    _string("rgb_glob", None, "paired_folder: RGB pictures, such as '*_rgb.png'; * is the pair's name.")
-    _string("thermal_glob", None, "paired_folder: thermal pictures, such as '*_thermal.png'.")
+    _string("rgb_glob", None, "paired_folder: RGB images, such as '*_rgb.png'; * is the pair's name.")
+    _string("thermal_glob", None, "paired_folder: thermal images, such as '*_thermal.png'.")
     _string("labels", None, "paired_folder: file, folder or pattern of landmarks; of several, with commas, the first.")
     _string("boxes", None, "paired_folder: file of face boxes.")
-    _string("colormap", None, "paired_folder: palette of painted thermal pictures, a name or a file of r,g,b rows.")
+    _string("colormap", None, "paired_folder: palette of painted thermal images, a name or a file of r,g,b rows.")
     _string("celsius", None, "paired_folder: scale,offset that make °C of 16-bit values.")
     _string("splits", None, "paired_folder: shares of train, val and test, such as 0.8,0.1,0.1.")
 
@@ -74,7 +74,7 @@ def _build_flags() -> None:
 def build(arguments: Sequence[str]) -> None:
     """mlcm build NAME [--manual_dir=DIR] [--data_dir=DIR] | mlcm build --list
 
-    Builds a data set, prints what it holds and writes preview.png, 16 examples with numbered landmarks. Sets that are
+    Builds a dataset, prints what it holds and writes preview.png, 16 examples with numbered landmarks. Sets that are
     not ours to give out are read from --manual_dir; without it you are told where to get them. `synthetic_faces` needs
     no files (tiny, base, or any number and size of pairs, such as `synthetic_faces/6000x96`), and `paired_folder/NAME`
     reads pairs of your own. One that is built already is left alone; one that was interrupted goes on.
@@ -85,7 +85,7 @@ def build(arguments: Sequence[str]) -> None:
         datasets.listing(_data_dir())
         return
     if len(arguments) != 1:
-        raise UsageError("build takes the name of one data set; `mlcm build --list` shows them.")
+        raise UsageError("build takes the name of one dataset; `mlcm build --list` shows them.")
     given = {name: FLAGS[name].value for name in _BUILD_OPTIONS if FLAGS[name].value}
     datasets.build(arguments[0], _data_dir(), **given)
 
@@ -105,7 +105,7 @@ def _config_path(value: str) -> str:
 
 def _train_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "The config, and overrides such as --config.student.width=0.5.")
-    _string("workdir", None, "Where checkpoints, results and pictures go; a run found there is resumed.")
+    _string("workdir", None, "Where checkpoints, results and images go; a run found there is resumed.")
     _data_dir_flag()
 
 
@@ -137,8 +137,8 @@ def _train_and_processes_flags() -> None:
 def train(arguments: Sequence[str]) -> None:
     """mlcm train --config=configs/tiny.py --workdir=DIR [--config.KEY=VALUE …] [--data_dir=DIR]
 
-    Trains the stages of a config (RGB teacher, thermal student, light student, and their controls), building the data
-    set first where it is missing; prints the result table and writes results.json and pictures to the work directory.
+    Trains the stages of a config (RGB teacher, thermal student, lightweight student, and their controls), building the
+    dataset first where it is missing; prints the result table and writes results.json and images to the work directory.
     The same command resumes a run that was stopped.
     """
     from mlcm_jax.evaluation import seeds
@@ -176,7 +176,7 @@ def ablate(arguments: Sequence[str]) -> None:
 
 def _evaluate_flags() -> None:
     _string("workdir", None, "The work directory of a run.")
-    _string("dataset", "", "The data set; default: that of the run.")
+    _string("dataset", "", "The dataset; default: that of the run.")
     _string("split", "test", "The split.")
     _data_dir_flag()
     _processes_flags()
@@ -201,23 +201,23 @@ def _predict_flags() -> None:
     _string(
         "stage", "compress", "Whose network: teacher (reads RGB), thermal_alone, transfer, light_alone or compress."
     )
-    _string("box", "", "The face in every picture given: x,y,w,h in pixels.")
+    _string("box", "", "The face in every image given: x,y,w,h in pixels.")
     _string("boxes", "", 'A JSON file {"file name": [x, y, w, h]}.')
-    _string("out", None, "Folder for predictions.json and one overlay a picture.")
+    _string("out", None, "Folder for predictions.json and one overlay an image.")
 
 
 def predict(arguments: Sequence[str]) -> None:
     """mlcm predict --model=DIR --out=DIR [--stage=compress] [--box=x,y,w,h | --boxes=FILE.json] IMAGE…
 
-    Landmarks of the face in each picture: 8- or 16-bit gray, float °C (.npy, .tiff) or colour. Without a box the whole
-    picture is taken to be the face. A box reaches from a little above the brows to the chin: the landmarks' extent
+    Landmarks of the face in each image: 8- or 16-bit gray, float °C (.npy, .tiff) or colour. Without a box the whole
+    image is taken to be the face. A box reaches from a little above the brows to the chin: the landmarks' extent
     plus 4.5 % left and right, 13.5 % at the top and 4 % at the bottom.
     """
     from mlcm_jax.inference.predictor import predict_files
 
     model, out = _require("model"), _require("out")
     if not arguments:
-        raise UsageError("predict needs at least one picture.")
+        raise UsageError("predict needs at least one image.")
     if FLAGS.box and FLAGS.boxes:
         raise UsageError("--box and --boxes exclude each other.")
     predict_files(arguments, model=model, stage=FLAGS.stage, box=FLAGS.box, boxes=FLAGS.boxes, out=out)
@@ -225,17 +225,17 @@ def predict(arguments: Sequence[str]) -> None:
 
 def _label_flags() -> None:
     _string("model", None, "The work directory of a run.")
-    _string("stage", "teacher", "Whose network: teacher reads RGB, the others thermal pictures.")
-    _string("dataset", None, "A built data set, such as paired_folder/mine.")
+    _string("stage", "teacher", "Whose network: teacher reads RGB, the others thermal images.")
+    _string("dataset", None, "A built dataset, such as paired_folder/mine.")
     _string("split", "unlabelled", "The split.")
-    _string("out", None, "Folder for the files: `landmarks` beside the pairs' pictures.")
+    _string("out", None, "Folder for the files: `landmarks` beside the pairs' images.")
     _data_dir_flag()
 
 
 def label(arguments: Sequence[str]) -> None:
     """mlcm label --model=DIR --dataset=paired_folder/NAME --out=DIR/landmarks [--stage=teacher] [--split=unlabelled]
 
-    Writes a trained network's landmarks, with a confidence for each, as pseudo labels for pictures that have none, in
+    Writes a trained network's landmarks, with a confidence for each, as pseudo labels for images that have none, in
     the format that `mlcm build paired_folder` reads; and labels.png to look at. An RGB teacher so labels RGB-thermal
     pairs for the training of a thermal student.
     """
@@ -249,15 +249,15 @@ def label(arguments: Sequence[str]) -> None:
 
 # name: (what runs, its flags, one line for the overview)
 COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
-    "build": (build, _build_flags, "make a data set on disk"),
+    "build": (build, _build_flags, "make a dataset on disk"),
     "train": (
         train,
         _train_and_processes_flags,
-        "train the stages of a config, print the result table, draw the pictures",
+        "train the stages of a config, print the result table, draw the images",
     ),
     "ablate": (ablate, _ablate_flags, "train a grid of methods and seeds, and write one table"),
-    "evaluate": (evaluate, _evaluate_flags, "score the trained stages of a run on a data set"),
-    "predict": (predict, _predict_flags, "find the landmarks in your pictures"),
+    "evaluate": (evaluate, _evaluate_flags, "score the trained stages of a run on a dataset"),
+    "predict": (predict, _predict_flags, "find the landmarks in your images"),
     "label": (label, _label_flags, "label pairs that have no landmarks by a trained network"),
 }
 

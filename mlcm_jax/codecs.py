@@ -1,7 +1,7 @@
 """Landmarks to network targets and back: u, flat vectors, heatmaps, maps of points and edges. Pure functions of arrays.
 
-One convention rules everything here: pixel centres are integers, and for a picture of side S
-`u = (x + 0.5) / S`. So u = 0 and u = 1 are the picture's *edges*, a mirror image is `1 - u`, and cell i of a heatmap
+One convention rules everything here: pixel centres are integers, and for an image of side S
+`u = (x + 0.5) / S`. So u = 0 and u = 1 are the image's *edges*, a mirror image is `1 - u`, and cell i of a heatmap
 with W cells sits at `(i + 0.5) / W` whatever W is. A decoder that forgets the half pixel is wrong by half a cell, which
 no round trip shows.
 """
@@ -32,7 +32,7 @@ def to_pixels(u, size):
 
 
 def to_original(u, to_image, size):
-    """Landmarks of a crop to pixels of the original picture.
+    """Landmarks of a crop to pixels of the original image.
 
     Args:
       u: float [..., K, 2], coordinates in the crop.
@@ -40,7 +40,7 @@ def to_original(u, to_image, size):
       size: side of the crop in pixels.
 
     Returns:
-      float [..., K, 2] in pixels of the original picture.
+      float [..., K, 2] in pixels of the original image.
     """
     pixels = to_pixels(u, size)
     # A product and a sum: as a matrix product, a GPU would round the coordinates to TF32, a quarter pixel of 512.
@@ -98,7 +98,7 @@ def expectation(weights, *, floor=0.0) -> jax.Array:
     total = weights.sum(axis=(1, 2))  # [B, K]
     some = total > floor
     scale = jnp.where(some, 1.0, 1.0 / floor if floor else 0.0) / jnp.where(some, total, 1.0)
-    exact = jax.lax.Precision.HIGHEST  # a GPU's TF32 would cost a thousandth of the picture
+    exact = jax.lax.Precision.HIGHEST  # a GPU's TF32 would cost a thousandth of the image
     x, y = (cell_centres(count, weights.dtype) - 0.5 for count in (width, height))
     x = jnp.einsum("bwk,w->bk", weights.sum(axis=1), x, precision=exact) * scale
     y = jnp.einsum("bhk,h->bk", weights.sum(axis=2), y, precision=exact) * scale
@@ -332,7 +332,7 @@ def decompose(heatmaps, target, *, eps=1e-4, grid="cells", floor=1e-6) -> tuple[
       grid: "cells": cell i sits at u = (i + 0.5) / W. "align_corners": at 2 i / (W - 1) - 1, the [-1, 1] of the
         original code, where lengths are about twice and variances about four times those of "cells"; `target`, still
         in u, is mapped to it.
-      floor: sum below which a map is not normalised further; the missing mass then sits in the middle of the picture.
+      floor: sum below which a map is not normalised further; the missing mass then sits in the middle of the image.
 
     Returns:
       (error float32 [B, K, 2], variance float32 [B, K, 2] >= 0), both with the long axis first, in units of the grid.
@@ -348,7 +348,7 @@ def decompose(heatmaps, target, *, eps=1e-4, grid="cells", floor=1e-6) -> tuple[
     (x, goal_x), (y, goal_y) = _axis(target[..., 0], width, grid, maps), _axis(target[..., 1], height, grid, maps)
     p = maps / jnp.maximum(maps.sum((1, 2), keepdims=True), floor)
 
-    # Products and sums, no matrix products: TF32 would cost a thousandth of the picture.
+    # Products and sums, no matrix products: TF32 would cost a thousandth of the image.
     columns, rows = p.sum(1), p.sum(2)  # [B, W, K], [B, H, K]
     mean_x, mean_y = (columns * x).sum(1), (rows * y).sum(1)
     dx, dy = x - mean_x[:, None, :], y - mean_y[:, None, :]
@@ -375,7 +375,7 @@ def decompose(heatmaps, target, *, eps=1e-4, grid="cells", floor=1e-6) -> tuple[
 
 
 def _axis(u, count: int, grid: str, like) -> tuple[jax.Array, jax.Array]:
-    """Cells [1, count, 1] and the goal [B, K] of one axis, from the middle of the picture, in units of the grid."""
+    """Cells [1, count, 1] and the goal [B, K] of one axis, from the middle of the image, in units of the grid."""
     u = u.astype(like.dtype)
     if grid == "cells":
         return (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1), u - 0.5

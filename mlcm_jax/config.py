@@ -62,7 +62,7 @@ def base() -> ConfigDict:
     config.dataset = "synthetic_faces/tiny"
     config.more_datasets = ()  # mixed into the training
     config.dataset_weights = ()  # how often dataset and each of more_datasets is drawn from; () follows their sizes
-    config.teacher_dataset = ""  # of the RGB teacher alone, such as a set without thermal pictures; "": as the others
+    config.teacher_dataset = ""  # of the RGB teacher alone, such as a set without thermal images; "": as the others
     config.test_dataset = ""  # of the table; "": dataset
     config.test_split = "test"  # of that set: "full", "challenge", … where it has no "test"
     config.thermal_range = ()  # °C that become black and white where a set keeps temperatures; (): stretched one by one

@@ -55,7 +55,7 @@ def dikd(
 
     Args:
       student_features: float [B, ...], what the student's backbone gives.
-      teacher_features: float [B, ...], what the teacher's backbone gives for the paired picture.
+      teacher_features: float [B, ...], what the teacher's backbone gives for the paired image.
       student_head: (apply, params).
       teacher_head: (apply, params).
       target: float [B, K, 2], the true landmarks.

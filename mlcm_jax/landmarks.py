@@ -1,6 +1,6 @@
 """Landmarks: checks, maps between layouts (which are in `layouts`), face boxes. Numpy only.
 
-Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the picture,
+Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the image,
 and every layout here names it first. Points are (x, y), x right, y down, pixel centres at integers.
 """
 

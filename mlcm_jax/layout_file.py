@@ -46,7 +46,7 @@ def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -
     Args:
         content: name: letters, digits, _ and -, and not that of a layout the package has;
             count: number of points, or names: their names, or both;
-            flip: pairs of points that change places in a mirrored picture; [] where there are none;
+            flip: pairs of points that change places in a mirrored image; [] where there are none;
             eye_corners: outer corner of the subject's right eye, then of the left one (optional);
             pupils: two lists of points whose means are the centres of the right and the left eye (optional);
             groups: part of the face -> points (optional; right_eye, left_eye and outer_lips serve the check that eyes

@@ -1,6 +1,6 @@
 """Landmark layouts: how many points, which mirror which, where the eyes are. Numpy only.
 
-Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the picture,
+Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the image,
 and every layout here names it first.
 """
 
@@ -21,7 +21,7 @@ class Layout:
       name: key in `LAYOUTS`.
       count: number of points K.
       groups: part of the face -> indices.
-      flip: int32 [K]; in a mirrored picture, point i is the one that was `flip[i]`.
+      flip: int32 [K]; in a mirrored image, point i is the one that was `flip[i]`.
       eye_corners: indices of the outer eye corners (right, left) for the `outer_eyes` normaliser, or None.
       pupils: indices whose mean is the centre of the right eye, and the same of the left one, or None.
       edges: pairs of indices to draw as lines.

@@ -222,7 +222,7 @@ def kd(
 
 
 def control(teacher, target, kind, *, key=None, weights=None) -> jax.Array:
-    """Landmarks to give `assistive` or `kd` for the teacher's: the same errors t, without what they say of a picture.
+    """Landmarks to give `assistive` or `kd` for the teacher's: the same errors t, without what they say of an image.
 
     "shuffled": every example gets the t of another one, drawn by `key` (the batch, in random order, is rotated).
     "constant": all get the batch's mean t. A teacher that beats neither has taught nothing but a schedule of weights.
@@ -257,7 +257,7 @@ def star(
 
     mu is the map's mean and (lambda_j, v_j) are the eigenpairs of its covariance, so that an error along an ambiguous
     edge costs less than one across it; the last term keeps the map from buying that with width. Eigenvalues and
-    eigenvectors carry gradient; `star.decompose` says how. Zhou et al., "STAR loss: reducing semantic ambiguity in
+    eigenvectors carry gradient; `codecs.decompose` says how. Zhou et al., "STAR loss: reducing semantic ambiguity in
     facial landmark detection", CVPR 2023. Their code divides first and takes rho of the length of the scaled vector;
     this is the formula.
 
@@ -268,7 +268,7 @@ def star(
       eps: 1e-4 in arXiv 2404.06029, 1e-5 in STAR itself.
       distance: rho: "smooth_l1" (beta = `scale`), "l1", "l2", or "wing" (w = `scale`, epsilon = 2).
       scale: of rho; like eps, in units of the grid.
-      grid, floor: see `star.decompose`.
+      grid, floor: see `codecs.decompose`.
 
     Returns:
       float32 [B, K].

@@ -1,7 +1,7 @@
 """Errors of landmarks, in the units of the field: NME by a named normaliser, failure rate, AUC, CED.
 
 `nme` takes numpy arrays or jax arrays (also traced) and answers in kind; the summaries take numpy. An NME is a
-fraction here, and becomes per cent only where it is printed. Distances are taken in *pixels of the original picture*,
+fraction here, and becomes per cent only where it is printed. Distances are taken in *pixels of the original image*,
 never in a crop.
 """
 

@@ -44,7 +44,7 @@ def _once(tmp_path_factory, name: str, make) -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
-    """Where the data set of the smoke config is built."""
+    """Where the dataset of the smoke config is built."""
 
     def make(folder):
         result = run_mlcm("build", "synthetic_faces/48x48", f"--data_dir={folder}")

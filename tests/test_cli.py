@@ -47,9 +47,9 @@ def test_help_of_a_command_shows_its_flags(name):
         (["train", "--config=configs/tiny.py:lnog", "--workdir=/tmp/never"], "no variant 'lnog'"),
         (["train", "stray", "--workdir=w", "--config=configs/tiny.py"], "stray"),
         (["evaluate"], "--workdir is missing"),
-        (["predict", "--model=m", "--out=o"], "at least one picture"),
+        (["predict", "--model=m", "--out=o"], "at least one image"),
         (["predict", "--model=m", "--out=o", "--box=1,2,3,4", "--boxes=f", "a.png"], "exclude"),
-        (["build"], "name of one data set"),
+        (["build"], "name of one dataset"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(words, message):

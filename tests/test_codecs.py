@@ -17,7 +17,7 @@ encode = jax.jit(codecs.encode_heatmap, static_argnums=1)
 decode = jax.jit(codecs.argmax_decode)
 
 
-def test_u_has_its_ends_at_the_edges_of_the_picture():
+def test_u_has_its_ends_at_the_edges_of_the_image():
     np.testing.assert_allclose(codecs.to_u(np.array([-0.5, 0.0, 31.5, 63.5]), 64), [0, 0.5 / 64, 0.5, 1])
     x = np.linspace(-3, 70, 11)
     np.testing.assert_allclose(codecs.to_pixels(codecs.to_u(x, 64), 64), x)

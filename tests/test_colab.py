@@ -52,8 +52,8 @@ def streams(notebook, name):
     return "".join(output.text for output in outputs if output.name == name)
 
 
-def pictures(notebook):
-    """PNG pictures that each code cell shows, by the id of the cell."""
+def images(notebook):
+    """PNG images that each code cell shows, by the id of the cell."""
     shown = {cell.id: [o for o in cell.outputs if "image/png" in o.get("data", {})] for cell in code(notebook)}
     return {name: len(outputs) for name, outputs in shown.items() if outputs}
 
@@ -110,7 +110,7 @@ def test_the_playground_draws_where_gradients_flow(execute, slides):
     execute(notebook)
 
     assert streams(notebook, "stderr") == ""
-    assert pictures(notebook) == {"plain": 1}
+    assert images(notebook) == {"plain": 1}
     if slides:
         states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
         shown = [output for state in states for output in state["state"].get("outputs", ())]
@@ -137,7 +137,7 @@ def test_the_playground_draws_where_gradients_flow(execute, slides):
 def check_distill(notebook, workdir):
     results = json.loads((workdir / "results.json").read_text())
     assert [row["name"] for row in results["rows"]][-1] == "compress"
-    assert pictures(notebook) == {"pictures": 3, "overlay": 1}
+    assert images(notebook) == {"images": 3, "overlay": 1}
     table = next(cell for cell in notebook.cells if cell.id == "table").outputs
     text = "".join(output.get("text", "") or output["data"]["text/plain"] for output in table)
     for row in results["rows"]:
@@ -154,8 +154,8 @@ def test_distill_runs_on_a_finished_training(execute, tmp_path, monkeypatch, dat
     workdir = tmp_path / "runs" / "distill_smoke"
     shutil.copytree(smoke_run, workdir)
     (workdir / "results.json").unlink()
-    for picture in workdir.glob("*.png"):
-        picture.unlink()
+    for image in workdir.glob("*.png"):
+        image.unlink()
     notebook = execute(read(DISTILL))
     check_distill(notebook, workdir)
     before, now = (json.loads((folder / "results.json").read_text()) for folder in (smoke_run, workdir))

@@ -89,7 +89,7 @@ def test_both_together_train_the_whole_student_and_no_teacher(world, reverse_tar
     assert size(teacher) == 0
 
 
-def test_a_student_that_equals_its_teacher_on_the_same_picture_has_no_reverse_loss(world):
+def test_a_student_that_equals_its_teacher_on_the_same_image_has_no_reverse_loss(world):
     _, parts = total(world["teacher"], world["teacher"], world["rgb"], world["rgb"], world["target"])
     np.testing.assert_array_equal(parts["reverse"], 0.0)
     assert (parts["forward"] > 0.1).all()

@@ -195,7 +195,7 @@ def test_68_to_54_is_the_published_index_list():
     assert picked.dtype == np.float32
 
 
-# What 68, 54 and 98 points mark of the 17 that iBUG shares with COFW, read off the pictures of the publications.
+# What 68, 54 and 98 points mark of the 17 that iBUG shares with COFW, read off the images of the publications.
 COMMON = {
     "ibug68": [17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 54, 51, 62, 66, 57, 8],
     "tfake70": [17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 54, 51, 62, 66, 57, 8],

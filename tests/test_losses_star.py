@@ -41,7 +41,7 @@ def reference(heatmap, target, weight=1.0, eps=1e-4, distance="smooth_l1", grid=
 
 
 def blobs(seed, b=2, h=12, w=16, k=3):
-    """Oblique Gaussians with noise, and targets near and far: [b, h, w, k] and [b, k, 2] inside the picture."""
+    """Oblique Gaussians with noise, and targets near and far: [b, h, w, k] and [b, k, 2] inside the image."""
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
     centre = rng.uniform(0.3, 0.7, (b, k, 2))

@@ -1,6 +1,6 @@
-"""Data sets by name: `build("synthetic_faces/tiny", data_dir)` gives a TFDS builder whose records are on disk.
+"""Datasets by name: `build("synthetic_faces/tiny", data_dir)` gives a TFDS builder whose records are on disk.
 
-A data set lives in a folder of its own, whose module `<name>_dataset_builder` has `make(config, data_dir)` (config is
+A dataset lives in a folder of its own, whose module `<name>_dataset_builder` has `make(config, data_dir)` (config is
 the part of the name after the slash, or None; raises InputError for one that it does not know) and `configs()`. A
 builder offers `total` (number of examples, None before it is known), calls `advance()` after each of them, which moves
 the progress bar, and keeps what it has prepared in `work_folder` (see `resume`).
@@ -47,11 +47,11 @@ def names() -> list[str]:
 
 
 def load(name: str, data_dir: str | os.PathLike, **options):
-    """The TFDS builder of a data set, built or not.
+    """The TFDS builder of a dataset, built or not.
 
     Args:
         name: `set` or `set/config`.
-        data_dir: folder that holds all data sets; `~` is expanded.
+        data_dir: folder that holds all datasets; `~` is expanded.
         options: passed to the set's `make`.
 
     Raises:
@@ -61,7 +61,7 @@ def load(name: str, data_dir: str | os.PathLike, **options):
     if family not in _MODULES:
         near = difflib.get_close_matches(family, _MODULES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_MODULES)}."
-        raise InputError(f"Unknown data set {name!r}; {hint}")
+        raise InputError(f"Unknown dataset {name!r}; {hint}")
     with _quiet():
         make = importlib.import_module(_MODULES[family]).make
         unknown = options.keys() - inspect.signature(make).parameters.keys()
@@ -71,7 +71,7 @@ def load(name: str, data_dir: str | os.PathLike, **options):
 
 
 def build(name: str, data_dir: str | os.PathLike, **options):
-    """The TFDS builder of a data set whose records are on disk, built now if they are not yet.
+    """The TFDS builder of a dataset whose records are on disk, built now if they are not yet.
 
     The records are written to a folder with another name, which takes its final name when it is whole. What a build
     that was interrupted had prepared is used by the next one; its other remains are removed.
@@ -207,7 +207,7 @@ def _explained(folder: pathlib.Path, source: str | os.PathLike | None = None) ->
             ) from error
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
             raise InputError(
-                f"Cannot write the data set to {folder} ({error.strerror}); choose another --data_dir."
+                f"Cannot write the dataset to {folder} ({error.strerror}); choose another --data_dir."
             ) from error
         if isinstance(error, OSError) and error.errno == errno.EROFS:
             raise InputError(f"{folder} is on a read-only disk; choose another --data_dir.") from error

@@ -5,7 +5,7 @@ class MySet(faces.FaceBuilder):
 
     name = "my_set"
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = faces.configs(all="every picture")      # the first is the default
+    BUILDER_CONFIGS = faces.configs(all="every image")      # the first is the default
     LAYOUT, MODALITIES, NORMALIZER = "ibug68", ("rgb",), "outer_eyes"
     LICENSE, CITATION, HOMEPAGE, HOW_TO_GET = …
 
@@ -90,7 +90,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Base of the builders whose faces come from files that the user has."""
 
     LAYOUT: Any = ""  # name of the layout, or a Layout
-    MODALITIES: tuple[str, ...] = ("rgb",)  # pictures that every example has
+    MODALITIES: tuple[str, ...] = ("rgb",)  # images that every example has
     NORMALIZER = "outer_eyes"  # of the NME that publications on this set report
     THERMAL = Thermal()
     LICENSE = CITATION = HOMEPAGE = ""
@@ -100,9 +100,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     SUBSETS: ClassVar[
         Mapping[str, tuple[str, str]]
     ] = {}  # further splits: (split, its bool feature), such as test_pose
-    OWN_SPLITS = (
-        False  # the splits are the user's, so a picture in two of them is a mistake, not the publisher's choice
-    )
+    OWN_SPLITS = False  # the splits are the user's, so an image in two of them is a mistake, not the publisher's choice
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     advance: Callable[[], None] = staticmethod(_nothing)
     total: int | None = None
@@ -113,7 +111,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def parse(self, folder: pathlib.Path) -> dict[str, list[Face]]:
-        """The labelled faces of every split, from the label files alone; pictures are not read yet."""
+        """The labelled faces of every split, from the label files alone; images are not read yet."""
 
     def thermal(self) -> Thermal:
         """What the thermal files of this config hold."""
@@ -131,7 +129,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         layout = landmarks.get(self.LAYOUT)
         features: dict[str, Any] = {}
         if "rgb" in self.MODALITIES:
-            features["rgb"] = tfds.features.Image(shape=(None, None, 3), doc="colour picture")
+            features["rgb"] = tfds.features.Image(shape=(None, None, 3), doc="colour image")
         if "thermal" in self.MODALITIES:
             features["thermal"] = tfds.features.Image(shape=(None, None, 1), doc="8 bits, hot = bright")
             if self.thermal().kind == "counts":
@@ -153,10 +151,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         np.float32,
                         f"{layout.name}; pixels (x, y), pixel centres at integers; NaN: unlabelled",
                     ),
-                    "visible": tensor((layout.count,), np.bool_, "not marked as hidden, and inside the picture"),
+                    "visible": tensor((layout.count,), np.bool_, "not marked as hidden, and inside the image"),
                     "box": tensor((4,), np.float32, "x, y, w, h of the face in pixels"),
                     "subject": text("who it is; empty where the set does not say"),
-                    "key": text("the picture's path in the set, with #2 for its second face"),
+                    "key": text("the image's path in the set, with #2 for its second face"),
                 }
                 | self.extra_features()
             ),
@@ -221,10 +219,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if face.key in keys:
                 raise InputError(f"{face.key} occurs twice among the faces of {self.name}; remove one from the labels.")
             keys.add(face.key)
-        lacking = prepare.missing_pictures(faces, self.MODALITIES)
+        lacking = prepare.missing_images(faces, self.MODALITIES)
         if lacking:
             shown = "; ".join(f"{key} lacks {what}" for key, what in list(lacking.items())[:5])
-            told = f"{len(lacking)} of {len(faces)} faces lack a picture: {shown}{'; …' if len(lacking) > 5 else ''}"
+            told = f"{len(lacking)} of {len(faces)} faces lack an image: {shown}{'; …' if len(lacking) > 5 else ''}"
             if not self.options.get("allow_missing"):
                 raise InputError(f"{told}. Complete {folder}, or leave them out with --allow_missing.")
             remarks.append(f"{told}. They were left out.")
@@ -241,7 +239,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self.advance()
         if remarks is not None:  # the last split
             if tally.duplicates and self.OWN_SPLITS:
-                raise InputError(f"{tally.told_duplicates()} A picture belongs to one split only; nothing was built.")
+                raise InputError(f"{tally.told_duplicates()} An image belongs to one split only; nothing was built.")
             notes = self.notes()
             remarks = remarks + notes.get("left_out", []) + tally.remarks()
             facts = {"splits": tally.summary(), "remarks": remarks, "exclude": str(self.options.get("exclude") or "")}

@@ -1,4 +1,4 @@
-"""Readers of the small text formats in which data sets keep their labels. Every mistake ends in one sentence."""
+"""Readers of the small text formats in which datasets keep their labels. Every mistake ends in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One labelled face -> one example with encoded pictures; and what is wrong with a set of them, in sentences."""
+"""One labelled face -> one example with encoded images; and what is wrong with a set of them, in sentences."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mlcm_jax import landmarks
 from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 
-# A file, or a function that gives the pixels (for pictures inside a container).
+# A file, or a function that gives the pixels (for images inside a container).
 Source = pathlib.Path | Callable[[], np.ndarray]
 
 
 @dataclasses.dataclass(eq=False)
 class Face:
-    """A labelled face as a builder's `parse` finds it; its pictures are read later.
+    """A labelled face as a builder's `parse` finds it; its images are read later.
 
     Attributes:
-        key: unique in the set and the same on every machine: the picture's path in the set, with `#2` for its second
+        key: unique in the set and the same on every machine: the image's path in the set, with `#2` for its second
             face.
-        rgb, thermal: the pictures that the set has.
-        landmarks: float [K, 2] in pixels (x, y) of the thermal picture, or of the RGB one where there is no other;
+        rgb, thermal: the images that the set has.
+        landmarks: float [K, 2] in pixels (x, y) of the thermal image, or of the RGB one where there is no other;
             None: unlabelled.
         visible: bool [K]; None: all.
-        box: x, y, w, h in the same pixels; None: from the landmarks, or the whole picture where there are none.
+        box: x, y, w, h in the same pixels; None: from the landmarks, or the whole image where there are none.
         subject: who it is, as far as the set knows.
         extra: values of the features that the builder adds.
     """
@@ -49,7 +49,7 @@ class Face:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Thermal:
-    """What the files of a set's thermal pictures hold.
+    """What the files of a set's thermal images hold.
 
     kind: "gray", 8 bits, hot = bright (three equal channels count as gray);
         "counts", 16 bits or floats, °C = scale · value + offset;
@@ -63,14 +63,14 @@ class Thermal:
 
 
 def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[str, Any]:
-    """The example of a face: pictures as encoded bytes, checked landmarks, `visible`, `box`, and `_facts` for `Tally`.
+    """The example of a face: images as encoded bytes, checked landmarks, `visible`, `box`, and `_facts` for `Tally`.
 
-    Landmarks that lie outside the picture are kept and marked invisible. An RGB picture of another size than the
+    Landmarks that lie outside the image are kept and marked invisible. An RGB image of another size than the
     thermal one, but of the same shape within 2 %, is resized to it.
 
     Raises:
-        InputError: a picture that is missing, damaged or of another kind than the set's; landmarks with NaN, of a wrong
-            count, or mostly outside the picture; pictures of a pair that differ in shape.
+        InputError: an image that is missing, damaged or of another kind than the set's; landmarks with NaN, of a wrong
+            count, or mostly outside the image; images of a pair that differ in shape.
     """
     result: dict[str, Any] = {}
     digests: list[str] = []
@@ -93,7 +93,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
         raise InputError(f"The box of {face.key} is {box.tolist()}; x, y, w, h with positive w and h belong there.")
     if (box[:2] + box[2:] <= 0).any() or (box[:2] >= size).any():
         raise InputError(
-            f"The box of {face.key}, {box.tolist()}, lies outside the picture, which is {size[0]}x{size[1]}."
+            f"The box of {face.key}, {box.tolist()}, lies outside the image, which is {size[0]}x{size[1]}."
         )
     facts = {"digests": digests, "size": size, "plausible": face.landmarks is None or plausible(points, layout)}
     given = {"landmarks": points, "visible": visible, "box": box, "subject": face.subject, "key": face.key}
@@ -152,12 +152,12 @@ class Tally:
         }
 
     def told_duplicates(self) -> str:
-        """How many pictures are in two splits, and the first of them."""
+        """How many images are in two splits, and the first of them."""
         key, split, other, where = self.duplicates[0]
-        return f"{len(self.duplicates)} pictures are in two splits: {key} of {split} is also {other} of {where}, …"
+        return f"{len(self.duplicates)} images are in two splits: {key} of {split} is also {other} of {where}, …"
 
     def remarks(self) -> list[str]:
-        """What a user should know: odd faces, pictures in two splits, counts that differ from the published ones."""
+        """What a user should know: odd faces, images in two splits, counts that differ from the published ones."""
         found = []
         for split, mine in self._splits.items():
             odd, total = mine["odd"], mine["examples"]
@@ -192,14 +192,14 @@ def check_subjects(splits: Mapping[str, Sequence[Face]]) -> None:
                 )
 
 
-def missing_pictures(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str, str]:
+def missing_images(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str, str]:
     """key -> name of the file (or the modality) that a face lacks."""
     lacking = {}
     for face in faces:
         for modality in modalities:
             source = getattr(face, modality)
             if source is None or (isinstance(source, pathlib.Path) and not source.is_file()):
-                lacking[face.key] = str(source) if source else f"its {modality} picture"
+                lacking[face.key] = str(source) if source else f"its {modality} image"
     return lacking
 
 
@@ -223,23 +223,23 @@ def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tupl
     inside = ((points > -0.5 - 1e-3) & (points < np.array(size) - 0.5 + 1e-3)).all(1)
     if inside.sum() < 0.5 * layout.count:
         raise InputError(
-            f"{face.key}: {layout.count - inside.sum()} of {layout.count} landmarks lie outside the picture, which is "
+            f"{face.key}: {layout.count - inside.sum()} of {layout.count} landmarks lie outside the image, which is "
             f"{size[0]} x {size[1]}; mend it, or name it in a file for --exclude."
         )
     return points, visible & inside
 
 
 def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:
-    picture, content = _open(source, key)
-    if picture.kind not in ("colour", "gray8"):
-        raise InputError(f"The RGB picture {picture.name} has {picture.array.dtype} pixels; 8 bits are needed.")
-    array = image_file.to_rgb8(picture)[0]
+    image, content = _open(source, key)
+    if image.kind not in ("colour", "gray8"):
+        raise InputError(f"The RGB image {image.name} has {image.array.dtype} pixels; 8 bits are needed.")
+    array = image_file.to_rgb8(image)[0]
     digest = _digest(content, array)
     own = array.shape[1], array.shape[0]
     if size and own != size:
         if abs(own[0] * size[1] / (own[1] * size[0]) - 1.0) > 0.02:
             raise InputError(
-                f"The pictures of the pair {key} differ in shape: RGB {own[0]} x {own[1]}, thermal {size[0]} x "
+                f"The images of the pair {key} differ in shape: RGB {own[0]} x {own[1]}, thermal {size[0]} x "
                 f"{size[1]}; align and crop them first."
             )
         shrinks = own[0] > size[0]
@@ -248,50 +248,50 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
 
 
 def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], tuple[int, int], str]:
-    picture, content = _open(source, key)
-    array, result = picture.array, {}
+    image, content = _open(source, key)
+    array, result = image.array, {}
     if thermal.kind == "counts":
-        if picture.kind not in ("gray16", "float"):
+        if image.kind not in ("gray16", "float"):
             raise InputError(
-                f"The thermal picture {picture.name} has {array.dtype} pixels; 16-bit counts or float °C are needed."
+                f"The thermal image {image.name} has {array.dtype} pixels; 16-bit counts or float °C are needed."
             )
         celsius = array.astype(np.float64) * thermal.scale + thermal.offset
-        gray = image_file.gain8(celsius, picture.name)[0]
+        gray = image_file.gain8(celsius, image.name)[0]
         raw = np.where(np.isfinite(celsius), (celsius + 273.15) * 100.0, 0.0)
         middle = float(np.median(raw))
         if not 200_00 < middle < 400_00:
             raise InputError(
-                f"The thermal picture {picture.name} would be at {middle / 100 - 273.15:.0f} °C; state how its values "
+                f"The thermal image {image.name} would be at {middle / 100 - 273.15:.0f} °C; state how its values "
                 "become °C, or treat them as gray."
             )
         result["celsius"] = _encoded(np.clip(raw.round(), 0, 65535).astype(np.uint16), None)
     elif thermal.kind == "palette":
-        if picture.kind == "gray16" or picture.kind == "float":
-            raise InputError(f"The thermal picture {picture.name} has {array.dtype} pixels, not colours of a palette.")
+        if image.kind == "gray16" or image.kind == "float":
+            raise InputError(f"The thermal image {image.name} has {array.dtype} pixels, not colours of a palette.")
         if thermal.palette is None:
-            gray = image_file.to_gray8(picture)[0]
-        elif picture.kind == "colour":
+            gray = image_file.to_gray8(image)[0]
+        elif image.kind == "colour":
             gray = image_file.invert_palette(array, thermal.palette)
         else:
-            raise InputError(f"The thermal picture {picture.name} is gray; the set's are painted with a palette.")
+            raise InputError(f"The thermal image {image.name} is gray; the set's are painted with a palette.")
     else:
-        if picture.kind != "gray8":
-            what = "colours" if picture.kind == "colour" else f"{array.dtype} pixels"
-            raise InputError(f"The thermal picture {picture.name} has {what}; 8-bit gray is needed.")
+        if image.kind != "gray8":
+            what = "colours" if image.kind == "colour" else f"{array.dtype} pixels"
+            raise InputError(f"The thermal image {image.name} has {what}; 8-bit gray is needed.")
         gray = array
     same = content if gray is array else None
     return result | {"thermal": _encoded(gray, same)}, (gray.shape[1], gray.shape[0]), _digest(content, array)
 
 
-def _open(source: Source, key: str) -> tuple[image_file.Picture, bytes | None]:
+def _open(source: Source, key: str) -> tuple[image_file.ImageFile, bytes | None]:
     if isinstance(source, pathlib.Path):
-        picture = image_file.read_picture(source)
-        return picture, source.read_bytes()
+        image = image_file.read_image(source)
+        return image, source.read_bytes()
     array = np.asarray(source())
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     kind = {"uint8": "colour" if array.ndim == 3 else "gray8", "uint16": "gray16"}.get(array.dtype.name, "float")
-    return image_file.Picture(array, kind, key), None
+    return image_file.ImageFile(array, kind, key), None
 
 
 def _digest(content: bytes | None, array: np.ndarray) -> str:
@@ -299,13 +299,13 @@ def _digest(content: bytes | None, array: np.ndarray) -> str:
 
 
 def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
-    """The bytes of a JPEG file where TFDS would decode them to this very picture, else PNG."""
+    """The bytes of a JPEG file where TFDS would decode them to this very image, else PNG."""
     if content and content.startswith(b"\xff\xd8"):
         decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is not None and decoded.ndim == 3 and decoded.shape[2] == 3:
             decoded = decoded[..., ::-1]
         same_kind = decoded is not None and decoded.shape == array.shape and decoded.dtype == array.dtype
-        # Decoders of JPEG round differently; a turned or mirrored picture differs by far more.
+        # Decoders of JPEG round differently; a turned or mirrored image differs by far more.
         if same_kind and np.abs(decoded.astype(np.int32) - array).mean() < 1.0:
             return io.BytesIO(content)
     return io.BytesIO(image_file.png(array))

@@ -7,7 +7,7 @@ geometric happens to both modalities and the landmarks by one and the same matri
 modality.
 
 Speed is a design rule here, as this code competes with training for two cores: random numbers are drawn in one call,
-the matrix is composed in plain floats, both modalities are warped as one picture of four channels, pictures stay
+the matrix is composed in plain floats, both modalities are warped as one image of four channels, images stay
 8 bits until they are on the devices, tone and colour go through one 256-entry table, noise comes from a bank.
 """
 
@@ -44,16 +44,16 @@ def crop(
     """Cuts a square around the box out of every modality and resizes it to `size`, optionally at random.
 
     The square is centred on the box, its side is `expand * max(w, h)`; so the crop is isotropic and may reach beyond
-    the picture (zeros there). In this order: every side of the box moves by up to `jitter` of its length (left and
+    the image (zeros there). In this order: every side of the box moves by up to `jitter` of its length (left and
     right by the width, top and bottom by the height), the square turns by up to `rotation` degrees and grows by a
     factor of up to `1 + scale` either way (log-uniform), its centre moves by up to `shift` of its side along each
     axis, and with probability `flip` it is mirrored. All draws are uniform. Each modality is warped once, bilinearly;
-    where the crop shrinks the picture by a factor of 2 or more, the picture is first halved by area averaging until the
+    where the crop shrinks the image by a factor of 2 or more, the image is first halved by area averaging until the
     warp itself shrinks by less than 2.
 
     A mirrored crop's landmarks are permuted by the layout, so a network sees the same order always; its `to_image`
     includes the mirror. To map a prediction of a mirrored crop back: `pixels = to_image(prediction)[layout.flip]`,
-    permuting once more, because the point that lies on the picture's landmark i is the mirrored crop's point
+    permuting once more, because the point that lies on the image's landmark i is the mirrored crop's point
     `flip[i]`. (Evaluation never mirrors.)
 
     Args:
@@ -67,7 +67,7 @@ def crop(
       scale: 0.1 means a factor of 1/1.1 to 1.1.
       shift: in units of the square's side.
       flip: probability.
-      floats: False leaves the pictures uint8, for what follows here to work on.
+      floats: False leaves the images uint8, for what follows here to work on.
 
     Returns:
       A new dict: `rgb` float32 [S, S, 3] and / or `thermal` float32 [S, S, 1] in [0, 1] (see `floats`), `landmarks`
@@ -76,12 +76,12 @@ def crop(
       would no longer fit.
 
     Raises:
-      InputError: pictures of another type or of different sizes; landmarks with NaN or of another count; a box that
-        is empty, not finite or wholly outside the picture.
+      InputError: images of another type or of different sizes; landmarks with NaN or of another count; a box that
+        is empty, not finite or wholly outside the image.
     """
     layout = layouts.get(layout)
-    pictures = {name: _uint8(example[name], name) for name in ("rgb", "thermal") if name in example}
-    shapes = {picture.shape[:2] for picture in pictures.values()}
+    images = {name: _uint8(example[name], name) for name in ("rgb", "thermal") if name in example}
+    shapes = {image.shape[:2] for image in images.values()}
     if len(shapes) != 1:
         sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
         raise InputError(f"RGB and thermal differ in size: {sizes}." if shapes else "There is neither rgb nor thermal.")
@@ -117,7 +117,7 @@ def crop(
     matrix = np.array([[a, b, e], [c, d, f]])
 
     out = {key: value for key, value in example.items() if key not in ("rgb", "thermal", "celsius")}
-    out |= _warp(pictures, matrix, size)
+    out |= _warp(images, matrix, size)
     # The inverse of the 2x2 part is its transpose over step², as it is a rotation with a mirror and a scale.
     inverse = np.array([[a, b], [c, d]]) / (step * step * size)
     points = (points - (e, f)) @ inverse + 0.5 / size
@@ -132,7 +132,7 @@ def crop(
     out["visible"] = visible
     out["box"] = np.array(box, dtype=np.float32)
     out["to_image"] = matrix.astype(np.float32)
-    return out | {name: _floats(out[name]) for name in pictures} if floats else out
+    return out | {name: _floats(out[name]) for name in images} if floats else out
 
 
 def photometric_rgb(image, rng, *, strength=1.0) -> np.ndarray:
@@ -141,7 +141,7 @@ def photometric_rgb(image, rng, *, strength=1.0) -> np.ndarray:
     Args:
       image: uint8, or float32 in [0, 1], which is quantised to 8 bits, [S, S, 3].
       rng: numpy Generator.
-      strength: scales every range and probability; 0 leaves the picture as it is.
+      strength: scales every range and probability; 0 leaves the image as it is.
 
     Returns:
       uint8, or float32 in [0, 1], as the image came, [S, S, 3], a new array.
@@ -183,7 +183,7 @@ def photometric_thermal(image, rng, *, strength=1.0, invert=0.0) -> np.ndarray:
     Args:
       image: uint8, or float32 in [0, 1], which is quantised to 8 bits, [S, S, 1].
       rng: numpy Generator.
-      strength: scales every range and probability; 0 leaves the picture as it is, but for `invert`.
+      strength: scales every range and probability; 0 leaves the image as it is, but for `invert`.
       invert: probability of reversed polarity (cold = bright, as some cameras are set).
 
     Returns:
@@ -250,7 +250,7 @@ def occlude(example, rng, *, p=0.5, count=2, smallest=0.1, largest=0.35) -> dict
       largest: longest side.
 
     Returns:
-      A new dict; the pictures are copies where patches were drawn.
+      A new dict; the images are copies where patches were drawn.
     """
     r = rng.random(2 + 8 * count).tolist()
     if r[0] >= p:
@@ -270,9 +270,9 @@ def occlude(example, rng, *, p=0.5, count=2, smallest=0.1, largest=0.35) -> dict
     return out
 
 
-def _warp(pictures, matrix, size) -> dict:
-    """uint8 [size, size, ...] each: crop pixel c takes the value at matrix @ (c, 1); zeros outside the picture."""
-    height, width = next(iter(pictures.values())).shape[:2]
+def _warp(images, matrix, size) -> dict:
+    """uint8 [size, size, ...] each: crop pixel c takes the value at matrix @ (c, 1); zeros outside the image."""
+    height, width = next(iter(images.values())).shape[:2]
     (a, b, e), (c, d, f) = matrix.tolist()
     halvings = int(math.log2(max(1.0, math.hypot(a, c) * (1 + 1e-6))))
     factor = 1 << halvings
@@ -284,7 +284,7 @@ def _warp(pictures, matrix, size) -> dict:
     columns, rows = (x1 - x0) // factor, (y1 - y0) // factor
     if columns > 0 and rows > 0:
         region = slice(y0, y0 + rows * factor), slice(x0, x0 + columns * factor)
-        pictures = {name: picture[region] for name, picture in pictures.items()}
+        images = {name: image[region] for name, image in images.items()}
         # Original pixel x0 + k sits at (k + 0.5) / factor - 0.5 in the reduced part.
         half = 0.5 / factor - 0.5
         matrix = np.array(
@@ -292,28 +292,28 @@ def _warp(pictures, matrix, size) -> dict:
         )
     else:
         halvings = 0
-    if len(pictures) == 2:  # four channels are warped faster than three, and far faster than three and one
-        joined = cv2.cvtColor(pictures["rgb"], cv2.COLOR_RGB2RGBA)
-        cv2.insertChannel(pictures["thermal"], joined, 3)
+    if len(images) == 2:  # four channels are warped faster than three, and far faster than three and one
+        joined = cv2.cvtColor(images["rgb"], cv2.COLOR_RGB2RGBA)
+        cv2.insertChannel(images["thermal"], joined, 3)
     else:
-        (joined,) = pictures.values()
+        (joined,) = images.values()
     for left in reversed(range(halvings)):  # 2:1 has a fast path in OpenCV that 4:1 lacks
         joined = cv2.resize(joined, (columns << left, rows << left), interpolation=cv2.INTER_AREA)
     warped = cv2.warpAffine(joined, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    if len(pictures) == 1:
-        return {name: warped.reshape(size, size, -1) for name in pictures}
+    if len(images) == 1:
+        return {name: warped.reshape(size, size, -1) for name in images}
     thermal = cv2.extractChannel(warped, 3).reshape(size, size, 1)
     return {"rgb": cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), "thermal": thermal}
 
 
-def _uint8(picture, name) -> np.ndarray:
-    picture = np.asarray(picture)
+def _uint8(image, name) -> np.ndarray:
+    image = np.asarray(image)
     channels = 3 if name == "rgb" else 1
-    if name == "thermal" and picture.ndim == 2:
-        picture = picture[..., None]
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != channels or picture.size == 0:
-        raise InputError(f"The {name} picture must be uint8 [H, W, {channels}], not {picture.dtype} {picture.shape}.")
-    return picture if channels == 3 else picture[..., 0]
+    if name == "thermal" and image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or image.size == 0:
+        raise InputError(f"The {name} image must be uint8 [H, W, {channels}], not {image.dtype} {image.shape}.")
+    return image if channels == 3 else image[..., 0]
 
 
 def _bytes(image) -> np.ndarray:
@@ -321,7 +321,7 @@ def _bytes(image) -> np.ndarray:
 
 
 def _floats(image) -> np.ndarray:
-    # As one channel: OpenCV takes no more than four dimensions' worth of picture, and one channel is fastest.
+    # As one channel: OpenCV takes no more than four dimensions' worth of image, and one channel is fastest.
     return cv2.LUT(image.reshape(len(image), -1), _TO_FLOAT).reshape(image.shape)
 
 
@@ -337,7 +337,7 @@ def _box(box, width, height) -> tuple[float, float, float, float]:
     if not all(map(math.isfinite, values)) or w <= 0 or h <= 0:
         raise InputError(f"The box x={x:g}, y={y:g}, w={w:g}, h={h:g} is empty or not finite.")
     if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
-        raise InputError(f"The box x={x:g}, y={y:g}, w={w:g}, h={h:g} lies outside the {width}x{height} picture.")
+        raise InputError(f"The box x={x:g}, y={y:g}, w={w:g}, h={h:g} lies outside the {width}x{height} image.")
     return x, y, w, h
 
 
@@ -373,7 +373,7 @@ def _normal(count, u) -> np.ndarray:
 
 
 def _add_noise(image, sigma, u) -> None:
-    """Adds normal noise, sigma in units of the range, to a picture of 8 bits, in place."""
+    """Adds normal noise, sigma in units of the range, to an image of 8 bits, in place."""
     flat = image.reshape(-1)
     scale = 255.0 * sigma / _SIGMA
     cv2.addWeighted(flat, 1.0, _noise(flat.size, u), scale, -128.0 * scale, flat)

@@ -40,7 +40,7 @@ def read_boxes(path: epath.PathLike) -> dict[str, Box]:
 
 
 def check_inside(box: Sequence[float], width: int, height: int, path: epath.PathLike) -> None:
-    """Raises InputError where the box does not touch the picture. A box that reaches over the border is fine."""
+    """Raises InputError where the box does not touch the image. A box that reaches over the border is fine."""
     x, y, w, h = box
     if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
         raise InputError(f"The box {x:g},{y:g},{w:g},{h:g} lies outside {path}, which is {width} x {height} pixels.")

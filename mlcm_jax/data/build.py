@@ -24,7 +24,7 @@ def default_data_dir() -> str:
 
 
 def build(name: str, data_dir: str, **options: Any) -> Path:
-    """Builds a data set if it is not built yet, prints what it holds, writes `preview.png`, and returns its folder.
+    """Builds a dataset if it is not built yet, prints what it holds, writes `preview.png`, and returns its folder.
 
     `options` are those of the set's `make`, such as `manual_dir`.
 
@@ -46,9 +46,9 @@ def build(name: str, data_dir: str, **options: Any) -> Path:
 
 
 def listing(data_dir: str) -> None:
-    """Prints every data set with its modalities, points, and whether it is built."""
+    """Prints every dataset with its modalities, points, and whether it is built."""
     table = Table(box=None, pad_edge=False)
-    for column in ("data set", "pictures", "points", "built"):
+    for column in ("dataset", "images", "points", "built"):
         table.add_column(column, justify="right" if column == "points" else "left", no_wrap=column != "built")
     for name in (*tfds_builders.names(), *_own_sets(data_dir)):
         try:
@@ -74,8 +74,8 @@ def _own_sets(data_dir: str) -> list[str]:
 
 def _print_summary(builder: Any, measured: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("split", "examples", "pictures (width x height)", "invisible landmarks"):
-        table.add_column(column, justify="left" if column in ("split", "pictures (width x height)") else "right")
+    for column in ("split", "examples", "images (width x height)", "invisible landmarks"):
+        table.add_column(column, justify="left" if column in ("split", "images (width x height)") else "right")
     for name, split in builder.info.splits.items():
         facts = measured.get(name, {})
         sizes = ", ".join(f"{size} ({count:,})" for size, count in list(facts.get("sizes", {}).items())[:3])

@@ -19,7 +19,7 @@ _TILE = 512  # side of a face on a contact sheet, pixels
 
 
 def draw_landmarks(image, points, layout, *, color=PREDICTION, box=None, smallest=512) -> np.ndarray:
-    """Landmarks and the layout's lines on a picture.
+    """Landmarks and the layout's lines on an image.
 
     Args:
       image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
@@ -27,7 +27,7 @@ def draw_landmarks(image, points, layout, *, color=PREDICTION, box=None, smalles
       layout: name or Layout.
       color: RGB.
       box: optional x, y, w, h in pixels, drawn thin.
-      smallest: a picture whose longer side is below this many pixels is enlarged by a whole number first, or the
+      smallest: an image whose longer side is below this many pixels is enlarged by a whole number first, or the
         dots would hide the face. 0 keeps the size.
 
     Returns:
@@ -75,7 +75,7 @@ def numbered(image, points, layout, *, visible=None, box=None, smallest=1024) ->
       uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
 
     Raises:
-      InputError: a picture of another kind, or landmarks of another count.
+      InputError: an image of another kind, or landmarks of another count.
     """
     layout = landmarks.get(layout)
     points = np.asarray(points, np.float64)
@@ -107,16 +107,16 @@ def numbered(image, points, layout, *, visible=None, box=None, smallest=1024) ->
         centre = tuple(int(v) for v in (places[i] * 16).round())
         cv2.circle(canvas, centre, int((dot + 1) * 16), (0, 0, 0), -1, cv2.LINE_AA, 4)
         cv2.circle(canvas, centre, int(dot * 16), color, -1, cv2.LINE_AA, 4)
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
+    sheet = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(sheet)
     for i, spot in zip(np.flatnonzero(inside), spots, strict=True):
         color = SHOWN if visible[i] else HIDDEN
         pen.text(tuple(spot), str(i), color, font, anchor="mm", stroke_width=1, stroke_fill=(0, 0, 0))
-    return np.asarray(picture).copy()
+    return np.asarray(sheet).copy()
 
 
 def contact_sheet(path, rows, layout, columns=4) -> None:
-    """Examples of a data set with numbered landmarks, RGB and thermal side by side, to see whether the order is right.
+    """Examples of a dataset with numbered landmarks, RGB and thermal side by side, to see whether the order is right.
 
     Each is cropped to the square around its box, half as large again. An unlabelled example (NaN) shows no numbers.
 
@@ -152,7 +152,7 @@ def contact_sheet(path, rows, layout, columns=4) -> None:
 
 
 def _tiles(row, layout) -> dict[str, np.ndarray]:
-    """The pictures of an example as uint8 [_TILE, _TILE, 3], cropped and numbered."""
+    """The images of an example as uint8 [_TILE, _TILE, 3], cropped and numbered."""
     points = np.asarray(row["landmarks"], np.float32)
     known = np.isfinite(points).all(axis=-1)
     visible = np.broadcast_to(np.asarray(row.get("visible", True), bool), known.shape)
@@ -183,7 +183,7 @@ def _digits(places, side) -> int:
 def _spots(boxes, places, size, dot) -> np.ndarray:
     """Where to centre each number [K, 2]: by turns, the crowded ones first, at the cheapest of 16 directions x 4 radii.
 
-    Costs, in areas: covered numbers, covered dots, what leaves the picture, and a little for distance.
+    Costs, in areas: covered numbers, covered dots, what leaves the image, and a little for distance.
     """
     spots = places.copy()
     if not len(places):
@@ -211,17 +211,17 @@ def _spots(boxes, places, size, dot) -> np.ndarray:
 
 
 def as_rgb(image) -> np.ndarray:
-    """A copy of the picture as uint8 [H, W, 3]."""
+    """A copy of the image as uint8 [H, W, 3]."""
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise InputError(f"A picture to draw is uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {image.shape}.")
+        raise InputError(f"An image to draw is uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {image.shape}.")
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()
 
 
 def _enlarged(image, smallest) -> tuple[np.ndarray, int]:
-    """A copy of the picture, uint8 RGB, by a whole number larger where its longer side is below `smallest`."""
+    """A copy of the image, uint8 RGB, by a whole number larger where its longer side is below `smallest`."""
     canvas = as_rgb(image)
     factor = max(1, -(-smallest // max(canvas.shape[:2])))
     if factor > 1:
@@ -233,4 +233,4 @@ def write_image(path, buffer) -> None:
     try:
         epath.Path(path).write_bytes(buffer.getvalue())
     except OSError as error:
-        raise InputError(f"Cannot write the picture {path}: {error.strerror or error}.") from None
+        raise InputError(f"Cannot write the image {path}: {error.strerror or error}.") from None

@@ -22,16 +22,16 @@ _CACHE_BYTES = 2 << 30
 class Examples(Sequence):
     """Random access to the examples of a split, as `augment.crop` takes them.
 
-    Every item is a dict: `rgb` uint8 [H, W, 3] and `thermal` uint8 [H, W, 1] (those that the data set has), `landmarks`
+    Every item is a dict: `rgb` uint8 [H, W, 3] and `thermal` uint8 [H, W, 1] (those that the dataset has), `landmarks`
     float32 [K, 2] in pixels, in `layout`, `visible` bool [K], `weight` float32 [K] in [0, 1] (the labels' confidence,
     where the set has one, else 1), `box` float32 [4]. Landmarks are checked here, once.
 
     Args:
-      builder: a data set whose records are on disk.
+      builder: a dataset whose records are on disk.
       split: one of its splits, or of its `UNIONS` (several together) or `SUBSETS` (where a feature is true).
       layout: of the landmarks that come out.
       thermal_range: (low, high) in °C that become 0 and 255, where the set keeps temperatures; () takes its gray
-        pictures, which were stretched one by one.
+        images, which were stretched one by one.
       labelled: False lets examples without landmarks (NaN) pass, which is for labelling them.
     """
 
@@ -41,7 +41,7 @@ class Examples(Sequence):
         self._range, self._labelled = tuple(thermal_range), labelled
         features = builder.info.features
         self.modalities = tuple(m for m in MODALITIES if m in features)
-        self._pictures = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
+        self._images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         self._texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
         if "thermal" not in features:
             self._range = ()
@@ -52,8 +52,8 @@ class Examples(Sequence):
             )
         needed = [name for name in ("landmarks", "visible", "box", "confidence") if name in features]
         self._arrays = {name: (features[name].np_dtype, features[name].shape) for name in needed if features[name]}
-        # Pictures are decoded here: TFDS would hand out colour as a reversed view, which OpenCV copies at every use.
-        decoders = dict.fromkeys(self._pictures, tfds.decode.SkipDecoding())
+        # Images are decoded here: TFDS would hand out colour as a reversed view, which OpenCV copies at every use.
+        decoders = dict.fromkeys(self._images, tfds.decode.SkipDecoding())
         parent, flag = getattr(builder, "SUBSETS", {}).get(split, (split, None))
         union = getattr(builder, "UNIONS", {}).get(parent, (parent,))
         self._parts = [builder.as_data_source(split=part, decoders=decoders) for part in union]
@@ -84,10 +84,10 @@ class Examples(Sequence):
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What else the set knows of an example (`subject`, `pose`, `light`, …), without its pictures."""
+        """What else the set knows of an example (`subject`, `pose`, `light`, …), without its images."""
         part, place = self._places[index]
         facts = self._parts[part][place].items()
-        return {k: v.decode() if k in self._texts else v for k, v in facts if k not in (*_FIELDS, *self._pictures)}
+        return {k: v.decode() if k in self._texts else v for k, v in facts if k not in (*_FIELDS, *self._images)}
 
     def _fields(self, index: int) -> dict[str, Any]:
         """What training needs of a record. TFDS's own parser would take five times as long for it, and reads all."""
@@ -95,7 +95,7 @@ class Examples(Sequence):
         if not hasattr(self._parts[part], "data_source"):  # no file of TFDS, but examples that are parsed already
             return dict(self._parts[part][place])
         stored = tf_example_pb2.Example.FromString(self._parts[part].data_source[place]).features.feature
-        fields = {name: stored[name].bytes_list.value[0] for name in self._pictures}
+        fields = {name: stored[name].bytes_list.value[0] for name in self._images}
         for name, (dtype, shape) in self._arrays.items():
             values = getattr(stored[name], stored[name].WhichOneof("kind")).value
             fields[name] = np.array(values, dtype).reshape(shape)
@@ -133,8 +133,8 @@ class Examples(Sequence):
         return example
 
 
-def _decode(picture: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(picture, np.uint8), flags)
+def _decode(image: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(image, np.uint8), flags)
 
 
 def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -146,7 +146,7 @@ def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def splits_of(builder: Any) -> list[str]:
-    """Names of the splits of a data set, with those made of others."""
+    """Names of the splits of a dataset, with those made of others."""
     stored = builder.info.splits
     unions = [name for name, parts in getattr(builder, "UNIONS", {}).items() if all(p in stored for p in parts)]
     subsets = [name for name, (parent, _) in getattr(builder, "SUBSETS", {}).items() if parent in stored]
@@ -163,10 +163,10 @@ def layout_of(name: str, data_dir: str) -> landmarks.Layout:
 
 
 def open_examples(name: str, split: str, *, data_dir: str, layout: str, **options: Any) -> Examples:
-    """The examples of a data set that is built, or built now; `options` as of `Examples`.
+    """The examples of a dataset that is built, or built now; `options` as of `Examples`.
 
     Raises:
-      InputError: unknown data set, split or layout, or a split without examples.
+      InputError: unknown dataset, split or layout, or a split without examples.
     """
     layout = landmarks.get(layout)
     builder = tfds_builders.build(name, data_dir)
@@ -179,16 +179,16 @@ def open_examples(name: str, split: str, *, data_dir: str, layout: str, **option
 
 
 def open_sets(names: str | Sequence[str], split: str, *, data_dir: str, layout: str, **options: Any) -> list[Examples]:
-    """`open_examples` of one data set or of each of several."""
+    """`open_examples` of one dataset or of each of several."""
     names = [names] if isinstance(names, str) else list(names)
     return [open_examples(name, split, data_dir=data_dir, layout=layout, **options) for name in names]
 
 
 def require(examples: Sequence[Examples], modalities: Sequence[str], purpose: str) -> None:
-    """Raises InputError when one of the data sets lacks a modality."""
+    """Raises InputError when one of the datasets lacks a modality."""
     for one in examples:
         missing = [m for m in modalities if m not in one.modalities]
         if missing:
             raise InputError(
-                f"{purpose} needs {' and '.join(modalities)} pictures, and {one.name} has no {missing[0]} ones."
+                f"{purpose} needs {' and '.join(modalities)} images, and {one.name} has no {missing[0]} ones."
             )

@@ -1,6 +1,6 @@
-"""Pictures of users into what networks read: 8-bit gray for thermal models, 8-bit RGB for visible ones.
+"""Images of users into what networks read: 8-bit gray for thermal models, 8-bit RGB for visible ones.
 
-Thermal pictures come as 8-bit gray, as raw 16-bit counts, as °C in floats, and, most often on the web, painted with a
+Thermal images come as 8-bit gray, as raw 16-bit counts, as °C in floats, and, most often on the web, painted with a
 palette. Whatever is done to the values is told in a note, one sentence that `mlcm predict` prints.
 """
 
@@ -19,8 +19,8 @@ from mlcm_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture as it lies on disk.
+class ImageFile:
+    """An image as it lies on disk.
 
     Attributes:
       array: [H, W] of uint8, uint16 or float32 (°C, or any unit), or uint8 [H, W, 3] RGB.
@@ -33,50 +33,48 @@ class Picture:
     name: str
 
 
-def read_picture(path: epath.PathLike) -> Picture:
+def read_image(path: epath.PathLike) -> ImageFile:
     """Reads PNG, JPEG, TIFF, BMP, WebP and .npy.
 
-    8 bits a channel: gray (also a colour picture whose three channels are equal) or colour; an alpha channel is
+    8 bits a channel: gray (also a colour image whose three channels are equal) or colour; an alpha channel is
     dropped, and the orientation that a camera noted in EXIF is applied. 16-bit gray; float32 in TIFF or .npy; .npy
     also takes uint8, uint16 and other real numbers, [H, W], [H, W, 1], or uint8 [H, W, 3].
 
     Raises:
-      InputError: a file that is missing, empty, truncated, or no picture.
+      InputError: a file that is missing, empty, truncated, or no image.
     """
     name = str(path)
     try:
         content = epath.Path(path).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"The picture {name} does not exist.") from None
+        raise InputError(f"The image {name} does not exist.") from None
     except OSError as error:
         raise InputError(
-            f"The picture {name} cannot be read ({error.strerror or error}); check its name and its rights."
+            f"The image {name} cannot be read ({error.strerror or error}); check its name and its rights."
         ) from None
     if not content:
-        raise InputError(f"The picture {name} is empty.")
+        raise InputError(f"The image {name} is empty.")
     array = _from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.size == 0:
-        raise InputError(f"The picture {name} has no pixels: its shape is {array.shape}.")
+        raise InputError(f"The image {name} has no pixels: its shape is {array.shape}.")
     if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8:
         if _is_gray(array):
-            return Picture(np.ascontiguousarray(array[..., 1]), "gray8", name)
-        return Picture(np.ascontiguousarray(array), "colour", name)
+            return ImageFile(np.ascontiguousarray(array[..., 1]), "gray8", name)
+        return ImageFile(np.ascontiguousarray(array), "colour", name)
     if array.ndim != 2 or array.dtype.kind not in "uif":
-        raise InputError(
-            f"The picture {name} is {array.dtype} {array.shape}; gray [H, W] or uint8 [H, W, 3] is needed."
-        )
+        raise InputError(f"The image {name} is {array.dtype} {array.shape}; gray [H, W] or uint8 [H, W, 3] is needed.")
     if array.dtype == np.uint8:
-        return Picture(array, "gray8", name)
+        return ImageFile(array, "gray8", name)
     if array.dtype == np.uint16:
-        return Picture(array, "gray16", name)
+        return ImageFile(array, "gray16", name)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is treated as such
-        return Picture(array.astype(np.float32), "float", name)
+        return ImageFile(array.astype(np.float32), "float", name)
 
 
-def to_gray8(picture: Picture) -> tuple[np.ndarray, str]:
-    """The picture for a thermal model.
+def to_gray8(image: ImageFile) -> tuple[np.ndarray, str]:
+    """The image for a thermal model.
 
     gray8 as it is. gray16 and float: automatic gain (`gain8`). Colour: if a known thermal palette fits its pixels
     (median distance of at most 8 of 255, and 90 % of them within 30), the palette is inverted and position along it
@@ -86,33 +84,33 @@ def to_gray8(picture: Picture) -> tuple[np.ndarray, str]:
     Returns:
       (uint8 [H, W], note: what was done, or "").
     """
-    if picture.kind == "gray8":
-        return picture.array, ""
-    if picture.kind in ("gray16", "float"):
-        gray, low, high = gain8(picture.array, picture.name)
+    if image.kind == "gray8":
+        return image.array, ""
+    if image.kind in ("gray16", "float"):
+        gray, low, high = gain8(image.array, image.name)
         return gray, f"values from {low:.5g} to {high:.5g} were stretched to 8 bits"
-    palette, distance = fit_palette(picture.array)
+    palette, distance = fit_palette(image.array)
     if palette:
-        return invert_palette(picture.array, palettes()[palette]), (
+        return invert_palette(image.array, palettes()[palette]), (
             f"colours follow the palette {palette!r} (median distance {distance:.1f} of 255), which was inverted"
         )
-    luminance = cv2.cvtColor(picture.array, cv2.COLOR_RGB2GRAY)
+    luminance = cv2.cvtColor(image.array, cv2.COLOR_RGB2GRAY)
     return luminance, "colours follow no known thermal palette closely, so their luminance was taken"
 
 
-def to_rgb8(picture: Picture) -> tuple[np.ndarray, str]:
-    """The picture for a model of visible light: (uint8 [H, W, 3], note). Gray, after gain where needed, is repeated."""
-    if picture.kind == "colour":
-        return picture.array, ""
-    gray, note = to_gray8(picture)
+def to_rgb8(image: ImageFile) -> tuple[np.ndarray, str]:
+    """The image for a model of visible light: (uint8 [H, W, 3], note). Gray, after gain where needed, is repeated."""
+    if image.kind == "colour":
+        return image.array, ""
+    gray, note = to_gray8(image)
     note = "; ".join(part for part in (note, "gray was repeated to three channels") if part)
     return np.repeat(gray[..., None], 3, axis=2), note
 
 
-def gain8(values: np.ndarray, name: str = "picture") -> tuple[np.ndarray, float, float]:
+def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, float]:
     """Automatic gain: percentiles 0.5 and 99.5 of the finite values to 0 and 255, linear and clipped.
 
-    Pixels that are not finite become 0 (cold); a picture of one value becomes 128.
+    Pixels that are not finite become 0 (cold); an image of one value becomes 128.
 
     Returns:
       (uint8 [H, W], the value of 0, the value of 255).
@@ -123,9 +121,9 @@ def gain8(values: np.ndarray, name: str = "picture") -> tuple[np.ndarray, float,
     values = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(values)
     if not finite.any():
-        raise InputError(f"The picture {name} holds no finite value.")
+        raise InputError(f"The image {name} holds no finite value.")
     low, high = np.percentile(values[finite], (0.5, 99.5)).tolist()
-    if not high > low:  # a few hot pixels on one even background still are a picture
+    if not high > low:  # a few hot pixels on one even background still are an image
         low, high = float(values[finite].min()), float(values[finite].max())
     if high > low:
         gray = np.clip((np.where(finite, values, low) - low) * (255.0 / (high - low)), 0.0, 255.0).round()
@@ -170,10 +168,10 @@ def palettes() -> dict[str, np.ndarray]:
 
 
 def fit_palette(image: np.ndarray) -> tuple[str, float]:
-    """The palette nearest to the picture's colours and its median distance; "" where none is near enough.
+    """The palette nearest to the image's colours and its median distance; "" where none is near enough.
 
     uint8 [H, W, 3]. Judged on at most 4,096 pixels on an even grid. One gray pixel in ten may be off: cameras print
-    numbers and scales into their pictures.
+    numbers and scales into their images.
     """
     flat = image.reshape(-1, 3)
     sample = flat[:: max(1, len(flat) // 4096)].astype(np.float32)
@@ -184,7 +182,7 @@ def fit_palette(image: np.ndarray) -> tuple[str, float]:
 
 
 def png(image: np.ndarray) -> bytes:
-    """A picture as PNG for ArrayRecord files: filtered row by row (UP), but not deflated.
+    """An image as PNG for ArrayRecord files: filtered row by row (UP), but not deflated.
 
     The record's own compression (zstd) then packs it smaller than deflate does, and both are undone three times as
     fast as an ordinary PNG (benchmarks/RESULTS.md, the loader).
@@ -225,14 +223,14 @@ def _from_npy(content: bytes, name: str) -> np.ndarray:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     # numpy parses the header with a Python parser and trusts its shape, so a broken one can end in any of these.
     except (ValueError, OSError, EOFError, MemoryError, SyntaxError, OverflowError, TypeError) as error:
-        raise InputError(f"The picture {name} is no whole .npy file: {str(error).splitlines()[0]}.") from None
+        raise InputError(f"The image {name} is no whole .npy file: {str(error).splitlines()[0]}.") from None
     if not isinstance(array, np.ndarray):
-        raise InputError(f"The picture {name} is an archive of arrays (.npz), not one array.")
+        raise InputError(f"The image {name} is an archive of arrays (.npz), not one array.")
     return array
 
 
 def _deep_colours(image: Image.Image, content: bytes) -> bool:
-    """Whether a picture has more than 8 bits in each of several channels, which Pillow would cut to 8."""
+    """Whether an image has more than 8 bits in each of several channels, which Pillow would cut to 8."""
     if image.format == "PNG":
         return content[24] == 16 and content[25] != 0  # IHDR: bit depth, colour type (0: gray)
     bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
@@ -248,15 +246,15 @@ def _from_image(content: bytes, name: str) -> np.ndarray:
             image.load()  # Pillow, unlike OpenCV, refuses a truncated file instead of painting the rest gray
             image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise InputError(f"The file {name} is not a picture of a known format.") from None
+        raise InputError(f"The file {name} is not an image of a known format.") from None
     except Image.DecompressionBombError:
-        raise InputError(f"The picture {name} is too large to be a photograph.") from None
+        raise InputError(f"The image {name} is too large to be a photograph.") from None
     # Decoders of damaged files raise all sorts of errors; struct.error is no OSError, and SyntaxError is a broken PNG.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise InputError(f"The picture {name} is damaged or incomplete: {str(error).splitlines()[0]}.") from None
+        raise InputError(f"The image {name} is damaged or incomplete: {str(error).splitlines()[0]}.") from None
     if deep:
         raise InputError(
-            f"The picture {name} has 16 bits in each of several channels, of which half would be lost; save it as "
+            f"The image {name} has 16 bits in each of several channels, of which half would be lost; save it as "
             "8-bit colours, or as one channel of 16 bits."
         )
     mode = image.mode

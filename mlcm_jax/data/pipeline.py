@@ -24,7 +24,7 @@ def _finish(example: dict[str, np.ndarray], real: bool = True) -> dict[str, np.n
 def _augmented(example: dict, rng: np.random.Generator, *, size: int, layout: str, options: dict) -> dict:
     options = dict(options)
     occlusion, photometric = options.pop("occlusion"), options.pop("photometric")
-    # RGB is drawn last: a stage that reads thermal pictures alone sees them exactly as one that reads both.
+    # RGB is drawn last: a stage that reads thermal images alone sees them exactly as one that reads both.
     example = augment.crop(example, size=size, rng=rng, layout=layout, floats=False, **options)
     if occlusion:
         example = augment.occlude(example, rng, p=occlusion)
@@ -48,7 +48,7 @@ def _drawn(sources: Sequence[Sequence], weights: Sequence[float], seed: int) -> 
     shares = np.asarray(weights or [len(one) for one in sources], np.float64)
     if len(shares) != len(parts) or not (np.isfinite(shares).all() and (shares > 0).all()):
         raise InputError(
-            f"config.dataset_weights={tuple(weights)} must be {len(parts)} positive numbers, one for each data set."
+            f"config.dataset_weights={tuple(weights)} must be {len(parts)} positive numbers, one for each dataset."
         )
     return grain.MapDataset.mix(parts, list(shares / shares.sum())).seed(seed)
 
@@ -79,22 +79,22 @@ def train_batches(
     weights: Sequence[float] = (),
     rows: np.ndarray | None = None,
 ) -> grain.MapDataset:
-    """Batches for ever: `dataset[step]` is this host's part of the global batch, pictures of 8 bits still.
+    """Batches for ever: `dataset[step]` is this host's part of the global batch, images of 8 bits still.
 
     `sharding.put_batch` makes floats of them on the devices: a fourth of the bytes to keep and to send.
 
     Args:
-      examples: of one data set or of several, see `open_sets`.
+      examples: of one dataset or of several, see `open_sets`.
       batch_size: of the global batch.
       size: side of the square crop in pixels.
       layout: of the landmarks, for mirroring.
       augmentation: keyword arguments of `augment.crop`, and `photometric` (strength) and `occlusion` (probability).
-      modalities: which pictures to prepare; the others are left out.
+      modalities: which images to prepare; the others are left out.
       seed: order and augmentation.
-      weights: how often each data set is drawn from, in any unit; () follows their sizes.
+      weights: how often each dataset is drawn from, in any unit; () follows their sizes.
       rows: of the global batch that this process prepares, int (`sharding.batch_rows`); None: all.
     """
-    cv2.setNumThreads(1)  # the pictures are small; threads of OpenCV would only fight with XLA's
+    cv2.setNumThreads(1)  # the images are small; threads of OpenCV would only fight with XLA's
     dataset = _drawn(examples, weights, seed).map(functools.partial(_select, modalities=modalities))
     dataset = dataset.random_map(functools.partial(_augmented, size=size, layout=layout, options=dict(augmentation)))
     if rows is None:
@@ -105,7 +105,7 @@ def train_batches(
 def members(
     examples: Sequence[Examples], step: int, *, batch_size: int, seed: int, weights: Sequence[float] = ()
 ) -> list[dict[str, Any]]:
-    """Which examples make up `train_batches(…)[step]`: data set, index and what else the set knows of each."""
+    """Which examples make up `train_batches(…)[step]`: dataset, index and what else the set knows of each."""
     places = _drawn([[(one, i) for i in range(len(one))] for one in examples], weights, seed)
     drawn = (places[step * batch_size + row] for row in range(batch_size))
     return [one.metadata(i) | {"dataset": one.name, "index": i} for one, i in drawn]

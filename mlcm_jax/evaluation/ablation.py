@@ -33,7 +33,7 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
     Args:
       config: see `plan`; `config.seeds`, or `config.seed` alone.
       workdir: of the grid. What it holds of the same configs is not done again; an unfinished stage resumes.
-      data_dir: where built data sets are.
+      data_dir: where built datasets are.
       only: names of the rows to train; the table has all. () for all.
 
     Returns:
@@ -106,7 +106,7 @@ def _train_row(row, seed, workdir, shared, *, data_dir: str, mesh: Mesh) -> None
     ordered = {name: trained[name] for name in row.stages}
     results, _, _ = evaluate.evaluate_networks(ordered, test, config=config, split=config.test_split, mesh=mesh)
     if row.stage not in (scored["name"] for scored in results["rows"]):
-        raise InputError(f"Row {row.name!r} cannot be scored: {test.name} lacks the pictures that {row.stage} reads.")
+        raise InputError(f"Row {row.name!r} cannot be scored: {test.name} lacks the images that {row.stage} reads.")
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     write_json(directory / "row.json", {"row": row.name, "devices": devices, **_scored_by(row), **results})
 

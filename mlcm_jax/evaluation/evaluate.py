@@ -1,4 +1,4 @@
-"""NME, failure rate and AUC of trained stages, in original picture pixels, under a named normaliser."""
+"""NME, failure rate and AUC of trained stages, in original image pixels, under a named normaliser."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -52,7 +52,7 @@ def collect(
 
     Args:
       predict: batch -> landmarks [B, K', 2] in u.
-      batches: see `data.eval_batches`; crops of side `size`. Where each of several processes has some of the rows, all
+      batches: see `pipeline.eval_batches`; crops of side `size`. Where each of several processes has some of the rows, all
         of them get all results.
       source, target: layouts of the predictions, and of the batches; the former are converted to the latter.
     """
@@ -117,7 +117,7 @@ def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: Any) -> dic
 
 
 def frontal(examples: Examples) -> np.ndarray | None:
-    """bool [N]: |yaw| below FRONTAL_YAW; None where the data set knows no pose."""
+    """bool [N]: |yaw| below FRONTAL_YAW; None where the dataset knows no pose."""
     if np.shape(examples.metadata(0).get("pose")) != (3,):
         return None
     yaw = np.asarray([examples.metadata(i)["pose"][0] for i in range(len(examples))])
@@ -156,9 +156,9 @@ def evaluate_networks(
     reads = {name: stages.modality(name, config) for name in trained}
     usable = {name: t for name, t in trained.items() if reads[name] in examples.modalities}
     for name in trained.keys() - usable.keys():
-        say(f"Stage {name} reads {reads[name]} pictures, which this data set lacks: left out.")
+        say(f"Stage {name} reads {reads[name]} images, which this dataset lacks: left out.")
     if not usable:
-        raise InputError("No stage of this run reads a modality that the data set has.")
+        raise InputError("No stage of this run reads a modality that the dataset has.")
     rows, errors, predictions = [], {}, {}
     options = {"size": config.image_size, "source": stages.layout(config), "target": examples.layout}
     mean = next(iter(usable.values())).mean_shape
@@ -230,7 +230,7 @@ def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test",
     """Scores the finished stages of a run, prints the table and saves it as `results_<dataset>_<split>.json`.
 
     Raises:
-      InputError: not a work directory, nothing trained in it, or an unknown data set or split.
+      InputError: not a work directory, nothing trained in it, or an unknown dataset or split.
     """
     config = load_config(workdir)
     try:

@@ -87,7 +87,7 @@ def loss_curves(path, curves) -> None:
 
 
 def ablation(path, rows, normalizer) -> None:
-    """Rows of an ablation as `ablate.collect` gives them: a dot for every seed and a bar at their mean.
+    """Rows of an ablation as `ablation.collect` gives them: a dot for every seed and a bar at their mean.
 
     A line runs at the mean of the control through the rows that are compared with it. The whisker is the 95 % interval
     of the paired difference, drawn from that line: where it does not touch the line, the row differs from its control.
@@ -124,7 +124,7 @@ def ablation(path, rows, normalizer) -> None:
 
 def _show(axis, image) -> None:
     axis.imshow(as_rgb(image), interpolation="nearest")
-    axis.autoscale(False)  # landmarks beyond the picture must not shrink it
+    axis.autoscale(False)  # landmarks beyond the image must not shrink it
 
 
 def _points(axis, points, layout, color, label) -> None:

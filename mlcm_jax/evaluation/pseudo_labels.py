@@ -48,7 +48,7 @@ def label(
 
     Args:
       model: work directory of a run.
-      dataset: built data set, such as `paired_folder/mine`.
+      dataset: built dataset, such as `paired_folder/mine`.
       out: folder, made if missing; for `paired_folder` the folder `landmarks` of the pairs.
       stage: whose network; one that reads a modality of the set.
       split: `unlabelled`, or any other (whose landmarks are not looked at).
@@ -135,7 +135,7 @@ def _views(predict, example, modality: str, layout: landmarks.Layout, config) ->
 
 
 def _whole(example, modality: str) -> bool:
-    """Whether the box stands for "none was given"; the labels' own is then better than the whole picture."""
+    """Whether the box stands for "none was given"; the labels' own is then better than the whole image."""
     height, width = example[modality].shape[:2]
     return example["box"].tolist() == [0, 0, width, height]
 

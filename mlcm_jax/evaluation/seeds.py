@@ -24,7 +24,7 @@ PAIRS = (("transfer", "thermal_alone"), *((row, "light_alone") for row in ("dire
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict[str, Any]:
-    """Trains every stage of the config, scores them on the test split, writes results.json and the pictures.
+    """Trains every stage of the config, scores them on the test split, writes results.json and the images.
 
     Finished stages are loaded, an unfinished one resumes from its last whole checkpoint. With `config.seeds` each seed
     gets a work directory of its own below this one, and the table is of means and deviations over them.
@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict
     if distributed.is_main():
         write_json(workdir / "results.json", results)
         _draw(workdir, ordered, test, errors, predictions, config)
-    distributed.wait_for_all("pictures")
+    distributed.wait_for_all("images")
     evaluate.print_table(results)
     say(f"Wrote results.json, samples.png, ced.png and loss.png to {workdir} ({time.monotonic() - began:.0f} s).")
     return results

@@ -1,4 +1,4 @@
-"""Landmarks in a user's pictures: `Predictor` for code, `predict_files` for the command line."""
+"""Landmarks in a user's images: `Predictor` for code, `predict_files` for the command line."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from mlcm_jax.training.workdir import load_stage
 
 
 class Predictor:
-    """A trained stage, ready to be called on one picture after another.
+    """A trained stage, ready to be called on one image after another.
 
     Args:
       path: the work directory of a run.
@@ -36,7 +36,7 @@ class Predictor:
                 "No model ships with this version; train one with "
                 "`mlcm train --config=configs/tiny.py --workdir=runs/tiny` and name its work directory."
             )
-        # Pictures come one at a time and have no batch to split.
+        # Images come one at a time and have no batch to split.
         self._mesh = sharding.make_mesh(jax.local_devices()[:1])
         self._trained = load_stage(path, stage, mesh=self._mesh, say=say)
         config = self._trained.config
@@ -52,17 +52,17 @@ class Predictor:
         """Landmarks of every face.
 
         Args:
-          image: uint8 [H, W, 3] for a network that reads RGB, uint8 [H, W] for one that reads thermal pictures
-            (see `imageio.to_rgb8` and `imageio.to_gray8` for other kinds).
+          image: uint8 [H, W, 3] for a network that reads RGB, uint8 [H, W] for one that reads thermal images
+            (see `image_file.to_rgb8` and `image_file.to_gray8` for other kinds).
           boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None takes the whole
-            picture as one face.
+            image as one face.
 
         Returns:
           landmarks float32 [F, K, 2] in pixels of `image`, and scores float32 [F] in (0, 1]: how well the answers for
           the crop and for its mirror image agree (1: exactly; 0.5: apart by 5 % of the crop's side on average).
 
         Raises:
-          InputError: a picture of another type, or a box that is empty or outside the picture.
+          InputError: an image of another type, or a box that is empty or outside the image.
         """
         height, width = image.shape[:2]
         boxes = np.asarray([[0, 0, width, height]] if boxes is None else boxes, np.float32).reshape(-1, 4)
@@ -72,8 +72,7 @@ class Predictor:
         for box in boxes:
             example = nothing | {self.modality: image, "box": box}
             crop = augment.crop(example, size=self._size, expand=self._expand, layout=layout)
-            picture = crop[self.modality]
-            pair = self._predict({self.modality: np.stack([picture, picture[:, ::-1]])})
+            pair = self._predict({self.modality: np.stack([crop[self.modality], crop[self.modality][:, ::-1]])})
             mirrored = (np.array([1.0, 0.0]) + np.array([-1.0, 1.0]) * pair[1])[layout.flip]
             found = (pair[0] + mirrored) / 2
             apart = np.linalg.norm(pair[0] - mirrored, axis=-1).mean()
@@ -85,20 +84,20 @@ class Predictor:
 def predict_files(
     paths: Sequence[str], *, model: str, stage: str = "compress", box: str = "", boxes: str = "", out: str
 ) -> dict[str, dict]:
-    """Predicts one face in every picture, writes `predictions.json` and one overlay a picture to `out`.
+    """Predicts one face in every image, writes `predictions.json` and one overlay an image to `out`.
 
-    A picture that cannot be used does not stop the others: they are finished and saved first, then an InputError names
+    An image that cannot be used does not stop the others: they are finished and saved first, then an InputError names
     what failed.
 
     Args:
-      paths: picture files (see `imageio.read_picture`).
+      paths: image files (see `image_file.read_image`).
       model, stage: see `Predictor`.
-      box: "x,y,w,h" for all pictures, or "".
+      box: "x,y,w,h" for all images, or "".
       boxes: a JSON file of boxes by file name, or "".
       out: folder, made if missing.
 
     Returns:
-      The content of predictions.json: {"file name": {"box", "layout", "landmarks"}}, pixels of the original picture.
+      The content of predictions.json: {"file name": {"box", "layout", "landmarks"}}, pixels of the original image.
     """
     given = box_input.parse_box(box) if box else None
     by_name = box_input.read_boxes(boxes) if boxes else {}
@@ -119,15 +118,15 @@ def predict_files(
     write_json(folder / "predictions.json", predictions)
     say(f"Wrote predictions.json and {len(predictions)} overlays to {folder}.")
     if failures:
-        raise InputError(f"{len(failures)} of {len(paths)} pictures were left out: {' '.join(failures)}")
+        raise InputError(f"{len(failures)} of {len(paths)} images were left out: {' '.join(failures)}")
     return predictions
 
 
-def _in_range(picture: image_file.Picture, thermal_range: Sequence[float]) -> np.ndarray:
+def _in_range(image: image_file.ImageFile, thermal_range: Sequence[float]) -> np.ndarray:
     """Temperatures as the network was trained to read them (config.thermal_range): uint8 [H, W]."""
-    if picture.kind != "float":
-        raise InputError(f"{picture.name} holds no temperatures, which this network reads; give °C (.npy, .tiff).")
-    raw = np.nan_to_num((picture.array.astype(np.float64) + 273.15) * 100.0)
+    if image.kind != "float":
+        raise InputError(f"{image.name} holds no temperatures, which this network reads; give °C (.npy, .tiff).")
+    raw = np.nan_to_num((image.array.astype(np.float64) + 273.15) * 100.0)
     return fixed_range(raw.round().clip(0, 65535).astype(np.uint16), *thermal_range)
 
 
@@ -135,24 +134,22 @@ def _check_names(paths: Sequence[str], by_name: dict, boxes: str) -> None:
     names = [epath.Path(path).name for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(
-            f"Two pictures are both called {twice[0]}; results go by file name, so predict them separately."
-        )
+        raise InputError(f"Two images are both called {twice[0]}; results go by file name, so predict them separately.")
     if boxes and not set(names) & set(by_name):
-        raise InputError(f"{boxes} has a box for none of the pictures; its keys are file names such as {names[0]}.")
+        raise InputError(f"{boxes} has a box for none of the images; its keys are file names such as {names[0]}.")
 
 
 def _predict_file(path, predictor, box, folder) -> dict:
-    picture = image_file.read_picture(path)
+    file = image_file.read_image(path)
     if predictor.thermal_range:
-        image, note = _in_range(picture, predictor.thermal_range), ""
+        image, note = _in_range(file, predictor.thermal_range), ""
     else:
-        image, note = (image_file.to_gray8 if predictor.modality == "thermal" else image_file.to_rgb8)(picture)
+        image, note = (image_file.to_gray8 if predictor.modality == "thermal" else image_file.to_rgb8)(file)
     if note:
         say(f"{path}: {note}")
     height, width = image.shape[:2]
     if box is None:
-        say(f"{path}: no box given, so the whole picture is taken to be the face.")
+        say(f"{path}: no box given, so the whole image is taken to be the face.")
         box = (0, 0, width, height)
     box_input.check_inside(box, width, height, path)
     points, scores = predictor(image, np.asarray([box], np.float32))

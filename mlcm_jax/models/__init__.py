@@ -1,4 +1,4 @@
-"""Networks: every model is `backbone` + `head`, made by `create(name, …)`: picture -> features -> landmarks."""
+"""Networks: every model is `backbone` + `head`, made by `create(name, …)`: image -> features -> landmarks."""
 
 import difflib
 import inspect
@@ -47,7 +47,7 @@ class Model(nnx.Module):
         self.head = head
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
-        """Picture float32 [B, H, W, 1 or 3] in [0, 1] -> Prediction; `rngs` feeds dropout while training."""
+        """Image float32 [B, H, W, 1 or 3] in [0, 1] -> Prediction; `rngs` feeds dropout while training."""
         return self.head(self.backbone(x, rngs=rngs), rngs=rngs)
 
 
@@ -87,7 +87,7 @@ def create(
         head: "coordinates", "heatmap" or "aam".
         rngs: draws the initial parameters (stream `params`).
         dtype: what convolutions compute in; parameters, batch statistics and landmarks stay float32.
-        mean_shape: float [K, 2] in u, where a coordinate head starts; None is the centre of the picture.
+        mean_shape: float [K, 2] in u, where a coordinate head starts; None is the centre of the image.
         weights: path of torchvision-named ImageNet weights for the backbone (`pretrained.load`).
         options: of the backbone (`width`, `stem`, …) or of the head (`upsample`, `dropout`, …); see their docstrings.
 

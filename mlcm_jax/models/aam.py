@@ -20,7 +20,7 @@ class UpNorm(nnx.Module):
     """Transposed convolution, batch norm, ReLU: [B, h, w, cin] -> [B, stride h, stride w, cout] of `dtype`.
 
     The kernel has stride + 2 cells a side and a padding of 1: 4x4 for stride 2, 6x6 for stride 4, as in the published
-    code, whose bias before the batch norm is left out. It is stored HWIO, for the picture with zeros between its cells.
+    code, whose bias before the batch norm is left out. It is stored HWIO, for the image with zeros between its cells.
     """
 
     def __init__(self, cin, cout, stride, *, bn_momentum, rngs: nnx.Rngs, dtype):
@@ -73,7 +73,7 @@ class AAM(nnx.Module):
 
     With H = ReLU(InstanceNorm(conv1x1)), P = sigmoid(conv1x1), E = sigmoid(conv1x1) on the decoded features:
     F = ((A E + bias) * P) * H (see `fuse`), and the landmarks are sum grid F / max(sum F, 1e-6), cell i at (i + 0.5) /
-    w. A fresh head answers near the centre of the picture. Train it with `losses.star_system`.
+    w. A fresh head answers near the centre of the image. Train it with `losses.star_system`.
 
     Parameters: `heat`, `points`, `edges` are the three convolutions, [1, 1, c, K or E] whatever the decoder, with c =
     `head_channels`, so that a student can start from its teacher's where both have the same c: copy these three.

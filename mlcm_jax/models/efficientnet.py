@@ -53,7 +53,7 @@ class MBConv(nnx.Module):
 
 
 class EfficientNet(nnx.Module):
-    """Backbone, picture [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
 
     Args:
         scale: channels of this member of the family, in B0's.

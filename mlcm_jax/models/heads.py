@@ -45,7 +45,7 @@ def soft_argmax(logits: jax.Array) -> Prediction:
 
 
 def checked_mean_shape(mean_shape, num_landmarks: int) -> np.ndarray:
-    """`mean_shape` as float32 [K, 2] in u; the centre of the picture where it is None."""
+    """`mean_shape` as float32 [K, 2] in u; the centre of the image where it is None."""
     if mean_shape is None:
         return np.full((num_landmarks, 2), 0.5, np.float32)
     mean_shape = np.asarray(mean_shape, np.float32)
@@ -60,12 +60,12 @@ def checked_mean_shape(mean_shape, num_landmarks: int) -> np.ndarray:
 class Coordinates(nnx.Module):
     """Mean over h and w, dropout, one dense layer to 2K numbers.
 
-    It computes in float32 whatever the backbone's dtype: bfloat16 would round a landmark to 1/256 of the picture.
+    It computes in float32 whatever the backbone's dtype: bfloat16 would round a landmark to 1/256 of the image.
 
     Args:
         channels: C of the features.
         num_landmarks: K.
-        mean_shape: [K, 2] in u where training starts (the initial bias); None is the centre of the picture.
+        mean_shape: [K, 2] in u where training starts (the initial bias); None is the centre of the image.
         dropout: rate on the pooled features.
         rngs: draws the initial kernel, small (deviation 0.01 / sqrt(C)), so that training starts at the mean shape.
     """
@@ -79,7 +79,7 @@ class Coordinates(nnx.Module):
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
         pooled = self.dropout(features.mean((1, 2), dtype=jnp.float32), rngs)
-        # A GPU would round this product to TF32, a thousandth of the picture.
+        # A GPU would round this product to TF32, a thousandth of the image.
         flat = jnp.matmul(pooled, self.kernel[...], precision=jax.lax.Precision.HIGHEST)
         flat = flat + self.bias[...].reshape(1, -1)
         return Prediction(flat.reshape(-1, self.num_landmarks, 2))
@@ -91,8 +91,8 @@ class Heatmap(nnx.Module):
     Args:
         channels: C of the features.
         num_landmarks: K.
-        mean_shape: [K, 2] in u where training starts; None is the centre of the picture.
-        prior: deviation, in parts of the picture, of a Gaussian around each landmark's own (trained) point, by which
+        mean_shape: [K, 2] in u where training starts; None is the centre of the image.
+        prior: deviation, in parts of the image, of a Gaussian around each landmark's own (trained) point, by which
             its map is multiplied. It makes a fresh head answer the mean shape instead of the centre, which saves a
             short training its first hundred steps; infinity leaves it out.
         upsample: power of two by which the features grow; 1 keeps their size.

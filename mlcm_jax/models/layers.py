@@ -1,4 +1,4 @@
-"""Building blocks of every network: convolution, normalisations, squeeze-excitation, dropout, the picture's channels.
+"""Building blocks of every network: convolution, normalisations, squeeze-excitation, dropout, the image's channels.
 
 Arrays are NHWC, kernels HWIO. Parameters and batch statistics are always float32; `dtype` is the type that
 convolutions compute in. Padding is PyTorch's (k // 2 on both sides), not TensorFlow's SAME, so that torchvision's
@@ -66,17 +66,17 @@ def normal(key: jax.Array, shape: tuple[int, ...], deviation: float) -> jax.Arra
 
 
 def three_channels(x: jax.Array) -> jax.Array:
-    """Picture float [B, H, W, 1 or 3] -> float32 [B, H, W, 3].
+    """Image float [B, H, W, 1 or 3] -> float32 [B, H, W, 3].
 
     One channel (thermal) is repeated to three here, so that one architecture serves both modalities.
     """
     if x.ndim != 4 or x.shape[-1] not in (1, 3):
-        raise InputError(f"A model takes pictures of shape [B, H, W, 1 or 3], not {list(x.shape)}.")
+        raise InputError(f"A model takes images of shape [B, H, W, 1 or 3], not {list(x.shape)}.")
     return jnp.broadcast_to(x.astype(jnp.float32), (*x.shape[:-1], 3))
 
 
 def normalise(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Picture float [B, H, W, 1 or 3] in [0, 1] -> [B, H, W, 3] of `dtype`, with ImageNet's mean and deviation."""
+    """Image float [B, H, W, 1 or 3] in [0, 1] -> [B, H, W, 3] of `dtype`, with ImageNet's mean and deviation."""
     mean = jnp.asarray(IMAGENET_MEAN, jnp.float32).reshape(1, 1, 1, 3)
     std = jnp.asarray(IMAGENET_STD, jnp.float32).reshape(1, 1, 1, 3)
     return ((three_channels(x) - mean) / std).astype(dtype)

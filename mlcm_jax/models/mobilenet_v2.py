@@ -30,7 +30,7 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV2(nnx.Module):
-    """Backbone, picture [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
 
     Args:
         width: multiplies all channels, which are then rounded to multiples of 8; the last ones only above 1.

@@ -2,7 +2,7 @@
 
 Inverted residuals, and in the last three stages transformers whose attention costs no more than a weighted mean: of all
 2×2 patches of a map, pixels at the same place in their patch see each other. Softmax and group normalisation are
-float32 whatever the dtype. Pictures enter in [0, 1], not standardised.
+float32 whatever the dtype. Images enter in [0, 1], not standardised.
 """
 
 import jax
@@ -117,7 +117,7 @@ class MobileViTBlock(nnx.Module):
 
 
 class MobileViTV2(nnx.Module):
-    """Backbone, picture [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
 
     Args:
         width: multiplies all channels, which are then rounded to multiples of 8; published are 0.5 to 2 by quarters.

@@ -41,7 +41,7 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Backbone, picture [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
 
     Args:
         bottleneck: blocks of ResNet-50 (planes, planes, 4 · planes) instead of two 3×3 convolutions.
@@ -49,7 +49,7 @@ class ResNet(nnx.Module):
         width: multiplies all channels, which are then rounded to multiples of 8.
         stem: "imagenet" is the 7×7 convolution of stride 2 and the max-pool, for a total stride of 32 with four stages;
             "small" is one 3×3
-            convolution of stride 2 for a total stride of 16: a picture of 64 px gives 4×4 features; "strided" is two of
+            convolution of stride 2 for a total stride of 16: an image of 64 px gives 4×4 features; "strided" is two of
             those, as coarse as "imagenet" and the cheapest.
         bn_momentum: see `layers.BatchNorm`.
         rngs: draws the initial parameters (stream `params`).

@@ -1,7 +1,7 @@
 """How large a model is: parameters and floating-point operations, in total and per part.
 
 One multiply-add counts as two FLOPs (papers that print "MAdds" or "MACs" under the name FLOPs print half). Counted are
-convolutions and matrix products of one picture; normalisation, activations and resizing are not, as is usual. The
+convolutions and matrix products of one image; normalisation, activations and resizing are not, as is usual. The
 program is traced, not run.
 """
 
@@ -70,9 +70,9 @@ def _flops(model: nnx.Module, image_size: int, channels: int) -> dict[str, int]:
         with jax.named_scope("head"):
             return merged.head(features).landmarks
 
-    picture = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     raw: dict[str, int] = {}
-    _walk(jax.make_jaxpr(forward)(state, picture).jaxpr, "", raw)
+    _walk(jax.make_jaxpr(forward)(state, image).jaxpr, "", raw)
     parts: dict[str, int] = {}
     for path, value in raw.items():
         parts[_part(path)] = parts.get(_part(path), 0) + value
@@ -91,7 +91,7 @@ def _params(model: nnx.Module) -> dict[str, int]:
 
 
 def profile(model: nnx.Module, image_size: int, channels: int = 3) -> dict:
-    """Size of a model for one square picture of side `image_size` with 1 or 3 channels.
+    """Size of a model for one square image of side `image_size` with 1 or 3 channels.
 
     Returns:
         params: number of trained parameters. flops: 2 per multiply-add, of convolutions and matrix products (module
@@ -123,5 +123,5 @@ def table(model: nnx.Module, image_size: int, channels: int = 3) -> str:
         )
         for row in rows
     ]
-    note = f"one picture of {image_size}×{image_size}×{channels}; a multiply-add is 2 FLOPs"
+    note = f"one image of {image_size}×{image_size}×{channels}; a multiply-add is 2 FLOPs"
     return "\n".join([*lines, note])

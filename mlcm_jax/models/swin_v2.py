@@ -189,9 +189,9 @@ class Stem(nnx.Module):
 
 
 class SwinV2(nnx.Module):
-    """Backbone, picture [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
 
-    Pictures of any size: maps are padded with zeros (torchvision drops up to three rows or columns of pixels instead
+    Images of any size: maps are padded with zeros (torchvision drops up to three rows or columns of pixels instead
     where a side is no multiple of 4).
 
     Args:

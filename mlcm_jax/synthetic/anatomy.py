@@ -2,7 +2,7 @@
 
 Everything is a plain function of template coordinates (see `gbuffer`), so that meshes, paints, temperatures and
 landmarks share one set of numbers. Proportions were set by hand against published facial proportions and against the
-means of 139 neutral frontal portraits (DeBruine & Jones, CC BY 4.0); no picture and no face mesh went into the package.
+means of 139 neutral frontal portraits (DeBruine & Jones, CC BY 4.0); no image and no face mesh went into the package.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def _shape(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def backdrop(seed: int, size: int) -> np.ndarray:
-    """A linear background picture, float32 [size, size, 3], radiance relative to a white wall."""
+    """A linear background image, float32 [size, size, 3], radiance relative to a white wall."""
     rng = np.random.default_rng([seed, 1])
     corner = np.array([_colour(rng) for _ in range(4)], np.float32).reshape(2, 2, 3)
     if rng.random() < 0.5:  # a plain wall

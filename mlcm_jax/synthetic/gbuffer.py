@@ -1,9 +1,9 @@
-"""What the renderer hands to the two cameras: a picture of *what* every pixel shows, and the exact truth.
+"""What the renderer hands to the two cameras: an image of *what* every pixel shows, and the exact truth.
 
-The RGB and the thermal picture of a pair are painted from the same :class:`GBuffer`, so that they cannot disagree about
+The RGB and the thermal image of a pair are painted from the same :class:`GBuffer`, so that they cannot disagree about
 geometry. Both paint materials as functions of *template coordinates*: the position on a canonical head that knows no
 identity, expression or pose (unit: inter-ocular distance, outer eye corners at x = ±0.5; x to the right of a frontal
-picture, y down, z towards the camera; origin between the eyes).
+image, y down, z towards the camera; origin between the eyes).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class GBuffer:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What is exactly known about a view; positions in pixels of the *output* picture, pixel centres at integers.
+    """What is exactly known about a view; positions in pixels of the *output* image, pixel centres at integers.
 
     Attributes:
         landmarks: float32 [68, 2], iBUG 68; points 0-16 follow the visible outline of the face.
@@ -88,7 +88,7 @@ class Truth:
         visible: bool [68]; not hidden by the head itself and not covered by anything opaque other than spectacle
             lenses (which count as visible even when dark). Outline points hide behind covers only.
         pose: float32 [3], yaw, pitch, roll in degrees; yaw > 0 turns the face to image right, pitch > 0 up, roll > 0
-            clockwise in the picture.
+            clockwise in the image.
         distance: camera to the point between the eyes, in inter-ocular units.
     """
 

@@ -31,7 +31,7 @@ def example(
 ) -> dict:
     """Render pair `index` of the set `seed`.
 
-    The thermal picture is the reference, to which `landmarks` and `box` belong; the RGB camera stands a little beside
+    The thermal image is the reference, to which `landmarks` and `box` belong; the RGB camera stands a little beside
     it, so that `rgb_landmarks` differ by up to about 1.5 % of the box.
 
     Args:
@@ -43,8 +43,8 @@ def example(
 
     Returns:
         rgb uint8 [S, S, 3]; thermal uint8 [S, S], hot = bright; celsius float32 [S, S] in °C as the camera reports it;
-        landmarks float32 [68, 2] in pixels of the thermal picture; rgb_landmarks float32 [68, 2] in pixels of the RGB
-        picture; jaw3d float32 [17, 2], thermal pixels; visible bool [68]; box float32 [4], x, y, w, h, of `landmarks`;
+        landmarks float32 [68, 2] in pixels of the thermal image; rgb_landmarks float32 [68, 2] in pixels of the RGB
+        image; jaw3d float32 [17, 2], thermal pixels; visible bool [68]; box float32 [4], x, y, w, h, of `landmarks`;
         subject int; index int; pose float32 [3], degrees; light float in [0, 1].
 
     Raises:
@@ -62,14 +62,14 @@ def example(
     view = scene.sample_scene(_rng(seed, index, _SCENE), subject, frontal=frontal, well_lit=well_lit)
     gbuffer, truth = raster.render_gbuffer(subject, view, side)
 
-    picture = rgb.shade_rgb(gbuffer, subject, view, _rng(seed, index, _RGB))
+    image = rgb.shade_rgb(gbuffer, subject, view, _rng(seed, index, _RGB))
     hot = thermal.temperature(gbuffer, subject, view, _rng(seed, index, _THERMAL))
     celsius, gray = sensor.capture(hot, side, _rng(seed, index, _SENSOR))
     box = landmarks_lib.box_from_points(truth.landmarks)
     shift = misregistration(_rng(seed, index, _SHIFT), box)
-    picture = cv2.warpAffine(picture, shift, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    image = cv2.warpAffine(image, shift, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     return {
-        "rgb": picture,
+        "rgb": image,
         "thermal": gray,
         "celsius": celsius,
         "landmarks": truth.landmarks,
@@ -117,7 +117,7 @@ def to_celsius(raw: np.ndarray) -> np.ndarray:
 
 
 def encode(pair: dict) -> dict:
-    """Replace the pictures of an example by encoded bytes: rgb as JPEG (quality 95, 4:4:4), the others as PNG."""
+    """Replace the images of an example by encoded bytes: rgb as JPEG (quality 95, 4:4:4), the others as PNG."""
     jpeg = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return pair | {
         "rgb": cv2.imencode(".jpg", pair["rgb"][..., ::-1], jpeg)[1].tobytes(),

@@ -3,7 +3,7 @@
 Landmarks are barycentric points of the mesh, so that they move with identity, expression and pose exactly as the
 rendered surface does. Jaw points 0-16 are the exception: they follow the visible outline. For 31 levels per side a path
 runs over the surface from the fixed jaw line inwards; the outline is where the path reaches farthest outwards in the
-picture (left or right at the height of the eyes, downwards at the chin, in between in proportion). Where the jaw line
+image (left or right at the height of the eyes, downwards at the chin, in between in proportion). Where the jaw line
 itself is in sight that is the jaw line; on the far side of a turned head the point slides along the contour. The points
 are then spread evenly by arc length between ear and chin, as annotators place them.
 """
@@ -27,14 +27,14 @@ _LEVELS, _STEPS = 31, 28
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole at (0, 0, distance) looking along -z: u = scale * x / (distance - z) + offset, in picture sides."""
+    """A pinhole at (0, 0, distance) looking along -z: u = scale * x / (distance - z) + offset, in image sides."""
 
     distance: float
     scale: float
     offset: np.ndarray
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Camera space [..., 3] to u [..., 2], 0 … 1 across the picture."""
+        """Camera space [..., 3] to u [..., 2], 0 … 1 across the image."""
         return self.scale * points[..., :2] / (self.distance - points[..., 2:]) + self.offset
 
 
@@ -76,7 +76,7 @@ def _lid_cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def locate_lids(xy: np.ndarray) -> PointSet:
-    """`locate` for points around the eyes only, for lids that move with every picture; xy float [N, 2]."""
+    """`locate` for points around the eyes only, for lids that move with every image; xy float [N, 2]."""
     faces, origin, inverse = _lid_cells()
     away = xy[:, None] - origin
     wb = away[..., 0] * inverse[:, 0, 0] + away[..., 1] * inverse[:, 0, 1]
@@ -119,7 +119,7 @@ def locate(xy: np.ndarray, side: np.ndarray | float = 0.0) -> PointSet:
 
 
 def _jaw_start() -> np.ndarray:
-    """Dense fixed jaw line of the right half of the picture, from the chin (first) to beside the eye; [L, 2]."""
+    """Dense fixed jaw line of the right half of the image, from the chin (first) to beside the eye; [L, 2]."""
     y = anatomy.CHIN_Y - (anatomy.CHIN_Y - JAW_TOP_Y) * np.linspace(0, 1, 400) ** 2
     line = np.stack([anatomy.outline_width(y), y], 1)
     arc = np.r_[0, np.cumsum(np.hypot(*np.diff(line, axis=0).T))]

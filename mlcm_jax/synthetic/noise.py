@@ -14,7 +14,7 @@ FINE, MEDIUM, COARSE = range(3)
 
 @functools.cache
 def textures() -> np.ndarray:
-    """Periodic noise pictures, float32 [3, 512, 512], zero mean, unit deviation: fine, medium, coarse grain."""
+    """Periodic noise images, float32 [3, 512, 512], zero mean, unit deviation: fine, medium, coarse grain."""
     rng = np.random.default_rng(20261121)
     out = []
     for sigma in (1.2, 4.0, 14.0):

@@ -69,11 +69,11 @@ def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int =
 
     Args:
         subject, scene: who and how.
-        size: side of the output picture in pixels.
+        size: side of the output image in pixels.
         supersample: render pixels per output pixel and axis.
 
     Returns:
-        The G-buffer at size * supersample, and the truth in pixels of the output picture.
+        The G-buffer at size * supersample, and the truth in pixels of the output image.
     """
     side = size * supersample
     head = build_head(subject, scene)
@@ -106,20 +106,20 @@ def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int =
     part = _parts(where, values[:, 6], region[found.face], named[found.face], subject, scene)
     maps = _maps(where, part, subject, scene)
 
-    def picture(data: np.ndarray, empty: float = 0.0) -> np.ndarray:
+    def image(data: np.ndarray, empty: float = 0.0) -> np.ndarray:
         out = np.full((side * side, *data.shape[1:]), empty, data.dtype)
         out[found.pixel] = data
         return out.reshape(side, side, *data.shape[1:])
 
-    under, depth = picture(part), picture(found.depth, np.inf)
+    under, depth = image(part), image(found.depth, np.inf)
     top, lens = _lenses(glass, scene, head, under, depth, side)
-    surface = picture(where)
+    surface = image(where)
     truth = _truth(head, scene, top, depth, surface, size, supersample)
     buffer = GBuffer(
-        part=top, under=under, template=surface, normal=picture(normal.astype(np.float32)), depth=depth,
-        brow=picture(maps["brow"]), beard=picture(maps["beard"]), lid=picture(maps["lid"]),
-        iris=picture(maps["iris"], 9.0), cavity=picture(maps["cavity"]),
-        shadow=picture(np.clip(values[:, 7], 0, 1)), lens=lens, supersample=supersample,
+        part=top, under=under, template=surface, normal=image(normal.astype(np.float32)), depth=depth,
+        brow=image(maps["brow"]), beard=image(maps["beard"]), lid=image(maps["lid"]),
+        iris=image(maps["iris"], 9.0), cavity=image(maps["cavity"]),
+        shadow=image(np.clip(values[:, 7], 0, 1)), lens=lens, supersample=supersample,
     )  # fmt: skip
     return buffer, truth
 

@@ -84,12 +84,12 @@ def _glass(image: np.ndarray, buffer: GBuffer, scene: Scene, light: np.ndarray) 
 
 
 def _exposure(level: float) -> float:
-    """Linear gain of the picture: photographs of dark rooms stay dark."""
+    """Linear gain of the image: photographs of dark rooms stay dark."""
     return 0.004 + 1.3 * level**2.2
 
 
 def develop(linear: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A linear picture [S, S, 3] to uint8: colour cast, exposure, tone curve, lens blur, sensor noise, JPEG."""
+    """A linear image [S, S, 3] to uint8: colour cast, exposure, tone curve, lens blur, sensor noise, JPEG."""
     size = linear.shape[0]
     value = linear * (scene.cast * np.float32(_exposure(scene.light)))
     value = value / (1 + 0.25 * value) * 1.15  # a soft shoulder, so that highlights do not clip at once
@@ -97,7 +97,7 @@ def develop(linear: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.nd
     if sigma > 0.25:
         value = cv2.GaussianBlur(value, (0, 0), sigma)
     grain = rng.standard_normal(value.shape, np.float32)
-    # Shot noise grows with the root of the light; a dark picture is amplified, so its floor is higher.
+    # Shot noise grows with the root of the light; a dark image is amplified, so its floor is higher.
     floor = scene.noise * (0.15 + 0.5 * (1 - scene.light) ** 2) * 0.15
     value = value + grain * (scene.noise * np.sqrt(np.clip(value, 0, 1)) + floor)
     byte = np.clip(np.clip(value, 0, 1) ** (1 / 2.2) * 255 + 0.5, 0, 255).astype(np.uint8)
@@ -108,7 +108,7 @@ def develop(linear: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.nd
 
 
 def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The RGB picture of a view.
+    """The RGB image of a view.
 
     Args:
         gbuffer: of `raster.render_gbuffer`, R x R.

@@ -1,4 +1,4 @@
-"""Who is in the picture and how it is taken: plain data, drawn from numpy generators with fixed seeds."""
+"""Who is in the image and how it is taken: plain data, drawn from numpy generators with fixed seeds."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class Scene:
         pose: float32 [3], yaw, pitch, roll in degrees (signs: see `Truth.pose`).
         torso_yaw: degrees.
         distance: camera to the point between the eyes in inter-ocular units.
-        fill: longer side of the landmarks' box as a share of the picture.
-        centre: float32 [2], centre of the landmarks' box, in units of the picture's side.
+        fill: longer side of the landmarks' box as a share of the image.
+        centre: float32 [2], centre of the landmarks' box, in units of the image's side.
         glasses: name out of `GLASSES`; glasses_shape: float32 [4] half width, half height, roundness (superellipse
             exponent), frame thickness; glasses_colour linear RGB [3].
         cap, cap_colour; mask (bool), mask_colour; neckline, clothes_colour.
@@ -86,7 +86,7 @@ class Scene:
         lights: up to three; ambient: linear RGB [3] of the light from everywhere.
         light: 0 (nearly dark) … 1 (bright).
         background: seed of the background.
-        blur: standard deviation of the lens blur as a share of the picture's side.
+        blur: standard deviation of the lens blur as a share of the image's side.
         noise: standard deviation of sensor noise at full exposure, in [0, 1] units.
         cast: float32 [3] colour cast (gain per channel).
         jpeg: quality of the encoding, or 0 for none.

@@ -1,6 +1,6 @@
 """A microbolometer camera: blur, few pixels, noise, and the automatic gain that turns °C into 8 bits.
 
-`capture` draws a camera and takes one picture. Its parts are public so that each can be measured alone: `expose`
+`capture` draws a camera and takes one image. Its parts are public so that each can be measured alone: `expose`
 (°C in, °C out) and `develop` (°C in, 8 bits out), which splits into `gain`, `tone` and `finish`.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from mlcm_jax.errors import InputError
 
-GLOBAL_GAINS = ("stretch", "span", "plateau")  # gray is a monotone function of °C over the whole picture
+GLOBAL_GAINS = ("stretch", "span", "plateau")  # gray is a monotone function of °C over the whole image
 GAINS = (*GLOBAL_GAINS, "clahe")
 
 
@@ -22,7 +22,7 @@ class Camera:
     """Optics and detector. Blur in pixels of the detector, temperatures in °C.
 
     Attributes:
-        native: detector pixels along the side of the picture.
+        native: detector pixels along the side of the image.
         blur: standard deviation of the optical blur.
         motion: length of the motion blur; 0 for none. Symmetric, so that nothing shifts.
         motion_angle: its direction, degrees.
@@ -32,7 +32,7 @@ class Camera:
         shading: lowest departure of the corners from the centre (narcissus and vignetting), either sign.
         dead: share of pixels stuck near a random temperature.
         step: quantisation of the temperature; 0 for none.
-        resize: OpenCV interpolation that brings the picture to its output size.
+        resize: OpenCV interpolation that brings the image to its output size.
     """
 
     native: int
@@ -59,7 +59,7 @@ class Gain:
         plateau: the clip limit, in multiples of a flat histogram (plateau) or OpenCV's unit (clahe).
         curve: float32 [256], monotone tone curve from [0, 1] to [0, 1] sampled at 256 even points.
         sharpen: strength of the detail enhancement; 0 for none. Its halos are not monotone in °C.
-        sharpen_sigma: its radius, share of the picture's side.
+        sharpen_sigma: its radius, share of the image's side.
         jpeg: quality 1-100, or 0 for none.
         levels: gray levels that remain, 2-256.
     """
@@ -76,7 +76,7 @@ class Gain:
 
 
 def capture(celsius_hi: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One picture by a random camera.
+    """One image by a random camera.
 
     Args:
         celsius_hi: float32 [R, R], apparent temperature before the optics, °C; R >= size.
@@ -94,8 +94,8 @@ def capture(celsius_hi: np.ndarray, size: int, rng: np.random.Generator) -> tupl
 
 
 def sample_camera(rng: np.random.Generator, size: int) -> Camera:
-    """A random camera; the face fills most of a `size` x `size` picture."""
-    # 80x60 to 640x480 detectors, of which the picture is a part: 36 to 480 pixels along its side.
+    """A random camera; the face fills most of a `size` x `size` image."""
+    # 80x60 to 640x480 detectors, of which the image is a part: 36 to 480 pixels along its side.
     native = int(np.clip(np.exp(rng.uniform(np.log(36.0), np.log(480.0))), 24, 2 * size))
     noisy = rng.random() < 0.12
     return Camera(
@@ -120,7 +120,7 @@ def expose(celsius_hi: np.ndarray, size: int, camera: Camera, rng: np.random.Gen
         InputError: if `celsius_hi` is not square or is smaller than the output.
     """
     if celsius_hi.ndim != 2 or celsius_hi.shape[0] != celsius_hi.shape[1] or celsius_hi.shape[0] < size:
-        raise InputError(f"a thermal picture needs a square of at least {size} pixels, got shape {celsius_hi.shape}")
+        raise InputError(f"a thermal image needs a square of at least {size} pixels, got shape {celsius_hi.shape}")
     native = min(camera.native, celsius_hi.shape[0])
     pitch = celsius_hi.shape[0] / native  # rendered pixels per detector pixel
     blurred = cv2.GaussianBlur(celsius_hi, (0, 0), max(camera.blur * pitch, 0.1), borderType=cv2.BORDER_REFLECT)
@@ -146,14 +146,14 @@ def _line(length: float, angle: float) -> np.ndarray:
     canvas = np.zeros((side, side), np.float32)
     ends = np.round((np.stack([-reach, reach]) + middle) * 256).astype(int)
     cv2.line(canvas, tuple(map(int, ends[0])), tuple(map(int, ends[1])), 1.0, 1, cv2.LINE_8, 8)
-    canvas += canvas[::-1, ::-1]  # the raster of a line is not symmetric, and a lopsided kernel would move the picture
+    canvas += canvas[::-1, ::-1]  # the raster of a line is not symmetric, and a lopsided kernel would move the image
     return canvas / canvas.sum()
 
 
 def _noise(native: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
     """Temporal and fixed-pattern noise of the detector, float32 [native, native] °C."""
     random = rng.standard_normal((native, native), np.float32)
-    noise = random * np.float32(np.hypot(camera.netd, camera.mottle))  # one picture cannot tell the two apart
+    noise = random * np.float32(np.hypot(camera.netd, camera.mottle))  # one image cannot tell the two apart
     if camera.stripes > 0.0:
         noise += rng.standard_normal((1, native), np.float32) * np.float32(camera.stripes)
         noise += rng.standard_normal((native, 1), np.float32) * np.float32(0.4 * camera.stripes)
@@ -190,7 +190,7 @@ def sample_gain(rng: np.random.Generator, celsius: np.ndarray) -> Gain:
 def sample_curve(rng: np.random.Generator) -> np.ndarray:
     """A random monotone tone curve, float32 [256] in [0, 1]: identity, gamma, sigmoid, knots, or a saturated white end.
 
-    Published gray pictures are seldom linear in temperature: palettes, displays and editors bend them.
+    Published gray images are seldom linear in temperature: palettes, displays and editors bend them.
     """
     x = np.linspace(0.0, 1.0, 256)
     kind = rng.choice(["identity", "gamma", "sigmoid", "knots"], p=[0.25, 0.25, 0.2, 0.3])

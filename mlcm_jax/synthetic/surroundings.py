@@ -1,4 +1,4 @@
-"""What is around a face in a thermal picture, in °C: the climate, the background, and what spectacle lenses mirror."""
+"""What is around a face in a thermal image, in °C: the climate, the background, and what spectacle lenses mirror."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Climate:
 
 
 def sample_climate(rng: np.random.Generator) -> Climate:
-    """Rooms (most pictures) are at 17-27 °C, outdoors is anything from 3 to 33 °C."""
+    """Rooms (most images) are at 17-27 °C, outdoors is anything from 3 to 33 °C."""
     if rng.random() < 0.7:
         ambient = float(np.clip(rng.normal(22.5, 2.2), 15.0, 30.0))
         return Climate(ambient, ambient + float(rng.normal(0.0, 0.7)), False)
@@ -33,7 +33,7 @@ def sample_climate(rng: np.random.Generator) -> Climate:
 
 
 def blotches(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int], deviation: float) -> np.ndarray:
-    """Smooth noise, float32 `shape`: `cells` random knots stretched over the picture, `deviation` strong there."""
+    """Smooth noise, float32 `shape`: `cells` random knots stretched over the image, `deviation` strong there."""
     knots = rng.standard_normal(cells, np.float32) * np.float32(deviation)
     return cv2.resize(knots, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 

@@ -102,7 +102,7 @@ def _face_and_skull() -> tuple[np.ndarray, ...]:
     grid = np.concatenate([face, np.stack([x2, y2, z2], -1)], 1)
     rows, columns = grid.shape[:2]
     faces = grid_faces(rows, columns, closed=True)
-    # The diagonals of one half mirror those of the other, or a mirrored head would not give a mirrored picture.
+    # The diagonals of one half mirror those of the other, or a mirrored head would not give a mirrored image.
     a, c, b, d = faces[::2, 0], faces[::2, 1], faces[::2, 2], faces[1::2, 2]
     other = np.stack([np.stack([a, c, d], -1), np.stack([a, d, b], -1)], 1).reshape(-1, 3)
     left = grid.reshape(-1, 3)[np.stack([a, b, c, d], 1), 0].sum(1) < 0

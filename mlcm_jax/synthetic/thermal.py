@@ -1,4 +1,4 @@
-"""Temperature of everything a thermal camera sees, in °C, painted on the same G-buffer as the RGB picture.
+"""Temperature of everything a thermal camera sees, in °C, painted on the same G-buffer as the RGB image.
 
 Skin is a sum of warm and cool regions over template coordinates (canthi, nose, cheeks, temples, ...), each with an
 amplitude of the subject's own, an asymmetry, and a state of the moment (cold nose, breath, sweat). Everything else
@@ -66,7 +66,7 @@ def temperature(gbuffer: GBuffer, subject, scene, rng: np.random.Generator) -> n
 
     Args:
         gbuffer: geometry and materials at render resolution R x R.
-        subject: the person; only `subject.seed` is read, so that two pictures of one person share vessels, asymmetry
+        subject: the person; only `subject.seed` is read, so that two images of one person share vessels, asymmetry
             and the taste of warm and cool regions.
         scene: not read; temperature does not depend on visible light. It is here so that both cameras are called alike.
         rng: the moment: climate, breath, exposure, surroundings.

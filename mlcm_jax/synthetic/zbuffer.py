@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Fragments:
-    """The nearest triangle at every covered pixel of an R x R picture.
+    """The nearest triangle at every covered pixel of an R x R image.
 
     Attributes:
         pixel: int [N], row * R + column, ascending is not guaranteed.
         face: int [N], row of the `faces` array given.
-        weight: float32 [N, 3], barycentric weights in the picture.
+        weight: float32 [N, 3], barycentric weights in the image.
         depth: float32 [N].
     """
 
@@ -40,8 +40,8 @@ def rasterise(
     Args:
         xy: float [V, 2], positions in pixels, centres at integers.
         depth: float [V], smaller is nearer.
-        faces: int [F, 3]; seen from outside the corners run clockwise in a picture with y down.
-        size: side R of the square picture.
+        faces: int [F, 3]; seen from outside the corners run clockwise in an image with y down.
+        size: side R of the square image.
         two_sided: bool [F] or None; triangles to draw from behind too.
     """
     corner = np.ascontiguousarray(faces.T)

@@ -1,6 +1,6 @@
 """Several processes, one run: JAX's own runtime connects them, this file only asks for it and says what went wrong.
 
-Only process 0 writes logs, pictures and results; all take part in checkpoints.
+Only process 0 writes logs, images and results; all take part in checkpoints.
 """
 
 import os

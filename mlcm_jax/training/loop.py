@@ -91,7 +91,7 @@ def _check_finite(
     if total > allowed:
         raise InputError(
             f"Stage {name} has skipped {total} steps up to step {step} ({why}; {allowed} are allowed); lower "
-            f"config.train.lr, or look for broken pictures or landmarks among the examples in {path}."
+            f"config.train.lr, or look for broken images or landmarks among the examples in {path}."
         )
 
 
@@ -123,7 +123,7 @@ def run_steps(
       save: is given a step, its state and whether to score it: at the end, every `config.checkpoint_every` steps, and
         unscored for a signal.
       skipped_path: where the examples of steps that were not finite are noted.
-      members: step, from 0 -> its examples, see `data.members`.
+      members: step, from 0 -> its examples, see `pipeline.members`.
 
     Raises:
       Interrupted: after a signal, when the step in flight is done and saved.

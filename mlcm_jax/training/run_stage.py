@@ -78,7 +78,7 @@ def _read_modalities(recipe: steps.Recipe) -> tuple[str, ...]:
 
 
 def teacher_of(name: str, recipe: steps.Recipe, networks: Mapping[str, states.Network]) -> Any:
-    """What `steps.train_step` takes as the teacher of a stage: a network, the pair of KD-Loss, or None."""
+    """What `step.train_step` takes as the teacher of a stage: a network, the pair of KD-Loss, or None."""
     teachers = tuple(networks[teacher] for teacher in stages.STAGES[name].teachers)
     return teachers if recipe.two_teachers else (teachers[0] if teachers else None)
 
@@ -102,7 +102,7 @@ def train_stage(
       config: of the run.
       workdir: of the run.
       trained: the stages that this one reads.
-      examples: the training split of each data set.
+      examples: the training split of each dataset.
       mean_shape: float32 [K, 2] in u.
       mesh: the devices.
       validation: where `config.keep_best` scores every checkpoint.
@@ -199,7 +199,7 @@ def _shape_model(
     path = workdir / "shape_model.npz"
     require(examples, [modality], "The shape model")
     if distributed.is_main() and not path.exists():
-        batches = _batches(config, examples, (modality,))  # pictures come along: a crop is one of a picture
+        batches = _batches(config, examples, (modality,))  # images come along: a crop is one of an image
         count = -(-max(2048, 2 * sum(map(len, examples))) // config.train.batch_size)
         drawn = (batches[k] for k in range(count))
         shapes = np.concatenate([batch["landmarks"][(batch["weight"] > 0).all(1)] for batch in drawn])

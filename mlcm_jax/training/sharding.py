@@ -5,7 +5,7 @@ asks how many devices there are. A mesh has three axes, each of which may be 1:
 
 data   every device holds the whole state; the batch is split
 fsdp   the batch is split as well, and so is every array of the state that is not small
-model  layers are split between devices that look at the same pictures (tensor parallelism)
+model  layers are split between devices that look at the same images (tensor parallelism)
 """
 
 import math
@@ -183,7 +183,7 @@ def _rows(process: int, holders: np.ndarray, batch_size: int) -> np.ndarray:
     parts = {tuple(sorted(part)) for part in blocks.values()}
     if len({len(part) for part in parts}) != 1 or sum(map(len, parts)) != len(holders):
         raise InputError(
-            "config.mesh.model spreads over hosts so that they share some pictures of a batch and not others; give a "
+            "config.mesh.model spreads over hosts so that they share some images of a batch and not others; give a "
             "size that divides the devices of a host, or is a multiple of them."
         )
     rows = np.arange(batch_size).reshape(len(holders), -1)
@@ -203,7 +203,7 @@ def batch_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch (numpy, see `batch_rows`) as global arrays, split over `data` and `fsdp`.
 
-    What is uint8 [rows, …], as pictures are, becomes float32 in [0, 1] on the devices.
+    What is uint8 [rows, …], as images are, becomes float32 in [0, 1] on the devices.
     """
     sharding = batch_sharding(mesh)
     placed = {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
@@ -211,8 +211,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 @jax.jit
-def _unit(picture: jax.Array) -> jax.Array:
-    return picture.astype(np.float32) / 255.0
+def _unit(image: jax.Array) -> jax.Array:
+    return image.astype(np.float32) / 255.0
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

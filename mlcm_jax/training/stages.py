@@ -1,4 +1,4 @@
-"""The stages of a run and what each is made of: which network, from which pictures, taught by whom."""
+"""The stages of a run and what each is made of: which network, from which images, taught by whom."""
 
 import dataclasses
 import functools

@@ -4,7 +4,7 @@ W/config.json   the config of the run
 W/layout/       a copy of the landmarks' layout, where it is the user's own
 W/origin.json   the code and the data that it trains with
 W/<stage>/      checkpoints/ (or below config.checkpoint_dir), metrics.jsonl; skipped.json of steps that were not finite
-W/results.json  and the pictures
+W/results.json  and the images
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ def check_origin(workdir: epath.PathLike, config: ConfigDict, data: dict[str, st
     Args:
       workdir: of the run, claimed.
       config: of the run; with `accept_changes` a difference is noted and passed.
-      data: split of a data set -> its fingerprint.
+      data: split of a dataset -> its fingerprint.
 
     Raises:
       InputError: naming what differs.

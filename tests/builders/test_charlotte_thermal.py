@@ -16,7 +16,7 @@ SIZE = (160, 128)
 COLUMNS = [f"{axis}{i}" for i in range(73) for axis in "xy"]
 HEADER = ",".join(["ID", *COLUMNS, "Distance", "RH", "Airflow", "env-temp", "Sensation"])
 FACTS = "1.4,52.5,0,23.95,-1"
-# A profile that looks to the left of the picture, in parts of its width and height.
+# A profile that looks to the left of the image, in parts of its width and height.
 _PROFILE = (
     "0.80 0.45  0.80 0.53  0.79 0.60  0.77 0.67  0.74 0.73  0.69 0.79  0.63 0.84  0.56 0.88  "
     "0.49 0.90  0.42 0.91  0.35 0.90  0.31 0.88  0.46 0.30  0.40 0.28  0.34 0.28  0.28 0.30  "
@@ -120,7 +120,7 @@ def test_profiles_come_back_with_their_side(tree, tmp_path):
         np.testing.assert_allclose(example["landmarks"], truth[key], atol=1e-4)
         x, y = truth[key][19].astype(int)
         assert example["thermal"][y, x, 0] == 255
-        # The nose points to the picture's left in R…02: the subject shows the left cheek.
+        # The nose points to the image's left in R…02: the subject shows the left cheek.
         assert example["metadata"]["side"] == ("left" if key.endswith("02.tiff") else "right")
     trees.check_flips(examples.values(), builder.LAYOUT)
 
@@ -142,7 +142,7 @@ def test_layouts():
     for layout in (frontal_layout, profile_layout):
         assert sorted(i for part in layout.groups.values() for i in part) == list(range(layout.count))
         assert max(map(max, layout.edges)) == layout.count - 1
-    # Mirrored as a picture is, a face in the order of the layout is again one: the right eye stays on the left.
+    # Mirrored as an image is, a face in the order of the layout is again one: the right eye stays on the left.
     points = frontal(np.random.default_rng(1))
     mirrored = ([SIZE[0] - 1, 0] + points * [-1, 1])[frontal_layout.flip]
     for part in ("right_brow", "left_brow", "right_eye", "left_eye"):
@@ -192,15 +192,15 @@ def test_a_repeated_row_counts_once_and_another_label_is_refused(tmp_path):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
 
 
-def test_bad_pictures_and_places(tmp_path):
+def test_bad_images_and_places(tmp_path):
     points = frontal(np.random.default_rng(6))
     with pytest.raises(InputError, match="holds no faces of charlotte_thermal"):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
     write_subject(tmp_path, [row("R1", points), row("R2", points)], ["R1"])
-    with pytest.raises(InputError, match=r"1 of 2 faces lack a picture: S1/R2.tiff lacks .*R2.tiff.*--allow_missing"):
+    with pytest.raises(InputError, match=r"1 of 2 faces lack an image: S1/R2.tiff lacks .*R2.tiff.*--allow_missing"):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
     write_subject(tmp_path, [row("R1", points)])
-    trees.write_picture(tmp_path / "S1/R1.tiff", trees.make_picture(SIZE, np.random.default_rng(7), channels=1))
+    trees.write_image(tmp_path / "S1/R1.tiff", trees.make_image(SIZE, np.random.default_rng(7), channels=1))
     with pytest.raises(InputError, match=r"R1.tiff has uint8 pixels; 16-bit counts or float °C are needed"):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
     write_tiff(tmp_path / "S1/R1.tiff", np.random.default_rng(8), (5, 5))
@@ -209,7 +209,7 @@ def test_bad_pictures_and_places(tmp_path):
     with pytest.raises(InputError, match=r"R1.tiff"):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
     write_subject(tmp_path, [row("R1", points + 1000)], ["R1"])
-    with pytest.raises(InputError, match=r"S1/R1.tiff: 73 of 73 landmarks lie outside the picture"):
+    with pytest.raises(InputError, match=r"S1/R1.tiff: 73 of 73 landmarks lie outside the image"):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_swapped_axes_are_remarked(tmp_path):
     ("change", "sentence"),
     [
         (lambda text: text.replace("x42,", "z42,"), r"has no column 'x42'"),
-        (lambda text: text.replace("R1,", "../R1,"), r"Row 2 of .* has the ID '../R1'; a picture's name"),
+        (lambda text: text.replace("R1,", "../R1,"), r"Row 2 of .* has the ID '../R1'; an image's name"),
         (lambda text: text.replace("1.4,52.5", "far,52.5"), r"Row 2 of .* holds text where a number belongs"),
         (lambda text: text + ",7", r"Row 2 of .* has 153 columns; the header has 152"),
         (lambda text: "", "is empty"),

@@ -21,15 +21,15 @@ SIZE = (56, 68)
 COUNTS = {"train": 4, "test": 3}
 
 
-def write_mat(path, names, pictures, phis, boxes, *, compression="gzip") -> None:
+def write_mat(path, names, images, phis, boxes, *, compression="gzip") -> None:
     """A MATLAB 7.3 file: 512 bytes of its own before HDF5, arrays transposed, a cell as references into #refs#."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w", userblock_size=512) as file:
         store = file.create_group("#refs#")
-        cell = file.create_dataset(names[0], (1, len(pictures)), dtype=h5py.ref_dtype)
+        cell = file.create_dataset(names[0], (1, len(images)), dtype=h5py.ref_dtype)
         cell.attrs["MATLAB_class"] = np.bytes_("cell")
-        for k, picture in enumerate(pictures):
-            data = store.create_dataset(f"p{k}", data=picture.T, compression=compression)
+        for k, image in enumerate(images):
+            data = store.create_dataset(f"p{k}", data=image.T, compression=compression)
             data.attrs["MATLAB_class"] = np.bytes_("uint8")
             cell[0, k] = data.ref
         for name, values in zip(names[1:], (phis, boxes), strict=True):
@@ -40,16 +40,16 @@ def write_mat(path, names, pictures, phis, boxes, *, compression="gzip") -> None
 
 
 def make_face(number) -> dict:
-    """Points (from 0), occlusion, box (from 1, as the file), and a picture with a dot on the tip of the nose."""
+    """Points (from 0), occlusion, box (from 1, as the file), and an image with a dot on the tip of the nose."""
     rng = np.random.default_rng(number)
     points = trees.make_points("cofw29", SIZE, rng)
     points[20] = points[20].round()
-    picture = trees.make_picture(SIZE, rng, channels=1 if number % 3 == 1 else 3, dots=[points[20]])
+    image = trees.make_image(SIZE, rng, channels=1 if number % 3 == 1 else 3, dots=[points[20]])
     return {
         "points": points,
         "occluded": rng.integers(0, 2, 29),
         "box": np.array([5 + number, 7, 40, 50]),
-        "picture": picture,
+        "image": image,
     }
 
 
@@ -63,7 +63,7 @@ def write_tree(root, change=None) -> dict:
             change(split, written[split])
         phis = [np.concatenate([*(face["points"].T + 1.0), face["occluded"]]) for face in written[split]]
         boxes = [face["box"] for face in written[split]]
-        write_mat(root / name, variables, [face["picture"] for face in written[split]], phis, boxes)
+        write_mat(root / name, variables, [face["image"] for face in written[split]], phis, boxes)
     return written
 
 
@@ -87,8 +87,8 @@ def test_what_is_read_is_what_the_files_say(built):
             np.testing.assert_allclose(example["landmarks"], face["points"], atol=1e-5)
             np.testing.assert_array_equal(example["visible"], face["occluded"] == 0)
             np.testing.assert_array_equal(example["box"], face["box"] - [1, 1, 0, 0])
-            picture = face["picture"]
-            expected = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+            image = face["image"]
+            expected = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
             np.testing.assert_array_equal(example["rgb"], expected)
             x, y = face["points"][20].astype(int)
             assert (example["rgb"][y, x] == 255).all()
@@ -106,18 +106,18 @@ def test_landmark_box_has_boxes_of_the_landmarks(built):
         np.testing.assert_allclose(example["box"], landmarks.box_from_points(face["points"]), rtol=1e-5)
 
 
-def test_pictures_may_be_read_from_several_threads(built):
+def test_images_may_be_read_from_several_threads(built):
     folder, written, _ = built
     name, *variables = cofw.FILES["train"]
     references = cofw.read_labels(folder / "COFW" / name, *variables)[3]
-    jobs = [functools.partial(cofw.read_picture, folder / "COFW" / name, ref, "it") for ref in references] * 10
+    jobs = [functools.partial(cofw.read_image, folder / "COFW" / name, ref, "it") for ref in references] * 10
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         read = list(pool.map(lambda job: job(), jobs))
-    for k, picture in enumerate(read):
-        np.testing.assert_array_equal(picture, written["train"][k % COUNTS["train"]]["picture"])
+    for k, image in enumerate(read):
+        np.testing.assert_array_equal(image, written["train"][k % COUNTS["train"]]["image"])
 
 
-def test_points_outside_the_picture_are_invisible(tmp_path):
+def test_points_outside_the_image_are_invisible(tmp_path):
     def change(split, rows):
         rows[0]["occluded"][:] = 0
         rows[0]["points"][0], rows[0]["points"][28] = (-4.0, 20.0), (30.0, SIZE[1] + 0.5)
@@ -155,11 +155,11 @@ def _set(key, value):
         (_set("points", np.full((29, 2), 900.0)), r"no face box|29 of 29 landmarks lie outside"),
         (_set("points", np.full((29, 2), 1e300)), r"COFW_train_color\.mat/0002: Landmark 0 is not a finite number"),
         (_set("box", np.array([3, 4, 0, 5])), r"The box of COFW_train_color\.mat/0002 is .* positive w and h"),
-        (_set("picture", np.zeros((9, 8), np.uint16)), r"Picture 2 of .*COFW_train_color\.mat is no 8-bit picture"),
-        (_set("picture", np.zeros((9, 8, 4), np.uint8)), r"Picture 2 of .*COFW_train_color\.mat has 4 channels"),
+        (_set("image", np.zeros((9, 8), np.uint16)), r"Image 2 of .*COFW_train_color\.mat is no 8-bit image"),
+        (_set("image", np.zeros((9, 8, 4), np.uint8)), r"Image 2 of .*COFW_train_color\.mat has 4 channels"),
     ],
 )
-def test_broken_labels_and_pictures_are_refused(tmp_path, change, message):
+def test_broken_labels_and_images_are_refused(tmp_path, change, message):
     write_tree(tmp_path / "COFW", change)
     with pytest.raises(InputError, match=f"(?i){message}") as caught:
         build(tmp_path / "COFW", tmp_path)
@@ -196,7 +196,7 @@ def _null(path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (pathlib.Path.unlink, r"COFW_train_color\.mat does not exist\. Fetch the colour pictures"),
+        (pathlib.Path.unlink, r"COFW_train_color\.mat does not exist\. Fetch the colour images"),
         (
             lambda path: path.write_bytes(
                 b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x01IM" + b"x" * 900
@@ -208,9 +208,9 @@ def _null(path) -> None:
         (lambda path: _rewrite(path, lambda b: b[: len(b) // 2]), r"is damaged or incomplete \(.*\); fetch it again"),
         (lambda path: _rewrite(path, lambda b: b[:530]), r"is damaged or incomplete \(.*\); fetch it again"),
         (_without_boxes, r"has no variable bboxesTr; is it one of COFW's colour files"),
-        (_no_cell, r"The variable IsTr of .* is no cell array of pictures"),
-        (_too_few_points, r"The variable phisTr of .* has shape \(4, 58\) .* for 4 pictures .* shape \(4, 87\)"),
-        (_null, r"Picture 3 of .*COFW_train_color\.mat is no 8-bit picture"),
+        (_no_cell, r"The variable IsTr of .* is no cell array of images"),
+        (_too_few_points, r"The variable phisTr of .* has shape \(4, 58\) .* for 4 images .* shape \(4, 87\)"),
+        (_null, r"Image 3 of .*COFW_train_color\.mat is no 8-bit image"),
     ],
 )
 def test_broken_files_are_refused(tmp_path, harm, message):
@@ -253,7 +253,7 @@ def test_any_file_is_read_or_refused(harm):
         path.write_bytes(harm(_whole()))
         try:
             points, visible, boxes, references = cofw.read_labels(path, *cofw.FILES["train"][1:])
-            pictures = [cofw.read_picture(path, reference, "it") for reference in references]
+            images = [cofw.read_image(path, reference, "it") for reference in references]
         except InputError:
             return
-        assert points.shape[1:] == (29, 2) and len(points) == len(visible) == len(boxes) == len(pictures)
+        assert points.shape[1:] == (29, 2) and len(points) == len(visible) == len(boxes) == len(images)

@@ -41,11 +41,11 @@ class Made(faces.FaceBuilder):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pairs with a bright dot on each landmark of the thermal picture."""
+    """Two pairs with a bright dot on each landmark of the thermal image."""
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c"):
-        trees.write_picture(tmp_path / f"{name}_t.png", trees.make_picture((48, 40), rng, channels=1, dots=POINTS))
-        trees.write_picture(tmp_path / f"{name}_r.jpg", cv2.GaussianBlur(trees.make_picture((48, 40), rng), (9, 9), 3))
+        trees.write_image(tmp_path / f"{name}_t.png", trees.make_image((48, 40), rng, channels=1, dots=POINTS))
+        trees.write_image(tmp_path / f"{name}_r.jpg", cv2.GaussianBlur(trees.make_image((48, 40), rng), (9, 9), 3))
     return tmp_path
 
 
@@ -70,7 +70,7 @@ def test_examples_hold_what_the_files_hold(folder):
     written = cv2.imread(str(folder / "a_t.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(one["thermal"][..., 0], written)
     assert (one["thermal"][POINTS[:, 1].astype(int), POINTS[:, 0].astype(int)] == 255).all()
-    # The picture is stored as it came, not compressed a second time.
+    # The image is stored as it came, not compressed a second time.
     stored = builder.as_data_source(split="train", decoders={"rgb": tfds.decode.SkipDecoding()})
     assert stored[0]["rgb"] == (folder / "a_r.jpg").read_bytes()
     facts = dict(builder.info.metadata)
@@ -78,7 +78,7 @@ def test_examples_hold_what_the_files_hold(folder):
     assert facts["splits"]["train"]["invisible"] == 0.1 and facts["remarks"] == []
 
 
-def test_the_checksum_tells_labels_and_pictures_apart(folder):
+def test_the_checksum_tells_labels_and_images_apart(folder):
     def checksum(where, **changes):
         Made.found = {"train": [face(folder, "a", **changes)]}
         builder = faces.make(Made, None, folder / where, manual_dir=folder)
@@ -89,7 +89,7 @@ def test_the_checksum_tells_labels_and_pictures_apart(folder):
     assert same == again != moved
 
 
-def test_unlabelled_faces_are_the_whole_picture(folder):
+def test_unlabelled_faces_are_the_whole_image(folder):
     builder = build(folder, {"unlabelled": [face(folder, "a", landmarks=None)]})
     (one,) = builder.as_data_source(split="unlabelled")
     assert np.isnan(one["landmarks"]).all() and not one["visible"].any() and one["box"].tolist() == [0, 0, 48, 40]
@@ -103,11 +103,11 @@ def test_points_outside_are_kept_and_invisible(folder):
 
 
 def test_rgb_of_another_size_is_fitted_and_of_another_shape_refused(folder):
-    large = trees.make_picture((96, 80), np.random.default_rng(1))
-    trees.write_picture(folder / "b_r.jpg", large)
+    large = trees.make_image((96, 80), np.random.default_rng(1))
+    trees.write_image(folder / "b_r.jpg", large)
     (one,) = build(folder, {"train": [face(folder, "b")]}).as_data_source(split="train")
     assert one["rgb"].shape == (40, 48, 3)
-    trees.write_picture(folder / "b_r.jpg", large[:, :60])
+    trees.write_image(folder / "b_r.jpg", large[:, :60])
     with pytest.raises(InputError, match="pair b differ in shape: RGB 60 x 80, thermal 48 x 40"):
         build(folder / "again", {"train": [face(folder, "b")]})
 
@@ -115,12 +115,12 @@ def test_rgb_of_another_size_is_fitted_and_of_another_shape_refused(folder):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"landmarks": POINTS + 100}, "a: 5 of 5 landmarks lie outside the picture, which is 48 x 40"),
+        ({"landmarks": POINTS + 100}, "a: 5 of 5 landmarks lie outside the image, which is 48 x 40"),
         ({"landmarks": POINTS[:4]}, "a: Landmarks have shape"),
         ({"landmarks": np.where(POINTS == 20, np.nan, POINTS)}, "a: Landmark 2 is not a finite number"),
         ({"box": (0, 0, 0, 5)}, "The box of a is"),
-        ({"box": (500, 0, 9, 5)}, "The box of a, .*, lies outside the picture, which is 48x40"),
-        ({"box": (-20, 0, 20, 5)}, "The box of a, .*, lies outside the picture"),
+        ({"box": (500, 0, 9, 5)}, "The box of a, .*, lies outside the image, which is 48x40"),
+        ({"box": (-20, 0, 20, 5)}, "The box of a, .*, lies outside the image"),
         ({"visible": np.ones(4, bool)}, "a: 4 visibility flags for 5 landmarks"),
     ],
 )
@@ -130,19 +130,19 @@ def test_bad_labels_name_the_face(folder, changes, message):
     assert not (folder / "built" / "made" / "all" / "1.0.0").exists()
 
 
-def test_bad_pictures_name_the_file(folder):
+def test_bad_images_name_the_file(folder):
     whole = (folder / "a_t.png").read_bytes()
     (folder / "a_t.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"a_t\.png is damaged or incomplete"):
         build(folder, {"train": [face(folder, "a")]})
-    trees.write_picture(folder / "b_t.png", np.zeros((40, 48), np.uint16) + 300)
+    trees.write_image(folder / "b_t.png", np.zeros((40, 48), np.uint16) + 300)
     with pytest.raises(InputError, match=r"b_t\.png has uint16 pixels; 8-bit gray is needed"):
         build(folder, {"train": [face(folder, "b")]})
 
 
 def test_missing_mates_are_listed_and_counted(folder):
     splits = {"train": [face(folder, "a"), face(folder, "b", rgb=folder / "lost.jpg"), face(folder, "c", rgb=None)]}
-    with pytest.raises(InputError, match=r"2 of 3 faces lack a picture: b lacks \S+lost\.jpg; c lacks its rgb"):
+    with pytest.raises(InputError, match=r"2 of 3 faces lack an image: b lacks \S+lost\.jpg; c lacks its rgb"):
         build(folder, splits)
     builder = build(folder, splits, allow_missing=True)
     assert builder.info.splits["train"].num_examples == 1
@@ -166,11 +166,11 @@ def test_a_subject_and_a_key_belong_to_one_split(folder):
         build(folder, {"train": [face(folder, "a"), face(folder, "a")]})
 
 
-def test_one_picture_in_two_splits(folder, monkeypatch):
+def test_one_image_in_two_splits(folder, monkeypatch):
     (folder / "b_t.png").write_bytes((folder / "a_t.png").read_bytes())
     splits = {"train": [face(folder, "a")], "test": [face(folder, "b")]}
     remarks = build(folder, splits).info.metadata["remarks"]
-    assert any("1 pictures are in two splits: b of test is also a of train" in remark for remark in remarks)
+    assert any("1 images are in two splits: b of test is also a of train" in remark for remark in remarks)
     monkeypatch.setattr(Made, "OWN_SPLITS", True)
     with pytest.raises(InputError, match="nothing was built"):
         Made.found = splits
@@ -193,10 +193,10 @@ def test_a_small_split_of_swapped_coordinates_is_not_lost_in_a_large_one():
     assert remark.startswith("In 1 of 1 faces of the split test the eyes lie below the mouth")
 
 
-def test_one_rgb_picture_in_two_splits_of_pairs(folder):
+def test_one_rgb_image_in_two_splits_of_pairs(folder):
     (folder / "b_r.jpg").write_bytes((folder / "a_r.jpg").read_bytes())
     remarks = build(folder, {"train": [face(folder, "a")], "test": [face(folder, "b")]}).info.metadata["remarks"]
-    assert any("1 pictures are in two splits: b of test is also a of train" in remark for remark in remarks)
+    assert any("1 images are in two splits: b of test is also a of train" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("name", list(landmarks.LAYOUTS))
@@ -263,8 +263,8 @@ def test_a_killed_build_is_not_read_as_whole_and_goes_on(tmp_path, how):
     rng = np.random.default_rng(0)
     for k in range(200):
         for side, channels in (("rgb", 3), ("thermal", 1)):
-            picture = trees.make_picture((40, 40), rng, channels=channels)
-            trees.write_picture(tmp_path / "own" / side / f"{k:03d}.png", picture)
+            image = trees.make_image((40, 40), rng, channels=channels)
+            trees.write_image(tmp_path / "own" / side / f"{k:03d}.png", image)
         (tmp_path / "own" / "landmarks").mkdir(exist_ok=True)
         np.savetxt(tmp_path / "own" / "landmarks" / f"{k:03d}.txt", POINTS)
     root = tmp_path / "built" / "paired_folder" / "many"

@@ -15,7 +15,7 @@ from mlcm_jax.errors import InputError
 from tfds_builders.ibug_300w import ibug_300w_dataset_builder as ibug
 
 SIZE = (72, 60)
-PICTURES = {  # real names; one ibug name has a space, LFPW has PNG
+IMAGES = {  # real names; one ibug name has a space, LFPW has PNG
     "train": ["afw/134212_1.jpg", "afw/134212_2.jpg", "helen/trainset/100032540_1.jpg", "lfpw/trainset/image_0001.png"],
     "common": ["helen/testset/296814969_3.jpg", "lfpw/testset/image_0001.png"],
     "challenge": ["ibug/image_003_1.jpg", "ibug/image_092 _01.jpg", "ibug/image_100 (2).jpg"],
@@ -29,13 +29,13 @@ def pts_text(points) -> str:
 
 
 def write_tree(root) -> dict:
-    """All of PICTURES under `root`; key -> landmarks, counted from 0."""
+    """All of IMAGES under `root`; key -> landmarks, counted from 0."""
     written = {}
-    for name in (name for names in PICTURES.values() for name in names):
+    for name in (name for names in IMAGES.values() for name in names):
         rng = np.random.default_rng(len(written))
         points = trees.make_points("ibug68", SIZE, rng)
         points[30] = points[30].round()
-        trees.write_picture(root / name, trees.make_picture(SIZE, rng, dots=[points[30]]))
+        trees.write_image(root / name, trees.make_image(SIZE, rng, dots=[points[30]]))
         text = pts_text(points).encode()
         if len(written) % 2:
             text = b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n")
@@ -56,7 +56,7 @@ def built(tmp_path_factory):
     # What redistributions and second downloads leave in the folders.
     for stray in ("afw/134212_1_mirror", "ibug/image_003_1 (1)"):
         points = written["afw/134212_1.jpg"]
-        trees.write_picture(root / f"{stray}.jpg", trees.make_picture(SIZE, np.random.default_rng(99)))
+        trees.write_image(root / f"{stray}.jpg", trees.make_image(SIZE, np.random.default_rng(99)))
         (root / f"{stray}.pts").write_text(pts_text(points))
     (root / "afw" / "._134212_1.pts").write_bytes(b"\x00\x05\x16\x07")
     (root / "afw" / "bounding_boxes_afw.mat").write_bytes(b"MATLAB 5.0")
@@ -66,16 +66,16 @@ def built(tmp_path_factory):
 
 def test_what_is_read_is_what_the_files_say(built):
     data_dir, written, _ = built
-    for split, names in PICTURES.items():
+    for split, names in IMAGES.items():
         examples = trees.read_back("ibug_300w", split, data_dir)
         assert list(examples) == names
         for name, example in examples.items():
             np.testing.assert_allclose(example["landmarks"], written[name], atol=1e-5)
             assert example["visible"].all() and example["rgb"].shape == (SIZE[1], SIZE[0], 3)
             x, y = written[name][30].astype(int)
-            picture = example["rgb"].astype(int).sum(2)
+            image = example["rgb"].astype(int).sum(2)
             # JPEG smears a dot, but no other pixel is as bright.
-            assert np.unravel_index(picture.argmax(), picture.shape) == (y, x)
+            assert np.unravel_index(image.argmax(), image.shape) == (y, x)
             np.testing.assert_allclose(example["box"], landmarks.box_from_points(written[name]), rtol=1e-5)
             assert example["metadata"]["subject"] == ""
         trees.check_flips(examples.values(), "ibug68")
@@ -86,18 +86,18 @@ def test_full_is_common_and_challenge(built):
     assert builder.UNIONS == {"full": ("common", "challenge")} and builder.NORMALIZER == "outer_eyes"
     assert builder.EXPECTED == {"all": {"train": 337 + 2000 + 811, "common": 330 + 224, "challenge": 135}}
     both = trees.read_back("ibug_300w", "full", data_dir)
-    assert list(both) == PICTURES["common"] + PICTURES["challenge"]
+    assert list(both) == IMAGES["common"] + IMAGES["challenge"]
 
 
-def test_copies_and_mirrored_pictures_are_left_out_and_told(built):
+def test_copies_and_mirrored_images_are_left_out_and_told(built):
     metadata = built[2].info.metadata
     mirrored, copies = metadata["left_out"]
-    assert mirrored.startswith("1 mirrored pictures") and mirrored.endswith("afw/134212_1_mirror.jpg.")
+    assert mirrored.startswith("1 mirrored images") and mirrored.endswith("afw/134212_1_mirror.jpg.")
     assert copies.startswith("1 second downloads") and copies.endswith("ibug/image_003_1 (1).jpg.")
     assert any("3 challenge (published: 135)" in remark for remark in metadata["remarks"])
 
 
-def test_points_outside_the_picture_are_invisible(tmp_path):
+def test_points_outside_the_image_are_invisible(tmp_path):
     written = write_tree(tmp_path / "300W")
     name = "ibug/image_003_1.jpg"
     points = written[name]
@@ -121,10 +121,10 @@ def test_missing_files_are_listed_and_left_out_on_request(tmp_path):
     root = tmp_path / "300W"
     write_tree(root)
     (root / "lfpw/trainset/image_0001.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 9 faces lack a picture: lfpw/trainset/image_0001.*--allow_missing"):
+    with pytest.raises(InputError, match=r"1 of 9 faces lack an image: lfpw/trainset/image_0001.*--allow_missing"):
         build(root, tmp_path)
     (root / "ibug/image_003_1.pts").unlink()
-    with pytest.raises(InputError, match=r"^1 pictures have no \.pts file: ibug/image_003_1\.jpg\. Complete"):
+    with pytest.raises(InputError, match=r"^1 images have no \.pts file: ibug/image_003_1\.jpg\. Complete"):
         build(root, tmp_path)
     (root / "ibug").rename(root / "IBUG")
     with pytest.raises(InputError, match=r"has no folder ibug\. Fetch"):

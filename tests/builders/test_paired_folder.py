@@ -22,7 +22,7 @@ DOT = 30  # this landmark lies at integers, under a bright dot
 
 
 def write(folder: Path, names=("a", "b", "s1/c", "d"), *, modalities=("rgb", "thermal"), layout="ibug68"):
-    """Pictures in the standard tree; name -> landmarks, which are not written yet."""
+    """Images in the standard tree; name -> landmarks, which are not written yet."""
     rng = np.random.default_rng(2)
     written = {}
     for name in names:
@@ -31,8 +31,8 @@ def write(folder: Path, names=("a", "b", "s1/c", "d"), *, modalities=("rgb", "th
         points[dot] = points[dot].round()
         written[name] = points
         for modality in modalities:
-            picture = trees.make_picture(SIZE, rng, channels=3 if modality == "rgb" else 1, dots=[points[dot]])
-            trees.write_picture(folder / modality / f"{name}.png", picture)
+            image = trees.make_image(SIZE, rng, channels=3 if modality == "rgb" else 1, dots=[points[dot]])
+            trees.write_image(folder / modality / f"{name}.png", image)
     return written
 
 
@@ -106,7 +106,7 @@ def test_the_standard_tree_with_every_kind_of_label_file(tmp_path):
 
 
 def test_coco_keypoints(tmp_path):
-    """v = 0, 1, 2; two faces in a picture; a picture without annotations; file names as annotation tools write them."""
+    """v = 0, 1, 2; two faces in an image; an image without annotations; file names as annotation tools write them."""
     written = write(tmp_path, ("a", "b", "c"))
     names = ("images/thermal/a.png", "b.png", "c.jpg")
     images = [{"id": k, "file_name": name} for k, name in enumerate(names)]
@@ -212,12 +212,12 @@ def test_sixteen_bits_and_float_celsius(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["name", "csv"])
-def test_coloured_thermal_pictures(tmp_path, kind):
+def test_coloured_thermal_images(tmp_path, kind):
     written = write(tmp_path, ("a",), modalities=("rgb",))
     write_labels(tmp_path, written)
     gray = np.tile(np.arange(0, 240, 3, dtype=np.uint8), (SIZE[1], 1))
     colours = image_file.palettes()["inferno"].round()
-    trees.write_picture(tmp_path / "thermal/a.png", colours[gray].astype(np.uint8))
+    trees.write_image(tmp_path / "thermal/a.png", colours[gray].astype(np.uint8))
     with pytest.raises(InputError, match=r"a\.png is coloured: its colours fit --colormap='inferno'"):
         paired.make(None, tmp_path / "built", manual_dir=tmp_path)
     (tmp_path / "own.csv").write_text("r,g,b\n" + "\n".join(",".join(map(str, row)) for row in colours))
@@ -243,14 +243,14 @@ def test_lists_and_shares(tmp_path):
     with pytest.raises(InputError, match=r"val\.txt names 'a', which is in the split train already"):
         parse(tmp_path)
     (tmp_path / "val.txt").write_text("ghost\n")
-    with pytest.raises(InputError, match="1 of 4 faces lack a picture: ghost lacks its"):
+    with pytest.raises(InputError, match="1 of 4 faces lack an image: ghost lacks its"):
         build(tmp_path)
     (tmp_path / "val.txt").write_text("../a\n")
     with pytest.raises(InputError, match=r"val\.txt names the file '\.\./a', which lies outside"):
         parse(tmp_path)
 
 
-def test_nobody_changes_sides_when_pictures_are_added():
+def test_nobody_changes_sides_when_images_are_added():
     people = {f"p{k}": [paired.faces.Face(f"p{k}", subject=f"s{k // 3}")] for k in range(3000)}
     placed = splits.by_subject(people, (0.8, 0.1, 0.1))
     shares = [len(placed[split]) / 3000 for split in splits.NAMES]
@@ -263,7 +263,7 @@ def test_nobody_changes_sides_when_pictures_are_added():
     prepare.check_subjects(placed)
 
 
-def test_small_sets_leave_no_split_empty_and_shared_pictures_bind_people():
+def test_small_sets_leave_no_split_empty_and_shared_images_bind_people():
     few = {name: [paired.faces.Face(name)] for name in "abc"}
     assert [len(mine) for mine in splits.by_subject(few, (0.8, 0.1, 0.1)).values()] == [1, 1, 1]
     assert [len(mine) for mine in splits.by_subject(few, (1.0, 0.0, 0.0)).values()] == [3, 0, 0]
@@ -285,7 +285,7 @@ def test_a_missing_mate_is_listed_and_left_out_on_demand(tmp_path):
     write_labels(tmp_path, write(tmp_path))
     (tmp_path / "rgb/d.png").unlink()
     (tmp_path / "landmarks/ghost.json").write_text("null")
-    message = r"2 of 5 faces lack a picture: .*its rgb picture.*--allow_missing"
+    message = r"2 of 5 faces lack an image: .*its rgb image.*--allow_missing"
     with pytest.raises(InputError, match=message) as error:
         build(tmp_path)
     assert "thermal/d.png lacks" in str(error.value) and "ghost lacks" in str(error.value)
@@ -295,12 +295,12 @@ def test_a_missing_mate_is_listed_and_left_out_on_demand(tmp_path):
     assert "2 of 5 faces lack" in builder.info.metadata["remarks"][0]
 
 
-def test_a_picture_in_two_splits_is_refused(tmp_path):
+def test_a_image_in_two_splits_is_refused(tmp_path):
     write_labels(tmp_path, write(tmp_path, ("a", "b", "c")))
     (tmp_path / "thermal/b.png").write_bytes((tmp_path / "thermal/a.png").read_bytes())
     for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
         (tmp_path / f"{split}.txt").write_text(name)
-    with pytest.raises(InputError, match=r"1 pictures are in two splits: thermal/b\.png of val is also thermal/a\.png"):
+    with pytest.raises(InputError, match=r"1 images are in two splits: thermal/b\.png of val is also thermal/a\.png"):
         build(tmp_path)
 
 
@@ -336,7 +336,7 @@ def _sixteen(folder):
         (None, {"boxes": "none.csv"}, "--boxes=none.csv exists neither"),
         (None, {"colormap": "infernal"}, "--colormap=infernal is no known palette; did you mean 'inferno'"),
         (None, {"colormap": "inferno"}, "--colormap=inferno is for coloured .* is 8-bit gray"),
-        (None, {"celsius": "1,0"}, "--celsius=1,0 is for 16-bit or float pictures; .* is 8-bit gray"),
+        (None, {"celsius": "1,0"}, "--celsius=1,0 is for 16-bit or float images; .* is 8-bit gray"),
         (None, {"splits": "0.8,0.1"}, r"--splits=0\.8,0\.1 must be three shares"),
         (None, {"splits": "a,b,c"}, "--splits=a,b,c holds 'a' where a number"),
         (_text("notes.json", "{}"), {}, r"has landmarks and notes\.json; say with --labels"),
@@ -384,5 +384,5 @@ def test_the_real_pairs(tmp_path):
             np.testing.assert_array_equal(example["landmarks"], np.float32(entry["landmarks68"]))
             assert (~example["visible"]).sum() == entry["landmarks_outside_image"]
             assert example["metadata"]["pseudo"] and example["metadata"]["subject"] == entry["subject"]
-            picture = cv2.imread(str(REAL / entry["thermal_gray"]), cv2.IMREAD_GRAYSCALE)
-            np.testing.assert_array_equal(example["thermal"][..., 0], picture)
+            image = cv2.imread(str(REAL / entry["thermal_gray"]), cv2.IMREAD_GRAYSCALE)
+            np.testing.assert_array_equal(example["thermal"][..., 0], image)

@@ -140,17 +140,17 @@ def test_boxes(place):
             "a": [1, 2, 3, 4], "a#2": [5, 6, 7, 8.5], "b": [0, 0, 1, 1]
         }  # fmt: skip
     (place / "boxes.csv").write_text("name,x,y,w,h\na,1,2,3,4\na.png,5,6,7,8\n")
-    with pytest.raises(InputError, match="two boxes for a; a second face of a picture is a#2"):
+    with pytest.raises(InputError, match="two boxes for a; a second face of an image is a#2"):
         labels.read_boxes(place / "boxes.csv", names)
 
 
 def test_what_words_mean(place):
-    pictures = {"rgb": {"s1/a": "rgb/s1/a.png", "b.v2": "rgb/b.v2.png"}, "thermal": {"s1/a": "thermal/s1/a.tiff"}}
-    names = folder.Names(pictures, place)
+    images = {"rgb": {"s1/a": "rgb/s1/a.png", "b.v2": "rgb/b.v2.png"}, "thermal": {"s1/a": "thermal/s1/a.tiff"}}
+    names = folder.Names(images, place)
     for word in ("s1/a", "s1/a.png", "rgb/s1/a.png", "thermal\\s1\\a.tiff", "./data/rgb/s1/a.jpg", " s1/a.json "):
         assert names(word, "list") == "s1/a"
     assert names("b.v2", "list") == names("b.v2.png", "list") == "b.v2"
-    assert names("a", "list") == "a" and names("zzz.png", "list") == "zzz.png"  # no such picture
+    assert names("a", "list") == "a" and names("zzz.png", "list") == "zzz.png"  # no such image
 
 
 def test_patterns():
@@ -264,8 +264,8 @@ def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
     (tmp_path / "subjects.csv").write_text("name,subject\nann,anna\n")
     told = paired.make(None, tmp_path / "built", manual_dir=tmp_path).notes()["left_out"]
     assert told == [
-        "2 boxes are of names that no picture has, the first 'b': misspelt?",
-        "1 subjects are of names that no picture has, the first 'ann': misspelt?",
+        "2 boxes are of names that no image has, the first 'b': misspelt?",
+        "1 subjects are of names that no image has, the first 'ann': misspelt?",
     ]
 
 
@@ -273,8 +273,8 @@ def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
 def test_celsius_that_is_wrong(place, celsius):
     np.save(place / "t.npy", np.full((4, 4), 300.0))
     with pytest.raises(InputError, match=f"--celsius={celsius}"):
-        thermal_kind.of_picture(place / "t.npy", None, None, celsius)
-    kind = thermal_kind.of_picture(place / "t.npy", None, None, "0.5, -10")
+        thermal_kind.of_image(place / "t.npy", None, None, celsius)
+    kind = thermal_kind.of_image(place / "t.npy", None, None, "0.5, -10")
     assert (kind.kind, kind.scale, kind.offset) == ("counts", 0.5, -10.0)
 
 

@@ -39,7 +39,7 @@ def write_labels(path, points, **more) -> None:
 
 def write_face(folder, name, points, rng, *, labels="") -> None:
     dots = points[[NOSE]] if np.isfinite(points[NOSE]).all() else ()
-    trees.write_picture(folder / f"{name}.png", trees.make_picture(SIZE, rng, channels=1, dots=dots))
+    trees.write_image(folder / f"{name}.png", trees.make_image(SIZE, rng, channels=1, dots=dots))
     write_labels(folder / labels / f"{name}.ljson", points)
 
 
@@ -113,25 +113,23 @@ def test_16_bits_are_brought_to_8_and_colours_are_refused(tmp_path):
     low, high = np.percentile(counts, (0.5, 99.5))
     expected = (np.clip((counts - low) / (high - low), 0, 1) * 255).round()
     np.testing.assert_allclose(example["thermal"][..., 0], expected, atol=1)
-    trees.write_picture(tmp_path / "set" / f"{name}.png", trees.make_picture(SIZE, rng))
+    trees.write_image(tmp_path / "set" / f"{name}.png", trees.make_image(SIZE, rng))
     with pytest.raises(InputError, match=rf"{name}.png has colours; 8-bit gray is needed"):
         tfds_builders.build("rwth_aachen", tmp_path / "other", manual_dir=tmp_path / "set")
 
 
-def test_bad_pictures_and_names(tmp_path):
+def test_bad_images_and_names(tmp_path):
     rng = np.random.default_rng(3)
     points, name = make_face(rng), "irface_sub002_seq01_frm00001.jpg_lfb"
     with pytest.raises(InputError, match="holds no faces of rwth_aachen"):
         tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path)
     write_face(tmp_path, name, points, rng)
     write_labels(tmp_path / "irface_sub003_seq01_frm00001.jpg_lfb.ljson", points)
-    with pytest.raises(
-        InputError, match=r"1 of 2 faces lack a picture: irface_sub003_seq01_frm00001.jpg_lfb.png lacks"
-    ):
+    with pytest.raises(InputError, match=r"1 of 2 faces lack an image: irface_sub003_seq01_frm00001.jpg_lfb.png lacks"):
         tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path)
     built = tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path, allow_missing=True)
     assert built.info.splits["train"].num_examples == 1
-    assert "1 of 2 faces lack a picture" in built.info.metadata["remarks"][0]
+    assert "1 of 2 faces lack an image" in built.info.metadata["remarks"][0]
     whole = (tmp_path / f"{name}.png").read_bytes()
     (tmp_path / f"{name}.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=f"{name}.png"):
@@ -150,7 +148,7 @@ def test_labels_in_x_y_are_remarked_and_labels_outside_are_refused(tmp_path):
     built = tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path / "set")
     assert any("are rows [y, x]" in remark for remark in built.info.metadata["remarks"])
     write_labels(tmp_path / "set" / f"{name}.ljson", make_face(rng) + 500)
-    with pytest.raises(InputError, match=f"{name}.png: 68 of 68 landmarks lie outside the picture"):
+    with pytest.raises(InputError, match=f"{name}.png: 68 of 68 landmarks lie outside the image"):
         tfds_builders.build("rwth_aachen", tmp_path / "other", manual_dir=tmp_path / "set")
 
 

@@ -47,22 +47,22 @@ def write_tree(root, colour="gray", rgb=True) -> dict:
             (left, top), (right, bottom) = (points.min(0) - 2).tolist(), (points.max(0) + 2).tolist()
             # Drawn from the top left, or from the bottom right.
             corners = [[left, top], [right, bottom]] if len(written) % 2 else [[right, bottom], [left, top]]
-            gray = trees.make_picture(SIZE, rng, channels=1, dots=[points[30]])
+            gray = trees.make_image(SIZE, rng, channels=1, dots=[points[30]])
             thermal = gray if len(written) % 2 else np.repeat(gray[..., None], 3, axis=2)
             if colour == "iron":
                 thermal = image_file.palettes()["iron"].round().astype(np.uint8)[gray]
             folder = root / colour / split
-            trees.write_picture(folder / "images" / f"{name}.png", thermal)
+            trees.write_image(folder / "images" / f"{name}.png", thermal)
             (folder / "json").mkdir(exist_ok=True)
             text = json.dumps(labels(points, corners), indent=2)
             (folder / "json" / f"{name}.json").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
             if rgb:
-                picture = trees.make_picture(SIZE, rng, dots=[points[30]])
-                trees.write_picture(root / "rgb" / split / f"{name[:-1]}3.png", picture)
-                trees.write_picture(root / "rgb" / split / f"{name[:-1]}2.png", 255 - picture)  # raw: not the mate
+                image = trees.make_image(SIZE, rng, dots=[points[30]])
+                trees.write_image(root / "rgb" / split / f"{name[:-1]}3.png", image)
+                trees.write_image(root / "rgb" / split / f"{name[:-1]}2.png", 255 - image)  # raw: not the mate
             box = [left, top, right - left, bottom - top]
             key = f"{colour}/{split}/images/{name}.png"
-            written[key] = {"points": points, "gray": gray, "box": box, "rgb": picture if rgb else None}
+            written[key] = {"points": points, "gray": gray, "box": box, "rgb": image if rgb else None}
     return written
 
 
@@ -126,7 +126,7 @@ def test_names_of_both_sessions_give_subject_trial_and_position(tmp_path, raw):
     assert facts["142_1_1_3_255_1.png"] == ("142", 1, 1, 3)
 
 
-def test_painted_pictures_become_gray_again(tmp_path):
+def test_painted_images_become_gray_again(tmp_path):
     written = write_tree(tmp_path / "raw", "iron")
     build(tmp_path, "iron_all")
     for split in FACES:
@@ -138,7 +138,7 @@ def test_painted_pictures_become_gray_again(tmp_path):
             assert off.max() <= 2 and off.mean() < 0.5
 
 
-def test_thermal_pictures_alone_need_no_rgb(tmp_path):
+def test_thermal_images_alone_need_no_rgb(tmp_path):
     write_tree(tmp_path / "raw", rgb=False)
     builder = build(tmp_path, "gray_alone")
     assert "rgb" not in builder.info.features
@@ -166,7 +166,7 @@ def test_published_drops_what_is_listed_however_it_is_written(tmp_path, raw, tex
     assert list(read(tmp_path, "test", "gray_published")) == ["gray/test/images/111_2_2_3_12_40_1.png"]
 
 
-def test_broken_lists_of_challenging_pictures(tmp_path, raw):
+def test_broken_lists_of_challenging_images(tmp_path, raw):
     path = raw / "challenging_images.csv"
     with pytest.raises(InputError, match=r"challenging_images.csv does not exist"):
         build(tmp_path, "gray_published")
@@ -174,7 +174,7 @@ def test_broken_lists_of_challenging_pictures(tmp_path, raw):
         ("sub_id,trial_id\n1,2\n", "no column 'pos_id'"),
         ("sub_id,trial_id,pos_id\n1,2,five\n", "Row 2 of .* holds 'five' where a number belongs"),
         ("sub_id,trial_id,pos_id\n1,2,3\n1,2.5,3\n", "Row 3 of .* holds 2.5 where a whole number belongs"),
-        ("sub_id,trial_id,pos_id\n", "lists no pictures"),
+        ("sub_id,trial_id,pos_id\n", "lists no images"),
     ]:
         path.write_text(text)
         with pytest.raises(InputError, match=message):
@@ -198,16 +198,16 @@ def test_another_folder_is_told_how_to_get_the_set(tmp_path):
 
 def test_missing_mates_are_counted_and_left_out_on_request(tmp_path, raw):
     (raw / "rgb/test/142_1_1_3_255_3.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 6 faces lack a picture: gray/test/images/142_1_1_3_255_1.png lacks"):
+    with pytest.raises(InputError, match=r"1 of 6 faces lack an image: gray/test/images/142_1_1_3_255_1.png lacks"):
         build(tmp_path)
     builder = build(tmp_path, allow_missing=True)
     assert builder.info.splits["test"].num_examples == 1
-    assert any("1 of 6 faces lack a picture" in remark for remark in builder.info.metadata["remarks"])
+    assert any("1 of 6 faces lack an image" in remark for remark in builder.info.metadata["remarks"])
 
 
-def test_pictures_without_labels(tmp_path, raw):
+def test_images_without_labels(tmp_path, raw):
     (raw / "gray/train/json/7_1_1_9_120_1.json").unlink()
-    with pytest.raises(InputError, match=r"1 pictures have no labels: .*7_1_1_9_120_1.png lacks .*allow_missing"):
+    with pytest.raises(InputError, match=r"1 images have no labels: .*7_1_1_9_120_1.png lacks .*allow_missing"):
         build(tmp_path)
     builder = build(tmp_path, allow_missing=True)
     assert builder.info.splits["train"].num_examples == 2 and builder.info.metadata["unlabelled"] == 1
@@ -265,7 +265,7 @@ def no_shapes(content):
         (no_box, "one shape 'face' of two points; it holds 0"),
         (three_corners, "one shape 'face' of two points"),
         (flat_box, "The box of gray/val/images/101_1_2_3_7_88_1.png is"),
-        (outside, "101_1_2_3_7_88_1.png: 54 of 54 landmarks lie outside the picture"),
+        (outside, "101_1_2_3_7_88_1.png: 54 of 54 landmarks lie outside the image"),
         (no_shapes, "has no list of shapes"),
     ],
 )
@@ -302,7 +302,7 @@ def test_a_subject_in_two_splits(tmp_path, raw):
         build(tmp_path)
 
 
-def test_broken_pictures(tmp_path, raw):
+def test_broken_images(tmp_path, raw):
     path = raw / "gray/val/images/101_1_2_3_7_88_1.png"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

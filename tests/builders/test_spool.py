@@ -17,9 +17,7 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     for k in range(12):
         for side, channels in (("rgb", 3), ("thermal", 1)):
-            trees.write_picture(
-                tmp_path / "own" / side / f"{k}.png", trees.make_picture((40, 40), rng, channels=channels)
-            )
+            trees.write_image(tmp_path / "own" / side / f"{k}.png", trees.make_image((40, 40), rng, channels=channels))
         (tmp_path / "own" / "landmarks").mkdir(exist_ok=True)
         np.savetxt(tmp_path / "own" / "landmarks" / f"{k}.txt", rng.random((5, 2)) * 30)
     return tmp_path

@@ -162,7 +162,7 @@ def test_a_rebuild_clears_the_remains(tmp_path):
         ("synthetic_faces/-5x96", "Unknown config"),
         ("synthetic_faces/1e4x96", "Unknown config"),
         ("synthetic_faces/١٠٠x96", "Unknown config"),
-        ("", "Unknown data set"),
+        ("", "Unknown dataset"),
     ],
 )
 def test_names_that_mean_nothing(name, message, tmp_path):
@@ -201,5 +201,5 @@ def test_a_disk_that_fills_up_midway(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="Cannot write the data set"):
+    with pytest.raises(InputError, match="Cannot write the dataset"):
         tfds_builders.build("synthetic_faces/16x32", tmp_path / "taken")

@@ -22,7 +22,7 @@ IDS = sorted(number for numbers in SPLITS.values() for number in numbers)
 
 
 def write_tree(root, version="warm", *, rgb=True, inner="", ending="_thermal") -> dict:
-    """All of SPLITS under `root`; six digits -> landmarks, RGB picture and 16-bit counts."""
+    """All of SPLITS under `root`; six digits -> landmarks, RGB image and 16-bit counts."""
     written = {}
     labels = root / "face_synthetics" / inner
     labels.mkdir(parents=True, exist_ok=True)
@@ -34,13 +34,13 @@ def write_tree(root, version="warm", *, rgb=True, inner="", ending="_thermal") -
         counts = rng.integers(30000, 45000, SIZE[::-1]).astype(np.uint16)
         counts[:8] = 0  # the background is the coldest
         counts[row, column] = 60000
-        trees.write_picture(root / version / inner / f"{number}{ending}.png", counts)
+        trees.write_image(root / version / inner / f"{number}{ending}.png", counts)
         (labels / f"{number}_ldmks.txt").write_text("".join(f"{x} {y}\n" for x, y in points))
-        trees.write_picture(labels / f"{number}_seg.png", np.zeros(SIZE[::-1], np.uint8))
-        picture = trees.make_picture(SIZE, rng, dots=[points[30]])
+        trees.write_image(labels / f"{number}_seg.png", np.zeros(SIZE[::-1], np.uint8))
+        image = trees.make_image(SIZE, rng, dots=[points[30]])
         if rgb:
-            trees.write_picture(labels / f"{number}.png", picture)
-        written[number] = {"points": points, "rgb": picture, "counts": counts}
+            trees.write_image(labels / f"{number}.png", image)
+        written[number] = {"points": points, "rgb": image, "counts": counts}
     return written
 
 
@@ -85,12 +85,12 @@ def test_counts_become_degrees(tmp_path):
     assert celsius.min() == pytest.approx(20.0, abs=0.0051)
 
 
-def test_thermal_pictures_alone_need_no_rgb(tmp_path):
+def test_thermal_images_alone_need_no_rgb(tmp_path):
     write_tree(tmp_path / "raw", rgb=False)
     assert "rgb" not in build(tmp_path, "warm_alone").info.features
     (example,) = read(tmp_path, "test", "warm_alone").values()
     assert example.keys() >= {"thermal", "landmarks", "box"} and "rgb" not in example
-    with pytest.raises(InputError, match=r"6 of 6 faces lack a picture: warm/000000_thermal.png lacks .*000000.png"):
+    with pytest.raises(InputError, match=r"6 of 6 faces lack an image: warm/000000_thermal.png lacks .*000000.png"):
         build(tmp_path, "warm")
 
 
@@ -118,24 +118,24 @@ def test_the_expected_counts_are_those_of_the_rule():
     assert tfake.TFake.EXPECTED["cold"] == {split: whole.count(split) for split in ("train", "val", "test")}
 
 
-def test_more_rgb_than_thermal_pictures_is_fine(tmp_path, raw):
+def test_more_rgb_than_thermal_images_is_fine(tmp_path, raw):
     (raw / "warm/000003_thermal.png").unlink()
     assert build(tmp_path).info.splits["train"].num_examples == 2
 
 
 def test_missing_mates_and_labels(tmp_path, raw):
     (raw / "face_synthetics/000005.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 6 faces lack a picture: warm/000005_thermal.png lacks"):
+    with pytest.raises(InputError, match=r"1 of 6 faces lack an image: warm/000005_thermal.png lacks"):
         build(tmp_path)
     (raw / "face_synthetics/000010_ldmks.txt").unlink()
-    with pytest.raises(InputError, match=r"1 thermal pictures have no landmarks: .* lacks 000010_ldmks.txt in"):
+    with pytest.raises(InputError, match=r"1 thermal images have no landmarks: .* lacks 000010_ldmks.txt in"):
         build(tmp_path)
     builder = build(tmp_path, allow_missing=True)
     assert "val" not in builder.info.splits and builder.info.metadata["unlabelled"] == 1
 
 
 def test_a_face_twice(tmp_path, raw):
-    trees.write_picture(raw / "warm/000003.png", np.full(SIZE[::-1], 30000, np.uint16))
+    trees.write_image(raw / "warm/000003.png", np.full(SIZE[::-1], 30000, np.uint16))
     with pytest.raises(InputError, match=r"Both .*000003.png and .*000003_thermal.png are face 000003; remove one"):
         build(tmp_path)
 
@@ -153,7 +153,7 @@ def test_folders_without_the_set(tmp_path):
         ("1 2\n" * 69 + "1 nan\n", "000005_ldmks.txt holds a number that is not finite"),
         ("1 2\n" * 69 + "1 x\n", "000005_ldmks.txt holds 'x' where a number belongs"),
         ("1 2 3\n" * 70, "000005_ldmks.txt must hold rows of x and y; row 1 does not"),
-        ("900 2\n" * 70, "70 of 70 landmarks lie outside the picture"),
+        ("900 2\n" * 70, "70 of 70 landmarks lie outside the image"),
         ("", "000005_ldmks.txt is empty"),
     ],
 )
@@ -172,7 +172,7 @@ def test_bom_and_crlf_change_nothing(tmp_path, raw):
     np.testing.assert_allclose(example["landmarks"], points, atol=1e-4)
 
 
-def test_a_landmark_outside_the_picture_is_kept_and_marked(tmp_path, raw):
+def test_a_landmark_outside_the_image_is_kept_and_marked(tmp_path, raw):
     path = raw / "face_synthetics/000016_ldmks.txt"
     points = np.loadtxt(path)
     points[0] = [-7.25, 31.5]  # jaws of turned heads are projected from 3-D
@@ -189,7 +189,7 @@ def test_swapped_coordinates_are_remarked_not_refused(tmp_path, raw):
     assert any("are rows [y, x]" in remark for remark in build(tmp_path).info.metadata["remarks"])
 
 
-def test_broken_pictures(tmp_path, raw):
+def test_broken_images(tmp_path, raw):
     path = raw / "warm/000005_thermal.png"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

@@ -1,4 +1,4 @@
-"""`tfw`: CSV with and without a header, several faces in a picture, gray and iron pictures, colour mates."""
+"""`tfw`: CSV with and without a header, several faces in an image, gray and iron images, colour mates."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -34,21 +34,21 @@ def iron(gray) -> np.ndarray:
 
 
 def make_tree(folder, rng, *, suffix="_gray", header=True) -> dict[str, tuple]:
-    """A picture indoors and one with two faces outdoors in each split; key -> (box, points)."""
+    """An image indoors and one with two faces outdoors in each split; key -> (box, points)."""
     truth = {}
     for k, split in enumerate(("train", "val", "test")):
         groups = {"indoor": {f"{103 + k}_1_1_4_450_1.png": 1}, "outdoor": {f"{3312 + k}.png": 2}}
-        for environment, pictures in groups.items():
+        for environment, images in groups.items():
             lines = [HEADER] if header else []
-            for name, count in pictures.items():
+            for name, count in images.items():
                 faces = [make_face(rng, x=55 * n) for n in range(count)]
                 for n, face in enumerate(faces, 1):
                     truth[f"{split}/{environment}/{name}" + (f"#{n}" if n > 1 else "")] = face
                     lines.append(row(name, *face))
                 dots = [points[NOSE] for _, points in faces]
-                gray = trees.make_picture(SIZE, rng, channels=1, dots=dots)
+                gray = trees.make_image(SIZE, rng, channels=1, dots=dots)
                 stored = np.repeat(gray[..., None], 3, axis=2) if suffix else iron(gray)
-                trees.write_picture(folder / split / f"{environment}{suffix}" / name, stored)
+                trees.write_image(folder / split / f"{environment}{suffix}" / name, stored)
             (folder / split / f"{environment}.csv").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
     return truth
 
@@ -95,17 +95,15 @@ def test_configs_take_their_environment(tmp_path):
 def test_colour_mates(tmp_path):
     rng = np.random.default_rng(2)
     truth = make_tree(tmp_path / "TFW", rng)
-    with pytest.raises(
-        InputError, match=r"3 of 3 faces lack a picture: train/indoor/103_1_1_4_450_1.png lacks .*450_3"
-    ):
+    with pytest.raises(InputError, match=r"3 of 3 faces lack an image: train/indoor/103_1_1_4_450_1.png lacks .*450_3"):
         tfds_builders.build("tfw/indoor_rgb", tmp_path / "data", manual_dir=tmp_path / "TFW")
     colours = {}
     for split, name in (("train", "103_1_1_4_450_3.png"), ("val", "104_1_1_4_450_1.png")):
         key = f"{split}/indoor/{name.replace('_3.png', '_1.png')}"
-        colours[key] = trees.make_picture(SIZE, rng, dots=truth[key][1][[NOSE]])
-        trees.write_picture(tmp_path / "TFW" / split / "indoor_rgb" / name, colours[key])
+        colours[key] = trees.make_image(SIZE, rng, dots=truth[key][1][[NOSE]])
+        trees.write_image(tmp_path / "TFW" / split / "indoor_rgb" / name, colours[key])
     built = tfds_builders.build("tfw/indoor_rgb", tmp_path / "data", manual_dir=tmp_path / "TFW", allow_missing=True)
-    assert "1 of 3 faces lack a picture" in built.info.metadata["remarks"][0]
+    assert "1 of 3 faces lack an image" in built.info.metadata["remarks"][0]
     for split in ("train", "val"):
         (key,) = examples = trees.read_back("tfw/indoor_rgb", split, tmp_path / "data")
         np.testing.assert_array_equal(examples[key]["rgb"], colours[key])
@@ -126,11 +124,11 @@ def test_bad_faces(tmp_path):
     (box, points), folder = make_face(rng), tmp_path / "TFW"
     gap = points.copy()
     gap[3] = np.nan
-    trees.write_picture(folder / "train/indoor/1.png", trees.make_picture(SIZE, rng, channels=1))
+    trees.write_image(folder / "train/indoor/1.png", trees.make_image(SIZE, rng, channels=1))
     cases = {
         r"train/indoor/1.png: Landmark 3 is not a finite number. Mend it": row("1.png", box, gap),
         r"The box of train/indoor/1.png is .*; x, y, w, h with positive": row("1.png", box[::-1], points),
-        r"5 of 5 landmarks lie outside the picture, which is 116 x 87": row("1.png", box, points + 300),
+        r"5 of 5 landmarks lie outside the image, which is 116 x 87": row("1.png", box, points + 300),
         r"train/indoor/2.png lacks .*2.png. Complete": row("2.png", box, points),
         r"indoor.csv names the file '../1.png', which lies outside": row("../1.png", box, points),
         r"Row 2 of .*indoor.csv has 13 columns": row("1.png", box, points[:4]),
@@ -140,7 +138,7 @@ def test_bad_faces(tmp_path):
     for sentence, line in cases.items():
         with pytest.raises(InputError, match=sentence):
             build_one(folder, tmp_path / "data", [line])
-    # A bad face can be named in a list, the picture's other face stays.
+    # A bad face can be named in a list, the image's other face stays.
     listing = tmp_path / "wrong.txt"
     listing.write_text("train/indoor/1.png#2")
     lines = [row("1.png", box, points), row("./1.png", box, gap)]
@@ -148,15 +146,15 @@ def test_bad_faces(tmp_path):
     assert built.info.splits["train"].num_examples == 1
 
 
-def test_bad_pictures(tmp_path):
+def test_bad_images(tmp_path):
     rng = np.random.default_rng(4)
     box, points = make_face(rng)
-    picture = tmp_path / "TFW/train/indoor/1.png"
-    trees.write_picture(picture, trees.make_picture(SIZE, rng, channels=1).astype(np.uint16))
+    image = tmp_path / "TFW/train/indoor/1.png"
+    trees.write_image(image, trees.make_image(SIZE, rng, channels=1).astype(np.uint16))
     with pytest.raises(InputError, match=r"1.png has uint16 pixels, not colours of a palette"):
         build_one(tmp_path / "TFW", tmp_path / "data", [row("1.png", box, points)])
-    trees.write_picture(picture, trees.make_picture(SIZE, rng, channels=1))
-    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
+    trees.write_image(image, trees.make_image(SIZE, rng, channels=1))
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
     with pytest.raises(InputError, match=r"1.png"):
         build_one(tmp_path / "TFW", tmp_path / "data", [row("1.png", box, points)])
 
@@ -165,7 +163,7 @@ def test_swapped_axes_are_remarked(tmp_path):
     rng = np.random.default_rng(5)
     lines = []
     for k in range(3):
-        trees.write_picture(tmp_path / f"TFW/train/indoor/{k}.png", trees.make_picture(SIZE, rng, channels=1))
+        trees.write_image(tmp_path / f"TFW/train/indoor/{k}.png", trees.make_image(SIZE, rng, channels=1))
         box, points = make_face(rng)
         lines.append(row(f"{k}.png", box, points[:, ::-1]))
     built = build_one(tmp_path / "TFW", tmp_path / "data", lines)

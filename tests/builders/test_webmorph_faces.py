@@ -28,8 +28,8 @@ def write(folder: Path) -> dict[str, np.ndarray]:
             size = SIZES[name.partition("_")[0]]
             points = trees.make_points("ibug68", size, rng)
             points[DOT] = points[DOT].round()
-            picture = trees.make_picture(size, rng, channels=1, dots=[points[DOT]])
-            trees.write_picture(folder / "images" / f"{name}.jpg", picture)
+            image = trees.make_image(size, rng, channels=1, dots=[points[DOT]])
+            trees.write_image(folder / "images" / f"{name}.jpg", image)
             write_pts(folder / "images" / f"{name}.pts", points)
             written[name] = points
     return written
@@ -47,7 +47,7 @@ def built(tmp_path_factory):
     return tfds_builders.build("webmorph_faces", folder / "built", manual_dir=folder / "source"), written, folder
 
 
-def test_landmarks_pictures_splits_and_subjects(built):
+def test_landmarks_images_splits_and_subjects(built):
     builder, written, folder = built
     assert builder.LAYOUT == "ibug68" and set(builder.info.splits) == {"train", "val", "test"}
     for split, names in NAMES.items():
@@ -121,9 +121,9 @@ def _outside(folder):
         (_replace("images/london_001.pts", "\n}", "\nnan nan\n}"), "not finite"),
         (_short, "holds 51 points; there must be 68"),
         (_truncate, r"london_001\.jpg is damaged"),
-        (_outside, "68 of 68 landmarks lie outside the picture, which is 96 x 96"),
+        (_outside, "68 of 68 landmarks lie outside the image, which is 96 x 96"),
         (lambda folder: (folder / "val.txt").write_text("london_001\n"), "occurs twice among the faces"),
-        (lambda folder: (folder / "images/london_001.jpg").unlink(), r"1 of 4 faces lack a picture: .*--allow_missing"),
+        (lambda folder: (folder / "images/london_001.jpg").unlink(), r"1 of 4 faces lack an image: .*--allow_missing"),
     ],
 )
 def test_mistakes(tmp_path, spoil, message):
@@ -134,7 +134,7 @@ def test_mistakes(tmp_path, spoil, message):
     assert not (tmp_path / "built/webmorph_faces/all/1.0.0").exists()
 
 
-def test_a_missing_picture_is_left_out_on_demand(tmp_path):
+def test_a_missing_image_is_left_out_on_demand(tmp_path):
     write(tmp_path / "source")
     (tmp_path / "source/images/london_001.jpg").unlink()
     options = {"manual_dir": tmp_path / "source", "allow_missing": True}
@@ -178,9 +178,7 @@ def test_a_data_dir_in_the_source_that_cannot_be_written_is_called_so(tmp_path, 
     source = tmp_path / "source"
     write(source)
     refuse(monkeypatch, "mkdir", source / "built")
-    with pytest.raises(
-        InputError, match=r"Cannot write the data set to .*Permission denied.*choose another --data_dir"
-    ):
+    with pytest.raises(InputError, match=r"Cannot write the dataset to .*Permission denied.*choose another --data_dir"):
         tfds_builders.build("webmorph_faces", source / "built", manual_dir=source)
 
 

@@ -17,12 +17,12 @@ from tfds_builders.wflw import wflw_dataset_builder as wflw
 SIZE = (80, 64)
 SOCCER = "37--Soccer/37_Soccer_soccer_ball_37_45.jpg"
 PARADE = "0--Parade/0_Parade_Parade_0_12.jpg"
-FACES = {  # picture, and the attributes pose expression illumination make-up occlusion blur
+FACES = {  # image, and the attributes pose expression illumination make-up occlusion blur
     "train": [(PARADE, "000000"), (SOCCER, "100010"), (SOCCER, "000001"), ("6--Funeral/a name.png", "000000")],
     "test": [
         ("2--Demonstration/2_Demonstration_Demonstrators_2_3.jpg", "100000"),
         ("5--Car_Accident/5_Car_Accident_Accident_5_1.jpg", "011100"),
-        (PARADE, "100011"),  # another face of a picture of the training list
+        (PARADE, "100011"),  # another face of an image of the training list
     ],
 }
 LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{}.txt"
@@ -43,7 +43,7 @@ def write_tree(root) -> dict:
             rng = np.random.default_rng(len(written))
             points = trees.make_points("wflw98", SIZE, rng)
             points[54] = points[54].round()
-            points[54, 0] += 3 * count.get(name, 0)  # faces of one picture have their own dots
+            points[54, 0] += 3 * count.get(name, 0)  # faces of one image have their own dots
             box = (10 + k, 8, 70, 60 - k)
             lines.append(line(points, box, attributes, name))
             drawn.setdefault(name, []).append(points[54])
@@ -57,8 +57,8 @@ def write_tree(root) -> dict:
             content.encode() if split == "test" else b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode()
         )
     for k, (name, dots) in enumerate(drawn.items()):
-        picture = trees.make_picture(SIZE, np.random.default_rng(100 + k), dots=dots)
-        trees.write_picture(root / "WFLW_images" / name, picture)
+        image = trees.make_image(SIZE, np.random.default_rng(100 + k), dots=dots)
+        trees.write_image(root / "WFLW_images" / name, image)
     return written
 
 
@@ -83,8 +83,8 @@ def test_what_is_read_is_what_the_lists_say(built):
             np.testing.assert_allclose(example["landmarks"], points, atol=1e-5)
             np.testing.assert_array_equal(example["box"], [left, top, right - left, bottom - top])
             x, y = points[54].astype(int)
-            picture = example["rgb"].astype(int).sum(2)
-            assert picture[y, x] > 550 and picture[y, x] == picture[y - 1 : y + 2, x - 1 : x + 2].max()
+            image = example["rgb"].astype(int).sum(2)
+            assert image[y, x] > 550 and image[y, x] == image[y - 1 : y + 2, x - 1 : x + 2].max()
             flags = [example["metadata"][name] for name in wflw.ATTRIBUTES]
             assert "".join(str(int(flag)) for flag in flags) == attributes
         trees.check_flips(examples.values(), "wflw98")
@@ -103,7 +103,7 @@ def test_subsets_are_the_test_faces_with_an_attribute(built):
         assert builder.info.features[name].np_dtype == np.bool_ and builder.info.features[name].doc.desc
 
 
-def test_a_picture_in_both_lists_and_other_counts_are_remarked(built):
+def test_a_image_in_both_lists_and_other_counts_are_remarked(built):
     remarks = built[2].info.metadata["remarks"]
     assert any(f"{PARADE}#2 of test is also {PARADE} of train" in remark for remark in remarks)
     assert any("4 train (published: 7,500)" in remark for remark in remarks)
@@ -116,7 +116,7 @@ def test_landmark_box_has_boxes_of_the_landmarks(tmp_path):
     np.testing.assert_allclose(example["box"], landmarks.box_from_points(written["train", 1][0]), rtol=1e-5)
 
 
-def test_points_outside_the_picture_are_invisible(tmp_path):
+def test_points_outside_the_image_are_invisible(tmp_path):
     root = tmp_path / "WFLW"
     written = write_tree(root)
     points, box, attributes, key = written["train", 3]
@@ -141,11 +141,11 @@ def test_rows_of_y_and_x_are_remarked(tmp_path):
     assert any("[y, x]" in remark for remark in remarks)
 
 
-def test_missing_pictures_are_listed_and_left_out_on_request(tmp_path):
+def test_missing_images_are_listed_and_left_out_on_request(tmp_path):
     root = tmp_path / "WFLW"
     write_tree(root)
     (root / "WFLW_images" / SOCCER).unlink()
-    with pytest.raises(InputError, match=rf"2 of 7 faces lack a picture: {SOCCER} lacks .*--allow_missing"):
+    with pytest.raises(InputError, match=rf"2 of 7 faces lack an image: {SOCCER} lacks .*--allow_missing"):
         build(root, tmp_path)
     builder = build(root, tmp_path, allow_missing=True)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 2, "test": 3}
@@ -185,11 +185,11 @@ def test_broken_lists_are_refused(tmp_path, edit, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_picture_and_a_missing_list_are_refused(tmp_path):
+def test_a_truncated_image_and_a_missing_list_are_refused(tmp_path):
     root = tmp_path / "WFLW"
     write_tree(root)
-    picture = root / "WFLW_images" / "6--Funeral/a name.png"
-    picture.write_bytes(picture.read_bytes()[:300])
+    image = root / "WFLW_images" / "6--Funeral/a name.png"
+    image.write_bytes(image.read_bytes()[:300])
     with pytest.raises(InputError, match=r"a name\.png is damaged or incomplete"):
         build(root, tmp_path)
     (root / LISTS.format("test")).unlink()

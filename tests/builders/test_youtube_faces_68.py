@@ -31,8 +31,8 @@ def write(folder: Path) -> dict[str, np.ndarray]:
         for k, name in enumerate(names):
             points = trees.make_points("ibug68", (192, 192), rng)
             points[DOT] = points[DOT].round()
-            trees.write_picture(
-                folder / "images" / name, trees.make_picture((192, 192), rng, channels=1, dots=[points[DOT]])
+            trees.write_image(
+                folder / "images" / name, trees.make_image((192, 192), rng, channels=1, dots=[points[DOT]])
             )
             numbers = ",".join(f"{value:.2f}" for value in points.ravel())
             lines.append(f"{name},{name[3:-7]},{split},{0.91 + k:.2f},{numbers}")
@@ -48,7 +48,7 @@ def built(tmp_path_factory):
     return tfds_builders.build("youtube_faces_68", folder / "built", manual_dir=folder / "source"), written, folder
 
 
-def test_landmarks_pictures_splits_subjects_and_scale(built):
+def test_landmarks_images_splits_subjects_and_scale(built):
     builder, written, folder = built
     assert builder.LAYOUT == "ibug68"
     assert "research use only" in builder.info.redistribution_info.license

@@ -1,4 +1,4 @@
-"""Faces and pictures for tiny trees, and what must hold for every data set that was read back."""
+"""Faces and images for tiny trees, and what must hold for every dataset that was read back."""
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ _PARTS = {
 
 
 def make_points(layout, size, rng) -> np.ndarray:
-    """A face float32 [K, 2] in pixels of a picture of `size` = (width, height): upright, in order, no two alike."""
+    """A face float32 [K, 2] in pixels of an image of `size` = (width, height): upright, in order, no two alike."""
     layout = landmarks.get(layout)
     points = np.zeros((layout.count, 2))
     for group, indices in layout.groups.items():
@@ -38,19 +38,19 @@ def make_points(layout, size, rng) -> np.ndarray:
     return (points * np.array(size)).astype(np.float32)
 
 
-def make_picture(size, rng, *, channels=3, dots=()) -> np.ndarray:
+def make_image(size, rng, *, channels=3, dots=()) -> np.ndarray:
     """uint8 [h, w] or [h, w, 3], dim noise and a bright dot on each of `dots` (x, y), rounded to pixels."""
     width, height = size
-    picture = rng.integers(0, 100, (height, width, channels), np.uint8)
+    image = rng.integers(0, 100, (height, width, channels), np.uint8)
     for x, y in dots:
-        picture[round(float(y)), round(float(x))] = 255
-    return picture[..., 0] if channels == 1 else picture
+        image[round(float(y)), round(float(x))] = 255
+    return image[..., 0] if channels == 1 else image
 
 
-def write_picture(path, picture) -> None:
+def write_image(path, image) -> None:
     """PNG, JPEG or TIFF by the ending; colour is RGB here."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), picture[..., ::-1] if picture.ndim == 3 else picture)
+    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
 
 
 def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:

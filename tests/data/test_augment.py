@@ -1,4 +1,4 @@
-"""Augmentation: a bright dot painted on a landmark stays under it, whatever is done to the picture."""
+"""Augmentation: a bright dot painted on a landmark stays under it, whatever is done to the image."""
 
 import cv2
 import numpy as np
@@ -51,16 +51,16 @@ def centroid(image, near, radius):
 
 
 def assert_dots_lie_under_landmarks(height, width, sigma, seed, size, **options):
-    """One dot a picture, as dots that touch would pull at each other's centres."""
+    """One dot an image, as dots that touch would pull at each other's centres."""
     for k in range(5):
-        picture = example(height, width, sigma, seed, only=slice(k, k + 1))
+        image = example(height, width, sigma, seed, only=slice(k, k + 1))
         if k == 0:
-            picture["thermal"] = picture["thermal"][..., None]
-        crop = augment.crop(picture, size=size, layout="tfw5", rng=np.random.default_rng(seed), **options)
+            image["thermal"] = image["thermal"][..., None]
+        crop = augment.crop(image, size=size, layout="tfw5", rng=np.random.default_rng(seed), **options)
         step = np.hypot(*crop["to_image"][:, 0])  # original pixels a crop pixel
         mine = FLIP5[k] if options["flip"] else k
         place = codecs.to_pixels(crop["landmarks"][mine].astype(np.float64), size)
-        assert crop["visible"][mine] == picture["visible"][k]
+        assert crop["visible"][mine] == image["visible"][k]
         for name in ("rgb", "thermal"):
             found = centroid(crop[name].max(axis=2), place, 3 * sigma / step + 1)
             assert np.abs(found - place).max() < 0.1, (name, found, place)
@@ -78,33 +78,33 @@ def test_bright_dot(size, flip, options):
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(348, 464, 64), (480, 640, 48), (1000, 800, 64), (331, 457, 100)]
 )
-def test_bright_dot_in_large_pictures(height, width, size, flip):
+def test_bright_dot_in_large_images(height, width, size, flip):
     # Shrinking by 3 to 16: the averaging step must not move anything either.
     for seed in range(2):
         sigma = 1.2 * width / size
         assert_dots_lie_under_landmarks(height, width, sigma, seed, size, flip=flip, rotation=25, shift=0.04)
 
 
-def test_the_crop_of_the_whole_picture_is_the_picture():
+def test_the_crop_of_the_whole_image_is_the_image():
     rng = np.random.default_rng(0)
-    picture = example(64, 64)
-    picture["rgb"] = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    image = example(64, 64)
+    image["rgb"] = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     # A box over all pixels goes from edge to edge, -0.5 to 63.5, as pixel centres are integers.
-    picture["box"] = np.array([-0.5, -0.5, 64, 64])
-    crop = augment.crop(picture, size=64, layout="tfw5", expand=1.0)
-    np.testing.assert_array_equal(crop["rgb"], picture["rgb"].astype(np.float32) / np.float32(255))
+    image["box"] = np.array([-0.5, -0.5, 64, 64])
+    crop = augment.crop(image, size=64, layout="tfw5", expand=1.0)
+    np.testing.assert_array_equal(crop["rgb"], image["rgb"].astype(np.float32) / np.float32(255))
     np.testing.assert_array_equal(crop["to_image"], [[1, 0, 0], [0, 1, 0]])
-    np.testing.assert_allclose(crop["landmarks"], (picture["landmarks"] + 0.5) / 64, atol=1e-6)
-    mirrored = augment.crop(picture, size=64, layout="tfw5", expand=1.0, rng=rng, flip=1.0)
+    np.testing.assert_allclose(crop["landmarks"], (image["landmarks"] + 0.5) / 64, atol=1e-6)
+    mirrored = augment.crop(image, size=64, layout="tfw5", expand=1.0, rng=rng, flip=1.0)
     np.testing.assert_array_equal(mirrored["rgb"], crop["rgb"][:, ::-1])
     np.testing.assert_allclose(mirrored["landmarks"][:, 0], 1 - crop["landmarks"][FLIP5, 0], atol=1e-6)
     np.testing.assert_allclose(mirrored["landmarks"][:, 1], crop["landmarks"][FLIP5, 1], atol=1e-6)
-    np.testing.assert_array_equal(mirrored["visible"], picture["visible"][FLIP5])
+    np.testing.assert_array_equal(mirrored["visible"], image["visible"][FLIP5])
 
 
 def test_types_and_shapes_of_a_crop():
-    picture = example() | {"celsius": np.zeros((96, 120), np.float32)}
-    crop = augment.crop(picture, size=40, layout="tfw5")
+    image = example() | {"celsius": np.zeros((96, 120), np.float32)}
+    crop = augment.crop(image, size=40, layout="tfw5")
     kinds = {key: (value.dtype.name, value.shape) for key, value in crop.items() if key != "subject"}
     assert kinds == {
         "rgb": ("float32", (40, 40, 3)),
@@ -116,14 +116,14 @@ def test_types_and_shapes_of_a_crop():
     }
     assert crop["subject"] == 7
     assert crop["rgb"].min() >= 0 and 0.7 < crop["rgb"].max() <= 1
-    np.testing.assert_array_equal(crop["box"], picture["box"])
-    assert picture["rgb"].dtype == np.uint8 and "celsius" in picture  # the input is untouched
+    np.testing.assert_array_equal(crop["box"], image["box"])
+    assert image["rgb"].dtype == np.uint8 and "celsius" in image  # the input is untouched
 
 
 @pytest.mark.parametrize("missing", ["rgb", "thermal"])
 def test_an_absent_modality_stays_absent(missing):
-    picture = {key: value for key, value in example().items() if key != missing}
-    crop = augment.crop(picture, size=32, layout="tfw5", rng=np.random.default_rng(0), **RANDOM)
+    image = {key: value for key, value in example().items() if key != missing}
+    crop = augment.crop(image, size=32, layout="tfw5", rng=np.random.default_rng(0), **RANDOM)
     assert missing not in augment.occlude(crop, np.random.default_rng(0), p=1.0)
     both = augment.crop(example(), size=32, layout="tfw5", rng=np.random.default_rng(0), **RANDOM)
     name = "thermal" if missing == "rgb" else "rgb"
@@ -131,9 +131,9 @@ def test_an_absent_modality_stays_absent(missing):
 
 
 def test_the_square_follows_the_box_and_expand():
-    picture = example(200, 300)
-    picture["box"] = np.array([100.0, 40.0, 50.0, 80.0])
-    crop = augment.crop(picture, size=50, layout="tfw5", expand=1.5)
+    image = example(200, 300)
+    image["box"] = np.array([100.0, 40.0, 50.0, 80.0])
+    crop = augment.crop(image, size=50, layout="tfw5", expand=1.5)
     np.testing.assert_allclose(np.hypot(*crop["to_image"][:, 0]) * 50, 1.5 * 80, rtol=1e-6)
     middle = crop["to_image"] @ [24.5, 24.5, 1]
     np.testing.assert_allclose(middle, [125, 80], atol=1e-4)
@@ -141,21 +141,21 @@ def test_the_square_follows_the_box_and_expand():
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_to_image_leads_back_to_the_original_pixels(flip):
-    picture = example()
+    image = example()
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        crop = augment.crop(picture, size=64, layout="tfw5", rng=rng, flip=flip, **RANDOM)
+        crop = augment.crop(image, size=64, layout="tfw5", rng=rng, flip=flip, **RANDOM)
         back = codecs.to_original(crop["landmarks"].astype(np.float64), crop["to_image"].astype(np.float64), 64)
         back = back[FLIP5] if flip else back
-        np.testing.assert_allclose(back, picture["landmarks"], atol=1e-3)
+        np.testing.assert_allclose(back, image["landmarks"], atol=1e-3)
 
 
 def test_random_crops_use_the_ranges_that_are_documented():
-    picture, found = example(), {"turn": [], "size": [], "mirrored": [], "x": []}
+    image, found = example(), {"turn": [], "size": [], "mirrored": [], "x": []}
     rng = np.random.default_rng(1)
-    plain = augment.crop(picture, size=64, layout="tfw5")
+    plain = augment.crop(image, size=64, layout="tfw5")
     for _ in range(600):
-        crop = augment.crop(picture, size=64, layout="tfw5", rng=rng, rotation=20, scale=0.25, shift=0.1, flip=0.3)
+        crop = augment.crop(image, size=64, layout="tfw5", rng=rng, rotation=20, scale=0.25, shift=0.1, flip=0.3)
         matrix = crop["to_image"].astype(np.float64)
         mirrored = np.linalg.det(matrix[:, :2]) < 0
         axis = matrix[:, 1]  # the crop's y axis is not touched by the mirror
@@ -171,12 +171,12 @@ def test_random_crops_use_the_ranges_that_are_documented():
 
 
 def test_jitter_moves_every_side_by_itself():
-    picture = example(400, 400)
-    picture["box"] = np.array([100.0, 100.0, 200.0, 100.0])
+    image = example(400, 400)
+    image["box"] = np.array([100.0, 100.0, 200.0, 100.0])
     rng = np.random.default_rng(3)
     middles, sides = [], []
     for _ in range(300):
-        crop = augment.crop(picture, size=64, layout="tfw5", expand=1.0, rng=rng, jitter=0.2)
+        crop = augment.crop(image, size=64, layout="tfw5", expand=1.0, rng=rng, jitter=0.2)
         middles.append(crop["to_image"].astype(np.float64) @ [31.5, 31.5, 1])
         sides.append(crop["to_image"][0, 0] * 64)
     middles = np.array(middles) - (200, 150)
@@ -193,32 +193,32 @@ def test_the_same_seed_gives_the_same_crop_and_another_another():
     assert not np.array_equal(make(4)["to_image"], make(5)["to_image"])
 
 
-def test_outside_the_picture_is_black():
-    picture = example(64, 64)
-    picture["rgb"][:], picture["thermal"][:] = 200, 200
-    picture["box"] = np.array([0.0, 0.0, 63.0, 63.0])
-    crop = augment.crop(picture, size=64, layout="tfw5", expand=2.0)
+def test_outside_the_image_is_black():
+    image = example(64, 64)
+    image["rgb"][:], image["thermal"][:] = 200, 200
+    image["box"] = np.array([0.0, 0.0, 63.0, 63.0])
+    crop = augment.crop(image, size=64, layout="tfw5", expand=2.0)
     assert crop["rgb"][0, 0].max() == 0 and crop["thermal"][-1, -1].max() == 0
     np.testing.assert_allclose(crop["rgb"][32, 32], 200 / 255, atol=1e-6)
 
 
 def test_shrinking_averages_instead_of_picking():
     rng = np.random.default_rng(0)
-    picture = example(512, 512)
-    picture["thermal"] = (rng.random((512, 512)) < 0.5).astype(np.uint8) * 255  # the finest texture there is
-    picture["box"] = np.array([-0.5, -0.5, 512, 512])
-    crop = augment.crop(picture, size=32, layout="tfw5", expand=1.0)["thermal"]
+    image = example(512, 512)
+    image["thermal"] = (rng.random((512, 512)) < 0.5).astype(np.uint8) * 255  # the finest texture there is
+    image["box"] = np.array([-0.5, -0.5, 512, 512])
+    crop = augment.crop(image, size=32, layout="tfw5", expand=1.0)["thermal"]
     assert abs(crop.mean() - 0.5) < 0.02
     assert crop.std() < 0.06  # 1/32 for perfect averaging over 16 x 16, 0.5 / 1.5 for bilinear picking
 
 
 def bad(**changes):
-    picture = {**example(), **changes}
-    return {key: value for key, value in picture.items() if value is not None}
+    image = {**example(), **changes}
+    return {key: value for key, value in image.items() if value is not None}
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (bad(landmarks=np.full((5, 2), np.nan)), "Landmark 0 is not a finite number"),
         (bad(landmarks=np.zeros((4, 2))), "layout tfw5 has 5 points"),
@@ -226,17 +226,17 @@ def bad(**changes):
         (bad(box=np.array([10, 10, 0, 5])), "is empty or not finite"),
         (bad(box=np.array([10, 10, 5, np.nan])), "is empty or not finite"),
         (bad(box=np.array([10, 10, 5])), "this one has 3 numbers"),
-        (bad(box=np.array([120, 10, 20, 20])), "lies outside the 120x96 picture"),
-        (bad(box=np.array([-30, 10, 30, 20])), "lies outside the 120x96 picture"),
-        (bad(rgb=np.zeros((96, 120, 4), np.uint8)), r"rgb picture must be uint8 \[H, W, 3\]"),
-        (bad(thermal=np.zeros((96, 120), np.float32)), "thermal picture must be uint8"),
+        (bad(box=np.array([120, 10, 20, 20])), "lies outside the 120x96 image"),
+        (bad(box=np.array([-30, 10, 30, 20])), "lies outside the 120x96 image"),
+        (bad(rgb=np.zeros((96, 120, 4), np.uint8)), r"rgb image must be uint8 \[H, W, 3\]"),
+        (bad(thermal=np.zeros((96, 120), np.float32)), "thermal image must be uint8"),
         (bad(thermal=np.zeros((90, 120), np.uint8)), "differ in size: 120x90 and 120x96"),
         (bad(rgb=None, thermal=None), "neither rgb nor thermal"),
     ],
 )
-def test_bad_examples_are_told(picture, message):
+def test_bad_examples_are_told(image, message):
     with pytest.raises(InputError, match=message):
-        augment.crop(picture, size=32, layout="tfw5")
+        augment.crop(image, size=32, layout="tfw5")
 
 
 def test_randomness_without_a_generator_is_a_mistake():
@@ -269,7 +269,7 @@ def test_photometric_changes_stay_in_range_and_depend_on_the_seed_alone(function
 
 
 @pytest.mark.parametrize(("function", "channels"), PHOTOMETRIC)
-def test_bytes_stay_bytes_and_are_the_same_picture(function, channels):
+def test_bytes_stay_bytes_and_are_the_same_image(function, channels):
     image = ramp(channels=channels)
     for seed in range(20):
         small = function((image * 255).round().astype(np.uint8), np.random.default_rng(seed))
@@ -306,11 +306,11 @@ def test_photometric_changes_move_no_dot(function, channels):
         out = function(image, np.random.default_rng(seed)).max(axis=2)
         out = np.clip(out - np.quantile(out, 0.7), 0, None)
         moved.append(centroid(out / max(out.max(), 1e-6), place, 8) - place)
-    # A dark noisy picture scatters single values; a systematic shift, such as half a pixel in a resize, would stay.
+    # A dark noisy image scatters single values; a systematic shift, such as half a pixel in a resize, would stay.
     assert np.abs(np.median(moved, axis=0)).max() < 0.1
 
 
-def test_the_tone_curve_of_thermal_pictures_never_falls():
+def test_the_tone_curve_of_thermal_images_never_falls():
     flat = np.arange(256, dtype=np.float32).repeat(256).reshape(256, 256, 1) / np.float32(255)
     curves = []
     for seed in range(60):

@@ -1,4 +1,4 @@
-"""Pictures of users: every kind in, 8 bits out, and no broken file passes."""
+"""Images of users: every kind in, 8 bits out, and no broken file passes."""
 
 import io
 import zlib
@@ -38,10 +38,10 @@ def test_png_is_lossless_filtered_and_not_deflated(image):
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".bmp"])
 def test_gray_and_colour_come_through_exactly(tmp_path, suffix):
-    gray = image_file.read_picture(write(tmp_path / f"g{suffix}", GRAY))
+    gray = image_file.read_image(write(tmp_path / f"g{suffix}", GRAY))
     assert gray.kind == "gray8" and gray.array.dtype == np.uint8
     np.testing.assert_array_equal(gray.array, GRAY)
-    colour = image_file.read_picture(write(tmp_path / f"c{suffix}", COLOUR))
+    colour = image_file.read_image(write(tmp_path / f"c{suffix}", COLOUR))
     assert colour.kind == "colour"
     np.testing.assert_array_equal(colour.array, COLOUR)
     np.testing.assert_array_equal(image_file.to_gray8(gray)[0], GRAY)
@@ -51,17 +51,17 @@ def test_gray_and_colour_come_through_exactly(tmp_path, suffix):
 
 
 def test_three_equal_channels_are_gray(tmp_path):
-    picture = image_file.read_picture(write(tmp_path / "a.png", np.repeat(GRAY[..., None], 3, 2)))
-    assert picture.kind == "gray8"
-    np.testing.assert_array_equal(picture.array, GRAY)
+    image = image_file.read_image(write(tmp_path / "a.png", np.repeat(GRAY[..., None], 3, 2)))
+    assert image.kind == "gray8"
+    np.testing.assert_array_equal(image.array, GRAY)
     smooth = cv2.GaussianBlur(GRAY, (0, 0), 3)
-    assert image_file.read_picture(write(tmp_path / "a.jpg", np.repeat(smooth[..., None], 3, 2))).kind == "gray8"
+    assert image_file.read_image(write(tmp_path / "a.jpg", np.repeat(smooth[..., None], 3, 2))).kind == "gray8"
 
 
 def test_alpha_is_dropped(tmp_path):
     bgra = np.dstack([COLOUR[..., ::-1], RNG.integers(0, 256, (24, 30), dtype=np.uint8)])
     cv2.imwrite(str(tmp_path / "a.png"), bgra)
-    np.testing.assert_array_equal(image_file.read_picture(tmp_path / "a.png").array, COLOUR)
+    np.testing.assert_array_equal(image_file.read_image(tmp_path / "a.png").array, COLOUR)
 
 
 def test_the_orientation_of_a_camera_is_applied(tmp_path):
@@ -71,7 +71,7 @@ def test_the_orientation_of_a_camera_is_applied(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to look at it
     image.save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(image_file.read_picture(tmp_path / "a.png").array, np.rot90(COLOUR, -1))
+    np.testing.assert_array_equal(image_file.read_image(tmp_path / "a.png").array, np.rot90(COLOUR, -1))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])
@@ -80,10 +80,10 @@ def test_sixteen_bits_are_stretched_between_percentiles(tmp_path, suffix):
     counts[0, :3] = 65535  # dead pixels must not eat the range
     path = tmp_path / f"a{suffix}"
     np.save(path, counts) if suffix == ".npy" else write(path, counts)
-    picture = image_file.read_picture(path)
-    assert picture.kind == "gray16"
-    np.testing.assert_array_equal(picture.array, counts)
-    gray, note = image_file.to_gray8(picture)
+    image = image_file.read_image(path)
+    assert image.kind == "gray16"
+    np.testing.assert_array_equal(image.array, counts)
+    gray, note = image_file.to_gray8(image)
     low, high = np.percentile(counts, (0.5, 99.5))
     np.testing.assert_allclose(gray, np.clip((counts - low) / (high - low), 0, 1) * 255, atol=0.51)
     assert gray.dtype == np.uint8 and gray[0, 0] == 255 and "stretched" in note
@@ -95,10 +95,10 @@ def test_celsius_with_holes(tmp_path, suffix):
     celsius[3, 4], celsius[5, 6] = np.nan, np.inf
     path = tmp_path / f"a{suffix}"
     np.save(path, celsius) if suffix == ".npy" else write(path, celsius)
-    picture = image_file.read_picture(path)
-    assert picture.kind == "float"
-    np.testing.assert_array_equal(picture.array, celsius)
-    gray, note = image_file.to_gray8(picture)
+    image = image_file.read_image(path)
+    assert image.kind == "float"
+    np.testing.assert_array_equal(image.array, celsius)
+    gray, note = image_file.to_gray8(image)
     assert gray[3, 4] == 0 and gray[5, 6] == 0
     finite = np.isfinite(celsius)
     order = np.argsort(celsius[finite])
@@ -106,7 +106,7 @@ def test_celsius_with_holes(tmp_path, suffix):
     assert gray[finite].min() == 0 and gray[finite].max() == 255 and "from 22." in note
 
 
-def test_even_pictures():
+def test_even_images():
     np.testing.assert_array_equal(image_file.gain8(np.full((4, 5), 21.5))[0], 128)
     hot = np.full((40, 50), 20.0)
     hot[7, 8] = 36.0  # rarer than the percentile
@@ -116,21 +116,21 @@ def test_even_pictures():
 
 
 def heat(height=60, width=80):
-    """A smooth gray picture that uses the whole range, as an 8-bit thermal picture does."""
+    """A smooth gray image that uses the whole range, as an 8-bit thermal image does."""
     field = cv2.GaussianBlur(np.random.default_rng(1).normal(size=(height, width)), (0, 0), 6)
     return ((field - field.min()) / np.ptp(field) * 255).round().astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", ["inferno", "magma", "plasma", "jet", "hot", "turbo", "rainbow"])
-def test_painted_pictures_are_unpainted(tmp_path, name):
+def test_painted_images_are_unpainted(tmp_path, name):
     gray = heat()
     colours = (255 * matplotlib.colormaps[name](np.arange(256))[:, :3]).round().astype(np.uint8)
-    picture = image_file.read_picture(write(tmp_path / "a.png", colours[gray]))
-    found, note = image_file.to_gray8(picture)
+    image = image_file.read_image(write(tmp_path / "a.png", colours[gray]))
+    found, note = image_file.to_gray8(image)
     assert repr(name) in note and "inverted" in note
     assert np.abs(found.astype(int) - gray).max() <= 3
     cv2.imwrite(str(tmp_path / "a.jpg"), colours[gray][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-    found, note = image_file.to_gray8(image_file.read_picture(tmp_path / "a.jpg"))
+    found, note = image_file.to_gray8(image_file.read_image(tmp_path / "a.jpg"))
     assert "inverted" in note
     assert np.corrcoef(found.ravel(), gray.ravel())[0, 1] > 0.99
 
@@ -139,7 +139,7 @@ def test_painted_pictures_are_unpainted(tmp_path, name):
 def test_opencvs_palettes_too(code):
     gray = heat()
     painted = cv2.applyColorMap(gray, getattr(cv2, f"COLORMAP_{code}"))[..., ::-1]
-    found, _ = image_file.to_gray8(image_file.Picture(np.ascontiguousarray(painted), "colour", "x"))
+    found, _ = image_file.to_gray8(image_file.ImageFile(np.ascontiguousarray(painted), "colour", "x"))
     assert np.abs(found.astype(int) - gray).mean() < 2.5
 
 
@@ -162,19 +162,19 @@ def test_printed_numbers_do_not_spoil_the_fit():
 
 def test_a_photograph_is_taken_by_its_luminance():
     smooth = np.dstack([heat(60, 80), heat(80, 60).T, heat()[::-1]])
-    picture = image_file.Picture(smooth, "colour", "x")
-    gray, note = image_file.to_gray8(picture)
+    image = image_file.ImageFile(smooth, "colour", "x")
+    gray, note = image_file.to_gray8(image)
     np.testing.assert_allclose(gray, smooth @ [0.299, 0.587, 0.114], atol=1)
     assert "luminance" in note
 
 
 @pytest.mark.parametrize("kind", ["gray8", "gray16", "float"])
-def test_thermal_pictures_for_models_of_visible_light(kind):
+def test_thermal_images_for_models_of_visible_light(kind):
     types = {"gray8": np.uint8, "gray16": np.uint16, "float": np.float32}
-    picture = image_file.Picture(heat().astype(types[kind]), kind, "x")
-    image, note = image_file.to_rgb8(picture)
+    file = image_file.ImageFile(heat().astype(types[kind]), kind, "x")
+    image, note = image_file.to_rgb8(file)
     assert image.shape == (60, 80, 3) and image.dtype == np.uint8 and "three channels" in note
-    np.testing.assert_array_equal(image[..., 2], image_file.to_gray8(picture)[0])
+    np.testing.assert_array_equal(image[..., 2], image_file.to_gray8(file)[0])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".bmp", ".webp", ".npy"])
@@ -182,11 +182,11 @@ def test_truncated_files_are_refused(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     np.save(path, COLOUR) if suffix == ".npy" else write(path, COLOUR)
     content = path.read_bytes()
-    assert image_file.read_picture(path).array.shape == (24, 30, 3)
+    assert image_file.read_image(path).array.shape == (24, 30, 3)
     for keep in (0.02, 0.3, 0.6, 0.9):
         path.write_bytes(content[: int(keep * len(content))])
         with pytest.raises(InputError) as caught:
-            image_file.read_picture(path)
+            image_file.read_image(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -197,26 +197,26 @@ def test_sixteen_bits_in_several_channels_are_refused(tmp_path, suffix, channels
     path = tmp_path / f"deep{suffix}"
     assert cv2.imwrite(str(path), deep)
     with pytest.raises(InputError, match=f"deep{suffix} has 16 bits in each of several channels"):
-        image_file.read_picture(path)
+        image_file.read_image(path)
 
 
-def test_files_that_are_no_pictures(tmp_path):
+def test_files_that_are_no_images(tmp_path):
     with pytest.raises(InputError, match=r"none\.png does not exist"):
-        image_file.read_picture(tmp_path / "none.png")
+        image_file.read_image(tmp_path / "none.png")
     with pytest.raises(InputError, match="cannot be read"):
-        image_file.read_picture(tmp_path)
+        image_file.read_image(tmp_path)
     for name, content, message in (
         ("empty.png", b"", "is empty"),
-        ("text.png", b"hello, I am no picture", "not a picture of a known format"),
-        ("text.npy", b"hello, I am no picture", r"no whole \.npy file"),
+        ("text.png", b"hello, I am no image", "not an image of a known format"),
+        ("text.npy", b"hello, I am no image", r"no whole \.npy file"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=message):
-            image_file.read_picture(tmp_path / name)
+            image_file.read_image(tmp_path / name)
     np.savez(tmp_path / "a.npz", a=GRAY)
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
     with pytest.raises(InputError, match="archive of arrays"):
-        image_file.read_picture(tmp_path / "a.npy")
+        image_file.read_image(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize(
@@ -230,17 +230,17 @@ def test_files_that_are_no_pictures(tmp_path):
         (np.array([[object()]]), r"no whole \.npy file"),
     ],
 )
-def test_arrays_that_are_no_pictures(tmp_path, array, message):
+def test_arrays_that_are_no_images(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=message):
-        image_file.read_picture(tmp_path / "a.npy")
+        image_file.read_image(tmp_path / "a.npy")
 
 
 def test_other_numbers_in_npy_are_taken_as_floats(tmp_path):
     for kind in (np.int16, np.int64, np.float64, np.float16):
         np.save(tmp_path / "a.npy", np.arange(12).reshape(3, 4, 1).astype(kind))
-        picture = image_file.read_picture(tmp_path / "a.npy")
-        assert picture.kind == "float" and picture.array.shape == (3, 4)
+        image = image_file.read_image(tmp_path / "a.npy")
+        assert image.kind == "float" and image.array.shape == (3, 4)
 
 
 PNG = cv2.imencode(".png", GRAY)[1].tobytes()
@@ -250,7 +250,7 @@ TIFF = cv2.imencode(".tiff", GRAY)[1].tobytes()
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), source=st.sampled_from([PNG, JPEG, TIFF, b""]))
-def test_damaged_bytes_give_a_picture_or_one_sentence(tmp_path, data, source):
+def test_damaged_bytes_give_a_image_or_one_sentence(tmp_path, data, source):
     content = bytearray(source) + data.draw(st.binary(max_size=20))
     for place, value in data.draw(st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=8)):
         if content:
@@ -258,8 +258,8 @@ def test_damaged_bytes_give_a_picture_or_one_sentence(tmp_path, data, source):
     path = tmp_path / data.draw(st.sampled_from(["a.png", "a.npy"]))
     path.write_bytes(bytes(content))
     try:
-        picture = image_file.read_picture(path)
+        image = image_file.read_image(path)
     except InputError as error:
         assert str(path) in str(error)
     else:
-        assert picture.array.size > 0 and picture.kind in ("gray8", "gray16", "float", "colour")
+        assert image.array.size > 0 and image.kind in ("gray8", "gray16", "float", "colour")

@@ -1,4 +1,4 @@
-"""The loader on a real data set on disk: pure in (seed, step, host), and pixels that lie where the landmarks say."""
+"""The loader on a real dataset on disk: pure in (seed, step, host), and pixels that lie where the landmarks say."""
 
 import contextlib
 from typing import ClassVar
@@ -174,12 +174,12 @@ def test_a_lacking_modality_is_said(examples):
         modalities, name = ("thermal",), "made/1.0.0 train"
 
     require([examples], ["rgb", "thermal"], "Stage transfer")
-    with pytest.raises(InputError, match=r"needs rgb and thermal pictures, and made/1\.0\.0 train has no rgb"):
+    with pytest.raises(InputError, match=r"needs rgb and thermal images, and made/1\.0\.0 train has no rgb"):
         require([examples, Lacking()], ["rgb", "thermal"], "Stage transfer")
 
 
-def png(picture) -> bytes:
-    return cv2.imencode(".png", picture)[1].tobytes()
+def png(image) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
 
 
 class _Source:

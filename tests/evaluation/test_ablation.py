@@ -217,8 +217,8 @@ def test_the_grid_goes_seed_by_seed_and_trains_what_is_shared_once(trainings, tm
     assert [other["name"] for other in found["others"]] == ["mean_shape", "teacher"]
     assert found["others"][1]["nme"] == pytest.approx(3.2)
     assert json.loads((tmp_path / "fd_ld" / "seed_4" / "config.json").read_text())["transfer"]["gamma"] == 1.0
-    picture = cv2.imread(str(tmp_path / "ablation.png"))
-    assert picture is not None and picture.std() > 5
+    image = cv2.imread(str(tmp_path / "ablation.png"))
+    assert image is not None and image.std() > 5
 
 
 def test_what_is_done_is_not_done_again(trainings, tmp_path):

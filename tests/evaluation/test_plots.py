@@ -31,7 +31,7 @@ def test_dots_lie_on_the_landmarks(smallest, factor):
         np.testing.assert_allclose(found, place, atol=0.35)
 
 
-def test_drawing_leaves_the_picture_alone_and_takes_every_kind():
+def test_drawing_leaves_the_image_alone_and_takes_every_kind():
     for shape in ((50, 60), (50, 60, 1), (50, 60, 3)):
         image = np.full(shape, 90, np.uint8)
         canvas = draw.draw_landmarks(image, POINTS, "tfw5", box=(10, 8, 40, 35), smallest=0)
@@ -59,9 +59,9 @@ def test_drawing_refuses_what_it_cannot_draw():
 
 def rows(count, *names):
     rng = np.random.default_rng(0)
-    pictures_of = {"rgb": rng.integers(0, 255, (50, 60, 3), dtype=np.uint8), "thermal": np.zeros((50, 60, 1), np.uint8)}
+    images_of = {"rgb": rng.integers(0, 255, (50, 60, 3), dtype=np.uint8), "thermal": np.zeros((50, 60, 1), np.uint8)}
     known = {"landmarks": POINTS, "prediction": POINTS + 1, "title": "NME 3 %"}
-    return [{name: pictures_of[name] for name in names} | known for _ in range(count)]
+    return [{name: images_of[name] for name in names} | known for _ in range(count)]
 
 
 @pytest.mark.parametrize("names", [("rgb", "thermal"), ("rgb",), ("thermal",)])
@@ -112,7 +112,7 @@ def test_odd_errors(tmp_path):
     assert cv2.imread(str(tmp_path / "ced.png")) is not None
     with pytest.raises(InputError, match="no errors"):
         plots.ced(tmp_path / "ced.png", {}, "the box")
-    with pytest.raises(InputError, match="Cannot write the picture"):
+    with pytest.raises(InputError, match="Cannot write the image"):
         plots.loss_curves(tmp_path / "missing" / "loss.png", {})
 
 
@@ -178,7 +178,7 @@ def test_a_contact_sheet_of_any_length(tmp_path, monkeypatch, names, count):
     assert (image[5:20, : columns * 96] > 200).any()  # a title
 
 
-def test_a_contact_sheet_of_unlabelled_and_missing_pictures(tmp_path):
+def test_a_contact_sheet_of_unlabelled_and_missing_images(tmp_path):
     pair, single = rows(1, "rgb", "thermal")[0], rows(1, "thermal")[0]
     pair |= {"box": (0, 0, 60, 50), "landmarks": np.full((5, 2), np.nan, np.float32), "visible": np.zeros(5, bool)}
     single |= {"box": (15, 8, 30, 34), "visible": np.zeros(5, bool)}
@@ -186,9 +186,9 @@ def test_a_contact_sheet_of_unlabelled_and_missing_pictures(tmp_path):
     image = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
     first, second = np.split(image[28:], 2, axis=1)
     assert not strong(first[:, 512:], draw.HIDDEN).any()  # no thermal landmarks
-    assert (second[:, :512] == 24).all()  # the colour picture that the second example lacks
+    assert (second[:, :512] == 24).all()  # the colour image that the second example lacks
     assert strong(second[:, 512:], draw.HIDDEN).any()
     with pytest.raises(InputError, match="no examples"):
         draw.contact_sheet(tmp_path / "b.png", [], "tfw5")
-    with pytest.raises(InputError, match="Cannot write the picture"):
+    with pytest.raises(InputError, match="Cannot write the image"):
         draw.contact_sheet(tmp_path / "missing" / "b.png", [single], "tfw5")

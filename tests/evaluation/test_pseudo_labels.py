@@ -24,8 +24,8 @@ def pairs(tmp_path_factory, data_dir):
         for side in ("rgb", "thermal"):
             path = folder / side / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture = examples[k][side]
-            assert cv2.imwrite(str(path), picture[..., ::-1] if side == "rgb" else picture)
+            image = examples[k][side]
+            assert cv2.imwrite(str(path), image[..., ::-1] if side == "rgb" else image)
     tfds_builders.build("paired_folder/own", built, manual_dir=str(folder), layout="ibug68")
     return folder, str(built)
 
@@ -66,7 +66,7 @@ class _Config:
     augment = type("Augment", (), {"expand": 1.25})
 
 
-def test_a_network_that_answers_the_same_place_of_the_picture_is_trusted():
+def test_a_network_that_answers_the_same_place_of_the_image_is_trusted():
     """Every view is mapped back, mirrored ones included: a dot found in each is one dot, with confidence 1."""
     truth = np.random.default_rng(0).uniform(10, 38, (68, 2)).astype(np.float32)
     example = {"rgb": np.zeros((48, 48, 3), np.uint8), "box": np.array([8, 8, 32, 32], np.float32)}

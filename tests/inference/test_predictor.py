@@ -1,4 +1,4 @@
-"""Prediction on pictures of every kind that the command promises to read."""
+"""Prediction on images of every kind that the command promises to read."""
 
 import json
 
@@ -26,7 +26,7 @@ def predictor(smoke_run):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, face):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     gray, celsius = face["thermal"], face["celsius"]
     cv2.imwrite(str(folder / "gray8.png"), gray)
     cv2.imwrite(str(folder / "gray16.png"), ((celsius + 273.15) * 100).astype(np.uint16))
@@ -38,7 +38,7 @@ def folder(tmp_path_factory, face):
     return folder
 
 
-def test_landmarks_come_in_pixels_of_the_picture(predictor, face):
+def test_landmarks_come_in_pixels_of_the_image(predictor, face):
     points, scores = predictor(face["thermal"], face["box"][None])
     assert points.shape == (1, 68, 2) and points.dtype == np.float32
     assert scores.shape == (1,) and 0 < scores[0] <= 1
@@ -47,7 +47,7 @@ def test_landmarks_come_in_pixels_of_the_picture(predictor, face):
     assert x < centre[0] < x + w and y < centre[1] < y + h
 
 
-def test_a_mirrored_picture_gives_mirrored_landmarks(predictor, face):
+def test_a_mirrored_image_gives_mirrored_landmarks(predictor, face):
     """Both orders are averaged, so this holds exactly for any network."""
     layout, width = landmarks.get("ibug68"), face["thermal"].shape[1]
     x, y, w, h = face["box"]
@@ -57,7 +57,7 @@ def test_a_mirrored_picture_gives_mirrored_landmarks(predictor, face):
     np.testing.assert_allclose(mirrored[0], expected, atol=0.3)
 
 
-def test_a_picture_twice_the_size_gives_the_same_face(predictor, face):
+def test_a_image_twice_the_size_gives_the_same_face(predictor, face):
     points, _ = predictor(face["thermal"], face["box"][None])
     big = cv2.resize(face["thermal"], None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     x, y, w, h = face["box"]
@@ -72,7 +72,7 @@ def test_several_faces_at_once(predictor, face):
         np.testing.assert_allclose(together[i], predictor(face["thermal"], boxes[i : i + 1])[0][0], atol=1e-4)
 
 
-def test_every_kind_of_picture_is_read_and_written(smoke_run, folder, tmp_path, face):
+def test_every_kind_of_image_is_read_and_written(smoke_run, folder, tmp_path, face):
     names = ["gray8.png", "gray16.png", "celsius.tiff", "celsius.npy", "inferno.png", "colour.jpg"]
     box = ",".join(str(v) for v in face["box"])
     result = run_mlcm(
@@ -85,15 +85,15 @@ def test_every_kind_of_picture_is_read_and_written(smoke_run, folder, tmp_path, 
         assert found[name]["layout"] == "ibug68" and np.shape(found[name]["landmarks"]) == (68, 2)
         np.testing.assert_allclose(found[name]["box"], face["box"], rtol=1e-6)
     assert len(list(tmp_path.glob("*_landmarks.png"))) == len(names)
-    # The same temperatures through three containers are the same face, to the rounding of the 16-bit picture.
+    # The same temperatures through three containers are the same face, to the rounding of the 16-bit image.
     np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["celsius.tiff"]["landmarks"], atol=1e-3)
     np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["gray16.png"]["landmarks"], atol=0.5)
 
 
-def test_without_a_box_the_whole_picture_is_taken_and_said(smoke_run, folder, tmp_path):
+def test_without_a_box_the_whole_image_is_taken_and_said(smoke_run, folder, tmp_path):
     result = run_mlcm("predict", f"--model={smoke_run}", "--stage=teacher", f"--out={tmp_path}", folder / "colour.jpg")
     assert result.returncode == 0, result.stderr
-    assert "whole picture" in result.stdout
+    assert "whole image" in result.stdout
     assert json.loads((tmp_path / "predictions.json").read_text())["colour.jpg"]["box"] == [0, 0, 64, 64]
 
 
@@ -105,9 +105,9 @@ def test_a_file_of_boxes(smoke_run, folder, tmp_path, face):
     np.testing.assert_allclose(found["gray8.png"]["box"], face["box"], rtol=1e-6)
 
 
-def test_bad_pictures_are_named_and_the_good_ones_kept(smoke_run, folder, tmp_path):
+def test_bad_images_are_named_and_the_good_ones_kept(smoke_run, folder, tmp_path):
     whole = (folder / "gray8.png").read_bytes()
-    bad = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "text.png": b"no picture at all"}
+    bad = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "text.png": b"no image at all"}
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
     paths = [*(tmp_path / name for name in bad), tmp_path / "absent.png", folder / "gray8.png"]
@@ -132,7 +132,7 @@ def test_bad_words_are_one_sentence(smoke_run, folder, tmp_path, words, message)
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_two_pictures_of_one_name_are_refused(smoke_run, folder, tmp_path):
+def test_two_images_of_one_name_are_refused(smoke_run, folder, tmp_path):
     (tmp_path / "gray8.png").write_bytes((folder / "gray8.png").read_bytes())
     with pytest.raises(InputError, match=r"both called gray8\.png"):
         predict_files([str(folder / "gray8.png"), str(tmp_path / "gray8.png")], model=str(smoke_run), out=str(tmp_path))
@@ -145,7 +145,7 @@ def test_no_model_ships_yet():
 
 def test_temperatures_are_read_in_the_range_of_the_training():
     celsius = np.array([[10.0, 20.0], [30.0, 50.0]], np.float32)
-    found = _in_range(image_file.Picture(celsius, "float", "a.npy"), (20.0, 40.0))
+    found = _in_range(image_file.ImageFile(celsius, "float", "a.npy"), (20.0, 40.0))
     np.testing.assert_array_equal(found, [[0, 0], [128, 255]])
     with pytest.raises(InputError, match=r"b\.png holds no temperatures"):
-        _in_range(image_file.Picture(np.zeros((2, 2), np.uint8), "gray8", "b.png"), (20.0, 40.0))
+        _in_range(image_file.ImageFile(np.zeros((2, 2), np.uint8), "gray8", "b.png"), (20.0, 40.0))

@@ -1,4 +1,4 @@
-"""Weights and pictures by a rule that needs neither file nor random generator, so that other libraries can have them.
+"""Weights and images by a rule that needs neither file nor random generator, so that other libraries can have them.
 
 `tests/golden/torch_features.json` holds what torchvision and timm answer for them; its `source` says how it was asked.
 """
@@ -31,8 +31,9 @@ def array(name: str, shape) -> np.ndarray:
     return waves.astype(np.float32)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     """float32 [1, height, width, 3] in [0, 1]."""
+    # The golden features were computed for the waves of this name.
     return (0.5 + 0.5 * _waves("picture", (1, height, width, 3))).astype(np.float32)
 
 

@@ -21,7 +21,7 @@ def _tiny(**options):
 _run = nnx.jit(lambda module, x: module(x))
 
 
-def _pictures(batch=2, side=16, channels=1):
+def _images(batch=2, side=16, channels=1):
     return jax.random.uniform(jax.random.key(1), (batch, side, side, channels))
 
 
@@ -49,10 +49,10 @@ def test_width_multiplies_and_rounds_to_eight():
 
 
 def test_one_channel_is_repeated_to_three():
-    model, x = _tiny(), _pictures()
+    model, x = _tiny(), _images()
     np.testing.assert_allclose(_run(model, x).landmarks, _run(model, x.repeat(3, axis=-1)).landmarks, atol=1e-7)
     with pytest.raises(InputError, match=r"\[2, 16, 16, 2\]"):
-        model(_pictures(channels=2))
+        model(_images(channels=2))
 
 
 @pytest.mark.parametrize("head", ["coordinates", "heatmap"])
@@ -81,7 +81,7 @@ def test_efficientnet_keeps_no_random_state_either():
 def test_a_training_step_in_jit_learns_and_moves_the_statistics():
     model = _tiny(bn_momentum=0.5)
     graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    x = _pictures(batch=8)
+    x = _images(batch=8)
     target = jax.random.uniform(jax.random.key(2), (8, 5, 2))
 
     @jax.jit
@@ -122,7 +122,7 @@ def test_batch_norm_in_both_modes():
 
 
 def test_dropout_draws_from_the_call_and_rests_in_evaluation():
-    model, x = _tiny(dropout=0.5), _pictures()
+    model, x = _tiny(dropout=0.5), _images()
     model.head.kernel[...] *= 1e3
     np.testing.assert_array_equal(_run(model, x).landmarks, _run(model, x).landmarks)
     model.train()
@@ -153,7 +153,7 @@ def test_stochastic_depth_drops_whole_examples():
 
 def test_bfloat16_computes_low_and_keeps_high():
     low, high = _tiny(dtype=jnp.bfloat16), _tiny()
-    x = _pictures()
+    x = _images()
     features = _run(low.backbone, x)
     assert features.dtype == jnp.bfloat16
     prediction = _run(low, x)
@@ -197,10 +197,10 @@ def test_bad_arguments_answer_in_one_sentence(arguments, message):
 def test_every_stem_has_its_stride_and_lets_gradients_through(stem, stride):
     model = _tiny(stem=stem, depths=(1,))
     assert model.backbone.stride == stride
-    assert nnx.eval_shape(lambda m, x: m.backbone(x), model, _pictures()).shape[1] == 16 // stride
+    assert nnx.eval_shape(lambda m, x: m.backbone(x), model, _images()).shape[1] == 16 // stride
 
     def loss(x):
         return jnp.square(model.backbone(x)).sum()
 
-    gradient = jax.jit(jax.grad(loss))(_pictures())
+    gradient = jax.jit(jax.grad(loss))(_images())
     assert jnp.isfinite(gradient).all() and (gradient != 0).mean() > 0.5

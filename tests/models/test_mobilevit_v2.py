@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from sine_weights import parameter_counts, picture, torch_answer
+from sine_weights import image, parameter_counts, torch_answer
 
 from mlcm_jax import models
 from mlcm_jax.errors import InputError
@@ -41,17 +41,17 @@ def test_timm_answers_the_same(tmp_path):
     np.savez(tmp_path / "w.npz", **arrays)
     model = MobileViTV2(width=0.25, rngs=nnx.Rngs(0))
     pretrained.load(model, tmp_path / "w.npz")
-    found = np.asarray(_run(model, picture(64, 128)))
+    found = np.asarray(_run(model, image(64, 128)))
     assert found.shape == shape
     np.testing.assert_allclose(found.reshape(-1)[::37], features, atol=2e-4)
-    np.testing.assert_array_equal(found, _run(model, picture(64, 128)))
+    np.testing.assert_array_equal(found, _run(model, image(64, 128)))
     kernel, _ = pretrained.classifier(tmp_path / "w.npz")
     np.testing.assert_array_equal(kernel, arrays["head.fc.weight"].T)
 
 
 @pytest.mark.parametrize("stem, stride", [("imagenet", 32), ("small", 16)])
 @pytest.mark.parametrize("size", [(64, 64), (65, 100), (224, 256)])
-def test_any_size_of_picture(size, stem, stride):
+def test_any_size_of_image(size, stem, stride):
     model = nnx.eval_shape(lambda: models.create("mobilevit_v2", num_landmarks=5, stem=stem, rngs=nnx.Rngs(0)))
     nnx.split(model, nnx.Param, nnx.BatchStat)  # raises if there is another kind of variable
     features = nnx.eval_shape(lambda model, x: model.backbone(x), model, jnp.zeros((2, *size, 1)))

@@ -276,7 +276,7 @@ def _preprocess(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"the ImageNet weights {REAL.name} are not beside the repository")
 def test_real_weights_know_espresso_and_an_egyptian_cat():
-    skimage = pytest.importorskip("skimage", reason="scikit-image ships the pictures")
+    skimage = pytest.importorskip("skimage", reason="scikit-image ships the images")
     cv2 = pytest.importorskip("cv2")
     folder = Path(skimage.__file__).parent / "data"
     files = [folder / "coffee.png", folder / "chelsea.png"]

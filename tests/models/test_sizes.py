@@ -6,7 +6,7 @@ from sine_weights import parameter_counts
 
 from mlcm_jax import models
 
-# torchvision's model cards (`num_params`; `_ops` in units of 10^9 multiply-adds; the picture size they refer to).
+# torchvision's model cards (`num_params`; `_ops` in units of 10^9 multiply-adds; the image size they refer to).
 PUBLISHED = {
     "mobilenet_v2": (3_504_872, 0.301, 224),
     "resnet18": (11_689_512, 1.814, 224),

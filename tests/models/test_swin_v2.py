@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from sine_weights import parameter_counts, picture, torch_answer
+from sine_weights import image, parameter_counts, torch_answer
 
 from mlcm_jax import models
 from mlcm_jax.errors import InputError
@@ -31,7 +31,7 @@ def _tiny(**options):
     return SwinV2(96, 3, **options)
 
 
-def _pictures(height=32, width=32, batch=1):
+def _images(height=32, width=32, batch=1):
     return jax.random.uniform(jax.random.key(1), (batch, height, width, 1))
 
 
@@ -57,7 +57,7 @@ def test_torchvision_answers_the_same(tmp_path):
     np.savez(tmp_path / "w.npz", **arrays, **window)
     model = _tiny(depths=(2, 1))
     pretrained.load(model, tmp_path / "w.npz")
-    found = np.asarray(_run(model, picture(44, 60)))
+    found = np.asarray(_run(model, image(44, 60)))
     assert found.shape == shape
     np.testing.assert_allclose(found.reshape(-1)[::37], features, atol=2e-4)
     kernel, bias = pretrained.classifier(tmp_path / "w.npz")
@@ -159,14 +159,14 @@ def test_rolled_borders_do_not_see_each_other():
 
 
 def test_windows_hide_the_rest_until_they_shift():
-    x = _pictures()
+    x = _images()
     touched = x.at[:, :16, :16].set(0.0)  # the first of 2×2 windows
     alone, shifted = _tiny(depths=(1,)), _tiny()
     moved = np.abs(np.asarray(_run(alone, x) - _run(alone, touched))).max(-1)[0]
     assert (moved[:4, :4] > 0).all() and moved[4:].max() == 0 and moved[:, 4:].max() == 0
     moved = np.abs(np.asarray(_run(shifted, x) - _run(shifted, touched))).max(-1)[0]
     assert (moved[:6, :6] > 0).all() and moved[6:].max() == 0 and moved[:, 6:].max() == 0
-    # A picture rolled by one window gives the features rolled by one window; by a pixel, almost the same ones.
+    # An image rolled by one window gives the features rolled by one window; by a pixel, almost the same ones.
     np.testing.assert_allclose(_run(alone, jnp.roll(x, 16, 2)), jnp.roll(_run(alone, x), 4, 2), atol=1e-5)
     smooth = jnp.asarray(np.sin(np.linspace(0, 6, 33))[None, None, :, None] * np.ones((1, 32, 1, 1)) / 2 + 0.5, "f4")
     here, beside = _run(shifted, smooth[:, :, :-1]), _run(shifted, smooth[:, :, 1:])
@@ -174,7 +174,7 @@ def test_windows_hide_the_rest_until_they_shift():
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 100), (112, 112), (256, 192)])
-def test_any_size_of_picture(size):
+def test_any_size_of_image(size):
     model = nnx.eval_shape(lambda: models.create("swin_v2_t", num_landmarks=5, depths=(1,) * 4, rngs=nnx.Rngs(0)))
     features = nnx.eval_shape(lambda model, x: model.backbone(x), model, jnp.zeros((2, *size, 1)))
     assert features.shape == (2, -(-size[0] // 32), -(-size[1] // 32), 768)
@@ -185,7 +185,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
     graph, params = nnx.split(_tiny(), nnx.Param)  # raises if there is another kind of variable
     target = jax.random.normal(jax.random.key(3), (2, 7, 9, 24))
     gradient = jax.jit(jax.grad(lambda params, x: jnp.square(nnx.merge(graph, params)(x) - target).mean()))
-    for x in (_pictures(28, 36, batch=2), jnp.zeros((2, 28, 36, 1))):
+    for x in (_images(28, 36, batch=2), jnp.zeros((2, 28, 36, 1))):
         for path, value in nnx.to_flat_state(gradient(params, x)):
             value = np.asarray(value[...])
             assert np.isfinite(value).all(), path
@@ -195,7 +195,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
 
 
 def test_bfloat16_computes_low_and_keeps_high():
-    low, high, x = _tiny(dtype=jnp.bfloat16), _tiny(), _pictures()
+    low, high, x = _tiny(dtype=jnp.bfloat16), _tiny(), _images()
     features = _run(low, x)
     assert features.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(low))} == {jnp.dtype("float32")}
@@ -213,7 +213,7 @@ def test_stochastic_depth_draws_from_the_call_and_rests_in_evaluation():
     assert [block.drop.rate for stage in model.stages for block in stage.blocks] == [0.0, 0.2, 0.4]
     model.train()
     with pytest.raises(InputError, match="rngs"):
-        nnx.eval_shape(lambda model, x: model(x), model, _pictures())
+        nnx.eval_shape(lambda model, x: model(x), model, _images())
     block = Block(8, 2, 2, 0, 0.5, rngs=nnx.Rngs(0), dtype=jnp.float32)
     x = jax.random.normal(jax.random.key(1), (100, 2, 2, 8))
     run = nnx.jit(lambda block, x, key: block(x, nnx.Rngs(dropout=key)))

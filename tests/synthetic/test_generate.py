@@ -92,7 +92,7 @@ def test_radiometric_round_trip():
     np.testing.assert_allclose(generate.to_celsius(raw), celsius, atol=0.0051)
 
 
-def test_encoded_pictures_decode_to_the_same():
+def test_encoded_images_decode_to_the_same():
     pair = generate.example(0, 2, size=64)
     stored = generate.encode(pair)
     decode = {

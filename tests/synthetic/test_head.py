@@ -116,7 +116,7 @@ def test_mirrored_head_gives_mirrored_landmarks():
 
 @pytest.mark.parametrize("pose", [(0, 0, 0), (45, 0, 0), (-45, 0, 0), (-60, 10, 20), (30, -20, -10)])
 def test_jaw_lies_on_the_border_of_the_painted_face(pose):
-    """Independently of the paths over the mesh: the border of the face's region in the picture."""
+    """Independently of the paths over the mesh: the border of the face's region in the image."""
     subject, scene = plain(pose)
     buffer, truth = render_gbuffer(subject, scene, 128)
     face = np.isin(buffer.part, FACE_PARTS).astype(np.uint8)

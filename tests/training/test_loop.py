@@ -59,7 +59,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(compiled, pois
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Pictures of steps 2 and 5 are NaN, as a broken sensor's might be."""
+    """Images of steps 2 and 5 are NaN, as a broken sensor's might be."""
     steps_of = pipeline.iterate
 
     def iterate(dataset, start, **options):

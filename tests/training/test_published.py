@@ -173,15 +173,15 @@ def test_what_a_network_of_full_size_answers(name, key):
     count, size = stages.layout(config).count, config.eval_batch_size
     network = abstract_network(name, "", next(stage for stage in config.stages if model_of(stage) == key))
     channels = 3 if config.modalities["teacher" if key == "teacher" else "student"] == "rgb" else 1
-    pictures = jax.ShapeDtypeStruct((size, config.image_size, config.image_size, channels), jnp.float32)
-    features, _ = jax.eval_shape(states.run_backbone, network, pictures)
+    images = jax.ShapeDtypeStruct((size, config.image_size, config.image_size, channels), jnp.float32)
+    features, _ = jax.eval_shape(states.run_backbone, network, images)
     assert features.shape == (size, config.image_size // 32, config.image_size // 32, BACKBONES[config[key].name][1])
     prediction, _ = jax.eval_shape(states.run_head, network, features)
     assert like(prediction.landmarks) == ((size, count, 2), "float32")
     maps = {part: getattr(prediction, part) for part in ("heatmaps", "points", "edges")}
     if config[key].head == "coordinates":
         assert set(maps.values()) == {None}
-    else:  # maps of 64² for pictures of 256²
+    else:  # maps of 64² for images of 256²
         expected = {"heatmaps": count, "points": count, "edges": EDGES[count]}
         assert like(maps) == {part: ((size, 64, 64, depth), "float32") for part, depth in expected.items()}
 
@@ -208,10 +208,10 @@ def test_the_student_of_star_has_the_published_size_once_deployed():
 
 
 def test_steps_is_the_published_number_of_epochs():
-    """150 epochs at batch 70, 500 at 32 (the two papers); training pictures of 300W and WFLW: 3148 and 7500."""
+    """150 epochs at batch 70, 500 at 32 (the two papers); training images of 300W and WFLW: 3148 and 7500."""
     published = [("kdloss_300w", 150, 3148, 70), ("kdloss_wflw", 150, 7500, 70), ("star_pair2024", 500, 3148, 32)]
-    for name, epochs, pictures, batch in published:
+    for name, epochs, images, batch in published:
         config = make(name, "")
         assert config.train.batch_size == batch
         for count in config.steps.values():
-            assert abs(count * batch - epochs * pictures) <= batch / 2
+            assert abs(count * batch - epochs * images) <= batch / 2

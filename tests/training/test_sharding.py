@@ -162,11 +162,11 @@ def test_put_batch_keeps_values_and_splits_the_first_axis():
     assert sharding.gather_processes({"x": value})["x"] is value
 
 
-def test_put_batch_makes_floats_of_pictures_as_the_host_does():
+def test_put_batch_makes_floats_of_images_as_the_host_does():
     mesh = sharding.make_mesh()
-    picture = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
-    placed = sharding.put_batch({"rgb": picture}, mesh)["rgb"]
-    np.testing.assert_allclose(placed, picture / 255.0, rtol=1.2e-7)  # XLA may multiply by 1/255: one bit
+    image = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
+    placed = sharding.put_batch({"rgb": image}, mesh)["rgb"]
+    np.testing.assert_allclose(placed, image / 255.0, rtol=1.2e-7)  # XLA may multiply by 1/255: one bit
     assert placed.dtype == np.float32 and placed.sharding.spec == PartitionSpec(("data", "fsdp"))
 
 

@@ -228,7 +228,7 @@ def test_bf16_keeps_float32_parameters_and_finite_losses():
 
 
 def heads(seed, teacher=False):
-    """An AAM network: 16x16 pictures, 4x4 features, 8x8 maps; the teacher's decoder is another one."""
+    """An AAM network: 16x16 images, 4x4 features, 8x8 maps; the teacher's decoder is another one."""
     options = {"head": "aam", "upsample": 2, "head_channels": 8, "decoder": "transposed" if teacher else "nearest"}
     return network(seed, **options)
 
@@ -312,7 +312,7 @@ def test_controls_keep_the_size_of_the_errors_and_lose_their_place():
     own, constant = kd_value(), kd_value(control="constant")
     shuffled = {kd_value(control="shuffled", seed=seed) for seed in range(4)}
     assert len(shuffled) > 1 and own not in shuffled and constant != own
-    # Pictures that are all the same have nothing to shuffle.
+    # Images that are all the same have nothing to shuffle.
     data = batch()
     same = data | {key: jnp.broadcast_to(data[key][:1], data[key].shape) for key in ("rgb", "thermal", "landmarks")}
     np.testing.assert_allclose(kd_value(same, control="shuffled"), kd_value(same), rtol=1e-5)
@@ -365,10 +365,10 @@ def test_soft_landmarks_are_the_projection_of_the_batch():
     assert abs(found - unprojected) > 1e-3
 
 
-def test_confidence_weighs_the_landmarks_of_a_picture():
+def test_confidence_weighs_the_landmarks_of_a_image():
     data, recipe = batch(), make_recipe()
     weight = np.random.default_rng(2).random((BATCH, K)).astype(np.float32)
-    weight[0] = 0.0  # a picture of which nothing is known adds nothing
+    weight[0] = 0.0  # an image of which nothing is known adds nothing
     state = start(recipe)
     found = value(recipe, state, None, data | {"weight": jnp.asarray(weight)})
     features, _ = states.run_backbone(state.network, data["thermal"], train=True)

@@ -64,7 +64,7 @@ def test_kd_loss_runs_from_the_command_line(kd_run):
     model = shape_model.load(kd_run / "shape_model.npz")
     assert model.mean.shape == (68, 2) and model.variance >= 0.95
     assert f"{model.basis.shape[1]} components keep" in (kd_run / "output.txt").read_text()
-    # The tolerant teacher starts as the tough one and sees the same pictures: only its target differs.
+    # The tolerant teacher starts as the tough one and sees the same images: only its target differs.
     tough, tolerant = (read_jsonl(kd_run / name / "metrics.jsonl")[0]["task"] for name in ("teacher", "tolerant"))
     assert tough != tolerant
 
@@ -137,7 +137,7 @@ def test_the_student_of_each_system_learns_a_fixed_batch(system):
     assert np.mean(error[-5:]) < (0.6 if system == "star" else 0.5) * np.mean(error[:5])
 
 
-def test_the_picture_of_the_loss_is_drawn_and_agrees_with_the_paper(tmp_path):
+def test_the_image_of_the_loss_is_drawn_and_agrees_with_the_paper(tmp_path):
     out = tmp_path / "kd.png"
     command = [sys.executable, "-m", "benchmarks.kd_curves", f"--out={out}", "--tough=0.03", "--tolerant=0.05"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)

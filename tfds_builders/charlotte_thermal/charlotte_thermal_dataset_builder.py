@@ -31,7 +31,7 @@ _FACTS = {
 
 
 def visible_side(points: np.ndarray) -> str:
-    """The subject's side that a profile shows: "left" when the nose points to the left of an upright picture.
+    """The subject's side that a profile shows: "left" when the nose points to the left of an upright image.
 
     The turn from the ear (points 0-3) over the chin (8-11) to the nose (16-21) is clockwise on one side and not on the
     other, however the head is rolled.
@@ -56,7 +56,7 @@ def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray, dict[str, np.
     for k, row in enumerate(formats.read_table(path, ("ID", *_columns(43))), 2):
         where = f"Row {k} of {path}"
         if not re.fullmatch(r"\w+", row["ID"]):
-            raise InputError(f"{where} has the ID {row['ID'][:40]!r}; a picture's name such as R11102 belongs there.")
+            raise InputError(f"{where} has the ID {row['ID'][:40]!r}; an image's name such as R11102 belongs there.")
         count = next(i for i in range(43, len(row)) if f"x{i}" not in row or f"y{i}" not in row)
         points = _numbers((row[name] for name in _columns(count)), where).reshape(-1, 2)
         facts = _numbers((row.get(column, "") for column, _ in _FACTS.values()), where)

@@ -15,13 +15,13 @@ import tensorflow_datasets as tfds
 from mlcm_jax.errors import InputError
 from tfds_builders import faces
 
-# Split -> file and its variables: pictures, shapes, boxes.
+# Split -> file and its variables: images, shapes, boxes.
 FILES = {
     "train": ("COFW_train_color.mat", "IsTr", "phisTr", "bboxesTr"),
     "test": ("COFW_test_color.mat", "IsT", "phisT", "bboxesT"),
 }
 _POINTS = 29
-# HDF5 works on one thread at a time anyway. Opening for each picture costs 1.5 ms, 3 s in all; in return nothing has to
+# HDF5 works on one thread at a time anyway. Opening for each image costs 1.5 ms, 3 s in all; in return nothing has to
 # be closed at the end, and no handle is shared.
 _ONE_AT_A_TIME = threading.Lock()
 # Which of these a damaged file ends in depends on the part of it that is read.
@@ -45,13 +45,13 @@ class Cofw(faces.FaceBuilder):
         "Burgos-Artizzu, X. P., Perona, P. & Dollár, P. (2013). Robust face landmark estimation under occlusion. ICCV."
     )
     HOW_TO_GET = (
-        "Fetch the colour pictures (COFW_color.zip) from data.caltech.edu/records/20099 and give --manual_dir the "
+        "Fetch the colour images (COFW_color.zip) from data.caltech.edu/records/20099 and give --manual_dir the "
         "folder that holds COFW_train_color.mat and COFW_test_color.mat."
     )
     EXPECTED = {name: {"train": 1345, "test": 507} for name in ("all", "landmark_box")}  # noqa: RUF012
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """Labels of both files; a picture is read out of its file when it is its turn."""
+        """Labels of both files; an image is read out of its file when it is its turn."""
         splits = {}
         for split, (name, *variables) in FILES.items():
             path = folder / name
@@ -59,7 +59,7 @@ class Cofw(faces.FaceBuilder):
             splits[split] = [
                 faces.Face(
                     f"{name}/{k + 1:04d}",  # as MATLAB counts the cells
-                    rgb=functools.partial(read_picture, path, reference, f"Picture {k + 1} of {path}"),
+                    rgb=functools.partial(read_image, path, reference, f"Image {k + 1} of {path}"),
                     landmarks=points[k],
                     visible=visible[k],
                     box=boxes[k] if self.builder_config.name == "all" else None,
@@ -70,17 +70,17 @@ class Cofw(faces.FaceBuilder):
 
 
 def read_labels(
-    path: str | os.PathLike, pictures: str, shapes: str, boxes: str
+    path: str | os.PathLike, images: str, shapes: str, boxes: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
     """Labels of a COFW file; MATLAB counts pixels from 1, the results from 0.
 
     Args:
         path: MATLAB 7.3 file.
-        pictures, shapes, boxes: names of its variables: a cell of pictures, [N, 87] (29 x, 29 y, 29 times 1 for
+        images, shapes, boxes: names of its variables: a cell of images, [N, 87] (29 x, 29 y, 29 times 1 for
             occluded) and [N, 4] (x, y, w, h), each of which HDF5 shows transposed.
 
     Returns:
-        landmarks float32 [N, 29, 2], visible bool [N, 29], boxes float32 [N, 4], and N references to pictures.
+        landmarks float32 [N, 29, 2], visible bool [N, 29], boxes float32 [N, 4], and N references to images.
 
     Raises:
         InputError: no such file, another version of MATLAB, a damaged file, or variables of another kind.
@@ -89,20 +89,20 @@ def read_labels(
 
     with _opened(path) as file:
         found = {}
-        for name in (pictures, shapes, boxes):
+        for name in (images, shapes, boxes):
             if not isinstance(file.get(name), h5py.Dataset):
                 raise InputError(f"The file {path} has no variable {name}; is it one of COFW's colour files?")
             found[name] = file[name]
-        if h5py.check_ref_dtype(found[pictures].dtype) is not h5py.Reference:
-            raise InputError(f"The variable {pictures} of {path} is no cell array of pictures.")
-        count = found[pictures].size or 0
+        if h5py.check_ref_dtype(found[images].dtype) is not h5py.Reference:
+            raise InputError(f"The variable {images} of {path} is no cell array of images.")
+        count = found[images].size or 0
         for name, rows in ((shapes, 3 * _POINTS), (boxes, 4)):
             if found[name].shape != (rows, count) or found[name].dtype.kind not in "fiu":
                 raise InputError(
                     f"The variable {name} of {path} has shape {found[name].shape[::-1]} and type {found[name].dtype}; "
-                    f"for {count} pictures it must be numbers of shape ({count}, {rows})."
+                    f"for {count} images it must be numbers of shape ({count}, {rows})."
                 )
-        references = found[pictures][()].ravel().tolist()
+        references = found[images][()].ravel().tolist()
         with np.errstate(over="ignore"):  # becomes infinite, which is refused later
             phis, rectangles = (found[name][()].T.astype(np.float32) for name in (shapes, boxes))
     occluded = phis[:, 2 * _POINTS :]
@@ -115,18 +115,18 @@ def read_labels(
     return points, occluded == 0, rectangles - np.float32([1, 1, 0, 0]), references
 
 
-def read_picture(path: str | os.PathLike, reference, where: str) -> np.ndarray:
-    """A picture of a COFW file, uint8 [H, W] or [H, W, 3]; may be called from several threads.
+def read_image(path: str | os.PathLike, reference, where: str) -> np.ndarray:
+    """An image of a COFW file, uint8 [H, W] or [H, W, 3]; may be called from several threads.
 
     Raises:
-        InputError: a reference that leads nowhere, no picture, or a damaged file; `where` says which picture.
+        InputError: a reference that leads nowhere, no image, or a damaged file; `where` says which image.
     """
     import h5py
 
     with _opened(path) as file:
         data = file[reference] if reference else None
         if not isinstance(data, h5py.Dataset) or data.ndim not in (2, 3) or data.dtype != np.uint8 or not data.size:
-            raise InputError(f"{where} is no 8-bit picture.")
+            raise InputError(f"{where} is no 8-bit image.")
         pixels = data[()].T  # HDF5 shows MATLAB's [H, W, 3] as [3, W, H]
     if pixels.ndim == 3 and pixels.shape[2] != 3:
         raise InputError(f"{where} has {pixels.shape[2]} channels; it must be gray or RGB.")

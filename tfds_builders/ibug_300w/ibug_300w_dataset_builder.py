@@ -63,7 +63,7 @@ class Ibug300w(faces.FaceBuilder):
         }
         if unlabelled and not allowed:
             raise InputError(
-                f"{len(unlabelled)} pictures have no .pts file: {', '.join(unlabelled[:5])}"
+                f"{len(unlabelled)} images have no .pts file: {', '.join(unlabelled[:5])}"
                 f"{', …' if unlabelled[5:] else ''}. Complete {folder}, or leave them out with --allow_missing."
             )
         return splits
@@ -71,7 +71,7 @@ class Ibug300w(faces.FaceBuilder):
     def notes(self) -> dict[str, list[str]]:
         """`left_out`: what of the folder is no part of 300W, in sentences."""
         because = {
-            "mirrored": "mirrored pictures, which some redistributions add, were left out",
+            "mirrored": "mirrored images, which some redistributions add, were left out",
             "copies": "second downloads, which some file managers call (1), were left out",
         }
         return {
@@ -83,9 +83,9 @@ class Ibug300w(faces.FaceBuilder):
         }
 
     def _folder(self, root: pathlib.Path, sub: str, unlabelled: list[str]) -> list[faces.Face]:
-        """Faces of a folder in the order of their names; names of pictures without labels are appended."""
+        """Faces of a folder in the order of their names; names of images without labels are appended."""
         labels: dict[str, pathlib.Path] = {}
-        pictures: dict[str, list[str]] = {}
+        images: dict[str, list[str]] = {}
         for path in sorted((root / sub).iterdir()):
             ending = path.suffix.lower()
             if path.name.startswith("."):  # such as ._NAME.pts, which archives from a Mac hold
@@ -93,17 +93,17 @@ class Ibug300w(faces.FaceBuilder):
             if ending == ".pts":
                 labels[path.stem] = path
             elif ending in _ENDINGS:
-                pictures.setdefault(path.stem, []).append(path.name)
-        stems = labels.keys() | pictures.keys()
+                images.setdefault(path.stem, []).append(path.name)
+        stems = labels.keys() | images.keys()
         for stem in sorted(stems):
             why = _surplus(stem, stems)
             if why:
                 labels.pop(stem, None)
-                self._left_out[why].append(f"{sub}/{(pictures.pop(stem, None) or [f'{stem}.pts'])[0]}")
-        unlabelled += [f"{sub}/{names[0]}" for stem, names in pictures.items() if stem not in labels]
+                self._left_out[why].append(f"{sub}/{(images.pop(stem, None) or [f'{stem}.pts'])[0]}")
+        unlabelled += [f"{sub}/{names[0]}" for stem, names in images.items() if stem not in labels]
         found = []
         for stem, path in labels.items():
-            names = pictures.get(stem, [f"{stem}.jpg"])  # one that is missing is reported under its usual name
+            names = images.get(stem, [f"{stem}.jpg"])  # one that is missing is reported under its usual name
             if len(names) > 1:
                 raise InputError(f"Beside {path} lie {names[0]} and {names[1]}; remove the wrong one.")
             points = formats.read_pts(path, 68)
@@ -112,7 +112,7 @@ class Ibug300w(faces.FaceBuilder):
 
 
 def _surplus(stem: str, stems) -> str:
-    """Why a picture is no part of the set, or ""; a name with (1) that has no original beside it is."""
+    """Why an image is no part of the set, or ""; a name with (1) that has no original beside it is."""
     if stem.endswith("_mirror") and stem.removesuffix("_mirror") in stems:
         return "mirrored"
     copy = re.fullmatch(r"(.*\S) ?\(\d+\)", stem)

@@ -1,4 +1,4 @@
-"""Which files of a user's folder are the pictures of which pair, and what a name in a label file refers to."""
+"""Which files of a user's folder are the images of which pair, and what a name in a label file refers to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 
 
 def find_files(folder: pathlib.Path) -> list[str]:
@@ -50,13 +50,13 @@ def by_stem(folder: pathlib.Path, endings: tuple[str, ...]) -> dict[str, str]:
     return _unique([(path.rpartition(".")[0], path) for path in fits], f"The folder {folder}")
 
 
-def find_pictures(
+def find_images(
     folder: pathlib.Path, rgb_glob: str | None = None, thermal_glob: str | None = None
 ) -> dict[str, dict[str, str]]:
     """modality -> name -> path: by the patterns where there is one, else from the folders `rgb` and `thermal`.
 
     Raises:
-        InputError: neither; a pattern that fits no file; a folder without pictures.
+        InputError: neither; a pattern that fits no file; a folder without images.
     """
     found: dict[str, dict[str, str]] = {}
     for modality, glob in (("rgb", rgb_glob), ("thermal", thermal_glob)):
@@ -65,10 +65,10 @@ def find_pictures(
             if not found[modality]:
                 raise InputError(f"--{modality}_glob={glob} fits no file in {folder}.")
         elif not (rgb_glob or thermal_glob) and (folder / modality).is_dir():
-            stems = by_stem(folder / modality, PICTURES)
+            stems = by_stem(folder / modality, IMAGES)
             found[modality] = {name: f"{modality}/{path}" for name, path in stems.items()}
             if not found[modality]:
-                raise InputError(f"{folder / modality} holds no pictures ({', '.join(PICTURES)}); fill or remove it.")
+                raise InputError(f"{folder / modality} holds no images ({', '.join(IMAGES)}); fill or remove it.")
     if not found:
         raise InputError(
             f"{folder} has neither a folder rgb nor a folder thermal; make them, or say which files are which with "
@@ -80,24 +80,24 @@ def find_pictures(
 class Names:
     """What a word in a label file or list refers to: `names(word, source)` is the name of the pair.
 
-    Understood are the name itself, a picture's path in the set, the same without its first folders or with further
+    Understood are the name itself, an image's path in the set, the same without its first folders or with further
     ones before it (as annotation tools write them), and any of these with another ending. A word that refers to no
-    picture is handed back; it will be reported as a face that lacks its pictures.
+    image is handed back; it will be reported as a face that lacks its images.
     """
 
-    def __init__(self, pictures: Mapping[str, Mapping[str, str]], folder: pathlib.Path):
+    def __init__(self, images: Mapping[str, Mapping[str, str]], folder: pathlib.Path):
         self._folder = folder
         means: dict[str, set[str]] = collections.defaultdict(set)
-        for modality, files in pictures.items():
+        for modality, files in images.items():
             for name, path in files.items():
                 for alias in (path, path.removeprefix(f"{modality}/")):
                     means[alias].add(name)
                     means[_stem(alias)].add(name)
         self._means = {alias: next(iter(names)) for alias, names in means.items() if len(names) == 1}
-        self._means |= {name: name for files in pictures.values() for name in files}
+        self._means |= {name: name for files in images.values() for name in files}
 
     def known(self, name: str) -> bool:
-        """Whether a name, as this hands it out, has a picture; `#2` for its second face may follow."""
+        """Whether a name, as this hands it out, has an image; `#2` for its second face may follow."""
         return any(self._means.get(word) == word for word in (name, name.partition("#")[0]))
 
     def __call__(self, word: str, source: str | os.PathLike) -> str:

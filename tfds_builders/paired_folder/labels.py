@@ -1,4 +1,4 @@
-"""Label files of `paired_folder`: one file a picture, one JSON file for all, or COCO keypoints; see README.md."""
+"""Label files of `paired_folder`: one file an image, one JSON file for all, or COCO keypoints; see README.md."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Label:
 
 
 def read_one(path: pathlib.Path) -> list[Label]:
-    """The faces of one picture, from its own .pts, .json, .csv or .txt file."""
+    """The faces of one image, from its own .pts, .json, .csv or .txt file."""
     ending = path.suffix.lower()
     if ending == ".json":
         return _faces(files.read_json(path), f"The file {path}")
@@ -51,7 +51,7 @@ def read_all(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str
     """name -> faces, from one JSON file: a list of entries with `name`, entries by name, or COCO keypoints.
 
     Raises:
-        InputError: another form, NaN, flags that do not fit the points, two words for one picture.
+        InputError: another form, NaN, flags that do not fit the points, two words for one image.
     """
     content = files.read_json(path)
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
@@ -183,7 +183,7 @@ def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], s
         numbered = bool(sign) and re.fullmatch(r"[0-9]+", number, re.ASCII)
         name = f"{resolve(head, path)}#{int(number)}" if numbered else resolve(word, path)
         if name in result:
-            raise InputError(f"{path} has two boxes for {name}; a second face of a picture is {name}#2.")
+            raise InputError(f"{path} has two boxes for {name}; a second face of an image is {name}#2.")
         result[name] = box
     return result
 

@@ -23,7 +23,7 @@ from tfds_builders.paired_folder.labels import Label
 
 
 class PairedFolder(faces.FaceBuilder):
-    """The user's own pictures and landmarks."""
+    """The user's own images and landmarks."""
 
     name = "paired_folder"
     VERSION = tfds.core.Version("1.0.0")
@@ -45,7 +45,7 @@ class PairedFolder(faces.FaceBuilder):
         super().__init__(options, **kwargs)
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """How sure a label is, where it comes from, and the name under which to label the picture."""
+        """How sure a label is, where it comes from, and the name under which to label the image."""
         count = landmarks.get(self.LAYOUT).count
         return {
             "confidence": faces.tensor(
@@ -56,7 +56,7 @@ class PairedFolder(faces.FaceBuilder):
         }
 
     def notes(self) -> dict[str, Any]:
-        """Layout, modalities, kind of thermal picture and options: what a load without options needs."""
+        """Layout, modalities, kind of thermal image and options: what a load without options needs."""
         return {
             "layout": layout_file.layout_to_dict(landmarks.get(self.LAYOUT)),
             "modalities": list(self.MODALITIES),
@@ -68,15 +68,15 @@ class PairedFolder(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """The faces that `make` found, in train, val, test and unlabelled."""
-        pictures, found, boxes = (self.facts[key] for key in ("pictures", "labels", "boxes"))
+        images, found, boxes = (self.facts[key] for key in ("images", "labels", "boxes"))
         subjects = self.facts["subjects"]
         by_name: dict[str, list[faces.Face]] = {}
-        for name in sorted({*found, *(name for files in pictures.values() for name in files)}):
+        for name in sorted({*found, *(name for files in images.values() for name in files)}):
             mine = found.get(name) or [Label()]
-            # Beside labelled faces, an annotation without points is no picture that waits for its landmarks.
+            # Beside labelled faces, an annotation without points is no image that waits for its landmarks.
             mine = [label for label in mine if label.landmarks is not None] or mine[:1]
-            sources = {modality: folder / files[name] for modality, files in pictures.items() if name in files}
-            path = next((pictures[m][name] for m in ("thermal", "rgb") if m in sources), name)
+            sources = {modality: folder / files[name] for modality, files in images.items() if name in files}
+            path = next((images[m][name] for m in ("thermal", "rgb") if m in sources), name)
             by_name[name] = []
             for k, label in enumerate(mine):
                 mark = f"#{k + 1}" if k else ""
@@ -119,12 +119,12 @@ class PairedFolder(faces.FaceBuilder):
         known = {face.subject for some in mine.values() for face in some}
         mine["unlabelled"] = [some[0] for name, some in by_name.items() if name not in labelled]
         for face in mine["unlabelled"]:
-            # A person may be in a split and among the unlabelled: labels made later put the picture into that split.
+            # A person may be in a split and among the unlabelled: labels made later put the image into that split.
             face.subject = "" if face.subject in known else face.subject
         return mine
 
     def _listed(self, by_name: dict[str, list[faces.Face]], lists: Mapping[str, pathlib.Path]):
-        resolve = folders.Names(self.facts["pictures"], pathlib.Path(self.facts["options"]["manual_dir"]))
+        resolve = folders.Names(self.facts["images"], pathlib.Path(self.facts["options"]["manual_dir"]))
         place: dict[str, str] = {}
         mine: dict[str, list[faces.Face]] = {}
         for split, path in lists.items():
@@ -134,7 +134,7 @@ class PairedFolder(faces.FaceBuilder):
                 if name in place:
                     raise InputError(f"{path} names {word!r}, which is in the split {place[name]} already.")
                 place[name] = split
-                some = by_name.setdefault(name, [faces.Face(name)])  # no such picture: reported with the unlabelled
+                some = by_name.setdefault(name, [faces.Face(name)])  # no such image: reported with the unlabelled
                 mine[split] += [face for face in some if face.landmarks is not None]
         self.facts["not_listed"] = sum(
             some[0].landmarks is not None and name not in place for name, some in by_name.items()
@@ -169,13 +169,13 @@ def make(
         allow_missing: leave pairs out whose mate is missing, instead of refusing.
         exclude: file of keys to leave out, one a line.
         layout: name, number of points, or YAML file; None: by the number of points of the first label.
-        rgb_glob, thermal_glob: patterns of the pictures' paths, the star being the pair's name; with one of them alone
+        rgb_glob, thermal_glob: patterns of the images' paths, the star being the pair's name; with one of them alone
             the set has that modality alone. None: the folders `rgb` and `thermal`.
         labels: a folder of label files, a pattern such as *.pts, or a JSON file, or several of these with commas, of
-            which the first that labels a picture counts; None: `landmarks`, or the only JSON file beside the pictures.
+            which the first that labels an image counts; None: `landmarks`, or the only JSON file beside the images.
         boxes: CSV or JSON of face boxes; None: `boxes.csv` or `boxes.json` where there is one.
-        colormap: palette of coloured thermal pictures: a name, or a CSV file of r, g, b from cold to hot.
-        celsius: "scale,offset" of 16-bit or float thermal pictures; None: 0.01,-273.15, or 1,0 for floats.
+        colormap: palette of coloured thermal images: a name, or a CSV file of r, g, b from cold to hot.
+        celsius: "scale,offset" of 16-bit or float thermal images; None: 0.01,-273.15, or 1,0 for floats.
         splits: shares of train, val and test by subject; None: train.txt, val.txt and test.txt, else 0.8,0.1,0.1.
 
     Raises:
@@ -236,26 +236,26 @@ def _stored(built: pathlib.Path, options: Mapping[str, Any], name: str) -> dict[
 
 
 def _found(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What is in the user's folder: pictures, labels, boxes, subjects; and what follows for the features."""
+    """What is in the user's folder: images, labels, boxes, subjects; and what follows for the features."""
     folder = pathlib.Path(options["manual_dir"])
     if not folder.is_dir():
         raise InputError(f"--manual_dir={folder} is not a folder. {PairedFolder.HOW_TO_GET}")
-    pictures = folders.find_pictures(folder, options["rgb_glob"], options["thermal_glob"])
-    resolve = folders.Names(pictures, folder)
+    images = folders.find_images(folder, options["rgb_glob"], options["thermal_glob"])
+    resolve = folders.Names(images, folder)
     found = _labels(folder, options["labels"], resolve)
     count = next((len(face.landmarks) for some in found.values() for face in some if face.landmarks is not None), None)
     layout = _layout(options["layout"], count, folder)
     without = set(formats.read_lines(options["exclude"])) if options["exclude"] else set()
-    first = next((path for path in pictures.get("thermal", {}).values() if path not in without), None)
+    first = next((path for path in images.get("thermal", {}).values() if path not in without), None)
     thermal = faces.Thermal()
     if first:
         palette = None
         if options["colormap"]:
             palette = thermal_kind.read_palette(options["colormap"], folder)
-        thermal = thermal_kind.of_picture(folder / first, palette, options["colormap"], options["celsius"])
+        thermal = thermal_kind.of_image(folder / first, palette, options["colormap"], options["celsius"])
     for flag in ("colormap", "celsius"):
-        if options[flag] and "thermal" not in pictures:
-            raise InputError(f"--{flag}={options[flag]} is for thermal pictures, and {folder} has none.")
+        if options[flag] and "thermal" not in images:
+            raise InputError(f"--{flag}={options[flag]} is for thermal images, and {folder} has none.")
     boxes = _beside(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
     boxes = label_files.read_boxes(boxes, resolve) if boxes else {}
     subjects = _subjects(folder / "subjects.csv", resolve)
@@ -265,17 +265,17 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
     }
     state = (thermal.kind, thermal.scale, thermal.offset, None if thermal.palette is None else thermal.palette.tolist())
     return {
-        "pictures": pictures,
+        "images": images,
         "labels": found,
         "boxes": boxes,
         "subjects": subjects,
         "left_out": [
-            f"{len(names)} {what} are of names that no picture has, the first {names[0]!r}: misspelt?"
+            f"{len(names)} {what} are of names that no image has, the first {names[0]!r}: misspelt?"
             for what, names in strays.items()
             if names
         ],
         "layout": layout,
-        "modalities": [modality for modality in ("rgb", "thermal") if modality in pictures],
+        "modalities": [modality for modality in ("rgb", "thermal") if modality in images],
         "thermal": thermal,
         "options": dict(options),
         "not_listed": 0,
@@ -284,7 +284,7 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(folder: pathlib.Path, given: str | None, resolve: folders.Names) -> dict[str, list[Label]]:
-    """name -> faces, from all sources; the first that labels a picture counts."""
+    """name -> faces, from all sources; the first that labels an image counts."""
     sources: list[str] = [word.strip() for word in given.split(",")] if given else []
     if not given:
         sources = ["landmarks"] if (folder / "landmarks").is_dir() else []

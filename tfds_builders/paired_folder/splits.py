@@ -32,7 +32,7 @@ def parse_shares(value: str | None) -> tuple[float, ...]:
 
 def by_subject(by_name: Mapping[str, Sequence[Face]], shares: Sequence[float]) -> dict[str, list[Face]]:
     """Splits by a hash of the subject, or of the name where no subject is known, so that nobody changes sides when
-    pictures are added. Subjects who share a picture go together. A split that would stay empty although it has a share
+    images are added. Subjects who share an image go together. A split that would stay empty although it has a share
     gets the subject whose hash is nearest, from a split that has two or more.
     """
     parent: dict[str, str] = {}

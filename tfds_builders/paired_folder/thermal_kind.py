@@ -1,4 +1,4 @@
-"""What the thermal pictures of a user's folder hold, judged by one of them and by --colormap and --celsius."""
+"""What the thermal images of a user's folder hold, judged by one of them and by --colormap and --celsius."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
     raise InputError(f"--colormap={name} is no known palette; {hint}")
 
 
-def of_picture(path: pathlib.Path, palette: np.ndarray | None, colormap: str | None, celsius: str | None) -> Thermal:
-    """The kind of a set's thermal pictures, from one of them.
+def of_image(path: pathlib.Path, palette: np.ndarray | None, colormap: str | None, celsius: str | None) -> Thermal:
+    """The kind of a set's thermal images, from one of them.
 
     Args:
-        path: the picture.
+        path: the image.
         palette: of --colormap.
         colormap, celsius: the options as given, or None.
 
     Raises:
-        InputError: a coloured picture without --colormap, or an option that does not fit the picture.
+        InputError: a coloured image without --colormap, or an option that does not fit the image.
     """
-    picture = image_file.read_picture(path)
-    if colormap and picture.kind != "colour":
-        raise InputError(f"--colormap={colormap} is for coloured thermal pictures; {path} is {_told(picture)}.")
-    if picture.kind in ("gray16", "float"):
-        default = (0.01, -273.15) if picture.kind == "gray16" else (1.0, 0.0)
+    image = image_file.read_image(path)
+    if colormap and image.kind != "colour":
+        raise InputError(f"--colormap={colormap} is for coloured thermal images; {path} is {_told(image)}.")
+    if image.kind in ("gray16", "float"):
+        default = (0.01, -273.15) if image.kind == "gray16" else (1.0, 0.0)
         scale, offset = _celsius(celsius) if celsius else default
         return Thermal("counts", scale, offset)
     if celsius:
-        raise InputError(f"--celsius={celsius} is for 16-bit or float pictures; {path} is {_told(picture)}.")
-    if picture.kind == "gray8":
+        raise InputError(f"--celsius={celsius} is for 16-bit or float images; {path} is {_told(image)}.")
+    if image.kind == "gray8":
         return Thermal("gray")
     if palette is None:
-        best, distance = image_file.fit_palette(picture.array)
+        best, distance = image_file.fit_palette(image.array)
         hint = (
             f"its colours fit --colormap={best!r} (median distance {distance:.1f} of 255)"
             if best
@@ -70,7 +70,7 @@ def of_picture(path: pathlib.Path, palette: np.ndarray | None, colormap: str | N
                 "no known palette fits its colours; give --colormap a name, or a .csv file of r, g, b from cold to hot"
             )
         )
-        raise InputError(f"The thermal picture {path} is coloured: {hint}.")
+        raise InputError(f"The thermal image {path} is coloured: {hint}.")
     return Thermal("palette", palette=palette)
 
 
@@ -81,5 +81,5 @@ def _celsius(text: str) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _told(picture: image_file.Picture) -> str:
-    return {"gray8": "8-bit gray", "gray16": "16-bit gray", "float": "float"}.get(picture.kind, "coloured")
+def _told(image: image_file.ImageFile) -> str:
+    return {"gray8": "8-bit gray", "gray16": "16-bit gray", "float": "float"}.get(image.kind, "coloured")

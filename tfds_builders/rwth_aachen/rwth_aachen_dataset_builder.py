@@ -89,15 +89,15 @@ def _deep(path: pathlib.Path) -> bool:
 
 
 def _gray(path: pathlib.Path) -> np.ndarray:
-    return image_file.to_gray8(image_file.read_picture(path))[0]
+    return image_file.to_gray8(image_file.read_image(path))[0]
 
 
 class RwthAachen(faces.FaceBuilder):
-    """2,935 thermal pictures of 90 people at 1024 x 768: head movements, action units, emotions; 68 points."""
+    """2,935 thermal images of 90 people at 1024 x 768: head movements, action units, emotions; 68 points."""
 
     name = "rwth_aachen"
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = faces.configs(all="all 2,935 pictures")
+    BUILDER_CONFIGS = faces.configs(all="all 2,935 images")
     LAYOUT = "ibug68"
     MODALITIES = ("thermal",)
     NORMALIZER = "outer_eyes"
@@ -121,8 +121,8 @@ class RwthAachen(faces.FaceBuilder):
         }
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """Every .ljson file and the picture of the same stem; pictures without labels are left out."""
-        pictures = {path.stem: path for path in sorted(folder.rglob("irface_*.png"))}
+        """Every .ljson file and the image of the same stem; images without labels are left out."""
+        images = {path.stem: path for path in sorted(folder.rglob("irface_*.png"))}
         splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
         for path in sorted(folder.rglob("*.ljson")):
             match = _NAME.fullmatch(path.stem)
@@ -133,11 +133,11 @@ class RwthAachen(faces.FaceBuilder):
                 )
             subject, sequence, frame = map(int, match.groups())
             beside = path.with_suffix(".png")
-            picture = beside if beside.is_file() else pictures.get(path.stem, beside)
+            image = beside if beside.is_file() else images.get(path.stem, beside)
             points, placed = read_ljson(path)
             face = faces.Face(
                 beside.name,
-                thermal=functools.partial(_gray, picture) if _deep(picture) else picture,
+                thermal=functools.partial(_gray, image) if _deep(image) else image,
                 landmarks=points,
                 visible=placed,
                 subject=f"{subject:03d}",

@@ -1,4 +1,4 @@
-"""TFDS builder of `sf_tl54`: thermal portraits of 142 people with 54 landmarks and an aligned RGB picture each."""
+"""TFDS builder of `sf_tl54`: thermal portraits of 142 people with 54 landmarks and an aligned RGB image each."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _SESSIONS = {
     2: re.compile(f"{_NUMBER}_{_NUMBER}_2_{_NUMBER}_[0-9]+_[0-9]+_1"),
     1: re.compile(f"{_NUMBER}_{_NUMBER}_1_{_NUMBER}_[0-9]+_1"),
 }
-_FAR = 1e6  # no picture is as large
+_FAR = 1e6  # no image is as large
 
 
 class SfTl54(faces.FaceBuilder):
-    """2,556 thermal portraits of 142 people at nine head positions, 54 hand-placed landmarks, aligned RGB pictures."""
+    """2,556 thermal portraits of 142 people at nine head positions, 54 hand-placed landmarks, aligned RGB images."""
 
     name = "sf_tl54"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(
-        gray_all="gray thermal pictures with their RGB mates",
-        gray_published="the same without the pictures in challenging_images.csv, as in the published runs",
-        gray_alone="gray thermal pictures; RGB is not needed",
-        iron_all="thermal pictures painted with a palette, turned back to gray, with their RGB mates",
-        iron_published="the same without the pictures in challenging_images.csv",
-        iron_alone="painted thermal pictures, turned back to gray; RGB is not needed",
+        gray_all="gray thermal images with their RGB mates",
+        gray_published="the same without the images in challenging_images.csv, as in the published runs",
+        gray_alone="gray thermal images; RGB is not needed",
+        iron_all="thermal images painted with a palette, turned back to gray, with their RGB mates",
+        iron_published="the same without the images in challenging_images.csv",
+        iron_alone="painted thermal images, turned back to gray; RGB is not needed",
     )
     LAYOUT = "sf_tl54"
     LICENSE = "MIT, as its card at Hugging Face says"
@@ -75,7 +75,7 @@ class SfTl54(faces.FaceBuilder):
         }
 
     def notes(self) -> dict[str, int]:
-        """How many pictures were left out on purpose, and how many because they have no labels."""
+        """How many images were left out on purpose, and how many because they have no labels."""
         return self._left_out
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
@@ -90,7 +90,7 @@ class SfTl54(faces.FaceBuilder):
                 continue
             self._check_labelled(mine)
             found = [self._face(root, split, path) for path in _files(mine / "json", "json")]
-            kept = [face for face, picture in found if picture not in dropped]
+            kept = [face for face, image in found if image not in dropped]
             self._left_out["challenging"] += len(found) - len(kept)
             splits[split] = kept
         return splits
@@ -108,19 +108,19 @@ class SfTl54(faces.FaceBuilder):
         lacking = [path for path in _files(folder / "images", "png") if path.stem not in labelled]
         if lacking and not self.options.get("allow_missing"):
             raise InputError(
-                f"{len(lacking)} pictures have no labels: {lacking[0]} lacks {folder / 'json' / lacking[0].stem}.json; "
+                f"{len(lacking)} images have no labels: {lacking[0]} lacks {folder / 'json' / lacking[0].stem}.json; "
                 "complete the folder, or leave them out with --allow_missing."
             )
         self._left_out["unlabelled"] += len(lacking)
 
     def _face(self, root: pathlib.Path, split: str, path: pathlib.Path) -> tuple[faces.Face, tuple[int, int, int]]:
         subject, trial, session, position = read_name(path)
-        picture = root / self._colour / split / "images" / f"{path.stem}.png"
+        image = root / self._colour / split / "images" / f"{path.stem}.png"
         points, box = read_labels(path)
         face = faces.Face(
-            picture.relative_to(root).as_posix(),
+            image.relative_to(root).as_posix(),
             rgb=root / "rgb" / split / f"{path.stem[:-1]}3.png" if "rgb" in self.MODALITIES else None,
-            thermal=picture,
+            thermal=image,
             landmarks=points,
             box=box,
             subject=str(subject),
@@ -179,7 +179,7 @@ def read_challenging(path: str | os.PathLike) -> set[tuple[int, int, int]]:
             raise InputError(f"Row {k} of {path} holds {values[values % 1 != 0][0]} where a whole number belongs.")
         found.add(tuple(map(int, values)))
     if not found:
-        raise InputError(f"The file {path} lists no pictures; take the one that comes with the set.")
+        raise InputError(f"The file {path} lists no images; take the one that comes with the set.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""TFDS builder of `synthetic_faces`: RGB and thermal pictures of rendered heads, with landmarks that are exact."""
+"""TFDS builder of `synthetic_faces`: RGB and thermal images of rendered heads, with landmarks that are exact."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features
-        points = "pixels (x, y) of the {} picture, pixel centres at integers"
+        points = "pixels (x, y) of the {} image, pixel centres at integers"
         return self.dataset_info_from_configs(
             description="Rendered heads seen by an RGB and a thermal camera, with exact iBUG-68 landmarks.",
             license="Apache-2.0",
@@ -120,7 +120,7 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=False,
             features=features.FeaturesDict(
                 {
-                    "rgb": features.Image(shape=(None, None, 3), encoding_format="jpeg", doc="colour picture"),
+                    "rgb": features.Image(shape=(None, None, 3), encoding_format="jpeg", doc="colour image"),
                     "thermal": features.Image(shape=(None, None, 1), encoding_format="png", doc="8 bits, hot = bright"),
                     "celsius": features.Image(
                         shape=(None, None, 1),

@@ -1,4 +1,4 @@
-"""TFDS builder of `t_fake`: synthetic thermal versions of Face Synthetics, with its RGB pictures and 70 landmarks."""
+"""TFDS builder of `t_fake`: synthetic thermal versions of Face Synthetics, with its RGB images and 70 landmarks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class TFake(faces.FaceBuilder):
     BUILDER_CONFIGS = faces.configs(
         warm="warm faces with their RGB mates",
         cold="faces after cold exposure with their RGB mates",
-        warm_alone="warm faces; RGB pictures are not needed",
-        cold_alone="faces after cold exposure; RGB pictures are not needed",
+        warm_alone="warm faces; RGB images are not needed",
+        cold_alone="faces after cold exposure; RGB images are not needed",
     )
     LAYOUT = "tfake70"
     # 16 bits span the 20 to 40 °C of the authors' reference temperatures; inferred, see README.md.
     THERMAL = faces.Thermal("counts", scale=20.0 / 65535.0, offset=20.0)
-    LICENSE = "CC BY-NC-SA 4.0 (thermal pictures); the licence of Face Synthetics, non-commercial research (the rest)"
+    LICENSE = "CC BY-NC-SA 4.0 (thermal images); the licence of Face Synthetics, non-commercial research (the rest)"
     HOMEPAGE = "https://github.com/phflot/tfake"
     CITATION = (
         "Flotho, P., Piening, M., Kukleva, A. & Steidl, G. (2025). T-FAKE: Synthesizing Thermal Images for Facial "
@@ -52,7 +52,7 @@ class TFake(faces.FaceBuilder):
         return ("thermal",) if self.builder_config.name.endswith("_alone") else ("rgb", "thermal")
 
     def notes(self) -> dict[str, int]:
-        """How many thermal pictures were left out because they have no landmarks."""
+        """How many thermal images were left out because they have no landmarks."""
         return {"unlabelled": self._unlabelled}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
@@ -63,7 +63,7 @@ class TFake(faces.FaceBuilder):
         self._unlabelled = len(lacking)
         if lacking and not self.options.get("allow_missing"):
             raise InputError(
-                f"{len(lacking)} thermal pictures have no landmarks: {thermal[lacking[0]]} lacks "
+                f"{len(lacking)} thermal images have no landmarks: {thermal[lacking[0]]} lacks "
                 f"{lacking[0]}_ldmks.txt in {folder / 'face_synthetics'}; complete it, or leave them out with "
                 "--allow_missing."
             )

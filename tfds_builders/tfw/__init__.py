@@ -1,1 +1,1 @@
-"""Thermal faces in the wild, several in a picture, with boxes and five points; see README.md beside this file."""
+"""Thermal faces in the wild, several in an image, with boxes and five points; see README.md beside this file."""

@@ -1,4 +1,4 @@
-"""TFDS builder of `tfw`: Thermal Faces in the Wild, five points and a box for each of several faces in a picture."""
+"""TFDS builder of `tfw`: Thermal Faces in the Wild, five points and a box for each of several faces in an image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENVIRONMENTS = {
 
 
 def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
-    """(picture's name, float32 [14]: xs, ys, xe, ye and five points x, y) for every row; a header row is skipped.
+    """(image's name, float32 [14]: xs, ys, xe, ye and five points x, y) for every row; a header row is skipped.
 
     Blank cells and "nan" are NaN; whether that is allowed is for the build to say.
 
@@ -59,13 +59,13 @@ def _has_number(words: list[str]) -> bool:
 
 
 def _folder(split: pathlib.Path, environment: str) -> pathlib.Path:
-    """Where the pictures are: the set's scripts name both; the gray ones need no palette inverted."""
+    """Where the images are: the set's scripts name both; the gray ones need no palette inverted."""
     gray = split / f"{environment}_gray"
     return gray if gray.is_dir() else split / environment
 
 
 def _mate(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The colour picture of the thermal `…_1.png`: `…_3.png`, as SpeakingFaces names aligned ones, or the same name."""
+    """The colour image of the thermal `…_1.png`: `…_3.png`, as SpeakingFaces names aligned ones, or the same name."""
     stem, _, ending = name.rpartition(".")
     aligned = folder / f"{stem.removesuffix('_1')}_3.{ending}"
     same = folder / name
@@ -73,7 +73,7 @@ def _mate(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 class Tfw(faces.FaceBuilder):
-    """9,982 thermal pictures with 16,509 faces, indoors and outdoors; a box and five points for each face."""
+    """9,982 thermal images with 16,509 faces, indoors and outdoors; a box and five points for each face."""
 
     name = "tfw"
     VERSION = tfds.core.Version("1.0.0")
@@ -81,13 +81,13 @@ class Tfw(faces.FaceBuilder):
         all="indoors and outdoors",
         indoor="indoors",
         outdoor="outdoors",
-        indoor_rgb="indoors, with the aligned colour pictures of SpeakingFaces",
+        indoor_rgb="indoors, with the aligned colour images of SpeakingFaces",
     )
     LAYOUT = "tfw5"
     MODALITIES = ("thermal",)  # of all configs but indoor_rgb
     NORMALIZER = "box"
-    THERMAL = faces.Thermal("palette")  # gray pictures pass as they are
-    LICENSE = "MIT (card of the data set on Hugging Face)"
+    THERMAL = faces.Thermal("palette")  # gray images pass as they are
+    LICENSE = "MIT (card of the dataset on Hugging Face)"
     HOMEPAGE = "https://github.com/IS2AI/TFW"
     CITATION = (
         "Kuzdeuov, A., Aubakirova, D., Koishigarina, D. & Varol, H. A. (2022). TFW: Annotated thermal faces in the "
@@ -106,11 +106,11 @@ class Tfw(faces.FaceBuilder):
         super().__init__(options, **kwargs)
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Where the picture was taken."""
+        """Where the image was taken."""
         return {"environment": faces.text("indoor or outdoor")}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """{train,val,test}/{indoor,outdoor}.csv with the pictures in the folders of those names, or in *_gray."""
+        """{train,val,test}/{indoor,outdoor}.csv with the images in the folders of those names, or in *_gray."""
         return {
             split: [
                 face
@@ -121,17 +121,17 @@ class Tfw(faces.FaceBuilder):
         }
 
     def _faces(self, split: pathlib.Path, environment: str) -> list[faces.Face]:
-        listing, pictures = split / f"{environment}.csv", _folder(split, environment)
+        listing, images = split / f"{environment}.csv", _folder(split, environment)
         times: collections.Counter[str] = collections.Counter()
         found = []
         for name, values in read_labels(listing):
-            picture = formats.inside(pictures, name, listing)
-            key = f"{split.name}/{environment}/{picture.relative_to(pictures).as_posix()}"
+            image = formats.inside(images, name, listing)
+            key = f"{split.name}/{environment}/{image.relative_to(images).as_posix()}"
             times[key] += 1
             xs, ys, xe, ye = values[:4].tolist()
             face = faces.Face(
                 key if times[key] == 1 else f"{key}#{times[key]}",
-                thermal=picture,
+                thermal=image,
                 landmarks=values[4:].reshape(5, 2),
                 box=(xs, ys, xe - xs, ye - ys),
                 extra={"environment": environment},

@@ -15,7 +15,7 @@ class WebmorphFaces(faces.FaceBuilder):
 
     name = "webmorph_faces"
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = faces.configs(all="all 139 pictures")
+    BUILDER_CONFIGS = faces.configs(all="all 139 images")
     LAYOUT = "ibug68"
     MODALITIES = ("rgb",)
     LICENSE = "CC BY 4.0"
@@ -39,9 +39,9 @@ class WebmorphFaces(faces.FaceBuilder):
     def _split(self, folder: pathlib.Path, listing: str) -> list[faces.Face]:
         found = []
         for name in formats.read_lines(folder / listing):
-            picture = formats.inside(folder / "images", f"{name}.jpg", folder / listing)
-            points = formats.read_pts(picture.with_suffix(".pts"), 68)
-            found.append(faces.Face(f"images/{name}.jpg", rgb=picture, landmarks=points, subject=name))
+            image = formats.inside(folder / "images", f"{name}.jpg", folder / listing)
+            points = formats.read_pts(image.with_suffix(".pts"), 68)
+            found.append(faces.Face(f"images/{name}.jpg", rgb=image, landmarks=points, subject=name))
         return found
 
 

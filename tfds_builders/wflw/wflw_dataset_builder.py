@@ -29,7 +29,7 @@ _LISTS = pathlib.PurePosixPath("WFLW_annotations/list_98pt_rect_attr_train_test"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """A line of a WFLW list: landmarks float32 [98, 2] and box (x, y, w, h) in pixels, attributes, picture."""
+    """A line of a WFLW list: landmarks float32 [98, 2] and box (x, y, w, h) in pixels, attributes, image."""
 
     landmarks: np.ndarray
     box: tuple[float, float, float, float]
@@ -66,16 +66,16 @@ class Wflw(faces.FaceBuilder):
         return {name: faces.tensor((), np.bool_, f"{what}, by the annotators") for name, what in ATTRIBUTES.items()}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """One face a line; a picture with several faces has several lines, and may be in both lists."""
+        """One face a line; an image with several faces has several lines, and may be in both lists."""
         seen: collections.Counter[str] = collections.Counter()
-        pictures = folder / "WFLW_images"
+        images = folder / "WFLW_images"
         splits = {}
         for split in ("train", "test"):
             listing = folder / _LISTS / f"list_98pt_rect_attr_{split}.txt"
             found = splits[split] = []
             for row in read_list(listing):
-                path = formats.inside(pictures, row.name, listing)
-                name = path.relative_to(pictures).as_posix()
+                path = formats.inside(images, row.name, listing)
+                name = path.relative_to(images).as_posix()
                 seen[name] += 1
                 found.append(
                     faces.Face(
@@ -90,7 +90,7 @@ class Wflw(faces.FaceBuilder):
 
 
 def read_list(path: str | os.PathLike) -> list[Row]:
-    """The faces of a WFLW list, one a line: 98 x and y, box x y x y, six attributes 0 or 1, path of the picture.
+    """The faces of a WFLW list, one a line: 98 x and y, box x y x y, six attributes 0 or 1, path of the image.
 
     Raises:
         InputError: no such file, or a line that is otherwise; the message names it.

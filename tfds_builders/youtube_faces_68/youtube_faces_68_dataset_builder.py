@@ -22,7 +22,7 @@ class YoutubeFaces68(faces.FaceBuilder):
     BUILDER_CONFIGS = faces.configs(all="all 3,470 crops")
     LAYOUT = "ibug68"
     MODALITIES = ("rgb",)
-    LICENSE = "research use only: ship neither the pictures nor weights trained on them"
+    LICENSE = "research use only: ship neither the images nor weights trained on them"
     HOMEPAGE = "https://github.com/udacity/P1_Facial_Keypoints"
     CITATION = (
         "Wolf, L., Hassner, T. & Maoz, I. (2011). Face recognition in unconstrained videos with matched background "
@@ -53,7 +53,7 @@ class YoutubeFaces68(faces.FaceBuilder):
         table, listing = folder / "landmarks.csv", folder / f"{split}.txt"
         found = []
         for name in formats.read_lines(listing):
-            picture = formats.inside(folder / "images", name, listing)
+            image = formats.inside(folder / "images", name, listing)
             if name not in rows:
                 raise InputError(f"{listing} names {name!r}, which has no row in {table}.")
             row, where = rows[name], f"The row of {name} in {table}"
@@ -63,7 +63,7 @@ class YoutubeFaces68(faces.FaceBuilder):
             scale = formats.numbers([row["scale"]], where).astype(np.float32)[0]
             found.append(
                 faces.Face(
-                    f"images/{name}", rgb=picture, landmarks=points, subject=row["identity"], extra={"scale": scale}
+                    f"images/{name}", rgb=image, landmarks=points, subject=row["identity"], extra={"scale": scale}
                 )
             )
         return found

@@ -1,7 +1,7 @@
-"""The picture `landmarks.png` of every data set's folder: `python -m benchmarks.layout_pictures`.
+"""The image `landmarks.png` of every dataset's folder: `python -m benchmarks.layout_images`.
 
 A synthetic face carries the numbered landmarks of the set's layout. Its 68 points are exact, and so is what is
-converted from them; the other points of tfake70, wflw98, cofw29 and charlotte73 are derived from those, and the picture
+converted from them; the other points of tfake70, wflw98, cofw29 and charlotte73 are derived from those, and the image
 says that it is schematic. Folders whose README does not show `landmarks.png` are left out.
 """
 
@@ -25,14 +25,14 @@ from mlcm_jax.synthetic import generate
 
 _SEED = flags.DEFINE_integer("seed", 5, "number of the synthetic set from which the face is taken", lower_bound=0)
 _INDEX = flags.DEFINE_integer("index", 404, "number of the pair in it", lower_bound=0)
-_ONLY = flags.DEFINE_list("only", [], "data sets; all by default")
+_ONLY = flags.DEFINE_list("only", [], "datasets; all by default")
 SIDE = 640
 DIM = 0.6  # how much of its brightness the face keeps, so that the numbers stand out
 MOST_BYTES = 60_000
 
 
 def builder_of(name: str) -> type:
-    """The builder class of a data set: the one of its module that states a layout."""
+    """The builder class of a dataset: the one of its module that states a layout."""
     module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
     return next(kind for kind in kinds if hasattr(kind, "LAYOUT"))
@@ -119,7 +119,7 @@ def main(_: list[str]) -> None:
             print(f"{name}: left out, its README shows no landmarks.png")
             continue
         kind = builder_of(name)
-        # A set whose configs differ in it has a property here; all of those have thermal pictures.
+        # A set whose configs differ in it has a property here; all of those have thermal images.
         thermal = kind.MODALITIES != ("rgb",)
         try:
             image = draw(landmarks.get(kind.LAYOUT), thermal=thermal, seed=_SEED.value, index=_INDEX.value)
