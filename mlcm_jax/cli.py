@@ -5,7 +5,6 @@ alone; exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 75 start me a
 run has died).
 """
 
-import difflib
 import os
 import re
 import signal
@@ -18,7 +17,7 @@ from ml_collections import config_flags
 
 from mlcm_jax import __version__
 from mlcm_jax import config as config_files
-from mlcm_jax.errors import InputError, Interrupted
+from mlcm_jax.errors import InputError, Interrupted, did_you_mean
 
 FLAGS = flags.FLAGS
 RESTART = 75  # exit code of what a scheduler should start again (EX_TEMPFAIL of sysexits.h)
@@ -323,9 +322,7 @@ def _dispatch(argv: Sequence[str]) -> None:
         return
     name, rest = argv[0], list(argv[1:])
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}."
-        raise UsageError(f"There is no command {name!r}; {hint}")
+        raise UsageError(f"There is no command {name!r}; {did_you_mean(name, COMMANDS)}")
     function, define, _ = COMMANDS[name]
     define()
     if any(word in ("--help", "-h", "--helpshort", "--helpfull") for word in rest):

@@ -3,7 +3,6 @@
 A config file has `get_config(variant)`, starts from `base()` and states what is its own; it imports this module alone.
 """
 
-import difflib
 import os
 import runpy
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 
 
 def shipped() -> Path:
@@ -29,9 +28,7 @@ def find(path: str | os.PathLike) -> Path:
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         known = [f"configs/{p.name}" for p in sorted(shipped().glob("*.py"))]
-        near = difflib.get_close_matches(str(path), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the package ships {', '.join(known)}."
-        raise InputError(f"There is no config file {path}; {hint}")
+        raise InputError(f"There is no config file {path}; {did_you_mean(path, known)}")
     return found
 
 

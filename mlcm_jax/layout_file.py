@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import pathlib
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from mlcm_jax import files, landmarks
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 
 _KEYS = ("name", "count", "names", "flip", "eye_corners", "pupils", "groups", "edges")
 _EYES = {"right_eye", "left_eye"}
@@ -62,9 +61,7 @@ def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -
         raise InputError(f"{where} must be a mapping, not a {_kind(content)}.")
     for key in content:
         if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_KEYS)}."
-            raise InputError(f"{where} has the key {str(key)[:40]!r}; {hint}")
+            raise InputError(f"{where} has the key {str(key)[:40]!r}; {did_you_mean(key, _KEYS)}")
     given = {key: value for key, value in content.items() if value not in (None, "", "null", "~")}
     name = given.get("name", "own")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name in landmarks.LAYOUTS:

@@ -5,12 +5,11 @@ and every layout here names it first.
 """
 
 import dataclasses
-import difflib
 import itertools
 
 import numpy as np
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -272,6 +271,4 @@ def get(name) -> Layout:
         return name
     if name in LAYOUTS:
         return LAYOUTS[name]
-    near = difflib.get_close_matches(str(name), LAYOUTS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "known are " + ", ".join(LAYOUTS) + "."
-    raise InputError(f"Unknown landmark layout {name!r}; {hint}")
+    raise InputError(f"Unknown landmark layout {name!r}; {did_you_mean(name, LAYOUTS)}")

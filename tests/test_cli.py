@@ -37,10 +37,10 @@ def test_help_of_a_command_shows_its_flags(name):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["trian"], "did you mean train?"),
+        (["trian"], "did you mean 'train'?"),
         (["train"], "--workdir is missing"),
         (["train", "--workdir=w"], "--config is missing"),
-        (["train", "--workdir=w", "--config=configs/tinny.py"], "did you mean configs/tiny.py?"),
+        (["train", "--workdir=w", "--config=configs/tinny.py"], "did you mean 'configs/tiny.py'?"),
         (["train", "--wrkdir=w"], "Did you mean"),
         (["train", "--workdir=w", "--config=configs/tiny.py", "--config.trian.lr=1"], "'trian'"),
         (["train", "--workdir=w", "--config=configs/tiny.py", "--config.train.lr=fast"], "fast"),

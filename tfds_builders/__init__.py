@@ -9,7 +9,6 @@ the progress bar, and keeps what it has prepared in `work_folder` (see `resume`)
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import fcntl
 import importlib
@@ -20,7 +19,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 
 _NAMES = (
     "synthetic_faces",
@@ -59,9 +58,7 @@ def load(name: str, data_dir: str | os.PathLike, **options):
     """
     family, _, config = str(name).partition("/")
     if family not in _MODULES:
-        near = difflib.get_close_matches(family, _MODULES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_MODULES)}."
-        raise InputError(f"Unknown dataset {name!r}; {hint}")
+        raise InputError(f"Unknown dataset {name!r}; {did_you_mean(family, _MODULES)}")
     with _quiet():
         make = importlib.import_module(_MODULES[family]).make
         unknown = options.keys() - inspect.signature(make).parameters.keys()

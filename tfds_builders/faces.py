@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import difflib
 import io
 import os
 import pathlib
@@ -27,7 +26,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mlcm_jax import landmarks
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.synthetic.workers import available_cores
 from tfds_builders import formats, prepare, resume
 from tfds_builders.prepare import Face, Thermal
@@ -75,9 +74,7 @@ def make(
     names = [c.name for c in kind.BUILDER_CONFIGS]
     config = config or names[0]
     if config not in names:
-        near = difflib.get_close_matches(config, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}."
-        raise InputError(f"Unknown config {config!r} of {kind.name}; {hint}")
+        raise InputError(f"Unknown config {config!r} of {kind.name}; {did_you_mean(config, names)}")
     options = {"manual_dir": manual_dir, "allow_missing": allow_missing, "exclude": exclude}
     return kind(options, config=config, data_dir=data_dir, file_format="array_record")
 

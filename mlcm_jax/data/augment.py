@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from mlcm_jax import landmarks as layouts
+from mlcm_jax.data import boxes
 from mlcm_jax.errors import InputError
 
 _TO_FLOAT = (np.arange(256) / 255.0).astype(np.float32)
@@ -87,7 +88,8 @@ def crop(
         raise InputError(f"RGB and thermal differ in size: {sizes}." if shapes else "There is neither rgb nor thermal.")
     height, width = shapes.pop()
     points = layouts.check(example["landmarks"], layout)
-    x, y, w, h = box = _box(example["box"], width, height)
+    x, y, w, h = box = boxes.checked(example["box"], "The box")
+    boxes.check_inside(box, width, height, "The box")
 
     mirrored = False
     left, top, right, bottom = x, y, x + w, y + h
@@ -327,18 +329,6 @@ def _floats(image) -> np.ndarray:
 
 def _table(values) -> np.ndarray:
     return (255.0 * values.clip(0.0, 1.0)).round().astype(np.uint8)
-
-
-def _box(box, width, height) -> tuple[float, float, float, float]:
-    values = np.asarray(box, dtype=np.float64).ravel().tolist()
-    if len(values) != 4:
-        raise InputError(f"A box is x, y, w, h; this one has {len(values)} numbers.")
-    x, y, w, h = values
-    if not all(map(math.isfinite, values)) or w <= 0 or h <= 0:
-        raise InputError(f"The box x={x:g}, y={y:g}, w={w:g}, h={h:g} is empty or not finite.")
-    if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
-        raise InputError(f"The box x={x:g}, y={y:g}, w={w:g}, h={h:g} lies outside the {width}x{height} image.")
-    return x, y, w, h
 
 
 def _blur(image, u) -> np.ndarray:

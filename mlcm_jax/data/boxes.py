@@ -1,9 +1,11 @@
-"""Face boxes that a user types: `--box=x,y,w,h` and `--boxes=FILE.json`. Every mistake ends in one sentence."""
+"""Face boxes: the one check of all of them, and what a user types, `--box=x,y,w,h` and `--boxes=FILE.json`."""
 
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 from mlcm_jax.errors import InputError
@@ -17,7 +19,7 @@ def parse_box(text: str) -> Box:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--box={text!r} is not x,y,w,h: four numbers with commas between them.") from None
-    return _checked(values, f"--box={text!r}")
+    return checked(values, f"--box={text!r}")
 
 
 def read_boxes(path: epath.PathLike) -> dict[str, Box]:
@@ -36,18 +38,21 @@ def read_boxes(path: epath.PathLike) -> dict[str, Box]:
         ) from None
     if not isinstance(content, dict):
         raise InputError(f'The file of boxes {path} must hold {{"file name": [x, y, w, h]}}, not a {_kind(content)}.')
-    return {name: _checked(value, f"The box of {name!r} in {path}") for name, value in content.items()}
+    return {name: checked(value, f"The box of {name!r} in {path}") for name, value in content.items()}
 
 
-def check_inside(box: Sequence[float], width: int, height: int, path: epath.PathLike) -> None:
-    """Raises InputError where the box does not touch the image. A box that reaches over the border is fine."""
-    x, y, w, h = box
-    if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
-        raise InputError(f"The box {x:g},{y:g},{w:g},{h:g} lies outside {path}, which is {width} x {height} pixels.")
+def checked(value: Any, what: str) -> Box:
+    """A box as four floats.
 
+    Args:
+      value: x, y, w, h as a list, a tuple or an array.
+      what: opens the message, such as "The box of a.png".
 
-def _checked(value, what: str) -> Box:
-    numbers = isinstance(value, list) and all(type(v) in (int, float) for v in value)
+    Raises:
+      InputError: other than four finite numbers, or a width or height that isn't above 0.
+    """
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    numbers = isinstance(value, list | tuple) and all(type(v) in (int, float) for v in value)
     if not numbers or len(value) != 4:
         found = f"{len(value)} numbers" if numbers else f"a {_kind(value)}"
         raise InputError(f"{what} is {found}, not the four numbers x,y,w,h.")
@@ -60,6 +65,15 @@ def _checked(value, what: str) -> Box:
     if w <= 0 or h <= 0:
         raise InputError(f"{what} is empty: its width and height must be above 0.")
     return x, y, w, h
+
+
+def check_inside(box: Sequence[float], width: int, height: int, what: str) -> None:
+    """Raises InputError where the box doesn't touch the image. A box that reaches over the border is fine."""
+    x, y, w, h = box
+    if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+        raise InputError(
+            f"{what}, {x:g},{y:g},{w:g},{h:g}, lies outside the image, which has {width} x {height} pixels."
+        )
 
 
 def _kind(value) -> str:

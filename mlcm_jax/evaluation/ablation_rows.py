@@ -1,7 +1,6 @@
 """The rows of an ablation: the config of each, what it trains for itself, and what it may share with the others."""
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -9,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.training import stages
 
 # Groups whose keys are arguments of a function, and so may be more than the config names.
@@ -115,8 +114,7 @@ def _override(config: ConfigDict, overrides: ConfigDict, where: str, row: str) -
         if path in ("config.seed", "config.seeds"):
             raise InputError(f"{said}; seeds are of the whole grid: set config.seeds.")
         if key not in config and where not in _ARGUMENTS:
-            near = difflib.get_close_matches(key, config, n=1)
-            raise InputError(f"{said}, which is no key of the config" + (f"; did you mean {near[0]}?" if near else "."))
+            raise InputError(f"{said}, which is no key of the config; {did_you_mean(key, config)}")
         if isinstance(value, ConfigDict) != isinstance(config.get(key), ConfigDict):
             raise InputError(f"{said}; a group of keys is overridden key by key, a value by a value.")
         if isinstance(value, ConfigDict):

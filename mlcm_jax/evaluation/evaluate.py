@@ -52,8 +52,8 @@ def collect(
 
     Args:
       predict: batch -> landmarks [B, K', 2] in u.
-      batches: see `pipeline.eval_batches`; crops of side `size`. Where each of several processes has some of the rows, all
-        of them get all results.
+      batches: see `pipeline.eval_batches`; crops of side `size`. Where each of several processes has some of the rows,
+        all of them get all results.
       source, target: layouts of the predictions, and of the batches; the former are converted to the latter.
     """
     collected: dict[str, list] = {key: [] for key in ("prediction", "truth", "box", "known", "mask", "index")}

@@ -151,7 +151,7 @@ def _predict_file(path, predictor, box, folder) -> dict:
     if box is None:
         say(f"{path}: no box given, so the whole image is taken to be the face.")
         box = (0, 0, width, height)
-    box_input.check_inside(box, width, height, path)
+    box_input.check_inside(box, width, height, f"The box of {path}")
     points, scores = predictor(image, np.asarray([box], np.float32))
     overlay = draw.draw_landmarks(image, points[0], predictor._layout, box=box)
     name = epath.Path(path).name

@@ -1,6 +1,5 @@
 """Networks: every model is `backbone` + `head`, made by `create(name, …)`: image -> features -> landmarks."""
 
-import difflib
 import inspect
 from functools import partial
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import pretrained
 from mlcm_jax.models.aam import AAM
 from mlcm_jax.models.efficientnet import EfficientNet
@@ -62,12 +61,6 @@ def _options(module: type[nnx.Module]) -> set[str]:
     return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"rngs", "dtype", "mean_shape"}
 
 
-def _did_you_mean(word: str, known) -> str:
-    """' Did you mean …?' with the nearest of `known`, or the whole list."""
-    near = difflib.get_close_matches(word, sorted(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
-
-
 def create(
     name: str,
     *,
@@ -98,9 +91,9 @@ def create(
         InputError: unknown name, head or option, or a value out of range.
     """
     if name not in _BACKBONES:
-        raise InputError(f"There is no model {name!r}; {_did_you_mean(name, _BACKBONES)}")
+        raise InputError(f"There is no model {name!r}; {did_you_mean(name, _BACKBONES)}")
     if head not in HEADS:
-        raise InputError(f"There is no head {head!r}; {_did_you_mean(head, HEADS)}")
+        raise InputError(f"There is no head {head!r}; {did_you_mean(head, HEADS)}")
     if num_landmarks < 1:
         raise InputError(f"A model needs at least one landmark, not num_landmarks={num_landmarks}.")
     of_backbone, of_head = _options(_BACKBONES[name].func), _options(HEADS[head])
@@ -108,7 +101,7 @@ def create(
         if option not in of_backbone | of_head:
             raise InputError(
                 f"Model {name} with head {head} has no option {option!r}; "
-                f"{_did_you_mean(option, of_backbone | of_head)}"
+                f"{did_you_mean(option, sorted(of_backbone | of_head))}"
             )
     backbone = _BACKBONES[name](rngs=rngs, dtype=dtype, **{k: v for k, v in options.items() if k in of_backbone})
     model = Model(

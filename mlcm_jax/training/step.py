@@ -228,8 +228,8 @@ def train_step(
       state: donated by the caller's jit.
       teacher: a frozen network, an argument so that it is not baked into the program; None trains without one; the
         pair (tough, tolerant) for a recipe with `two_teachers`.
-      batch: see `data.pipeline`; needs `landmarks` [B, K, 2], `visible` [B, K], `mask` [B] and the modalities of the recipe;
-        `weight` [B, K], where it is there, weighs the landmarks.
+      batch: see `data.pipeline`; needs `landmarks` [B, K, 2], `visible` [B, K], `mask` [B] and the modalities of the
+        recipe; `weight` [B, K], where it is there, weighs the landmarks.
       rng: the stage's key; the step number is folded in, so resuming needs nothing else.
       recipe: static.
       gather: puts together the weights that a mesh keeps split (`sharding.gathered`).

@@ -182,7 +182,7 @@ def test_every_known_layout_survives_json(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"flips": []}, "has the key 'flips'; did you mean flip"),
+        ({"flips": []}, "has the key 'flips'; did you mean 'flip'"),
         ({"name": "ibug68"}, "names no known layout|name no known layout"),
         ({"name": "a/b"}, "letters, digits"),
         ({"names": ["a", "b", "a"]}, "two points with the name 'a'"),

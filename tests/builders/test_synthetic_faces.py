@@ -153,7 +153,7 @@ def test_a_rebuild_clears_the_remains(tmp_path):
     ("name", "message"),
     [
         ("synthetic_face/tiny", "did you mean 'synthetic_faces'"),
-        ("mnist", "there are: synthetic_faces, paired_folder, sf_tl54"),
+        ("mnist", "there are synthetic_faces, paired_folder, sf_tl54"),
         ("synthetic_faces/tinny", "did you mean 'tiny'"),
         ("synthetic_faces/huge", "there are tiny, base, and sizes such as 6000x96"),
         ("synthetic_faces/0x96", "there can be 16 to"),

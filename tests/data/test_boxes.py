@@ -130,10 +130,10 @@ def test_files_that_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize("box", [(0, 0, 10, 10), (-5, -5, 6, 6), (99, 49, 30, 30), (-50, -50, 500, 500)])
 def test_boxes_that_touch_the_image(box):
-    boxes.check_inside(box, 100, 50, "a.png")
+    boxes.check_inside(box, 100, 50, "The box of a.png")
 
 
 @pytest.mark.parametrize("box", [(100, 0, 5, 5), (0, 50, 5, 5), (-5, 0, 5, 5), (0, -9, 5, 5)])
 def test_boxes_outside_the_image(box):
-    with pytest.raises(InputError, match=r"lies outside a\.png, which is 100 x 50"):
-        boxes.check_inside(box, 100, 50, "a.png")
+    with pytest.raises(InputError, match=r"of a\.png, .* lies outside the image, which has 100 x 50 pixels"):
+        boxes.check_inside(box, 100, 50, "The box of a.png")

@@ -95,8 +95,8 @@ def test_a_row_shares_only_what_none_of_its_keys_could_change(overrides, shared)
 @pytest.mark.parametrize(
     "rows, ablation, message",
     [
-        ({"a": NONE, "b": {"transfr": {"alpha": 1.0}}}, {}, "config.transfr.*did you mean transfer"),
-        ({"a": NONE, "b": {"transfer": {"alfa": 1.0}}}, {}, r"config\.transfer\.alfa.*did you mean alpha"),
+        ({"a": NONE, "b": {"transfr": {"alpha": 1.0}}}, {}, "config.transfr.*did you mean 'transfer'"),
+        ({"a": NONE, "b": {"transfer": {"alfa": 1.0}}}, {}, r"config\.transfer\.alfa.*did you mean 'alpha'"),
         ({"a": NONE, "b": {"transfer": {"alpha": "much"}}}, {}, r"config\.transfer\.alpha='much'"),
         ({"a": NONE, "b": {"transfer": 3}}, {}, "key by key"),
         ({"a": NONE, "b": {"image_size": {"x": 3}}}, {}, "key by key"),

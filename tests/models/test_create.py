@@ -177,7 +177,7 @@ def test_same_seed_same_parameters():
     ("arguments", "message"),
     [
         ({"name": "resnet19"}, "did you mean 'resnet18'"),
-        ({"name": "vit"}, "There is no model 'vit'; known are"),
+        ({"name": "vit"}, "There is no model 'vit'; there are"),
         ({"head": "heatmaps"}, "did you mean 'heatmap'"),
         ({"widht": 0.5}, "'widht'; did you mean 'width'"),
         ({"upsample": 4}, "no option 'upsample'"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import pathlib
 
 import matplotlib
 import numpy as np
 
 from mlcm_jax.data import image_file
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 from tfds_builders import formats
 from tfds_builders.prepare import Thermal
 
@@ -34,8 +33,7 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
         return known[name]
     if name in matplotlib.colormaps:
         return np.asarray(255 * matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3], np.float32)
-    near = difflib.get_close_matches(name, [*known, *matplotlib.colormaps], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}, matplotlib's, and .csv files."
+    hint = did_you_mean(name, [*known, *matplotlib.colormaps], further=", and .csv files")
     raise InputError(f"--colormap={name} is no known palette; {hint}")
 
 

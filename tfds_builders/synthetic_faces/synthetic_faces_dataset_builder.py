@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import io
 import itertools
@@ -19,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.synthetic import generate, workers
 from tfds_builders import prepare, resume
 
@@ -62,12 +61,7 @@ def parse_config(name: str) -> FacesConfig:
             return config
     match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,5})(?:-([0-9]{1,5}))?", name, re.ASCII)
     if not match:
-        near = difflib.get_close_matches(name, configs(), n=1)
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"there are {', '.join(configs())}, and sizes such as 6000x96 or 6000x64-96."
-        )
+        hint = did_you_mean(name, configs(), further=", and sizes such as 6000x96 or 6000x64-96")
         raise InputError(f"Unknown config {name!r} of synthetic_faces; {hint}")
     pairs, low = int(match[1]), int(match[2])
     high = int(match[3] or low)
