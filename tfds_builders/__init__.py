@@ -1,9 +1,7 @@
-"""Datasets by name: `build("synthetic_faces/tiny", data_dir)` gives a TFDS builder whose records are on disk.
+"""Datasets by name: `build("synthetic_faces/tiny", data_dir)` returns a TFDS builder whose records are on disk.
 
-A dataset lives in a folder of its own, whose module `<name>_dataset_builder` has `make(config, data_dir)` (config is
-the part of the name after the slash, or None; raises InputError for one that it does not know) and `configs()`. A
-builder offers `total` (number of examples, None before it is known), calls `advance()` after each of them, which moves
-the progress bar, and keeps what it has prepared in `work_folder` (see `resume`).
+Every dataset has a folder of its own. Its module `<name>_dataset_builder` holds a subclass of `base.Builder`, named in
+`_BUILDERS` below. The part of a dataset's name after the slash is the config; without it, the first config is meant.
 """
 
 from __future__ import annotations
@@ -12,82 +10,96 @@ import contextlib
 import errno
 import fcntl
 import importlib
-import inspect
 import io
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from mlcm_jax.errors import InputError, did_you_mean
+from tfds_builders.options import OPTIONS, SWITCHES
 
-_NAMES = (
-    "synthetic_faces",
-    "paired_folder",
-    "sf_tl54",
-    "t_fake",
-    "rwth_aachen",
-    "charlotte_thermal",
-    "tfw",
-    "ibug_300w",
-    "wflw",
-    "cofw",
-    "webmorph_faces",
-    "youtube_faces_68",
-)
-_MODULES = {name: f"tfds_builders.{name}.{name}_dataset_builder" for name in _NAMES}
+if TYPE_CHECKING:
+    from tfds_builders.base import Builder
+
+__all__ = ["OPTIONS", "SWITCHES", "build", "load", "names"]
+
+# Dataset -> class in tfds_builders/<name>/<name>_dataset_builder.py, which is imported when it is needed.
+_BUILDERS = {
+    "synthetic_faces": "SyntheticFaces",
+    "paired_folder": "PairedFolder",
+    "sf_tl54": "SfTl54",
+    "t_fake": "TFake",
+    "rwth_aachen": "RwthAachen",
+    "charlotte_thermal": "CharlotteThermal",
+    "tfw": "Tfw",
+    "ibug_300w": "Ibug300w",
+    "wflw": "Wflw",
+    "cofw": "Cofw",
+    "webmorph_faces": "WebmorphFaces",
+    "youtube_faces_68": "YoutubeFaces68",
+}
+
+
+def _class_of(name: str) -> type[Builder]:
+    return getattr(importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder"), _BUILDERS[name])
 
 
 def names() -> list[str]:
-    """Names that `load` and `build` understand, `set/config`; a set may understand more (see its README)."""
-    return [
-        f"{name}/{config}" for name, module in _MODULES.items() for config in importlib.import_module(module).configs()
-    ]
+    """All `dataset/config` with a fixed name; some datasets accept further configs (see their README)."""
+    return [f"{name}/{config.name}" for name in _BUILDERS for config in _class_of(name).BUILDER_CONFIGS]
 
 
-def load(name: str, data_dir: str | os.PathLike, **options):
-    """The TFDS builder of a dataset, built or not.
+def load(name: str, data_dir: str | os.PathLike, **options: Any) -> Builder:
+    """Returns the TFDS builder of a dataset, whether it is built or not.
 
     Args:
-        name: `set` or `set/config`.
-        data_dir: folder that holds all datasets; `~` is expanded.
-        options: passed to the set's `make`.
+        name: `dataset` or `dataset/config`.
+        data_dir: folder of all built datasets; `~` is expanded.
+        **options: some of `OPTIONS`.
 
     Raises:
-        InputError: unknown name; the message suggests the nearest one.
+        InputError: an unknown dataset or config (the message suggests the nearest one), or an option that the dataset
+            does not take.
     """
     family, _, config = str(name).partition("/")
-    if family not in _MODULES:
-        raise InputError(f"Unknown dataset {name!r}; {did_you_mean(family, _MODULES)}")
+    if family not in _BUILDERS:
+        raise InputError(f"Unknown dataset {name!r}; {did_you_mean(family, _BUILDERS)}")
     with _quiet():
-        make = importlib.import_module(_MODULES[family]).make
-        unknown = options.keys() - inspect.signature(make).parameters.keys()
+        kind = _class_of(family)
+        unknown = options.keys() - kind.OPTIONS.keys()
         if unknown:
             raise InputError(f"{family} takes no --{min(unknown)}.")
-        return make(config or None, pathlib.Path(data_dir).expanduser(), **options)
+        return kind.make(config or None, pathlib.Path(data_dir).expanduser(), **options)
 
 
-def build(name: str, data_dir: str | os.PathLike, **options):
-    """The TFDS builder of a dataset whose records are on disk, built now if they are not yet.
+def build(name: str, data_dir: str | os.PathLike, **options: Any) -> Builder:
+    """Returns the TFDS builder of a dataset whose records are on disk; builds it first if they are not.
 
-    The records are written to a folder with another name, which takes its final name when it is whole. What a build
-    that was interrupted had prepared is used by the next one; its other remains are removed.
+    The records are written to a folder with another name, which gets its final name when it is complete. If a build is
+    interrupted, the next one reuses the examples that were prepared and removes everything else.
+
+    Args:
+        name: `dataset` or `dataset/config`.
+        data_dir: folder of all built datasets; `~` is expanded.
+        **options: some of `OPTIONS`.
 
     Raises:
-        InputError: unknown name, full disk, folder that cannot be written, source file that cannot be read, or a set on
-            disk that lacks files.
+        InputError: an unknown name, a full disk, a folder that cannot be written, a source file that cannot be read, or
+            a dataset on disk that lacks files.
     """
     builder = load(name, data_dir, **options)
     folder = pathlib.Path(builder.data_dir)
     asked, facts = str(options.get("exclude") or ""), dict(builder.info.metadata or {})
     if folder.exists() and asked and facts.get("exclude", asked) != asked:
-        raise InputError(f"{name} is built already, without --exclude={asked}; delete {folder} to build it anew.")
+        raise InputError(f"{name} is built already, without --exclude={asked}; delete {folder} to build it again.")
     if not folder.exists():
-        with _explained(folder, options.get("manual_dir")), _alone(folder) as certain:
-            if certain and not folder.exists():
-                for remains in folder.parent.glob(f"incomplete.*_{folder.name}"):  # of builds that were killed
+        with _explained(folder, options.get("manual_dir")), _alone(folder) as locked:
+            if locked and not folder.exists():
+                for remains in folder.parent.glob(f"incomplete.*_{folder.name}"):  # left by builds that were killed
                     shutil.rmtree(remains)
-            if not folder.exists():  # no other process has built it meanwhile
+            if not folder.exists():  # unless another process built it while this one waited for the lock
                 _prepare(builder, name)
                 shutil.rmtree(builder.work_folder, ignore_errors=True)
         builder = load(name, data_dir, **options)
@@ -95,8 +107,8 @@ def build(name: str, data_dir: str | os.PathLike, **options):
     return builder
 
 
-def _prepare(builder, name: str) -> None:
-    """download_and_prepare with one progress bar of our own."""
+def _prepare(builder: Builder, name: str) -> None:
+    """Calls `download_and_prepare` with a progress bar of our own in place of TFDS's output."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -119,17 +131,17 @@ def _prepare(builder, name: str) -> None:
     with Progress(*columns, console=Console(stderr=True)) as bar, _quiet():
         task = bar.add_task(f"building {name}", total=builder.total)
         builder.advance = lambda: bar.update(task, advance=1, total=builder.total)
-        # TFDS announces itself by print.
+        # TFDS prints announcements to stdout.
         with contextlib.redirect_stdout(io.StringIO()), spool.instead_of_buckets():
             builder.download_and_prepare()
 
 
-def _check_whole(builder, name: str) -> None:
+def _check_whole(builder: Builder, name: str) -> None:
     from array_record.python.array_record_module import ArrayRecordReader
 
     files = [pathlib.Path(path) for split in builder.info.splits.values() for path in split.filepaths]
     missing = [path for path in files if not path.is_file() or path.stat().st_size == 0]
-    # A file ends with its index: of one that was cut off, the reader says at once that it is none.
+    # An ArrayRecord file ends with its index, so the reader notices at once when the end is missing.
     cut = [path for path in files if path not in missing and not ArrayRecordReader(str(path)).ok()]
     if missing or cut or not files:
         what = f"{missing[0].name} is missing or empty" if missing else "it holds no records"
@@ -139,7 +151,7 @@ def _check_whole(builder, name: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the chatter of TFDS: its bars, and log lines below the rank of an error."""
+    """Silences TFDS: its progress bars, and log lines below the level of an error."""
     import tensorflow_datasets as tfds
     from absl import logging
 
@@ -154,10 +166,10 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[bool]:
-    """Let one process at a time build `folder`; the system drops the lock of a process that dies.
+    """Lets one process at a time build `folder`; the system releases the lock of a process that dies.
 
     Yields:
-        False on file systems without locks, where another build may be under way.
+        Whether the lock is held: False on file systems without locks, where another build may be running.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}.lock", "w") as lock:
@@ -171,8 +183,8 @@ def _alone(folder: pathlib.Path) -> Iterator[bool]:
             yield True
 
 
-def _is_of(error: OSError, source: str | os.PathLike | None, folder: pathlib.Path) -> bool:
-    """Whether an error is about a file in `source`, and not about one of those that a build of `folder` writes."""
+def _concerns_source(error: OSError, source: str | os.PathLike | None, folder: pathlib.Path) -> bool:
+    """Whether an error is about a file in `source`, and not about one that the build of `folder` writes."""
     if source is None or not isinstance(error.filename, str | os.PathLike):
         return False
     path, source = pathlib.Path(error.filename).absolute(), pathlib.Path(source).expanduser().absolute()
@@ -181,7 +193,7 @@ def _is_of(error: OSError, source: str | os.PathLike | None, folder: pathlib.Pat
 
 @contextlib.contextmanager
 def _explained(folder: pathlib.Path, source: str | os.PathLike | None = None) -> Iterator[None]:
-    """Turn the disk's refusals into sentences; `folder` is written, `source` (--manual_dir) is read."""
+    """Turns errors of the file system into one sentence; `folder` is written, `source` (--manual_dir) is read."""
     try:
         yield
     except InputError:
@@ -196,7 +208,7 @@ def _explained(folder: pathlib.Path, source: str | os.PathLike | None = None) ->
             raise InputError(
                 f"The disk is full: {folder.parent} needs more room; free some, or choose another --data_dir."
             ) from error
-        refused = [e for e in chain if isinstance(e, PermissionError) and _is_of(e, source, folder)]
+        refused = [e for e in chain if isinstance(e, PermissionError) and _concerns_source(e, source, folder)]
         if refused:
             raise InputError(
                 f"{refused[0].filename} cannot be read ({refused[0].strerror}); make it and the folders above it "

@@ -1,4 +1,4 @@
-"""Readers of the small text formats in which datasets keep their labels. Every mistake ends in one sentence."""
+"""Readers of the small text formats in which datasets keep their labels; every mistake is told in one sentence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,8 +16,17 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_text
 
 
-def numbers(words, where: str) -> np.ndarray:
-    """Words as float64 [N]; InputError naming `where` unless each is a finite number."""
+def numbers(words: Iterable[str], where: str) -> np.ndarray:
+    """Converts words to float64 [N].
+
+    Args:
+        words: texts of numbers.
+        where: opens the message, such as "The file a.txt".
+
+    Raises:
+        InputError: a word that is not a finite number.
+    """
+    words = list(words)
     try:
         values = [float(word) for word in words]
     except (TypeError, ValueError, OverflowError):
@@ -28,31 +38,31 @@ def numbers(words, where: str) -> np.ndarray:
 
 
 def read_pts(path: str | os.PathLike, count: int | None = None, *, first: float = 1.0) -> np.ndarray:
-    """Landmarks of a `.pts` file: `version: 1`, `n_points: 68`, `{`, rows of x y, `}`.
+    """Reads landmarks from a `.pts` file: `version: 1`, `n_points: 68`, `{`, rows of x y, `}`.
 
     Args:
         path: the file.
-        count: number of points it must hold; None takes what it says.
-        first: the coordinate of the first pixel's centre, which becomes 0; 300-W counts from 1.
+        count: number of points that it must hold; None: whatever it announces.
+        first: coordinate of the first pixel's centre in the file, which becomes 0; 300-W counts from 1.
 
     Returns:
         float32 [K, 2], pixels, pixel centres at integers from 0.
 
     Raises:
-        InputError: no such file, another format, another number of points, NaN.
+        InputError: a missing file, another format, another number of points, NaN.
     """
     text = re.sub(r"(//|#).*", "", read_text(path))
     match = re.fullmatch(r"(?P<head>[^{}]*)\{(?P<body>[^{}]*)\}\s*", text)
     said = re.search(r"n_points\s*:\s*(\d+)", match["head"]) if match else None
     if not said:
-        raise InputError(f"The file {path} is no .pts file: version, n_points and rows between braces belong there.")
+        raise InputError(f"The file {path} is not a .pts file: version, n_points and rows between braces belong there.")
     values = numbers(match["body"].split(), f"The file {path}")
     _check_count(path, len(values), int(said[1]), "it announces")
     return _points(path, values, count) - np.float32(first)
 
 
 def read_points(path: str | os.PathLike, count: int | None = None) -> np.ndarray:
-    """Landmarks as plain rows "x y" or "x,y" (a header row of words is skipped): float32 [K, 2], as they stand."""
+    """Reads rows "x y" or "x,y" as float32 [K, 2], unchanged; a header row of words is skipped."""
     rows = [re.split(r"[\s,;]+", line.strip().strip(",;")) for line in read_text(path).splitlines() if line.strip()]
     if not any(map(_is_number, rows[0])):
         rows = rows[1:]
@@ -63,10 +73,16 @@ def read_points(path: str | os.PathLike, count: int | None = None) -> np.ndarray
 
 
 def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header, as {column: text}; commas, semicolons or tabs; spaces around words go.
+    """Reads the rows of a CSV file with a header, as {column: text}, without spaces around the texts.
+
+    Commas, semicolons and tabs are understood. Blank rows are skipped.
+
+    Args:
+        path: the file.
+        required: columns that it must have.
 
     Raises:
-        InputError: no such file, a column of `required` that is missing, a row longer or shorter than the header.
+        InputError: a missing file or column, or a row that is longer or shorter than the header.
     """
     text = read_text(path).lstrip("\n")
     header = text.split("\n", 1)[0]
@@ -75,9 +91,9 @@ def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[
     try:
         rows = [[word.strip() for word in row] for row in reader if any(word.strip() for word in row)]
     except csv.Error as error:
-        raise InputError(f"The file {path} is no CSV file: {error}.") from None
+        raise InputError(f"The file {path} is not a CSV file: {error}.") from None
     if not rows:
-        raise InputError(f"The file {path} holds no words.")
+        raise InputError(f"The file {path} holds no text.")
     names = rows[0]
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice:
@@ -92,16 +108,21 @@ def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
-    """The lines of a list of names, without blank ones and those that start with #."""
+    """Reads a list of names, one a line; blank lines and those that start with # are skipped."""
     lines = [line.strip() for line in read_text(path).splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def inside(folder: pathlib.Path, name: str, source: str | os.PathLike) -> pathlib.Path:
-    """`folder / name` for a name that a list or label file gives; either slash separates folders.
+    """Returns `folder / name` for a name from a list or label file, with either slash between folders.
+
+    Args:
+        folder: where the name belongs.
+        name: what the file says.
+        source: that file, for the message.
 
     Raises:
-        InputError: a name that leads out of the folder; `source` is the file that gave it.
+        InputError: a name that leads out of the folder.
     """
     parts = pathlib.PurePosixPath(str(name).strip().replace("\\", "/"))
     drive = len(parts.parts) and parts.parts[0].endswith(":")
@@ -110,7 +131,7 @@ def inside(folder: pathlib.Path, name: str, source: str | os.PathLike) -> pathli
     return folder.joinpath(*parts.parts)
 
 
-def _points(path, values: np.ndarray, count: int | None) -> np.ndarray:
+def _points(path: str | os.PathLike, values: np.ndarray, count: int | None) -> np.ndarray:
     if len(values) % 2:
         raise InputError(f"The file {path} holds {len(values)} numbers, not pairs of x and y.")
     if count is not None:
@@ -120,12 +141,12 @@ def _points(path, values: np.ndarray, count: int | None) -> np.ndarray:
     return values.reshape(-1, 2).astype(np.float32)
 
 
-def _check_count(path, values: int, count: int, words: str) -> None:
+def _check_count(path: str | os.PathLike, values: int, count: int, words: str) -> None:
     if values != 2 * count:
         raise InputError(f"The file {path} holds {values / 2:g} points; {words} {count}.")
 
 
-def _is_number(word) -> bool:
+def _is_number(word: str) -> bool:
     try:
         float(word)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""One labelled face -> one example with encoded images; and what is wrong with a set of them, in sentences."""
+"""Turns a labelled face into an example with encoded images, and says in sentences what is wrong with a dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlcm_jax import landmarks
 from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 
-# A file, or a function that gives the pixels (for images inside a container).
+# A file, or a function that returns the pixels of an image inside a container.
 Source = pathlib.Path | Callable[[], np.ndarray]
 
 
@@ -26,14 +26,14 @@ class Face:
     """A labelled face as a builder's `parse` finds it; its images are read later.
 
     Attributes:
-        key: unique in the set and the same on every machine: the image's path in the set, with `#2` for its second
-            face.
-        rgb, thermal: the images that the set has.
-        landmarks: float [K, 2] in pixels (x, y) of the thermal image, or of the RGB one where there is no other;
+        key: the image's path in the dataset, with `#2` for its second face; unique, and the same on every machine.
+        rgb: the RGB image, if the dataset has one.
+        thermal: the thermal image, if the dataset has one.
+        landmarks: float [K, 2] in pixels (x, y) of the thermal image, or of the RGB image if there is no other;
             None: unlabelled.
         visible: bool [K]; None: all.
-        box: x, y, w, h in the same pixels; None: from the landmarks, or the whole image where there are none.
-        subject: who it is, as far as the set knows.
+        box: x, y, w, h in the same pixels; None: derived from the landmarks, or the whole image if there are none.
+        subject: who it is; "" if the dataset does not say.
         extra: values of the features that the builder adds.
     """
 
@@ -49,11 +49,15 @@ class Face:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Thermal:
-    """What the files of a set's thermal images hold.
+    """What the files of a dataset's thermal images hold.
 
-    kind: "gray", 8 bits, hot = bright (three equal channels count as gray);
-        "counts", 16 bits or floats, °C = scale · value + offset;
-        "palette", painted with `palette`, uint8 [N, 3] RGB from cold to hot, or with a known one where it is None.
+    Attributes:
+        kind: "gray": 8 bits, hot = bright (three equal channels count as gray);
+            "counts": 16 bits or floats, °C = scale · value + offset;
+            "palette": coloured with `palette`.
+        scale: °C per unit, for "counts".
+        offset: °C at value 0, for "counts".
+        palette: uint8 [N, 3] RGB from cold to hot, for "palette"; None: one of the known palettes.
     """
 
     kind: str = "gray"
@@ -63,14 +67,19 @@ class Thermal:
 
 
 def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[str, Any]:
-    """The example of a face: images as encoded bytes, checked landmarks, `visible`, `box`, and `_facts` for `Tally`.
+    """Makes the example of a face: encoded images, checked landmarks, `visible`, `box`, and `_facts` for `Tally`.
 
-    Landmarks that lie outside the image are kept and marked invisible. An RGB image of another size than the
-    thermal one, but of the same shape within 2 %, is resized to it.
+    Landmarks outside the image are kept and marked invisible. An RGB image whose size differs from that of the thermal
+    one, but whose aspect ratio is the same within 2 %, is resized to it.
+
+    Args:
+        face: what `parse` found.
+        layout: layout of its landmarks.
+        thermal: what its thermal image holds.
 
     Raises:
-        InputError: an image that is missing, damaged or of another kind than the set's; landmarks with NaN, of a wrong
-            count, or mostly outside the image; images of a pair that differ in shape.
+        InputError: an image that is missing, damaged or of another kind than the dataset's; landmarks with NaN, of a
+            wrong count, or mostly outside the image; images of a pair that differ in shape.
     """
     result: dict[str, Any] = {}
     digests: list[str] = []
@@ -103,7 +112,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
 def plausible(points: np.ndarray, layout: landmarks.Layout) -> bool:
     """Whether the eyes lie above the mouth and the subject's right eye on the left, as in nearly every portrait.
 
-    Rows of [y, x] that were read as [x, y], or an order of points other than the layout's, fail this for most faces.
+    If rows of [y, x] were read as [x, y], or if the points are in another order than the layout's, most faces fail.
     Layouts without eyes or lips pass.
     """
     eyes, mouth = [], layout.groups.get("outer_lips") or layout.groups.get("mouth")
@@ -116,16 +125,23 @@ def plausible(points: np.ndarray, layout: landmarks.Layout) -> bool:
 
 
 class Tally:
-    """What a set turns out to hold, split by split; add(split, example) for each, then `summary()` and `remarks()`."""
+    """Counts what the splits of a dataset hold.
 
-    def __init__(self, expected: Mapping[str, int] | None = None):
+    Args:
+        expected: published number of examples of each split, if there is one.
+
+    Attributes:
+        duplicates: (key, split, earlier key, its split) of every image that is in two splits.
+    """
+
+    def __init__(self, expected: Mapping[str, int] | None = None) -> None:
         self._expected = dict(expected or {})
         self._splits: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, tuple[str, str]] = {}
-        self.duplicates: list[tuple[str, str, str, str]] = []  # key, split, earlier key, its split
+        self.duplicates: list[tuple[str, str, str, str]] = []
 
     def add(self, split: str, item: dict[str, Any]) -> None:
-        """Counts an example made by `example` and takes its `_facts` out."""
+        """Counts an example that `example` made, and removes its `_facts`."""
         facts = item.pop("_facts")
         start = {"examples": 0, "sizes": collections.Counter(), "hidden": 0, "points": 0, "odd": 0}
         mine = self._splits.setdefault(split, start | {"hash": hashlib.sha256()})
@@ -140,7 +156,7 @@ class Tally:
         self.duplicates += [(item["key"], split, *one) for one in earlier if one[1] != split][:1]
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """{split: examples, sizes (the most frequent five), invisible (share of points), sha256}, fit for JSON."""
+        """Split -> {examples, sizes (the five most frequent), invisible (share of points), sha256}, fit for JSON."""
         return {
             name: {
                 "examples": mine["examples"],
@@ -151,24 +167,24 @@ class Tally:
             for name, mine in self._splits.items()
         }
 
-    def told_duplicates(self) -> str:
-        """How many images are in two splits, and the first of them."""
+    def describe_duplicates(self) -> str:
+        """Says how many images are in two splits, and names the first."""
         key, split, other, where = self.duplicates[0]
         return f"{len(self.duplicates)} images are in two splits: {key} of {split} is also {other} of {where}, …"
 
     def remarks(self) -> list[str]:
-        """What a user should know: odd faces, images in two splits, counts that differ from the published ones."""
+        """Says what a user should know: implausible faces, images in two splits, counts that are not as published."""
         found = []
         for split, mine in self._splits.items():
             odd, total = mine["odd"], mine["examples"]
             if odd > 0.1 * total:
                 found.append(
                     f"In {odd} of {total} faces of the split {split} the eyes lie below the mouth or left and right "
-                    "are swapped; are rows [y, x] where [x, y] is expected, or is the layout another one? Look at "
+                    "are swapped; are the rows [y, x] instead of [x, y], or is the layout a different one? Look at "
                     "preview.png."
                 )
         if self.duplicates:
-            found.append(self.told_duplicates())
+            found.append(self.describe_duplicates())
         counts = {name: mine["examples"] for name, mine in self._splits.items()}
         differing = [
             f"{counts.get(name, 0):,} {name} (published: {n:,})"
@@ -181,7 +197,7 @@ class Tally:
 
 
 def check_subjects(splits: Mapping[str, Sequence[Face]]) -> None:
-    """Raises InputError when a known subject is in two splits."""
+    """Raises InputError if a known subject is in two splits."""
     owner: dict[str, str] = {}
     for split, faces in splits.items():
         for face in faces if split != "unlabelled" else ():
@@ -193,7 +209,7 @@ def check_subjects(splits: Mapping[str, Sequence[Face]]) -> None:
 
 
 def missing_images(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str, str]:
-    """key -> name of the file (or the modality) that a face lacks."""
+    """Finds faces without an image: key -> the file, or the modality, that is missing."""
     lacking = {}
     for face in faces:
         for modality in modalities:
@@ -207,7 +223,7 @@ def _box(points: np.ndarray, key: str) -> np.ndarray:
     try:
         return landmarks.box_from_points(points)
     except InputError as error:
-        raise InputError(f"{key}: {error} Mend it, or name it in a file for --exclude.") from None
+        raise InputError(f"{key}: {error} Fix it, or name it in a file for --exclude.") from None
 
 
 def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -216,7 +232,7 @@ def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tupl
     try:
         points = landmarks.check(np.asarray(face.landmarks, np.float32), layout)
     except InputError as error:
-        raise InputError(f"{face.key}: {error} Mend it, or name it in a file for --exclude.") from None
+        raise InputError(f"{face.key}: {error} Fix it, or name it in a file for --exclude.") from None
     visible = np.ones(layout.count, bool) if face.visible is None else np.asarray(face.visible, bool)
     if visible.shape != (layout.count,):
         raise InputError(f"{face.key}: {visible.size} visibility flags for {layout.count} landmarks.")
@@ -224,7 +240,7 @@ def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tupl
     if inside.sum() < 0.5 * layout.count:
         raise InputError(
             f"{face.key}: {layout.count - inside.sum()} of {layout.count} landmarks lie outside the image, which is "
-            f"{size[0]} x {size[1]}; mend it, or name it in a file for --exclude."
+            f"{size[0]} x {size[1]}; fix it, or name it in a file for --exclude."
         )
     return points, visible & inside
 
@@ -273,7 +289,9 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
         elif image.kind == "colour":
             gray = image_file.invert_palette(array, thermal.palette)
         else:
-            raise InputError(f"The thermal image {image.name} is gray; the set's are painted with a palette.")
+            raise InputError(
+                f"The thermal image {image.name} is gray, but those of this dataset are coloured with a palette."
+            )
     else:
         if image.kind != "gray8":
             what = "colours" if image.kind == "colour" else f"{array.dtype} pixels"

@@ -1,4 +1,4 @@
-"""Long preparations that go on where they were stopped: finished pieces are kept in a folder until the set is whole."""
+"""Long preparations that resume where they were stopped; finished pieces wait in a folder until all is done."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-_PIECE = 64  # items a file: what a stop may cost
+_PIECE = 64  # results in a file; when a build is stopped, at most this many are lost
 
 
 def fingerprint(*facts: Any) -> str:
-    """16 hexadecimal digits that change with what is prepared and how; facts need a stable `repr`."""
+    """16 hexadecimal digits that change with what is prepared and how; the facts need a stable `repr`."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def stream(
     items: Sequence, prepare: Callable[[Sequence], Generator], folder: pathlib.Path, *, piece: int = _PIECE
-) -> Generator:
-    """Yields what `prepare` makes of `items`, in order, and keeps it in `folder` in files of `piece` results.
+) -> Generator[Any, None, None]:
+    """Yields what `prepare` makes of `items`, in order, and keeps the results in files in `folder`.
 
-    A later call with the same folder reads what is there and prepares the rest. `folder` must belong to these items
-    alone (put a `fingerprint` into its name) and is the caller's to remove. A file appears under its name when it is
-    whole; one that cannot be read is made again.
+    A later call with the same folder reads what is there and prepares the rest. Therefore `folder` must belong to these
+    items alone (put a `fingerprint` into its name); the caller removes it. A file gets its name when it is complete. If
+    it cannot be read, it is made again.
 
     Args:
         items: what to prepare.
-        prepare: from a part of the items to a generator of one result each, in order.
-        folder: need not exist.
+        prepare: takes some of the items and returns a generator of one result each, in order.
+        folder: is made if it does not exist.
+        piece: number of results in a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(items), piece)
@@ -51,8 +52,8 @@ def stream(
             yield from results
 
 
-def in_threads(function: Callable, items: Sequence, threads: int) -> Generator:
-    """`map(function, items)` in order, on threads that work a little ahead; for work that leaves Python's lock."""
+def in_threads(function: Callable[[Any], Any], items: Sequence, threads: int) -> Generator[Any, None, None]:
+    """`map(function, items)`, in order, on threads that work a little ahead; fit for work that releases the GIL."""
     with ThreadPoolExecutor(threads) as pool:
         ahead, waiting = iter(items), []
         try:
@@ -67,7 +68,7 @@ def in_threads(function: Callable, items: Sequence, threads: int) -> Generator:
 
 
 def _load(path: pathlib.Path) -> list | None:
-    """The results in a file; None where there is no whole one."""
+    """The results in a file; None if there is none or it is incomplete."""
     with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError, zlib.error):
         return pickle.loads(zlib.decompress(path.read_bytes()))
     return None

@@ -1,4 +1,4 @@
-"""Records on their way to ArrayRecord files: TFDS's own sorting needs TensorFlow when a split exceeds 1,000 MiB."""
+"""Records on their way to ArrayRecord files; TFDS's own sorter imports TensorFlow when a split exceeds 1,000 MiB."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tensorflow_datasets.core import hashing, shuffle, writer
 
 
 class _Spool:
-    """What TFDS's writer asks of its `core.shuffle.Shuffler`: records in, the same in order of keys out.
+    """Has the interface of TFDS's `core.shuffle.Shuffler`: takes records and yields them in the order of their keys.
 
-    They wait in one nameless file in `dirpath`, which the system removes even if the process is killed; an index of
-    keys and places stays in memory.
+    The records wait in one nameless file in `dirpath`, which the system removes even if the process is killed. An index
+    of keys and positions stays in memory.
     """
 
-    def __init__(self, dirpath: os.PathLike, hash_salt: str, disable_shuffling: bool = False, **_: Any):
+    def __init__(self, dirpath: os.PathLike, hash_salt: str, disable_shuffling: bool = False, **_: Any) -> None:
         os.makedirs(dirpath, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=dirpath)  # noqa: SIM115, see `close`
         self._key = (lambda key: key) if disable_shuffling else hashing.Hasher(hash_salt).hash_key
@@ -55,12 +55,12 @@ class _Spool:
 
 @contextlib.contextmanager
 def instead_of_buckets() -> Iterator[None]:
-    """TFDS writes through `_Spool`: splits of any size, and no TensorFlow."""
+    """Makes TFDS write through `_Spool`, which takes splits of any size and needs no TensorFlow."""
     with contextlib.ExitStack() as opened:
 
         def make(*args: Any, **kwargs: Any) -> _Spool:
             made = _Spool(*args, **kwargs)
-            opened.callback(made.close)  # of a build that fails
+            opened.callback(made.close)  # closes the file even if the build fails
             return made
 
         theirs, writer.shuffle.Shuffler = writer.shuffle.Shuffler, make

@@ -1,4 +1,4 @@
-"""`charlotte_thermal`: radiometric TIFF, 73 frontal and 43 profile points, the side of a profile, odd rows."""
+"""Tests of charlotte_thermal: radiometric TIFF, 73 frontal and 43 profile points, the side of a profile, odd rows."""
 
 import cv2
 import hypothesis
@@ -16,7 +16,7 @@ SIZE = (160, 128)
 COLUMNS = [f"{axis}{i}" for i in range(73) for axis in "xy"]
 HEADER = ",".join(["ID", *COLUMNS, "Distance", "RH", "Airflow", "env-temp", "Sensation"])
 FACTS = "1.4,52.5,0,23.95,-1"
-# A profile that looks to the left of the image, in parts of its width and height.
+# A profile that looks to the left of the image, in fractions of its width and height.
 _PROFILE = (
     "0.80 0.45  0.80 0.53  0.79 0.60  0.77 0.67  0.74 0.73  0.69 0.79  0.63 0.84  0.56 0.88  "
     "0.49 0.90  0.42 0.91  0.35 0.90  0.31 0.88  0.46 0.30  0.40 0.28  0.34 0.28  0.28 0.30  "
@@ -29,7 +29,7 @@ PROFILE = np.array(_PROFILE.split(), float).reshape(43, 2)
 
 
 def frontal(rng) -> np.ndarray:
-    """float64 [73, 2], with fractions of a pixel but for the nose tip."""
+    """A face float64 [73, 2]; only the nose tip (30) is at whole pixels."""
     forehead = np.array([(0.2, 0.2), (0.32, 0.1), (0.5, 0.06), (0.68, 0.1), (0.8, 0.2)]) * SIZE
     points = np.concatenate([trees.make_points("ibug68", SIZE, rng), forehead]).round(2)
     points[30] = points[30].round()
@@ -37,20 +37,20 @@ def frontal(rng) -> np.ndarray:
 
 
 def profile(*, mirrored=False) -> np.ndarray:
-    """float64 [43, 2]; the nose tip (19) is an integer."""
+    """A face float64 [43, 2]; the nose tip (19) is at whole pixels."""
     points = (PROFILE * SIZE).round(2)
     points[19] = points[19].round()
     return [SIZE[0] - 1, 0] + points * [-1, 1] if mirrored else points
 
 
 def row(name, points, *, columns=146, facts=FACTS) -> str:
-    """A line of S{k}.csv; the cells behind the points are blank."""
+    """A line of S{k}.csv; the cells after the points are blank."""
     cells = [f"{value:g}" for value in np.ravel(points)]
     return ",".join([name, *cells, *[""] * (columns - len(cells)), facts])
 
 
 def write_tiff(path, rng, dot) -> np.ndarray:
-    """uint16 counts of a dim room with a hot bar at the bottom and a hot pixel at `dot`; also what it returns."""
+    """Writes and returns uint16 counts of a dim room with a hot bar at the bottom and a hot pixel at `dot`."""
     raw = rng.integers(29_500, 29_600, SIZE[::-1], np.uint16)
     raw[-2:] = 30_900
     raw[round(dot[1]), round(dot[0])] = 30_900
@@ -60,7 +60,7 @@ def write_tiff(path, rng, dot) -> np.ndarray:
 
 
 def make_tree(folder, rng) -> dict[str, np.ndarray]:
-    """Subjects 1 (train), 3 (val) and 4 (test), a frontal face and two profiles each; key -> points."""
+    """Writes subjects 1 (train), 3 (val) and 4 (test), each with a frontal face and two profiles; key -> points."""
     truth, raw = {}, {}
     for subject in (1, 3, 4):
         faces = {
@@ -97,7 +97,7 @@ def test_frontal_faces_come_back(tree, tmp_path):
         x, y = truth[key][30].astype(int)
         assert example["thermal"][y, x, 0] == 255 and np.median(example["thermal"]) < 30
         assert example["visible"].all()
-        # The box follows the points that other sets have too: the forehead is left out.
+        # The box is made from the points that other datasets have too, without the forehead.
         low, high = truth[key][:68].min(0), truth[key][:68].max(0)
         assert example["box"][2] == pytest.approx((high - low)[0] / 0.91, abs=1e-2)
         assert example["box"][3] == pytest.approx((high - low)[1] / 0.825, abs=1e-2)
@@ -142,7 +142,7 @@ def test_layouts():
     for layout in (frontal_layout, profile_layout):
         assert sorted(i for part in layout.groups.values() for i in part) == list(range(layout.count))
         assert max(map(max, layout.edges)) == layout.count - 1
-    # Mirrored as an image is, a face in the order of the layout is again one: the right eye stays on the left.
+    # After mirroring and flipping, the points are in the order of the layout again: the right eye is on the left.
     points = frontal(np.random.default_rng(1))
     mirrored = ([SIZE[0] - 1, 0] + points * [-1, 1])[frontal_layout.flip]
     for part in ("right_brow", "left_brow", "right_eye", "left_eye"):
@@ -171,7 +171,7 @@ def test_odd_rows_are_listed_and_can_be_excluded(tmp_path):
     gap[11] = ""  # x5
     lines = [row("R1", points), row("R2", points[:50]), ",".join(gap), row("R4", profile()), row("R5", profile()[:20])]
     write_subject(tmp_path, lines, ["R1", "R2", "R3", "R4", "R5"])
-    odd = r"2 rows have neither 73 points nor the first 43: S1/R2.tiff \(50\), S1/R3.tiff \(72\); mend them"
+    odd = r"2 rows have neither 73 points nor the first 43: S1/R2.tiff \(50\), S1/R3.tiff \(72\); fix them"
     with pytest.raises(InputError, match=odd):
         tfds_builders.build("charlotte_thermal/frontal", tmp_path / "data", manual_dir=tmp_path)
     with pytest.raises(InputError, match=r"1 rows have neither .* S1/R5.tiff \(20\)"):
@@ -218,7 +218,7 @@ def test_swapped_axes_are_remarked(tmp_path):
     names = [f"R{k}" for k in range(3)]
     write_subject(tmp_path, [row(name, frontal(rng)[:, ::-1] * 0.7) for name in names], names)
     built = tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
-    assert any("are rows [y, x]" in remark for remark in built.info.metadata["remarks"])
+    assert any("are the rows [y, x]" in remark for remark in built.info.metadata["remarks"])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""cofw: two tiny files laid out as MATLAB 7.3 does, built and read back; and what is said about broken ones."""
+"""Tests of cofw: builds two tiny files in the form of MATLAB 7.3 and reads them back; and messages."""
 
 import concurrent.futures
 import functools
@@ -22,7 +22,7 @@ COUNTS = {"train": 4, "test": 3}
 
 
 def write_mat(path, names, images, phis, boxes, *, compression="gzip") -> None:
-    """A MATLAB 7.3 file: 512 bytes of its own before HDF5, arrays transposed, a cell as references into #refs#."""
+    """Writes a MATLAB 7.3 file: 512 bytes before HDF5, transposed arrays, and a cell as references into #refs#."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w", userblock_size=512) as file:
         store = file.create_group("#refs#")
@@ -40,7 +40,7 @@ def write_mat(path, names, images, phis, boxes, *, compression="gzip") -> None:
 
 
 def make_face(number) -> dict:
-    """Points (from 0), occlusion, box (from 1, as the file), and an image with a dot on the tip of the nose."""
+    """Points (from 0), occlusion, box (from 1, as in the file), and an image with a dot on the tip of the nose."""
     rng = np.random.default_rng(number)
     points = trees.make_points("cofw29", SIZE, rng)
     points[20] = points[20].round()
@@ -54,7 +54,7 @@ def make_face(number) -> dict:
 
 
 def write_tree(root, change=None) -> dict:
-    """Both files under `root`; split -> faces. `change(split, faces)` may alter them first."""
+    """Writes both files under `root`, after `change(split, faces)`; split -> faces."""
     written, number = {}, 0
     for split, (name, *variables) in cofw.FILES.items():
         written[split] = [make_face(number + k) for k in range(COUNTS[split])]
@@ -155,7 +155,7 @@ def _set(key, value):
         (_set("points", np.full((29, 2), 900.0)), r"no face box|29 of 29 landmarks lie outside"),
         (_set("points", np.full((29, 2), 1e300)), r"COFW_train_color\.mat/0002: Landmark 0 is not a finite number"),
         (_set("box", np.array([3, 4, 0, 5])), r"The box of COFW_train_color\.mat/0002 is .* positive w and h"),
-        (_set("image", np.zeros((9, 8), np.uint16)), r"Image 2 of .*COFW_train_color\.mat is no 8-bit image"),
+        (_set("image", np.zeros((9, 8), np.uint16)), r"Image 2 of .*COFW_train_color\.mat is not an 8-bit image"),
         (_set("image", np.zeros((9, 8, 4), np.uint8)), r"Image 2 of .*COFW_train_color\.mat has 4 channels"),
     ],
 )
@@ -203,14 +203,14 @@ def _null(path) -> None:
             ),
             r"COFW_train_color\.mat is of MATLAB version 5 to 7; save it again with save\(…, '-v7\.3'\)",
         ),
-        (lambda path: path.write_bytes(b"PK\x03\x04" * 300), r"is no MATLAB file of version 7\.3"),
-        (lambda path: path.write_bytes(b""), r"is no MATLAB file of version 7\.3"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" * 300), r"is not a MATLAB file of version 7\.3"),
+        (lambda path: path.write_bytes(b""), r"is not a MATLAB file of version 7\.3"),
         (lambda path: _rewrite(path, lambda b: b[: len(b) // 2]), r"is damaged or incomplete \(.*\); fetch it again"),
         (lambda path: _rewrite(path, lambda b: b[:530]), r"is damaged or incomplete \(.*\); fetch it again"),
         (_without_boxes, r"has no variable bboxesTr; is it one of COFW's colour files"),
-        (_no_cell, r"The variable IsTr of .* is no cell array of images"),
+        (_no_cell, r"The variable IsTr of .* is not a cell array of images"),
         (_too_few_points, r"The variable phisTr of .* has shape \(4, 58\) .* for 4 images .* shape \(4, 87\)"),
-        (_null, r"Image 3 of .*COFW_train_color\.mat is no 8-bit image"),
+        (_null, r"Image 3 of .*COFW_train_color\.mat is not an 8-bit image"),
     ],
 )
 def test_broken_files_are_refused(tmp_path, harm, message):
@@ -229,7 +229,7 @@ def _whole() -> bytes:
 
 
 def _overwritten(place, content):
-    """A change of a file: `content` from a place in [0, 1] of its length on."""
+    """A function that overwrites a file with `content`, from a place in [0, 1] of its length."""
 
     def change(whole):
         start = int(place * len(whole))

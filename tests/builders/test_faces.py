@@ -1,4 +1,4 @@
-"""What all builders of labelled faces share, on a set made up for this file."""
+"""Tests of what all builders of labelled faces share, with a dataset made up for this file."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ POINTS = np.array([[10, 10], [30, 10], [20, 20], [13, 30], [27, 30]], np.float32
 
 
 class Made(faces.FaceBuilder):
-    """Faces that a test puts into `found`."""
+    """Holds the faces that a test puts into `found`."""
 
     name = "made"
     VERSION = tfds.core.Version("1.0.0")
@@ -35,7 +35,7 @@ class Made(faces.FaceBuilder):
     pkg_dir_path = epath.Path(__file__).parent  # TFDS looks for a package around the class otherwise
 
     def parse(self, folder):
-        """What the test says."""
+        """Returns `found`."""
         return type(self).found
 
 
@@ -56,7 +56,7 @@ def face(folder, name, **changes):
 
 def build(folder, splits, **options):
     Made.found = splits
-    builder = faces.make(Made, None, folder / "built", manual_dir=folder, **options)
+    builder = Made.make(None, folder / "built", manual_dir=folder, **options)
     builder.download_and_prepare()
     return builder
 
@@ -81,7 +81,7 @@ def test_examples_hold_what_the_files_hold(folder):
 def test_the_checksum_tells_labels_and_images_apart(folder):
     def checksum(where, **changes):
         Made.found = {"train": [face(folder, "a", **changes)]}
-        builder = faces.make(Made, None, folder / where, manual_dir=folder)
+        builder = Made.make(None, folder / where, manual_dir=folder)
         builder.download_and_prepare()
         return builder.info.metadata["splits"]["train"]["sha256"]
 
@@ -174,7 +174,7 @@ def test_one_image_in_two_splits(folder, monkeypatch):
     monkeypatch.setattr(Made, "OWN_SPLITS", True)
     with pytest.raises(InputError, match="nothing was built"):
         Made.found = splits
-        faces.make(Made, "other", folder / "built", manual_dir=folder).download_and_prepare()
+        Made.make("other", folder / "built", manual_dir=folder).download_and_prepare()
 
 
 def test_swapped_coordinates_are_remarked_not_refused(folder):
@@ -212,11 +212,11 @@ def test_an_upright_face_is_plausible_and_its_transposed_or_mirrored_one_is_not(
 
 def test_what_a_user_asks_for_is_said_when_it_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"made is not built, and its files are not here\. Ask the test\."):
-        faces.make(Made, "all", tmp_path).download_and_prepare()
+        Made.make("all", tmp_path).download_and_prepare()
     with pytest.raises(InputError, match=r"manual_dir=\S+ is not a folder"):
-        faces.make(Made, "all", tmp_path, manual_dir=tmp_path / "no").download_and_prepare()
+        Made.make("all", tmp_path, manual_dir=tmp_path / "no").download_and_prepare()
     with pytest.raises(InputError, match="did you mean 'other'"):
-        faces.make(Made, "otter", tmp_path)
+        Made.make("otter", tmp_path)
     with pytest.raises(InputError, match="takes no --celsius"):
         tfds_builders.load("webmorph_faces", tmp_path, celsius="1,0")
 

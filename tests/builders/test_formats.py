@@ -1,4 +1,4 @@
-"""Readers of text formats: what people's editors do to files, and what no file may do to us."""
+"""Tests of the readers of text formats: the habits of editors, mistakes, and random bytes."""
 
 import json
 
@@ -66,9 +66,9 @@ def test_pts_count_from_one(path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1 1\n2 2\n", r"no \.pts file"),
-        (PTS.replace("}", ""), r"no \.pts file"),
-        (PTS.replace("n_points: 3", ""), r"no \.pts file"),
+        ("1 1\n2 2\n", r"not a \.pts file"),
+        (PTS.replace("}", ""), r"not a \.pts file"),
+        (PTS.replace("n_points: 3", ""), r"not a \.pts file"),
         (PTS.replace("2.5 3\n", ""), "holds 2 points; it announces 3"),
         (PTS.replace("2.5 3", "2.5"), "holds 2.5 points"),
         (PTS.replace("2.5", "nan"), "not finite"),
@@ -135,7 +135,7 @@ def test_tables_that_are_wrong(path):
     with pytest.raises(InputError):
         formats.read_table(path)
     path.write_text("name,x\n" + "a" * 200_000 + ",1\n")
-    with pytest.raises(InputError, match="no CSV file"):
+    with pytest.raises(InputError, match="not a CSV file"):
         formats.read_table(path)
 
 

@@ -1,4 +1,4 @@
-"""ibug_300w: a tiny tree with the real folders and odd names, built and read back; and what is said of broken ones."""
+"""Tests of ibug_300w: builds a tiny tree with the real folders and odd names and reads it back; and messages."""
 
 import pathlib
 import tempfile
@@ -23,13 +23,13 @@ IMAGES = {  # real names; one ibug name has a space, LFPW has PNG
 
 
 def pts_text(points) -> str:
-    """A .pts file with the quirks of the originals: two spaces, six decimals, counted from 1."""
+    """A .pts file as the originals are: two spaces, six decimals, counted from 1."""
     rows = "\n".join(f"{x + 1:.6f} {y + 1:.6f}" for x, y in np.asarray(points, np.float64))
     return f"version: 1\nn_points:  {len(points)}\n{{\n{rows}\n}}\n"
 
 
 def write_tree(root) -> dict:
-    """All of IMAGES under `root`; key -> landmarks, counted from 0."""
+    """Writes all of IMAGES under `root`; key -> landmarks, counted from 0."""
     written = {}
     for name in (name for names in IMAGES.values() for name in names):
         rng = np.random.default_rng(len(written))
@@ -53,7 +53,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ibug")
     root = folder / "300W"
     written = write_tree(root)
-    # What redistributions and second downloads leave in the folders.
+    # Redistributions and second downloads leave such files in the folders.
     for stray in ("afw/134212_1_mirror", "ibug/image_003_1 (1)"):
         points = written["afw/134212_1.jpg"]
         trees.write_image(root / f"{stray}.jpg", trees.make_image(SIZE, np.random.default_rng(99)))

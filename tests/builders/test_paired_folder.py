@@ -1,4 +1,4 @@
-"""paired_folder: a user's folder in all the shapes that README.md allows, and the mistakes that people make in it."""
+"""Tests of paired_folder: a user's folder in all the forms that README.md allows, and mistakes in it."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ DOT = 30  # this landmark lies at integers, under a bright dot
 
 
 def write(folder: Path, names=("a", "b", "s1/c", "d"), *, modalities=("rgb", "thermal"), layout="ibug68"):
-    """Images in the standard tree; name -> landmarks, which are not written yet."""
+    """Writes images in the standard tree; name -> landmarks, which are not written yet."""
     rng = np.random.default_rng(2)
     written = {}
     for name in names:
@@ -37,7 +37,7 @@ def write(folder: Path, names=("a", "b", "s1/c", "d"), *, modalities=("rgb", "th
 
 
 def write_labels(folder: Path, written) -> None:
-    """landmarks/NAME.json for each."""
+    """Writes landmarks/NAME.json for each face."""
     for name, points in written.items():
         path = folder / "landmarks" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def write_labels(folder: Path, written) -> None:
 
 def parse(folder: Path, **options):
     """Faces of all splits by key, without building."""
-    builder = paired.make(None, folder / "built", manual_dir=folder, **options)
+    builder = paired.PairedFolder.make(None, folder / "built", manual_dir=folder, **options)
     found = builder.parse(folder)
     return {face.key: face for mine in found.values() for face in mine}, found, builder
 
@@ -182,7 +182,7 @@ def test_a_layout_of_the_users_own_and_rgb_alone(tmp_path):
     written = write(tmp_path, ("a", "b", "c"), modalities=("rgb",), layout=layout)
     write_labels(tmp_path, written)
     build(tmp_path, "own", layout="mine.yaml")
-    (tmp_path / "mine.yaml").unlink()  # a built set needs nothing of the folder any more
+    (tmp_path / "mine.yaml").unlink()  # a built dataset no longer needs the folder
     loaded = tfds_builders.load("paired_folder/own", tmp_path / "built")
     kept = loaded.LAYOUT
     assert (kept.name, kept.count, kept.eye_corners) == ("mine", 4, (1, 2)) and kept.flip.tolist() == [0, 2, 1, 3]
@@ -204,10 +204,10 @@ def test_sixteen_bits_and_float_celsius(tmp_path):
     example = tfds_builders.load("paired_folder/counts", tmp_path / "built").as_data_source(split="train")[0]
     assert np.abs(example["celsius"][..., 0] / 100.0 - 273.15 - celsius).max() < 0.026
     assert example["thermal"][0, 0, 0] == 0 and example["thermal"][-1, -1, 0] == 255
-    assert paired.make(None, tmp_path / "x", manual_dir=tmp_path).THERMAL.scale == 0.01
+    assert paired.PairedFolder.make(None, tmp_path / "x", manual_dir=tmp_path).THERMAL.scale == 0.01
     (tmp_path / "thermal/a.tiff").unlink()
     np.save(tmp_path / "thermal/a.npy", celsius.astype(np.float32))
-    builder = paired.make(None, tmp_path / "x", manual_dir=tmp_path)
+    builder = paired.PairedFolder.make(None, tmp_path / "x", manual_dir=tmp_path)
     assert (builder.THERMAL.kind, builder.THERMAL.scale, builder.THERMAL.offset) == ("counts", 1.0, 0.0)
 
 
@@ -219,7 +219,7 @@ def test_coloured_thermal_images(tmp_path, kind):
     colours = image_file.palettes()["inferno"].round()
     trees.write_image(tmp_path / "thermal/a.png", colours[gray].astype(np.uint8))
     with pytest.raises(InputError, match=r"a\.png is coloured: its colours fit --colormap='inferno'"):
-        paired.make(None, tmp_path / "built", manual_dir=tmp_path)
+        paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path)
     (tmp_path / "own.csv").write_text("r,g,b\n" + "\n".join(",".join(map(str, row)) for row in colours))
     build(tmp_path, "coloured", colormap="own.csv" if kind == "csv" else "inferno")
     builder = tfds_builders.load("paired_folder/coloured", tmp_path / "built")
@@ -295,7 +295,7 @@ def test_a_missing_mate_is_listed_and_left_out_on_demand(tmp_path):
     assert "2 of 5 faces lack" in builder.info.metadata["remarks"][0]
 
 
-def test_a_image_in_two_splits_is_refused(tmp_path):
+def test_an_image_in_two_splits_is_refused(tmp_path):
     write_labels(tmp_path, write(tmp_path, ("a", "b", "c")))
     (tmp_path / "thermal/b.png").write_bytes((tmp_path / "thermal/a.png").read_bytes())
     for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
@@ -334,7 +334,7 @@ def _sixteen(folder):
         (None, {"labels": "none.json"}, "--labels=none.json exists neither"),
         (None, {"labels": "*.pts"}, r"--labels=\*\.pts fits no file"),
         (None, {"boxes": "none.csv"}, "--boxes=none.csv exists neither"),
-        (None, {"colormap": "infernal"}, "--colormap=infernal is no known palette; did you mean 'inferno'"),
+        (None, {"colormap": "infernal"}, "--colormap=infernal is not a known palette; did you mean 'inferno'"),
         (None, {"colormap": "inferno"}, "--colormap=inferno is for coloured .* is 8-bit gray"),
         (None, {"celsius": "1,0"}, "--celsius=1,0 is for 16-bit or float images; .* is 8-bit gray"),
         (None, {"splits": "0.8,0.1"}, r"--splits=0\.8,0\.1 must be three shares"),
@@ -368,7 +368,7 @@ def test_folders_and_names_that_are_none(tmp_path):
         tfds_builders.build("paired_folder/x", tmp_path / "built")
     for name in ("../x", "a b", "1.0.0"):
         with pytest.raises(InputError, match="may hold letters, digits"):
-            paired.make(name, tmp_path / "built")
+            paired.PairedFolder.make(name, tmp_path / "built")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real rgb_thermal_pairs are not at hand")

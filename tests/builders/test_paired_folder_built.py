@@ -1,4 +1,4 @@
-"""paired_folder once it is built: asked for otherwise, damaged, or read under another layout."""
+"""Tests of a paired_folder that is built: other options, damage, and another layout."""
 
 import json
 from pathlib import Path

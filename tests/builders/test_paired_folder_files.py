@@ -1,4 +1,4 @@
-"""Label, box and layout files of `paired_folder`: values by hand, one sentence for each mistake, and fuzzing."""
+"""Tests of the label, box and layout files of `paired_folder`: values, messages and fuzzing."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_several_faces(place):
     [
         ({"landmark": TWO}, "has no landmarks; one key"),
         ({"landmarks": TWO, "landmarks68": TWO}, "has both landmarks and landmarks68"),
-        ([], "no list of"),
+        ([], "not a list of"),
         ("3", "must be null, a list"),
         ([[1, 2, 3]], r"point 0 is \[1, 2, 3\] where 2 numbers"),
         ([[1, "2"]], "point 0 holds '2'"),
@@ -240,11 +240,11 @@ def test_the_box_of_five_points(tmp_path):
     (tmp_path / "rgb").mkdir()
     assert cv2.imwrite(str(tmp_path / "rgb/a.png"), np.zeros((60, 50), np.uint8))
     (tmp_path / "labels.json").write_text(json.dumps({"a": [[10, 20], [30, 20], [20, 35], [12, 50], [28, 50]]}))
-    (face,) = paired.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)["train"]
+    (face,) = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)["train"]
     np.testing.assert_allclose(face.box, [-13.6, -0.7, 67.2, 73.5], atol=1e-4)
     (tmp_path / "labels.json").write_text(json.dumps({"a": [[10, 20]] * 5}))
     with pytest.raises(InputError, match=r"All landmarks of rgb/a\.png lie in one place"):
-        paired.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)
+        paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)
 
 
 def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
@@ -254,15 +254,15 @@ def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"a": [face, face, face]}))
     (tmp_path / "boxes.csv").write_text("name,x,y,w,h\na,2,2,8,8\na#2,3,3,7,7\n")
     (tmp_path / "subjects.csv").write_text("name,subject\na,anna\na.png#2,bert\n")
-    some = paired.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)["train"]
+    some = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)["train"]
     assert [face.key for face in some] == ["rgb/a.png", "rgb/a.png#2", "rgb/a.png#3"]
     assert [face.subject for face in some] == ["anna", "bert", "anna"]
     assert [list(face.box) for face in some] == [[2, 2, 8, 8], [3, 3, 7, 7], [1, 1, 9, 9]]
-    builder = paired.make(None, tmp_path / "built", manual_dir=tmp_path)
+    builder = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path)
     assert builder.notes()["left_out"] == []
     (tmp_path / "boxes.csv").write_text("name,x,y,w,h\na#2,3,3,7,7\nb,2,2,8,8\nc#2,2,2,8,8\n")
     (tmp_path / "subjects.csv").write_text("name,subject\nann,anna\n")
-    told = paired.make(None, tmp_path / "built", manual_dir=tmp_path).notes()["left_out"]
+    told = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).notes()["left_out"]
     assert told == [
         "2 boxes are of names that no image has, the first 'b': misspelt?",
         "1 subjects are of names that no image has, the first 'ann': misspelt?",

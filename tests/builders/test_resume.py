@@ -1,4 +1,4 @@
-"""What is kept of a stopped preparation, and that nothing half is read."""
+"""Tests of what a stopped preparation keeps, and that nothing incomplete is read."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`rwth_aachen`: [y, x] in menpo's .ljson, names, the split by subject, points without a place, bit depths."""
+"""Tests of rwth_aachen: [y, x] in menpo's .ljson, names, splits, points without coordinates, bit depths."""
 
 import json
 import pathlib
@@ -17,20 +17,20 @@ from tfds_builders.rwth_aachen import rwth_aachen_dataset_builder as module
 
 SIZE = (160, 120)
 NOSE = 30
-# What README.md lists; all other subjects are train.
+# README.md lists these; all other subjects are in train.
 VAL = (4, 15, 26, 39, 48, 53, 61, 75, 82)
 TEST = (1, 7, 11, 13, 25, 30, 31, 33, 41, 42, 56, 60, 66, 68, 71, 76, 87, 90)
 
 
 def make_face(rng) -> np.ndarray:
-    """float64 [68, 2] (x, y) with fractions of a pixel but for the nose tip."""
+    """A face float64 [68, 2] (x, y); only the nose tip is at whole pixels."""
     points = trees.make_points("ibug68", SIZE, rng).astype(np.float64)
     points[NOSE] = points[NOSE].round()
     return points
 
 
 def write_labels(path, points, **more) -> None:
-    """As menpo writes version 2: rows of [y, x], null for a point without a place."""
+    """Writes a file as menpo does in version 2: rows of [y, x], null for a point without coordinates."""
     rows = [[None if np.isnan(v) else v for v in (y, x)] for x, y in np.asarray(points).tolist()]
     content = {"version": 2, "labels": [{"label": "all", "mask": list(range(68))}]} | more
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def test_points_without_a_place(tmp_path):
     held[:40] = np.nan
     write_labels(tmp_path / "set" / f"{name}.ljson", held)
     with pytest.raises(
-        InputError, match=rf"{name}.png: Landmark 0 is not a finite number. Mend it, or name it in a file"
+        InputError, match=rf"{name}.png: Landmark 0 is not a finite number. Fix it, or name it in a file"
     ):
         tfds_builders.build("rwth_aachen", tmp_path / "other", manual_dir=tmp_path / "set")
 
@@ -146,7 +146,7 @@ def test_labels_in_x_y_are_remarked_and_labels_outside_are_refused(tmp_path):
         write_face(tmp_path / "set", name, make_face(rng), rng)
         write_labels(tmp_path / "set" / f"{name}.ljson", make_face(rng)[:, ::-1] * 0.7)  # then read as (y, x)
     built = tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path / "set")
-    assert any("are rows [y, x]" in remark for remark in built.info.metadata["remarks"])
+    assert any("are the rows [y, x]" in remark for remark in built.info.metadata["remarks"])
     write_labels(tmp_path / "set" / f"{name}.ljson", make_face(rng) + 500)
     with pytest.raises(InputError, match=f"{name}.png: 68 of 68 landmarks lie outside the image"):
         tfds_builders.build("rwth_aachen", tmp_path / "other", manual_dir=tmp_path / "set")

@@ -1,4 +1,4 @@
-"""sf_tl54: a tiny tree with the real names, built and read back; and what is said about broken ones."""
+"""Tests of sf_tl54: builds a tiny tree with the real names and reads it back; and messages about broken files."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ PARTS = {"chin": 17, "right_brow": 5, "left_brow": 5, "bridge": 4, "tip": 5, "ey
 
 
 def labels(points, box) -> dict:
-    """A label file's content: shapes in the order of the points, the box among them."""
+    """The content of a label file: shapes in the order of the points, and the box between them."""
     ends = np.cumsum(list(PARTS.values()))[:-1]
     shapes = [
         {"label": label, "points": part.tolist(), "shape_type": "linestrip", "flags": {}}
@@ -37,7 +37,7 @@ def labels(points, box) -> dict:
 
 
 def write_tree(root, colour="gray", rgb=True) -> dict:
-    """All of FACES under `root`; key -> what was written."""
+    """Writes all of FACES under `root`; key -> what was written."""
     written = {}
     for split, names in FACES.items():
         for name in names:
@@ -283,7 +283,7 @@ def test_swapped_coordinates_are_remarked_not_refused(tmp_path, raw):
 
     for path in sorted(raw.glob("gray/*/json/*.json")):
         edit(raw, swap, path.relative_to(raw))
-    assert any("are rows [y, x]" in remark for remark in build(tmp_path).info.metadata["remarks"])
+    assert any("are the rows [y, x]" in remark for remark in build(tmp_path).info.metadata["remarks"])
 
 
 @pytest.mark.parametrize("name", ["101_1_3_3_7_88_1", "101_1_2_3_88_1", "101_1_2_3_7_88_3", "a_1_2_3_7_88_1", "1_1"])

@@ -1,4 +1,4 @@
-"""Records of any amount without TensorFlow, in the order and the files of TFDS."""
+"""Tests that records of any amount are written without TensorFlow, in the order and the files of TFDS."""
 
 import contextlib
 import sys

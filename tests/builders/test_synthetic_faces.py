@@ -1,4 +1,4 @@
-"""The builder: what is on disk, what a killed build leaves behind, and names that mean nothing."""
+"""Tests of synthetic_faces: what is on disk, what a killed build leaves behind, and unknown names."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate, workers
 from tfds_builders.synthetic_faces import synthetic_faces_dataset_builder as faces
 
-# A shell that runs the tests in the background hands an ignored SIGINT down.
+# A shell that runs the tests in the background makes them ignore SIGINT.
 BUILD = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,7 +28,7 @@ tfds_builders.build(sys.argv[1], sys.argv[2])
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A set of 68 pairs (17 people, so that every split holds some), and its folder."""
+    """68 pairs of 17 people, so that no split is empty, and their folder."""
     folder = tmp_path_factory.mktemp("faces")
     return tfds_builders.build("synthetic_faces/68x32-40", folder), folder
 
@@ -61,7 +61,7 @@ def test_what_is_read_is_what_was_rendered(built):
     for example in _read(built[0], "val"):
         pair = generate.example(0, int(example["index"]), size=(32, 40))
         for key in ("landmarks", "rgb_landmarks", "jaw3d", "visible", "box", "pose"):
-            # Workers use one BLAS thread, which may round the last bit otherwise.
+            # Workers use one BLAS thread, which may round the last bit differently.
             np.testing.assert_allclose(example[key], pair[key], atol=1e-4, err_msg=key)
             assert example[key].dtype == pair[key].dtype
         assert (example["thermal"][..., 0] == pair["thermal"]).mean() > 0.98
@@ -109,7 +109,7 @@ def _gone(pid):
 
 
 def _interrupt(process, root, how):
-    """Send a signal in the midst of the rendering; returns the ids of the workers."""
+    """Sends a signal during rendering; returns the ids of the workers."""
     deadline = time.monotonic() + 60
     while not (list(root.glob("incomplete.*_1.0.0")) and _children(process.pid)):
         assert process.poll() is None and time.monotonic() < deadline

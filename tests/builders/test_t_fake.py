@@ -1,4 +1,4 @@
-"""t_fake: a tiny tree with the names that the authors' code reads, built and read back; and broken ones."""
+"""Tests of t_fake: builds a tiny tree with the names that the authors' code reads; and messages."""
 
 import hashlib
 import pathlib
@@ -22,7 +22,7 @@ IDS = sorted(number for numbers in SPLITS.values() for number in numbers)
 
 
 def write_tree(root, version="warm", *, rgb=True, inner="", ending="_thermal") -> dict:
-    """All of SPLITS under `root`; six digits -> landmarks, RGB image and 16-bit counts."""
+    """Writes all of SPLITS under `root`; six digits -> landmarks, RGB image and 16-bit counts."""
     written = {}
     labels = root / "face_synthetics" / inner
     labels.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def test_a_landmark_outside_the_image_is_kept_and_marked(tmp_path, raw):
 def test_swapped_coordinates_are_remarked_not_refused(tmp_path, raw):
     for path in (raw / "face_synthetics").glob("*_ldmks.txt"):
         np.savetxt(path, np.loadtxt(path)[:, ::-1])
-    assert any("are rows [y, x]" in remark for remark in build(tmp_path).info.metadata["remarks"])
+    assert any("are the rows [y, x]" in remark for remark in build(tmp_path).info.metadata["remarks"])
 
 
 def test_broken_images(tmp_path, raw):

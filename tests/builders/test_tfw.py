@@ -1,4 +1,4 @@
-"""`tfw`: CSV with and without a header, several faces in an image, gray and iron images, colour mates."""
+"""Tests of tfw: CSV with and without a header, several faces in an image, gray and iron images, colour mates."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -17,7 +17,7 @@ NOSE = 2
 
 
 def make_face(rng, *, x=0.0) -> tuple[list[float], np.ndarray]:
-    """A box xs, ys, xe, ye and float64 [5, 2] with fractions of a pixel but for the nose; `x` pixels to the right."""
+    """A box xs, ys, xe, ye and points float64 [5, 2], shifted by `x`; only the nose is at whole pixels."""
     points = trees.make_points("tfw5", (50, 60), rng).astype(np.float64).round(2) + np.array((x, 5))
     points[NOSE] = points[NOSE].round()
     return [x + 8.5, 12.0, x + 42.25, 60.0], points
@@ -28,13 +28,13 @@ def row(name, box, points) -> str:
 
 
 def iron(gray) -> np.ndarray:
-    """uint8 [h, w, 3]: gray through the camera's palette."""
+    """Colours a gray image with the camera's palette: uint8 [h, w, 3]."""
     palette = image_file.palettes()["iron"]
     return palette[np.round(gray / 255 * (len(palette) - 1)).astype(int)]
 
 
 def make_tree(folder, rng, *, suffix="_gray", header=True) -> dict[str, tuple]:
-    """An image indoors and one with two faces outdoors in each split; key -> (box, points)."""
+    """Writes an image indoors and one with two faces outdoors in each split; key -> (box, points)."""
     truth = {}
     for k, split in enumerate(("train", "val", "test")):
         groups = {"indoor": {f"{103 + k}_1_1_4_450_1.png": 1}, "outdoor": {f"{3312 + k}.png": 2}}
@@ -112,7 +112,7 @@ def test_colour_mates(tmp_path):
 
 
 def build_one(folder, data_dir, lines, **options):
-    """Builds `tfw/indoor` out of these rows in train; val and test hold nothing but a header."""
+    """Builds `tfw/indoor` with these rows in train; val and test hold only a header."""
     for split in ("train", "val", "test"):
         (folder / split).mkdir(parents=True, exist_ok=True)
         (folder / split / "indoor.csv").write_text("\n".join([HEADER, *(lines if split == "train" else [])]))
@@ -126,7 +126,7 @@ def test_bad_faces(tmp_path):
     gap[3] = np.nan
     trees.write_image(folder / "train/indoor/1.png", trees.make_image(SIZE, rng, channels=1))
     cases = {
-        r"train/indoor/1.png: Landmark 3 is not a finite number. Mend it": row("1.png", box, gap),
+        r"train/indoor/1.png: Landmark 3 is not a finite number. Fix it": row("1.png", box, gap),
         r"The box of train/indoor/1.png is .*; x, y, w, h with positive": row("1.png", box[::-1], points),
         r"5 of 5 landmarks lie outside the image, which is 116 x 87": row("1.png", box, points + 300),
         r"train/indoor/2.png lacks .*2.png. Complete": row("2.png", box, points),
@@ -138,7 +138,7 @@ def test_bad_faces(tmp_path):
     for sentence, line in cases.items():
         with pytest.raises(InputError, match=sentence):
             build_one(folder, tmp_path / "data", [line])
-    # A bad face can be named in a list, the image's other face stays.
+    # A bad face can be excluded; the image's other face stays.
     listing = tmp_path / "wrong.txt"
     listing.write_text("train/indoor/1.png#2")
     lines = [row("1.png", box, points), row("./1.png", box, gap)]
@@ -167,7 +167,7 @@ def test_swapped_axes_are_remarked(tmp_path):
         box, points = make_face(rng)
         lines.append(row(f"{k}.png", box, points[:, ::-1]))
     built = build_one(tmp_path / "TFW", tmp_path / "data", lines)
-    assert any("are rows [y, x]" in remark for remark in built.info.metadata["remarks"])
+    assert any("are the rows [y, x]" in remark for remark in built.info.metadata["remarks"])
 
 
 @hypothesis.settings(max_examples=80, derandomize=True, deadline=None)

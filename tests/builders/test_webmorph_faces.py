@@ -1,4 +1,4 @@
-"""webmorph_faces: a tiny tree in its layout, mistakes in it, and the real set where it is at hand."""
+"""Tests of webmorph_faces: a tiny tree of its form, mistakes in it, and the real dataset if it is on disk."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ SIZES = {"london": (96, 96), "canada": (72, 96)}
 
 
 def write(folder: Path) -> dict[str, np.ndarray]:
-    """The tree; name -> landmarks, from 0."""
+    """Writes the tree; name -> landmarks, from 0."""
     rng = np.random.default_rng(0)
     written = {}
     for split, names in NAMES.items():
@@ -154,7 +154,7 @@ def test_the_real_labels(tmp_path):
 
 
 def refuse(monkeypatch, method, below):
-    """`Path.method` refuses what lies in the folder `below`, as the system does where a right is missing."""
+    """Makes `Path.method` fail in the folder `below`, as the system does without permission."""
     real = getattr(Path, method)
 
     def refusing(self, *arguments, **options):

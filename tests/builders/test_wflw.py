@@ -1,4 +1,4 @@
-"""wflw: a tiny tree with the real lists, built and read back; and what is said about broken ones."""
+"""Tests of wflw: builds a tiny tree with the real lists and reads it back; and messages about broken lists."""
 
 import pathlib
 import tempfile
@@ -29,13 +29,13 @@ LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{}.
 
 
 def line(points, box, attributes, name) -> str:
-    """A row of a list."""
+    """One line of a list."""
     numbers = [f"{v:.6f}" for v in np.asarray(points, np.float64).ravel()]
     return " ".join([*numbers, *map(str, box), *attributes, name])
 
 
 def write_tree(root) -> dict:
-    """The faces of FACES under `root`; (split, k) -> landmarks, box x y x y, attributes, key."""
+    """Writes FACES under `root`; (split, k) -> landmarks, box x y x y, attributes, key."""
     written, drawn, count = {}, {}, {}
     for split, rows in FACES.items():
         lines = []
@@ -103,7 +103,7 @@ def test_subsets_are_the_test_faces_with_an_attribute(built):
         assert builder.info.features[name].np_dtype == np.bool_ and builder.info.features[name].doc.desc
 
 
-def test_a_image_in_both_lists_and_other_counts_are_remarked(built):
+def test_an_image_in_both_lists_and_other_counts_are_remarked(built):
     remarks = built[2].info.metadata["remarks"]
     assert any(f"{PARADE}#2 of test is also {PARADE} of train" in remark for remark in remarks)
     assert any("4 train (published: 7,500)" in remark for remark in remarks)
@@ -165,7 +165,7 @@ def _word(row, place, word) -> str:
     [
         (lambda row: _word(row, 3, "nan"), r"Line 2 of .*attr_train\.txt holds a number that is not finite"),
         (lambda row: _word(row, 3, "x7"), r"Line 2 of .* holds 'x7' where a number belongs"),
-        (lambda row: _word(row, 3, "1e300"), r"Line 2 of .* holds 1e\+300, which is no pixel"),
+        (lambda row: _word(row, 3, "1e300"), r"Line 2 of .* holds 1e\+300, which is not a pixel"),
         (lambda row: row.split(" ", 2)[2], r"Line 2 of .* has 205 columns; 196 coordinates"),
         (lambda row: _word(row, 198, "3"), r"Line 2 of .* has the box 11 8 3 59; left, top"),
         (lambda row: _word(row, 201, "2"), r"Line 2 of .* has the attributes 1 2 0 0 1 0; each"),

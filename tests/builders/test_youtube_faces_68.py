@@ -1,4 +1,4 @@
-"""youtube_faces_68: a tiny tree in its layout, mistakes in it, and the real set where it is at hand."""
+"""Tests of youtube_faces_68: a tiny tree of its form, mistakes in it, and the real dataset if it is on disk."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ DOT = 33  # this landmark lies at integers, under a bright dot
 
 
 def write(folder: Path) -> dict[str, np.ndarray]:
-    """The tree; name -> landmarks."""
+    """Writes the tree; name -> landmarks."""
     rng = np.random.default_rng(1)
     written, lines = {}, [",".join(HEADER)]
     folder.mkdir(exist_ok=True)

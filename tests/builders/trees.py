@@ -1,4 +1,4 @@
-"""Faces and images for tiny trees, and what must hold for every dataset that was read back."""
+"""Faces and images for tiny trees, and checks that every dataset must pass after it was read back."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from mlcm_jax import landmarks
 from mlcm_jax.data import augment
 from mlcm_jax.data.examples import open_examples
 
-# Middle of each part of a face in [0, 1], and its half width and half height.
+# The middle (x, y) of each part of a face, its half width and half height, all in [0, 1].
 _PARTS = {
     "jaw": (0.5, 0.55, 0.38, 0.4),
     "right_brow": (0.33, 0.3, 0.1, 0.02),
@@ -27,7 +27,7 @@ _PARTS = {
 
 
 def make_points(layout, size, rng) -> np.ndarray:
-    """A face float32 [K, 2] in pixels of an image of `size` = (width, height): upright, in order, no two alike."""
+    """A random upright face, float32 [K, 2], in pixels of an image of `size` = (width, height)."""
     layout = landmarks.get(layout)
     points = np.zeros((layout.count, 2))
     for group, indices in layout.groups.items():
@@ -39,7 +39,7 @@ def make_points(layout, size, rng) -> np.ndarray:
 
 
 def make_image(size, rng, *, channels=3, dots=()) -> np.ndarray:
-    """uint8 [h, w] or [h, w, 3], dim noise and a bright dot on each of `dots` (x, y), rounded to pixels."""
+    """An image uint8 [h, w] or [h, w, 3]: dim noise, and a bright dot on each of `dots` (x, y), rounded to pixels."""
     width, height = size
     image = rng.integers(0, 100, (height, width, channels), np.uint8)
     for x, y in dots:
@@ -48,13 +48,13 @@ def make_image(size, rng, *, channels=3, dots=()) -> np.ndarray:
 
 
 def write_image(path, image) -> None:
-    """PNG, JPEG or TIFF by the ending; colour is RGB here."""
+    """Writes PNG, JPEG or TIFF, by the ending; colour is RGB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
 
 
 def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:
-    """key -> example of a built set, through the training loader's `Examples`, with `metadata`."""
+    """Key -> example of a built dataset, as the training loader's `Examples` returns it, with `metadata`."""
     builder = tfds_builders.load(name, data_dir)
     examples = open_examples(name, split, data_dir=data_dir, layout=layout or builder.LAYOUT)
     facts = [examples.metadata(k) for k in range(len(examples))]
@@ -62,7 +62,7 @@ def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:
 
 
 def check_flips(examples, layout) -> None:
-    """A mirrored crop has left and right landmarks swapped, and mirroring twice is the identity."""
+    """Checks that a mirrored crop has left and right landmarks swapped, and that mirroring twice changes nothing."""
     layout = landmarks.get(layout)
     assert (layout.flip[layout.flip] == np.arange(layout.count)).all()
     for example in examples:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,26 +15,26 @@ from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats
 
 LAYOUTS = {name: landmarks.get(f"charlotte{count}") for name, count in (("frontal", 73), ("profile", 43))}
-# Boxes leave the forehead points out, which other sets lack.
+# Boxes are made without the forehead points, which other datasets lack.
 _BOXED = {"frontal": 68, "profile": 39}
 
-# The ten subjects, ordered by the SHA-1 of "charlotte_thermal N": the first, and the two that follow it.
+# The first of the ten subjects, ordered by the SHA-1 of "charlotte_thermal N", and the two that follow it.
 VAL, TEST = (3,), (4, 7)
 
 _FACTS = {
     "distance": ("Distance", "metres from the camera"),
     "room": ("env-temp", "air temperature in °C"),
     "humidity": ("RH", "relative humidity of the air in %"),
-    "airflow": ("Airflow", "as the set gives it"),
+    "airflow": ("Airflow", "as the dataset gives it"),
     "sensation": ("Sensation", "how warm the subject felt, from cold (negative) to warm"),
 }
 
 
 def visible_side(points: np.ndarray) -> str:
-    """The subject's side that a profile shows: "left" when the nose points to the left of an upright image.
+    """The subject's side that a profile shows: "left" if the nose points to the left of an upright image.
 
-    The turn from the ear (points 0-3) over the chin (8-11) to the nose (16-21) is clockwise on one side and not on the
-    other, however the head is rolled.
+    The turn from the ear (points 0-3) over the chin (8-11) to the nose (16-21) is clockwise for one side and
+    counterclockwise for the other, at any roll of the head.
 
     Args:
         points: float [43, 2] of layout charlotte43.
@@ -45,12 +45,14 @@ def visible_side(points: np.ndarray) -> str:
 
 
 def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray, dict[str, np.float32]]]:
-    """(ID, float32 [K, 2] points with NaN where cells are blank, facts of the recording) of every row of `S{k}.csv`.
+    """Reads the rows of `S{k}.csv`; a row that repeats the one before it counts once.
 
-    K is the number of pairs x0, y0, x1, y1, … in the header. A row that repeats the one before it counts once.
+    Returns:
+        ID, points float32 [K, 2] with NaN for blank cells, and facts of the recording, for every row. K is the number
+        of pairs x0, y0, x1, y1, … in the header.
 
     Raises:
-        InputError: no such file, no CSV, columns missing, a cell that is no number, an ID that is no name of a file.
+        InputError: a missing file, no CSV, missing columns, a cell that is not a number, an ID that is not a file name.
     """
     found: list[tuple[str, np.ndarray, dict[str, np.float32]]] = []
     for k, row in enumerate(formats.read_table(path, ("ID", *_columns(43))), 2):
@@ -73,7 +75,7 @@ def _columns(count: int) -> tuple[str, ...]:
 def _numbers(words: Iterable[str], where: str) -> np.ndarray:
     words = list(words)
     try:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is treated as such
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and do not count as points
             return np.array([float(word or "nan") for word in words]).astype(np.float32)
     except ValueError:
         raise InputError(f"{where} holds text where a number belongs.") from None
@@ -88,7 +90,7 @@ class CharlotteThermal(faces.FaceBuilder):
         frontal="faces labelled with 73 points: iBUG 68 and the forehead",
         profile="faces labelled with the 43 points of the side that is seen",
     )
-    LAYOUT = LAYOUTS["frontal"]  # of the first config; an instance has its own
+    LAYOUT = LAYOUTS["frontal"]  # of the first config; an instance has that of its config
     MODALITIES = ("thermal",)
     NORMALIZER = "box"
     THERMAL = faces.Thermal("counts", 0.01, -273.15)
@@ -104,19 +106,19 @@ class CharlotteThermal(faces.FaceBuilder):
         "that holds S1.csv, S2.csv, … and the folders S1, S2, … of R*.tiff."
     )
 
-    def __init__(self, options=None, **kwargs):
+    def __init__(self, options: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         config = kwargs.get("config") or self.BUILDER_CONFIGS[0].name
         self.LAYOUT = LAYOUTS[getattr(config, "name", config)]
         super().__init__(options, **kwargs)
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Circumstances of the recording, and `side` for profiles."""
+        """Adds the circumstances of the recording, and `side` for profiles."""
         side = {"side": faces.text("left or right: the subject's side that is seen, inferred from the landmarks")}
         facts = {name: faces.tensor((), np.float32, f"{doc}; NaN: not told") for name, (_, doc) in _FACTS.items()}
         return facts | (side if self.builder_config.name == "profile" else {})
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """S{k}.csv with the labels of S{k}/{ID}.tiff, for every subject k that is there."""
+        """Reads S{k}.csv, which labels S{k}/{ID}.tiff, for every subject k that is there."""
         splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
         odd: dict[str, int] = {}
         tables = {int(m[1]): path for path in folder.glob("S*.csv") if (m := re.fullmatch(r"S(\d+)\.csv", path.name))}
@@ -132,7 +134,7 @@ class CharlotteThermal(faces.FaceBuilder):
     def _face(
         self, key: str, folder: pathlib.Path, points: np.ndarray, facts: Mapping, odd: dict[str, int]
     ) -> faces.Face | None:
-        """The face of a row, or None where it belongs to the other config; `odd` takes rows that fit neither."""
+        """The face of a row, or None if it belongs to the other config; rows that fit neither are added to `odd`."""
         config, layout = self.builder_config.name, self.LAYOUT
         labelled = np.isfinite(points).all(1)
         count = int(labelled.sum())
@@ -141,7 +143,7 @@ class CharlotteThermal(faces.FaceBuilder):
         subject = key.split("/")[0]
         extra = dict(facts) | ({"side": ""} if config == "profile" else {})
         face = faces.Face(key, thermal=folder / key, subject=subject, extra=extra)
-        whole = count == layout.count or (config == "frontal" and count == 72)  # 72: as the paper counts them
+        whole = count == layout.count or (config == "frontal" and count == 72)  # the paper counts 72 points
         if not whole or not labelled[:count].all():
             odd[key] = count
             return face
@@ -162,13 +164,5 @@ class CharlotteThermal(faces.FaceBuilder):
             shown = ", ".join(f"{key} ({count})" for key, count in list(left.items())[:5])
             raise InputError(
                 f"{len(left)} rows have neither 73 points nor the first 43: {shown}{', …' if len(left) > 5 else ''}; "
-                "mend them, or name them in a file for --exclude."
+                "fix them, or name them in a file for --exclude."
             )
-
-
-make = functools.partial(faces.make, CharlotteThermal)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in CharlotteThermal.BUILDER_CONFIGS]

@@ -1,4 +1,4 @@
-"""TFDS builder of `cofw`: 29 landmarks and their occlusion, out of two MATLAB 7.3 (HDF5) files."""
+"""TFDS builder of `cofw`: 29 landmarks and their occlusion, from two MATLAB 7.3 (HDF5) files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import pathlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -21,10 +22,10 @@ FILES = {
     "test": ("COFW_test_color.mat", "IsT", "phisT", "bboxesT"),
 }
 _POINTS = 29
-# HDF5 works on one thread at a time anyway. Opening for each image costs 1.5 ms, 3 s in all; in return nothing has to
-# be closed at the end, and no handle is shared.
+# HDF5 runs on one thread at a time anyway. Opening the file for every image costs 1.5 ms, 3 s in all, but then nothing
+# has to be closed at the end, and no handle is shared.
 _ONE_AT_A_TIME = threading.Lock()
-# Which of these a damaged file ends in depends on the part of it that is read.
+# What h5py raises for a damaged file depends on where the damage is.
 _DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)
 
 
@@ -51,7 +52,7 @@ class Cofw(faces.FaceBuilder):
     EXPECTED = {name: {"train": 1345, "test": 507} for name in ("all", "landmark_box")}  # noqa: RUF012
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """Labels of both files; an image is read out of its file when it is its turn."""
+        """Reads the labels of both files; an image is read when its example is prepared."""
         splits = {}
         for split, (name, *variables) in FILES.items():
             path = folder / name
@@ -72,18 +73,21 @@ class Cofw(faces.FaceBuilder):
 def read_labels(
     path: str | os.PathLike, images: str, shapes: str, boxes: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
-    """Labels of a COFW file; MATLAB counts pixels from 1, the results from 0.
+    """Reads the labels of a COFW file. MATLAB counts pixels from 1; here they count from 0.
+
+    HDF5 shows all arrays transposed.
 
     Args:
         path: MATLAB 7.3 file.
-        images, shapes, boxes: names of its variables: a cell of images, [N, 87] (29 x, 29 y, 29 times 1 for
-            occluded) and [N, 4] (x, y, w, h), each of which HDF5 shows transposed.
+        images: name of the variable that holds a cell of images.
+        shapes: name of the variable [N, 87]: 29 x, 29 y, and 29 flags, 1 for occluded.
+        boxes: name of the variable [N, 4]: x, y, w, h.
 
     Returns:
-        landmarks float32 [N, 29, 2], visible bool [N, 29], boxes float32 [N, 4], and N references to images.
+        Landmarks float32 [N, 29, 2], visible bool [N, 29], boxes float32 [N, 4], and N references to images.
 
     Raises:
-        InputError: no such file, another version of MATLAB, a damaged file, or variables of another kind.
+        InputError: a missing file, another version of MATLAB, a damaged file, or variables of another kind.
     """
     import h5py
 
@@ -94,7 +98,7 @@ def read_labels(
                 raise InputError(f"The file {path} has no variable {name}; is it one of COFW's colour files?")
             found[name] = file[name]
         if h5py.check_ref_dtype(found[images].dtype) is not h5py.Reference:
-            raise InputError(f"The variable {images} of {path} is no cell array of images.")
+            raise InputError(f"The variable {images} of {path} is not a cell array of images.")
         count = found[images].size or 0
         for name, rows in ((shapes, 3 * _POINTS), (boxes, 4)):
             if found[name].shape != (rows, count) or found[name].dtype.kind not in "fiu":
@@ -103,7 +107,7 @@ def read_labels(
                     f"for {count} images it must be numbers of shape ({count}, {rows})."
                 )
         references = found[images][()].ravel().tolist()
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused later
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and `prepare.example` refuses them
             phis, rectangles = (found[name][()].T.astype(np.float32) for name in (shapes, boxes))
     occluded = phis[:, 2 * _POINTS :]
     wrong = np.flatnonzero(~np.isin(occluded, (0, 1)).all(1))
@@ -115,18 +119,23 @@ def read_labels(
     return points, occluded == 0, rectangles - np.float32([1, 1, 0, 0]), references
 
 
-def read_image(path: str | os.PathLike, reference, where: str) -> np.ndarray:
-    """An image of a COFW file, uint8 [H, W] or [H, W, 3]; may be called from several threads.
+def read_image(path: str | os.PathLike, reference: Any, where: str) -> np.ndarray:
+    """Reads an image of a COFW file as uint8 [H, W] or [H, W, 3]; may be called from several threads.
+
+    Args:
+        path: MATLAB 7.3 file.
+        reference: HDF5 reference to the image, from `read_labels`.
+        where: opens the message, such as "Image 3 of x.mat".
 
     Raises:
-        InputError: a reference that leads nowhere, no image, or a damaged file; `where` says which image.
+        InputError: a reference that leads nowhere, something other than an image, or a damaged file.
     """
     import h5py
 
     with _opened(path) as file:
         data = file[reference] if reference else None
         if not isinstance(data, h5py.Dataset) or data.ndim not in (2, 3) or data.dtype != np.uint8 or not data.size:
-            raise InputError(f"{where} is no 8-bit image.")
+            raise InputError(f"{where} is not an 8-bit image.")
         pixels = data[()].T  # HDF5 shows MATLAB's [H, W, 3] as [3, W, H]
     if pixels.ndim == 3 and pixels.shape[2] != 3:
         raise InputError(f"{where} has {pixels.shape[2]} channels; it must be gray or RGB.")
@@ -134,8 +143,8 @@ def read_image(path: str | os.PathLike, reference, where: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator:
-    """The HDF5 file for one thread at a time; its errors become sentences, those of the body too."""
+def _opened(path: str | os.PathLike) -> Iterator[Any]:
+    """Opens the HDF5 file for one thread at a time, and turns errors, including those of the body, into sentences."""
     import h5py
 
     _check_version(pathlib.Path(path))
@@ -150,7 +159,7 @@ def _opened(path: str | os.PathLike) -> Iterator:
 
 
 def _check_version(path: pathlib.Path) -> None:
-    """Version 7.3 begins with 512 bytes of text and then is HDF5; earlier ones are another format."""
+    """Raises InputError unless the file is of version 7.3: 512 bytes of text, then HDF5."""
     try:
         with path.open("rb") as file:
             head = file.read(520)
@@ -164,12 +173,6 @@ def _check_version(path: pathlib.Path) -> None:
         return
     if head.startswith(b"MATLAB 5.0 MAT-file"):
         raise InputError(f"The file {path} is of MATLAB version 5 to 7; save it again with save(…, '-v7.3').")
-    raise InputError(f"The file {path} is no MATLAB file of version 7.3, or its beginning is damaged; fetch it again.")
-
-
-make = functools.partial(faces.make, Cofw)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in Cofw.BUILDER_CONFIGS]
+    raise InputError(
+        f"The file {path} is not a MATLAB file of version 7.3, or its beginning is damaged; fetch it again."
+    )

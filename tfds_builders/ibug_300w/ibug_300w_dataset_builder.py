@@ -1,10 +1,10 @@
-"""TFDS builder of `ibug_300w`: AFW, HELEN, LFPW and iBUG as 300W re-annotated them, 68 landmarks."""
+"""TFDS builder of `ibug_300w`: AFW, HELEN, LFPW and iBUG, which 300W annotated again with 68 landmarks."""
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import re
+from collections.abc import Container
 
 import tensorflow_datasets as tfds
 
@@ -21,7 +21,7 @@ _ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 class Ibug300w(faces.FaceBuilder):
-    """300W: 68 points on in-the-wild faces; tested on common (HELEN, LFPW), challenge (iBUG), or both: full."""
+    """300W: 68 points on in-the-wild faces; test splits common (HELEN, LFPW), challenge (iBUG), and both as full."""
 
     name = "ibug_300w"
     VERSION = tfds.core.Version("1.0.0")
@@ -46,7 +46,7 @@ class Ibug300w(faces.FaceBuilder):
     UNIONS = {"full": ("common", "challenge")}  # noqa: RUF012
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """NAME.pts, counted from 1, beside NAME.jpg or NAME.png."""
+        """Reads NAME.pts, which counts from 1, beside NAME.jpg or NAME.png."""
         self._left_out: dict[str, list[str]] = {"mirrored": [], "copies": []}
         allowed = bool(self.options.get("allow_missing"))
         present = [sub for subs in FOLDERS.values() for sub in subs if (folder / sub).is_dir()]
@@ -69,10 +69,10 @@ class Ibug300w(faces.FaceBuilder):
         return splits
 
     def notes(self) -> dict[str, list[str]]:
-        """`left_out`: what of the folder is no part of 300W, in sentences."""
+        """Returns `left_out`: sentences about files in the folder that are not part of 300W."""
         because = {
             "mirrored": "mirrored images, which some redistributions add, were left out",
-            "copies": "second downloads, which some file managers call (1), were left out",
+            "copies": "second downloads, which some file managers mark with (1), were left out",
         }
         return {
             "left_out": [
@@ -83,12 +83,12 @@ class Ibug300w(faces.FaceBuilder):
         }
 
     def _folder(self, root: pathlib.Path, sub: str, unlabelled: list[str]) -> list[faces.Face]:
-        """Faces of a folder in the order of their names; names of images without labels are appended."""
+        """The faces of a folder, sorted by name; names of images without labels are appended to `unlabelled`."""
         labels: dict[str, pathlib.Path] = {}
         images: dict[str, list[str]] = {}
         for path in sorted((root / sub).iterdir()):
             ending = path.suffix.lower()
-            if path.name.startswith("."):  # such as ._NAME.pts, which archives from a Mac hold
+            if path.name.startswith("."):  # such as ._NAME.pts in archives made on a Mac
                 continue
             if ending == ".pts":
                 labels[path.stem] = path
@@ -103,7 +103,7 @@ class Ibug300w(faces.FaceBuilder):
         unlabelled += [f"{sub}/{names[0]}" for stem, names in images.items() if stem not in labels]
         found = []
         for stem, path in labels.items():
-            names = images.get(stem, [f"{stem}.jpg"])  # one that is missing is reported under its usual name
+            names = images.get(stem, [f"{stem}.jpg"])  # a missing image is reported under its usual name
             if len(names) > 1:
                 raise InputError(f"Beside {path} lie {names[0]} and {names[1]}; remove the wrong one.")
             points = formats.read_pts(path, 68)
@@ -111,17 +111,9 @@ class Ibug300w(faces.FaceBuilder):
         return found
 
 
-def _surplus(stem: str, stems) -> str:
-    """Why an image is no part of the set, or ""; a name with (1) that has no original beside it is."""
+def _surplus(stem: str, stems: Container[str]) -> str:
+    """Why an image is not part of the dataset, or ""; a name with (1) is part of it if no original lies beside it."""
     if stem.endswith("_mirror") and stem.removesuffix("_mirror") in stems:
         return "mirrored"
     copy = re.fullmatch(r"(.*\S) ?\(\d+\)", stem)
     return "copies" if copy and copy[1] in stems else ""
-
-
-make = functools.partial(faces.make, Ibug300w)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in Ibug300w.BUILDER_CONFIGS]

@@ -1,4 +1,4 @@
-"""Which files of a user's folder are the images of which pair, and what a name in a label file refers to."""
+"""Finds the images of every pair in a user's folder, and the pair that a name in a label file means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 
 
 def find_files(folder: pathlib.Path) -> list[str]:
-    """Paths of all files in a folder, relative to it, with forward slashes, sorted; hidden ones are left out."""
+    """Lists the paths of all files in a folder, relative to it, with forward slashes; hidden files are left out."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]  # .git, and macOS's ._ twins of files
@@ -24,9 +24,14 @@ def find_files(folder: pathlib.Path) -> list[str]:
 
 
 def match(paths: Iterable[str], glob: str, flag: str) -> dict[str, str]:
-    """name -> path of the files that fit a pattern; the name is what the stars matched, with / between several.
+    """Finds the files that fit a pattern: name -> path. The name is what the stars matched, with / between several.
 
     A star stands for one or more characters other than a slash; everything else stands for itself.
+
+    Args:
+        paths: all paths in the user's folder.
+        glob: the pattern.
+        flag: the option that gave it, for messages.
 
     Raises:
         InputError: a pattern without a star, or with ** or ?; two files with one name.
@@ -41,7 +46,7 @@ def match(paths: Iterable[str], glob: str, flag: str) -> dict[str, str]:
 
 
 def by_stem(folder: pathlib.Path, endings: tuple[str, ...]) -> dict[str, str]:
-    """name -> path in the folder of its files with one of the endings; the name is that path without the ending.
+    """Finds the files with one of the endings: name -> path in the folder. The name is the path without its ending.
 
     Raises:
         InputError: two files with one name.
@@ -53,10 +58,15 @@ def by_stem(folder: pathlib.Path, endings: tuple[str, ...]) -> dict[str, str]:
 def find_images(
     folder: pathlib.Path, rgb_glob: str | None = None, thermal_glob: str | None = None
 ) -> dict[str, dict[str, str]]:
-    """modality -> name -> path: by the patterns where there is one, else from the folders `rgb` and `thermal`.
+    """Finds the images of every pair: modality -> name -> path in the folder.
+
+    Args:
+        folder: the user's.
+        rgb_glob: pattern of the RGB images; None: none, or the folder `rgb` if there is no other pattern either.
+        thermal_glob: the same for thermal images.
 
     Raises:
-        InputError: neither; a pattern that fits no file; a folder without images.
+        InputError: neither patterns nor folders; a pattern that fits no file; a folder without images.
     """
     found: dict[str, dict[str, str]] = {}
     for modality, glob in (("rgb", rgb_glob), ("thermal", thermal_glob)):
@@ -78,14 +88,18 @@ def find_images(
 
 
 class Names:
-    """What a word in a label file or list refers to: `names(word, source)` is the name of the pair.
+    """Finds the pair that a word in a label file or list means: `names(word, source)` is the pair's name.
 
-    Understood are the name itself, an image's path in the set, the same without its first folders or with further
-    ones before it (as annotation tools write them), and any of these with another ending. A word that refers to no
-    image is handed back; it will be reported as a face that lacks its images.
+    The word may be the name itself, an image's path in the dataset, that path without its first folders or with further
+    ones before it (as annotation tools write them), or any of these with another ending. A word that means no image is
+    returned unchanged, and will be reported as a face without images.
+
+    Args:
+        images: modality -> name -> path, from `find_images`.
+        folder: the user's.
     """
 
-    def __init__(self, images: Mapping[str, Mapping[str, str]], folder: pathlib.Path):
+    def __init__(self, images: Mapping[str, Mapping[str, str]], folder: pathlib.Path) -> None:
         self._folder = folder
         means: dict[str, set[str]] = collections.defaultdict(set)
         for modality, files in images.items():
@@ -97,11 +111,11 @@ class Names:
         self._means |= {name: name for files in images.values() for name in files}
 
     def known(self, name: str) -> bool:
-        """Whether a name, as this hands it out, has an image; `#2` for its second face may follow."""
+        """Whether a name that a call returned has an image; `#2` for its second face may follow."""
         return any(self._means.get(word) == word for word in (name, name.partition("#")[0]))
 
     def __call__(self, word: str, source: str | os.PathLike) -> str:
-        """Raises InputError for a word that leads out of the folder; `source` is the file that holds it."""
+        """Returns the name of a pair; InputError, naming the file `source`, for a word that leads out of the folder."""
         word = str(word).strip()
         formats.inside(self._folder, word, source)
         parts = word.replace("\\", "/").removeprefix("./").split("/")

@@ -1,4 +1,4 @@
-"""Label files of `paired_folder`: one file an image, one JSON file for all, or COCO keypoints; see README.md."""
+"""Reads the label files of `paired_folder`: one file an image, one JSON file for all, or COCO keypoints (README.md)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,16 @@ ENDINGS = (".pts", ".json", ".csv", ".txt")
 
 @dataclasses.dataclass(eq=False)
 class Label:
-    """What is said of one face.
+    """What a label file says about one face.
 
-    landmarks: float32 [K, 2] in pixels; None: unlabelled. A point without a label lies at the mean of the others, is
-        not visible and has the confidence 0.
-    visible: bool [K].
-    confidence: float32 [K], 0 to 1.
-    box: x, y, w, h in pixels.
-    subject: who it is; "" where nothing is said.
-    pseudo: the landmarks come from a model, not from a person.
+    Attributes:
+        landmarks: float32 [K, 2] in pixels; None: unlabelled. A point without a label is placed at the mean of the
+            others, is not visible, and has the confidence 0.
+        visible: bool [K].
+        confidence: float32 [K], 0 to 1.
+        box: x, y, w, h in pixels.
+        subject: who it is; "" if the file does not say.
+        pseudo: whether the landmarks come from a model, not from a person.
     """
 
     landmarks: np.ndarray | None = None
@@ -39,7 +41,7 @@ class Label:
 
 
 def read_one(path: pathlib.Path) -> list[Label]:
-    """The faces of one image, from its own .pts, .json, .csv or .txt file."""
+    """Reads the faces of one image from its own .pts, .json, .csv or .txt file."""
     ending = path.suffix.lower()
     if ending == ".json":
         return _faces(files.read_json(path), f"The file {path}")
@@ -48,7 +50,11 @@ def read_one(path: pathlib.Path) -> list[Label]:
 
 
 def read_all(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, list[Label]]:
-    """name -> faces, from one JSON file: a list of entries with `name`, entries by name, or COCO keypoints.
+    """Reads the faces of all images from one JSON file: name -> faces.
+
+    Args:
+        path: a file with a list of entries with `name`, entries by name, or COCO keypoints.
+        resolve: turns a word for an image, and the file that holds it, into the pair's name.
 
     Raises:
         InputError: another form, NaN, flags that do not fit the points, two words for one image.
@@ -72,21 +78,21 @@ def read_all(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str
     return result
 
 
-def _row(entry, k: int, path) -> tuple[str, list[Label]]:
+def _row(entry: Any, k: int, path: pathlib.Path) -> tuple[str, list[Label]]:
     word = entry.get("name", entry.get("file_name")) if isinstance(entry, dict) else None
     if not isinstance(word, str) or not word.strip():
         raise InputError(f"Entry {k} of {path} must be an object with a name or file_name.")
     return word, [_face(entry, f"{word[:80]!r} in {path}")]
 
 
-def _faces(value, where: str) -> list[Label]:
-    """One face, or a list of objects: several."""
+def _faces(value: Any, where: str) -> list[Label]:
+    """A list of objects holds several faces; anything else is one face."""
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return [_face(item, f"{where}, face {k + 1},") for k, item in enumerate(value)]
     return [_face(value, where)]
 
 
-def _face(value, where: str) -> Label:
+def _face(value: Any, where: str) -> Label:
     if value is None:
         return Label()
     if isinstance(value, list):
@@ -100,8 +106,8 @@ def _face(value, where: str) -> Label:
     return _label(value[keys[0]], where, value)
 
 
-def _label(points, where: str, entry: dict) -> Label:
-    """A face out of points [x, y] or null, and what else its entry says."""
+def _label(points: Any, where: str, entry: dict) -> Label:
+    """A face from its points, [x, y] or null, and from what else its entry says."""
     label = Label(subject=_text(entry.get("subject"), f"{where} subject"))
     if entry.get("pseudo") not in (None, True, False):
         raise InputError(f"{where} has pseudo: {str(entry['pseudo'])[:40]}; true or false belong there.")
@@ -111,7 +117,7 @@ def _label(points, where: str, entry: dict) -> Label:
     if points is None:
         return label
     if not isinstance(points, list) or not points:
-        raise InputError(f"{where} has landmarks that are no list of [x, y]; null stands for a face without labels.")
+        raise InputError(f"{where} has landmarks that are not a list of [x, y]; null stands for a face without labels.")
     known = np.array([point is not None for point in points])
     rows = [(0.0, 0.0) if row is None else _floats(row, 2, f"{where} point {k}") for k, row in enumerate(points)]
     if not known.any():
@@ -134,8 +140,8 @@ def _label(points, where: str, entry: dict) -> Label:
     return label
 
 
-def _coco(content: dict, path) -> list[tuple[str, list[Label]]]:
-    """Annotations of COCO keypoints (x, y, v triples; v = 0 without label, 1 hidden, 2 visible) by `file_name`."""
+def _coco(content: dict, path: pathlib.Path) -> list[tuple[str, list[Label]]]:
+    """Faces by `file_name` from COCO keypoints: triples x, y, v, where v is 0 without label, 1 hidden, 2 visible."""
     files: dict = {}
     for k, image in enumerate(_list(content["images"], f"images in {path}")):
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
@@ -164,7 +170,18 @@ def _coco(content: dict, path) -> list[tuple[str, list[Label]]]:
 
 
 def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, np.ndarray]:
-    """name, or name#2 for a second face -> [x, y, w, h], from CSV (name,x,y,w,h) or JSON ({"name": [x, y, w, h]})."""
+    """Reads boxes from CSV (name,x,y,w,h) or JSON ({"name": [x, y, w, h]}).
+
+    Args:
+        path: the file.
+        resolve: turns a word for an image, and the file that holds it, into the pair's name.
+
+    Returns:
+        The pair's name, or name#2 for its second face -> float32 [x, y, w, h].
+
+    Raises:
+        InputError: another form, an empty box, two boxes for one face.
+    """
     if path.suffix.lower() == ".json":
         rows = files.read_json(path)
         if not isinstance(rows, dict):
@@ -188,15 +205,15 @@ def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], s
     return result
 
 
-def check_box(value, where: str) -> np.ndarray:
-    """float32 [4]; InputError unless x, y, w, h are finite and w and h above 0."""
+def check_box(value: Any, where: str) -> np.ndarray:
+    """The box as float32 [4]; InputError unless x, y, w, h are finite and w and h above 0."""
     x, y, w, h = _floats(value, 4, where)
     if w <= 0 or h <= 0:
         raise InputError(f"{where} is {[x, y, w, h]}; x, y, w, h with positive w and h belong there.")
     return np.array([x, y, w, h], np.float32)
 
 
-def _floats(value, count: int, where: str) -> list[float]:
+def _floats(value: Any, count: int, where: str) -> list[float]:
     if not isinstance(value, list | tuple) or len(value) != count:
         raise InputError(f"{where} is {str(value)[:60]} where {count} numbers belong.")
     for number in value:
@@ -206,13 +223,13 @@ def _floats(value, count: int, where: str) -> list[float]:
     return [float(number) for number in value]
 
 
-def _list(value, where: str) -> list:
+def _list(value: Any, where: str) -> list:
     if not isinstance(value, list):
         raise InputError(f"The {where} are not a list.")
     return value
 
 
-def _text(value, where: str) -> str:
+def _text(value: Any, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):

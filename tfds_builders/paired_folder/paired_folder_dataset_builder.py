@@ -1,4 +1,4 @@
-"""TFDS builder of `paired_folder`: the user's own RGB-thermal pairs, thermal alone or RGB alone, in any layout."""
+"""TFDS builder of `paired_folder`: the user's own RGB-thermal pairs, only thermal or only RGB, in any layout."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from mlcm_jax import landmarks, layout_file
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, options
 from tfds_builders.paired_folder import folder as folders
 from tfds_builders.paired_folder import labels as label_files
 from tfds_builders.paired_folder import splits, thermal_kind
@@ -27,7 +27,8 @@ class PairedFolder(faces.FaceBuilder):
 
     name = "paired_folder"
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = faces.configs(default="a folder of the user's; any other name is another set")
+    BUILDER_CONFIGS = faces.configs(default="a folder of the user's; any other name is another dataset")
+    OPTIONS = options.FILES | options.PAIRED_FOLDER
     LAYOUT = "ibug68"
     MODALITIES = ("rgb", "thermal")
     OWN_SPLITS = True
@@ -37,26 +38,60 @@ class PairedFolder(faces.FaceBuilder):
         "for other names there are --rgb_glob, --thermal_glob and --labels."
     )
 
-    def __init__(self, options: Mapping[str, Any], facts: Mapping[str, Any], **kwargs):
+    def __init__(self, options: Mapping[str, Any], facts: Mapping[str, Any], **kwargs: Any) -> None:
         self.facts = dict(facts)
         if "layout" in facts:
             self.LAYOUT, self.MODALITIES = facts["layout"], tuple(facts["modalities"])
             self.THERMAL = facts["thermal"]
         super().__init__(options, **kwargs)
 
+    @classmethod
+    def make(cls, config: str | None, data_dir: str | os.PathLike, **options: Any) -> Self:
+        """Constructs the builder of a user's dataset, which needs no options once it is built.
+
+        Args:
+            config: the user's name for the dataset: letters, digits, _ and -; None is "default".
+            data_dir: folder of all built datasets.
+            **options: some of `OPTIONS`; each is described in `tfds_builders.options`.
+
+        Raises:
+            InputError: a mistake in an option or a file, or options that differ from those of a dataset on disk.
+        """
+        name = config or "default"
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name, re.ASCII):
+            raise InputError(
+                f"The name of the dataset, paired_folder/{name[:80]}, may hold letters, digits, _ and - only."
+            )
+        given = _as_stored(options)
+        built = pathlib.Path(data_dir) / cls.name / name / str(cls.VERSION)
+        facts: dict[str, Any] = {}
+        if built.is_dir():
+            facts = _stored(built, given, name)
+        elif given["manual_dir"]:
+            facts = _found(given)
+        default = cls.BUILDER_CONFIGS[0]
+        own = tfds.core.BuilderConfig(name=name, description="the user's")
+        return cls(
+            given | {"stamp": facts.get("stamp")},
+            facts,
+            config=default if name == default.name else own,
+            data_dir=data_dir,
+            file_format="array_record",
+        )
+
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """How sure a label is, where it comes from, and the name under which to label the image."""
+        """Adds how sure a label is, where it comes from, and the name under which to label the image."""
         count = landmarks.get(self.LAYOUT).count
         return {
             "confidence": faces.tensor(
-                (count,), np.float32, "0 to 1 by the label, 1 where it says nothing; 0: this point has no label"
+                (count,), np.float32, "0 to 1, as the label says, 1 if it says nothing; 0: this point has no label"
             ),
             "pseudo": faces.tensor((), np.bool_, "the landmarks were set by a model"),
-            "name": faces.text("the pair's name, which its label file bears"),
+            "name": faces.text("the pair's name, which is also that of its label file"),
         }
 
     def notes(self) -> dict[str, Any]:
-        """Layout, modalities, kind of thermal image and options: what a load without options needs."""
+        """Layout, modalities, kind of thermal image and options, which a load without options needs."""
         return {
             "layout": layout_file.layout_to_dict(landmarks.get(self.LAYOUT)),
             "modalities": list(self.MODALITIES),
@@ -67,13 +102,13 @@ class PairedFolder(faces.FaceBuilder):
         }
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """The faces that `make` found, in train, val, test and unlabelled."""
+        """Sorts the faces that `make` found into train, val, test and unlabelled."""
         images, found, boxes = (self.facts[key] for key in ("images", "labels", "boxes"))
         subjects = self.facts["subjects"]
         by_name: dict[str, list[faces.Face]] = {}
         for name in sorted({*found, *(name for files in images.values() for name in files)}):
             mine = found.get(name) or [Label()]
-            # Beside labelled faces, an annotation without points is no image that waits for its landmarks.
+            # An annotation without points counts as an unlabelled face only if the image has no labelled ones.
             mine = [label for label in mine if label.landmarks is not None] or mine[:1]
             sources = {modality: folder / files[name] for modality, files in images.items() if name in files}
             path = next((images[m][name] for m in ("thermal", "rgb") if m in sources), name)
@@ -97,14 +132,17 @@ class PairedFolder(faces.FaceBuilder):
         return self._split(by_name, folder)
 
     def _box(self, face: faces.Face) -> np.ndarray | None:
-        """Around points that hold neither brows nor chin the usual margins are too tight; others get those, later."""
+        """The box around five points; `prepare.example` makes those of other layouts.
+
+        The usual margins are too tight for it, because the points include neither brows nor chin.
+        """
         if landmarks.get(self.LAYOUT).name != "tfw5" or np.shape(face.landmarks) != (5, 2):
             return None
         low, high = face.landmarks.min(0), face.landmarks.max(0)
         side = max(high - low)
         if side <= 0:
-            raise InputError(f"All landmarks of {face.key} lie in one place; mend them, or give its box.")
-        # Mean over the frontal faces of webmorph_faces of the box around 68 points (spread 0.13 and 0.08).
+            raise InputError(f"All landmarks of {face.key} lie in one place; fix them, or give its box.")
+        # These ratios give the box around 68 points, in the mean over webmorph_faces (standard deviations 0.13, 0.08).
         return np.array([*((low + high) / 2 - side * np.array([1.12, 1.19])), 2.24 * side, 2.45 * side], np.float32)
 
     def _split(self, by_name: dict[str, list[faces.Face]], folder: pathlib.Path) -> dict[str, list[faces.Face]]:
@@ -119,11 +157,14 @@ class PairedFolder(faces.FaceBuilder):
         known = {face.subject for some in mine.values() for face in some}
         mine["unlabelled"] = [some[0] for name, some in by_name.items() if name not in labelled]
         for face in mine["unlabelled"]:
-            # A person may be in a split and among the unlabelled: labels made later put the image into that split.
+            # A person may be in a split and among the unlabelled, because labels made later go into that split.
             face.subject = "" if face.subject in known else face.subject
         return mine
 
-    def _listed(self, by_name: dict[str, list[faces.Face]], lists: Mapping[str, pathlib.Path]):
+    def _listed(
+        self, by_name: dict[str, list[faces.Face]], lists: Mapping[str, pathlib.Path]
+    ) -> dict[str, list[faces.Face]]:
+        """The labelled faces that train.txt, val.txt and test.txt name."""
         resolve = folders.Names(self.facts["images"], pathlib.Path(self.facts["options"]["manual_dir"]))
         place: dict[str, str] = {}
         mine: dict[str, list[faces.Face]] = {}
@@ -134,7 +175,7 @@ class PairedFolder(faces.FaceBuilder):
                 if name in place:
                     raise InputError(f"{path} names {word!r}, which is in the split {place[name]} already.")
                 place[name] = split
-                some = by_name.setdefault(name, [faces.Face(name)])  # no such image: reported with the unlabelled
+                some = by_name.setdefault(name, [faces.Face(name)])  # a missing image is reported later
                 mine[split] += [face for face in some if face.landmarks is not None]
         self.facts["not_listed"] = sum(
             some[0].landmarks is not None and name not in place for name, some in by_name.items()
@@ -142,79 +183,19 @@ class PairedFolder(faces.FaceBuilder):
         return mine
 
 
-def make(
-    config: str | None,
-    data_dir: str | os.PathLike,
-    *,
-    manual_dir: str | os.PathLike | None = None,
-    allow_missing: bool = False,
-    exclude: str | os.PathLike | None = None,
-    layout: str | int | os.PathLike | None = None,
-    rgb_glob: str | None = None,
-    thermal_glob: str | None = None,
-    labels: str | os.PathLike | None = None,
-    boxes: str | os.PathLike | None = None,
-    colormap: str | os.PathLike | None = None,
-    celsius: str | None = None,
-    splits: str | None = None,
-) -> PairedFolder:
-    """The builder of a user's set, which is loaded without options once it is built.
-
-    The paths of layout, labels, boxes and colormap may be relative to `manual_dir`.
-
-    Args:
-        config: the user's name for the set: letters, digits, _ and -; None is "default".
-        data_dir: folder of all built sets.
-        manual_dir: the user's folder; needed to build.
-        allow_missing: leave pairs out whose mate is missing, instead of refusing.
-        exclude: file of keys to leave out, one a line.
-        layout: name, number of points, or YAML file; None: by the number of points of the first label.
-        rgb_glob, thermal_glob: patterns of the images' paths, the star being the pair's name; with one of them alone
-            the set has that modality alone. None: the folders `rgb` and `thermal`.
-        labels: a folder of label files, a pattern such as *.pts, or a JSON file, or several of these with commas, of
-            which the first that labels an image counts; None: `landmarks`, or the only JSON file beside the images.
-        boxes: CSV or JSON of face boxes; None: `boxes.csv` or `boxes.json` where there is one.
-        colormap: palette of coloured thermal images: a name, or a CSV file of r, g, b from cold to hot.
-        celsius: "scale,offset" of 16-bit or float thermal images; None: 0.01,-273.15, or 1,0 for floats.
-        splits: shares of train, val and test by subject; None: train.txt, val.txt and test.txt, else 0.8,0.1,0.1.
-
-    Raises:
-        InputError: what is wrong, naming the option or the file; options that a set which is built was not built with.
-    """
-    name = config or "default"
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name, re.ASCII):
-        raise InputError(f"The name of the set, paired_folder/{name[:80]}, may hold letters, digits, _ and - only.")
-    options: dict[str, Any] = {
-        "manual_dir": str(pathlib.Path(manual_dir).expanduser().resolve()) if manual_dir else None,
-        "allow_missing": bool(allow_missing),
+def _as_stored(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options in the form that a built dataset keeps in its metadata; None: not given."""
+    folder = given.get("manual_dir")
+    made: dict[str, Any] = {
+        "manual_dir": str(pathlib.Path(folder).expanduser().resolve()) if folder else None,
+        "allow_missing": bool(given.get("allow_missing")),
     }
-    words = {"exclude": exclude, "layout": layout, "rgb_glob": rgb_glob, "thermal_glob": thermal_glob, "labels": labels}
-    words |= {"boxes": boxes, "colormap": colormap, "celsius": celsius, "splits": splits}
-    options |= {key: str(value) if value not in (None, "") else None for key, value in words.items()}
-    built = pathlib.Path(data_dir) / PairedFolder.name / name / str(PairedFolder.VERSION)
-    facts: dict[str, Any] = {}
-    if built.is_dir():
-        facts = _stored(built, options, name)
-    elif manual_dir:
-        facts = _found(options)
-    default = PairedFolder.BUILDER_CONFIGS[0]
-    own = tfds.core.BuilderConfig(name=name, description="the user's")
-    return PairedFolder(
-        options | {"stamp": facts.get("stamp")},
-        facts,
-        config=default if name == default.name else own,
-        data_dir=data_dir,
-        file_format="array_record",
-    )
-
-
-def configs() -> list[str]:
-    """Names of the fixed configs; any other name is a set of the user's too."""
-    return [config.name for config in PairedFolder.BUILDER_CONFIGS]
+    texts = {name: given.get(name) for name in PairedFolder.OPTIONS if name not in made}
+    return made | {name: str(value) if value not in (None, "") else None for name, value in texts.items()}
 
 
 def _stored(built: pathlib.Path, options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a built set says of itself; InputError when it was built with other options than are given now."""
+    """What a built dataset says about itself; InputError if it was built with other options than are given now."""
     try:
         notes = json.loads((built / "metadata.json").read_text(encoding="utf-8"))
         layout, modalities, kind = notes["layout"], notes["modalities"], notes["thermal"]
@@ -236,7 +217,7 @@ def _stored(built: pathlib.Path, options: Mapping[str, Any], name: str) -> dict[
 
 
 def _found(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What is in the user's folder: images, labels, boxes, subjects; and what follows for the features."""
+    """Reads what is in the user's folder: images, labels, boxes, subjects, and what the features depend on."""
     folder = pathlib.Path(options["manual_dir"])
     if not folder.is_dir():
         raise InputError(f"--manual_dir={folder} is not a folder. {PairedFolder.HOW_TO_GET}")
@@ -279,12 +260,14 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
         "thermal": thermal,
         "options": dict(options),
         "not_listed": 0,
-        "stamp": hashlib.sha256(repr(state).encode()).hexdigest()[:16],  # a palette file may change between builds
+        "stamp": hashlib.sha256(repr(state).encode()).hexdigest()[
+            :16
+        ],  # because a palette file may change between builds
     }
 
 
 def _labels(folder: pathlib.Path, given: str | None, resolve: folders.Names) -> dict[str, list[Label]]:
-    """name -> faces, from all sources; the first that labels an image counts."""
+    """Name -> faces, from all sources; the first source that labels an image wins."""
     sources: list[str] = [word.strip() for word in given.split(",")] if given else []
     if not given:
         sources = ["landmarks"] if (folder / "landmarks").is_dir() else []
@@ -325,7 +308,7 @@ def _read_each(folder: pathlib.Path, paths: Mapping[str, str], resolve: folders.
 
 
 def _beside(folder: pathlib.Path, given: str | None, usual: Sequence[str], flag: str) -> pathlib.Path | None:
-    """The file that an option names, in the user's folder or elsewhere; or the usual one where there is one."""
+    """The file that an option names, in the user's folder or elsewhere; without the option, the usual one or None."""
     if given:
         for path in (folder / pathlib.Path(given).expanduser(), pathlib.Path(given).expanduser()):
             if path.exists():

@@ -1,4 +1,4 @@
-"""Who is in train, val and test: shares that a user states, and a hash of the person."""
+"""Assigns people to train, val and test by the shares that a user states and a hash of the person."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SHARES = (0.8, 0.1, 0.1)
 
 
 def parse_shares(value: str | None) -> tuple[float, ...]:
-    """ "0.8,0.1,0.1" -> shares of train, val and test; they may be percentages, as long as they are of a whole.
+    """Reads shares of train, val and test, such as "0.8,0.1,0.1" or "80,10,10"; None gives the first of these.
 
     Raises:
-        InputError: other than three numbers from 0 that sum to 1 or 100.
+        InputError: anything but three numbers from 0 up that sum to 1 or 100.
     """
     if value is None:
         return _SHARES
@@ -31,9 +31,17 @@ def parse_shares(value: str | None) -> tuple[float, ...]:
 
 
 def by_subject(by_name: Mapping[str, Sequence[Face]], shares: Sequence[float]) -> dict[str, list[Face]]:
-    """Splits by a hash of the subject, or of the name where no subject is known, so that nobody changes sides when
-    images are added. Subjects who share an image go together. A split that would stay empty although it has a share
-    gets the subject whose hash is nearest, from a split that has two or more.
+    """Splits faces by a hash of the subject, or of the name if no subject is known.
+
+    Because of the hash, nobody changes sides when images are added. Subjects who share an image stay together. A split
+    that would be empty although it has a share gets the subject whose hash is nearest, from a split with two or more.
+
+    Args:
+        by_name: name of a pair -> its faces.
+        shares: of train, val and test, with the sum 1.
+
+    Returns:
+        The split's name -> its faces.
     """
     parent: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""What the thermal images of a user's folder hold, judged by one of them and by --colormap and --celsius."""
+"""Finds out what the thermal images of a user's folder hold, from one of them and from --colormap and --celsius."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from tfds_builders.prepare import Thermal
 
 
 def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
-    """A palette by its name (this package's or matplotlib's), or from a CSV file of columns r, g, b: float32 [N, 3].
+    """Returns a palette as float32 [N, 3], from cold to hot.
+
+    Args:
+        name: a name of this package's or matplotlib's, or a CSV file with the columns r, g, b.
+        folder: the user's; the file may be given relative to it.
 
     Raises:
-        InputError: unknown name, no such file, other than 2 to 256 rows, values outside 0 to 255.
+        InputError: unknown name, missing file, fewer than 2 or more than 256 rows, values outside 0 to 255.
     """
     if name.lower().endswith(".csv"):
         path = next((path for path in (folder / name, pathlib.Path(name).expanduser()) if path.is_file()), None)
@@ -34,29 +38,30 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
     if name in matplotlib.colormaps:
         return np.asarray(255 * matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3], np.float32)
     hint = did_you_mean(name, [*known, *matplotlib.colormaps], further=", and .csv files")
-    raise InputError(f"--colormap={name} is no known palette; {hint}")
+    raise InputError(f"--colormap={name} is not a known palette; {hint}")
 
 
 def of_image(path: pathlib.Path, palette: np.ndarray | None, colormap: str | None, celsius: str | None) -> Thermal:
-    """The kind of a set's thermal images, from one of them.
+    """The kind of a dataset's thermal images, from one of them.
 
     Args:
         path: the image.
-        palette: of --colormap.
-        colormap, celsius: the options as given, or None.
+        palette: the palette that --colormap means.
+        colormap: the option as given, or None.
+        celsius: the option as given, or None.
 
     Raises:
         InputError: a coloured image without --colormap, or an option that does not fit the image.
     """
     image = image_file.read_image(path)
     if colormap and image.kind != "colour":
-        raise InputError(f"--colormap={colormap} is for coloured thermal images; {path} is {_told(image)}.")
+        raise InputError(f"--colormap={colormap} is for coloured thermal images; {path} is {_kind(image)}.")
     if image.kind in ("gray16", "float"):
         default = (0.01, -273.15) if image.kind == "gray16" else (1.0, 0.0)
         scale, offset = _celsius(celsius) if celsius else default
         return Thermal("counts", scale, offset)
     if celsius:
-        raise InputError(f"--celsius={celsius} is for 16-bit or float images; {path} is {_told(image)}.")
+        raise InputError(f"--celsius={celsius} is for 16-bit or float images; {path} is {_kind(image)}.")
     if image.kind == "gray8":
         return Thermal("gray")
     if palette is None:
@@ -79,5 +84,5 @@ def _celsius(text: str) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _told(image: image_file.ImageFile) -> str:
+def _kind(image: image_file.ImageFile) -> str:
     return {"gray8": "8-bit gray", "gray16": "16-bit gray", "float": "float"}.get(image.kind, "coloured")

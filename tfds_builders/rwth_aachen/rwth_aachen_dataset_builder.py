@@ -7,6 +7,7 @@ import hashlib
 import math
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,9 +21,10 @@ _NAME = re.compile(r"irface_sub(\d{1,9})_seq(\d{1,9})_frm(\d{1,9})\b.*")
 
 
 def split_of(subject: int) -> str:
-    """The split of a subject, whoever else is there: of every ten numbers (1-10, 11-20, …) one is val, two are test.
+    """The split of a subject, which depends on the subject's number alone.
 
-    Which ones: the ten are ordered by the SHA-1 of "rwth_aachen N"; the first is val, the next two are test.
+    Of every ten numbers (1-10, 11-20, …), ordered by the SHA-1 of "rwth_aachen N", the first is val, the next two are
+    test, and the others are train.
     """
     first = (subject - 1) // 10 * 10 + 1
     order = sorted(range(first, first + 10), key=_shuffled)
@@ -35,17 +37,17 @@ def _shuffled(subject: int) -> bytes:
 
 
 def read_ljson(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks of a menpo `.ljson` file, whose `landmarks.points` are rows of [y, x].
+    """Reads landmarks from a menpo `.ljson` file, whose `landmarks.points` are rows of [y, x].
 
-    A point without a place (null) takes the mean of the others of its part of the face, or of all of them, so that it
-    stays within their box, and is marked invisible. Where fewer than half have a place, the others stay NaN, which the
-    build refuses.
+    A point without coordinates (null) is placed at the mean of the other points of its part of the face, or of all
+    points if that part has none, so that the box stays the same. If fewer than half of the points have coordinates, the
+    others stay NaN, which the build refuses.
 
     Returns:
-        float32 [68, 2] (x, y) in pixels from 0, and bool [68], which of them the file places.
+        float32 [68, 2] (x, y) in pixels from 0, and bool [68]: which points have coordinates in the file.
 
     Raises:
-        InputError: no such file, no JSON, another structure, another number of points, text or infinity in a row.
+        InputError: a missing file, no JSON, another structure, another number of points, text or infinity in a row.
     """
     content = files.read_json(path)
     held = content.get("landmarks") if isinstance(content, dict) else None
@@ -70,16 +72,16 @@ def read_ljson(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     return points, placed
 
 
-def _absent(value) -> bool:
+def _absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _plain(value) -> bool:
+def _plain(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 def _deep(path: pathlib.Path) -> bool:
-    """Whether a PNG file has 16 bits; False where there is none, which is told later."""
+    """Whether a PNG file has 16 bits; False for a missing file, which is reported later."""
     try:
         with open(path, "rb") as file:
             head = file.read(25)
@@ -114,14 +116,14 @@ class RwthAachen(faces.FaceBuilder):
     )
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """What the file name tells."""
+        """Adds what the file name tells."""
         return {
             "sequence": faces.tensor((), np.int32, "number of the recording of this subject"),
             "frame": faces.tensor((), np.int32, "number of the frame in it"),
         }
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """Every .ljson file and the image of the same stem; images without labels are left out."""
+        """Reads every .ljson file and finds the image of the same stem; images without labels are left out."""
         images = {path.stem: path for path in sorted(folder.rglob("irface_*.png"))}
         splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
         for path in sorted(folder.rglob("*.ljson")):
@@ -145,11 +147,3 @@ class RwthAachen(faces.FaceBuilder):
             )
             splits[split_of(subject)].append(face)
         return splits
-
-
-make = functools.partial(faces.make, RwthAachen)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in RwthAachen.BUILDER_CONFIGS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 import re
@@ -21,7 +20,7 @@ _SESSIONS = {
     2: re.compile(f"{_NUMBER}_{_NUMBER}_2_{_NUMBER}_[0-9]+_[0-9]+_1"),
     1: re.compile(f"{_NUMBER}_{_NUMBER}_1_{_NUMBER}_[0-9]+_1"),
 }
-_FAR = 1e6  # no image is as large
+_FAR = 1e6  # no image is that large
 
 
 class SfTl54(faces.FaceBuilder):
@@ -33,9 +32,9 @@ class SfTl54(faces.FaceBuilder):
         gray_all="gray thermal images with their RGB mates",
         gray_published="the same without the images in challenging_images.csv, as in the published runs",
         gray_alone="gray thermal images; RGB is not needed",
-        iron_all="thermal images painted with a palette, turned back to gray, with their RGB mates",
+        iron_all="thermal images coloured with a palette, converted back to gray, with their RGB mates",
         iron_published="the same without the images in challenging_images.csv",
-        iron_alone="painted thermal images, turned back to gray; RGB is not needed",
+        iron_alone="coloured thermal images, converted back to gray; RGB is not needed",
     )
     LAYOUT = "sf_tl54"
     LICENSE = "MIT, as its card at Hugging Face says"
@@ -57,17 +56,17 @@ class SfTl54(faces.FaceBuilder):
 
     @property
     def MODALITIES(self) -> tuple[str, ...]:
-        """What the config holds."""
+        """The images of this config."""
         return ("thermal",) if self._variant == "alone" else ("rgb", "thermal")
 
     def thermal(self) -> faces.Thermal:
-        """Gray, or painted with the iron palette of the FLIR camera."""
+        """Gray, or coloured with the iron palette of the FLIR camera."""
         if self._colour == "gray":
             return faces.Thermal()
         return faces.Thermal("palette", palette=image_file.palettes()["iron"].round().astype(np.uint8))
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """What the file names tell."""
+        """Adds what the file names tell."""
         return {
             "trial": faces.tensor((), np.int32, "number of the trial, 1 or 2"),
             "session": faces.tensor((), np.int32, "1: silent; 2: speaking"),
@@ -75,11 +74,11 @@ class SfTl54(faces.FaceBuilder):
         }
 
     def notes(self) -> dict[str, int]:
-        """How many images were left out on purpose, and how many because they have no labels."""
+        """How many images the list of challenging ones left out, and how many have no labels."""
         return self._left_out
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """{gray,iron}/SPLIT/json/NAME.json beside images/NAME.png, mates in rgb/SPLIT."""
+        """Reads {gray,iron}/SPLIT/json/NAME.json beside images/NAME.png; RGB mates are in rgb/SPLIT."""
         root = _root(folder, self._colour)
         dropped = read_challenging(root / "challenging_images.csv") if self._variant == "published" else set()
         self._left_out = {"challenging": 0, "unlabelled": 0}
@@ -130,7 +129,7 @@ class SfTl54(faces.FaceBuilder):
 
 
 def read_name(path: pathlib.Path) -> tuple[int, int, int, int]:
-    """Subject, trial, session and position out of a file's name; InputError for a name of another pattern."""
+    """Reads subject, trial, session and position from a file's name; InputError for a name of another pattern."""
     for session, pattern in _SESSIONS.items():
         match = pattern.fullmatch(path.stem)
         if match:
@@ -143,12 +142,13 @@ def read_name(path: pathlib.Path) -> tuple[int, int, int, int]:
 
 
 def read_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Landmarks float32 [54, 2] and the box x, y, w, h of a label file, in pixels as they stand there.
+    """Reads landmarks float32 [54, 2] and the box x, y, w, h from a label file, in pixels, unchanged.
 
-    The shape `face` holds two opposite corners of the box; the points of the others, in file order, are the landmarks.
+    The shape `face` holds two opposite corners of the box. The points of all other shapes, in file order, are the
+    landmarks.
 
     Raises:
-        InputError: no such file, no JSON, no or several boxes, another number of landmarks than 54, NaN.
+        InputError: a missing file, no JSON, no or several boxes, another number of landmarks than 54, NaN.
     """
     content = files.read_json(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
@@ -163,14 +163,14 @@ def read_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[float, float
     points = np.concatenate(parts) if parts else np.zeros((0, 2))
     if len(points) != 54:
         raise InputError(
-            f"The file {path} holds {len(points)} landmarks; there must be 54. Mend it, or remove the face."
+            f"The file {path} holds {len(points)} landmarks; there must be 54. Fix it, or remove the face."
         )
     (x, y), (right, bottom) = boxes[0].min(0).tolist(), boxes[0].max(0).tolist()
     return points.astype(np.float32), (x, y, right - x, bottom - y)
 
 
 def read_challenging(path: str | os.PathLike) -> set[tuple[int, int, int]]:
-    """(subject, trial, position) of every row of challenging_images.csv, however the numbers are written."""
+    """Reads (subject, trial, position) from every row of challenging_images.csv; 3, 03 and 3.0 are the same."""
     columns = ("sub_id", "trial_id", "pos_id")
     found = set()
     for k, row in enumerate(formats.read_table(path, columns), 2):
@@ -179,15 +179,16 @@ def read_challenging(path: str | os.PathLike) -> set[tuple[int, int, int]]:
             raise InputError(f"Row {k} of {path} holds {values[values % 1 != 0][0]} where a whole number belongs.")
         found.add(tuple(map(int, values)))
     if not found:
-        raise InputError(f"The file {path} lists no images; take the one that comes with the set.")
+        raise InputError(f"The file {path} lists no images; take the one that comes with the dataset.")
     return found
 
 
-def _points(shape: dict, path) -> np.ndarray:
-    """float64 [N, 2]; `str` first, as JSON also has numbers beyond float, booleans and lists there."""
+def _points(shape: dict, path: str | os.PathLike) -> np.ndarray:
+    """The points of a shape as float64 [N, 2]."""
     rows = shape.get("points")
     if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 2 for row in rows):
         raise InputError(f"The shape {str(shape.get('label'))[:40]!r} of {path} has no list of points [x, y].")
+    # As texts, because JSON may hold integers beyond float, booleans or lists instead of numbers.
     points = formats.numbers([str(value) for row in rows for value in row], f"The file {path}").reshape(-1, 2)
     if points.size and np.abs(points).max() > _FAR:
         raise InputError(f"The file {path} holds the coordinate {np.abs(points).max():g}; pixels belong there.")
@@ -195,21 +196,13 @@ def _points(shape: dict, path) -> np.ndarray:
 
 
 def _files(folder: pathlib.Path, ending: str) -> list[pathlib.Path]:
-    """Sorted; without the `._` files that some archives bring along."""
+    """The files with an ending, sorted, without the `._` files of archives made on a Mac."""
     return sorted(path for path in folder.glob(f"*.{ending}") if not path.name.startswith("."))
 
 
 def _root(folder: pathlib.Path, colour: str) -> pathlib.Path:
-    """The folder that holds gray, iron and rgb: the given one, or the only one in it that does."""
+    """The folder that holds gray, iron and rgb: the given one, or the only such folder in it."""
     inner = [folder] if (folder / colour).is_dir() else [path.parent for path in sorted(folder.glob(f"*/{colour}"))]
     if len(inner) != 1:
         raise InputError(f"{folder} has no folder {colour}. {SfTl54.HOW_TO_GET}")
     return inner[0]
-
-
-make = functools.partial(faces.make, SfTl54)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in SfTl54.BUILDER_CONFIGS]

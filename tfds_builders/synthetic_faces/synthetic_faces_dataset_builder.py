@@ -1,18 +1,16 @@
-"""TFDS builder of `synthetic_faces`: RGB and thermal images of rendered heads, with landmarks that are exact."""
+"""TFDS builder of `synthetic_faces`: RGB and thermal images of rendered heads with exact landmarks."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import itertools
 import os
-import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,20 +18,21 @@ from PIL import Image
 
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.synthetic import generate, workers
-from tfds_builders import prepare, resume
+from tfds_builders import prepare
+from tfds_builders.base import Builder, tensor
 
 MIN_PAIRS, MAX_PAIRS = 16, 10_000_000
-# Room for a stored pair (JPEG rgb, PNG thermal, 16-bit PNG celsius), twice, as pieces are kept until the set is whole;
-# measured for one: 2.5 at 64-96 pixels, 1.7 at 256.
+# Room for two copies of a stored pair (JPEG rgb, PNG thermal, 16-bit PNG celsius), because pieces are kept until the
+# dataset is whole. One copy was measured to need 2.5 bytes a pixel at 64-96 pixels and 1.7 at 256.
 _BYTES_PER_PIXEL = 6.0
 
 
 @dataclasses.dataclass(eq=False)
 class FacesConfig(tfds.core.BuilderConfig):
-    """How many pairs, and the inclusive range of their side in pixels."""
+    """What to render."""
 
     pairs: int = 0
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)  # smallest and largest side in pixels
     seed: int = 0
 
 
@@ -45,23 +44,20 @@ CONFIGS = (
 )
 
 
-def configs() -> list[str]:
-    """Names of the fixed configs."""
-    return [config.name for config in CONFIGS]
-
-
 def parse_config(name: str) -> FacesConfig:
-    """`tiny`, `base`, `6000x96` (pairs x pixels) or `6000x64-96` (sides drawn from a range) -> the config.
+    """The config called `tiny`, `base`, `6000x96` (pairs x pixels) or `6000x64-96` (sides drawn from a range).
 
     Raises:
-        InputError: for any other name, or numbers out of range.
+        InputError: any other name, or numbers out of range.
     """
     for config in CONFIGS:
         if config.name == name:
             return config
     match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,5})(?:-([0-9]{1,5}))?", name, re.ASCII)
     if not match:
-        hint = did_you_mean(name, configs(), further=", and sizes such as 6000x96 or 6000x64-96")
+        hint = did_you_mean(
+            name, [config.name for config in CONFIGS], further=", and sizes such as 6000x96 or 6000x64-96"
+        )
         raise InputError(f"Unknown config {name!r} of synthetic_faces; {hint}")
     pairs, low = int(match[1]), int(match[2])
     high = int(match[3] or low)
@@ -76,32 +72,27 @@ def parse_config(name: str) -> FacesConfig:
     return FacesConfig(name=name, description=f"{pairs} pairs of {low} to {high} pixels", pairs=pairs, size=(low, high))
 
 
-def make(config: str | None, data_dir: str | os.PathLike) -> SyntheticFaces:
-    """The builder of a config by name; None is `tiny`."""
-    return SyntheticFaces(config=parse_config(config or "tiny"), data_dir=data_dir, file_format="array_record")
-
-
 def split_of(subject: int) -> str:
-    """The split of a subject, for ever and in every config: of 15 one is for validation and two are for the test."""
+    """The split of a subject, the same in every config: of 15 people, one is in val and two are in test."""
     return {0: "val", 1: "test", 2: "test"}.get(subject % 15, "train")
 
 
-def _nothing() -> None:
-    """Stands for a progress bar."""
-
-
-class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
-    """Builder of synthetic_faces; `make` constructs it."""
+class SyntheticFaces(Builder):
+    """Builder of synthetic_faces."""
 
     LAYOUT = "ibug68"
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     BUILDER_CONFIGS: ClassVar = list(CONFIGS)
-    advance: Callable[[], None] = staticmethod(_nothing)
+
+    @classmethod
+    def make(cls, config: str | None, data_dir: str | os.PathLike) -> Self:
+        """See `Builder.make`; further configs are described at `parse_config`."""
+        return cls(config=parse_config(config or "tiny"), data_dir=data_dir, file_format="array_record")
 
     @property
     def total(self) -> int:
-        """Number of pairs, for a progress bar."""
+        """Number of pairs."""
         return self.builder_config.pairs
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -122,34 +113,26 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
                         encoding_format="png",
                         doc="apparent temperature; °C = raw / 100 - 273.15",
                     ),
-                    "landmarks": _tensor(
+                    "landmarks": tensor(
                         (68, 2), np.float32, "iBUG 68, jaw on the outline; " + points.format("thermal")
                     ),
-                    "rgb_landmarks": _tensor((68, 2), np.float32, "the same points; " + points.format("RGB")),
-                    "jaw3d": _tensor((17, 2), np.float32, "the jaw fixed on the head; " + points.format("thermal")),
-                    "visible": _tensor((68,), np.bool_, "hidden neither by the head nor by anything opaque but lenses"),
-                    "box": _tensor((4,), np.float32, "x, y, w, h around `landmarks`, with the margins of SF-TL54"),
-                    "subject": _tensor((), np.int64, "number of the person"),
-                    "pose": _tensor((3,), np.float32, "yaw, pitch, roll in degrees"),
-                    "light": _tensor((), np.float32, "visible light: 0 nearly dark, 1 bright"),
-                    "index": _tensor(
-                        (), np.int64, "number of the pair: generate.example(seed, index) renders it again"
+                    "rgb_landmarks": tensor((68, 2), np.float32, "the same points; " + points.format("RGB")),
+                    "jaw3d": tensor((17, 2), np.float32, "the jaw fixed on the head; " + points.format("thermal")),
+                    "visible": tensor(
+                        (68,), np.bool_, "not hidden by the head or anything opaque (glasses do not count)"
                     ),
+                    "box": tensor((4,), np.float32, "x, y, w, h around `landmarks`, with the margins of SF-TL54"),
+                    "subject": tensor((), np.int64, "number of the person"),
+                    "pose": tensor((3,), np.float32, "yaw, pitch, roll in degrees"),
+                    "light": tensor((), np.float32, "visible light: 0 nearly dark, 1 bright"),
+                    "index": tensor((), np.int64, "number of the pair: generate.example(seed, index) renders it again"),
                 }
             ),
         )
 
-    @property
-    def work_folder(self) -> pathlib.Path:
-        """Where finished pieces of a build are kept until it is whole."""
-        return pathlib.Path(self._data_dir_root) / self.name / self.builder_config.name / f".partial_{self.version}"
-
-    def download_and_prepare(self, **options) -> None:
-        """As TFDS's; whatever goes wrong on the way, the workers end with it."""
-        with contextlib.ExitStack() as self._open:
-            super().download_and_prepare(**options)
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[int, dict]]]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         del dl_manager  # nothing is downloaded
         config = self.builder_config
         needed = config.pairs * max(config.size) ** 2 * _BYTES_PER_PIXEL
@@ -162,26 +145,25 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
         indices = {split: [] for split in ("train", "val", "test")}
         for index in range(config.pairs):
             indices[split_of(index // generate.PAIRS_PER_SUBJECT)].append(index)
-        # One stream for all splits, because TFDS takes them one after the other and workers are slow to start.
-        stream = resume.stream(
+        # One stream serves all splits, because TFDS reads them one after the other and workers are slow to start.
+        stream = self._resumed(
             [*itertools.chain(*indices.values())],
             lambda some: workers.render(config.seed, some, config.size),
-            self.work_folder / resume.fingerprint(self.info.full_name, config.seed),
+            (self.info.full_name, config.seed),
         )
-        self._open.enter_context(contextlib.closing(stream))
         tally = prepare.Tally()
         return {split: self._generate_examples(stream, split, len(mine), tally) for split, mine in indices.items()}
 
-    def _generate_examples(self, stream, split: str, count: int, tally) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(
+        self, stream: Iterator[dict[str, Any]], split: str, count: int, tally: prepare.Tally
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         for pair in itertools.islice(stream, count):
             facts = {"size": Image.open(io.BytesIO(pair["thermal"])).size, "plausible": True}
             digest = hashlib.sha1(pair["thermal"]).hexdigest()
             tally.add(split, pair | {"key": pair["index"], "_facts": facts | {"digests": [digest]}})
-            images = {key: io.BytesIO(pair[key]) for key in ("rgb", "thermal", "celsius")}  # bytes need no TensorFlow
+            images = {
+                key: io.BytesIO(pair[key]) for key in ("rgb", "thermal", "celsius")
+            }  # TFDS encodes arrays with TensorFlow; it stores files as they are
             yield pair["index"], pair | images
             self.advance()
         self.info.metadata["splits"] = tally.summary()
-
-
-def _tensor(shape: tuple[int, ...], dtype: type, doc: str) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=shape, dtype=dtype, doc=doc)

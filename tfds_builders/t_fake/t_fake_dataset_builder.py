@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import pathlib
 import re
@@ -17,7 +16,7 @@ _LABEL_NAME = re.compile(r"([0-9]{6})_ldmks\.txt")
 
 
 class TFake(faces.FaceBuilder):
-    """100,000 rendered faces of Face Synthetics, 512 x 512, made thermal by a network: a warm and a cold version."""
+    """100,000 rendered faces of Face Synthetics, 512 x 512, converted to thermal by a network, warm and cold."""
 
     name = "t_fake"
     VERSION = tfds.core.Version("1.0.0")
@@ -28,7 +27,7 @@ class TFake(faces.FaceBuilder):
         cold_alone="faces after cold exposure; RGB images are not needed",
     )
     LAYOUT = "tfake70"
-    # 16 bits span the 20 to 40 °C of the authors' reference temperatures; inferred, see README.md.
+    # We infer that 16 bits span the 20 to 40 °C of the authors' reference temperatures; see README.md.
     THERMAL = faces.Thermal("counts", scale=20.0 / 65535.0, offset=20.0)
     LICENSE = "CC BY-NC-SA 4.0 (thermal images); the licence of Face Synthetics, non-commercial research (the rest)"
     HOMEPAGE = "https://github.com/phflot/tfake"
@@ -56,7 +55,7 @@ class TFake(faces.FaceBuilder):
         return {"unlabelled": self._unlabelled}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """{warm,cold}/ID_thermal.png with ID_ldmks.txt and ID.png in face_synthetics, at any depth."""
+        """Reads {warm,cold}/ID_thermal.png, and face_synthetics/ID_ldmks.txt and ID.png, at any depth."""
         thermal = _by_id(folder / self.builder_config.name.removesuffix("_alone"), _THERMAL_NAME)
         labels = _by_id(folder / "face_synthetics", _LABEL_NAME)
         lacking = sorted(thermal.keys() - labels.keys())
@@ -83,15 +82,15 @@ class TFake(faces.FaceBuilder):
 def split_of(number: str) -> str:
     """The split of a face by its six digits: "train" (80 %), "val" or "test" (10 % each).
 
-    The first byte pair of SHA-256 of "t_fake NUMBER", as a fraction of 65,536, decides: below 0.1 is test, below 0.2 is
-    val. It depends on nothing else, so samples of 100 and 1,000 faces and both versions agree with the whole set.
+    The first two bytes of SHA-256 of "t_fake NUMBER", as a fraction of 65,536, decide: below 0.1 is test, below 0.2 is
+    val. Nothing else matters, so the samples of 100 and 1,000 faces and both versions agree with the whole dataset.
     """
     place = int.from_bytes(hashlib.sha256(f"t_fake {number}".encode()).digest()[:2], "big") / 65536.0
     return "test" if place < 0.1 else "val" if place < 0.2 else "train"
 
 
 def _by_id(folder: pathlib.Path, pattern: re.Pattern) -> dict[str, pathlib.Path]:
-    """Six digits -> the file below `folder` named by them; InputError where there is none, or two of one face."""
+    """Six digits -> the file below `folder` named by them; InputError if there is none, or if a face has two."""
     found: dict[str, pathlib.Path] = {}
     for path in sorted(folder.rglob("*")):
         match = pattern.fullmatch(path.name)
@@ -100,11 +99,3 @@ def _by_id(folder: pathlib.Path, pattern: re.Pattern) -> dict[str, pathlib.Path]
     if not found:
         raise InputError(f"{folder} holds no files of T-FAKE. {TFake.HOW_TO_GET}")
     return found
-
-
-make = functools.partial(faces.make, TFake)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in TFake.BUILDER_CONFIGS]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import csv
-import functools
 import io
 import pathlib
 
@@ -24,18 +23,20 @@ _ENVIRONMENTS = {
 
 
 def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
-    """(image's name, float32 [14]: xs, ys, xe, ye and five points x, y) for every row; a header row is skipped.
+    """Reads the rows of a CSV file; a header row is skipped.
 
-    Blank cells and "nan" are NaN; whether that is allowed is for the build to say.
+    Returns:
+        The image's name and float32 [14] (xs, ys, xe, ye, and five points x, y) for every row. Blank cells and "nan"
+        become NaN, which the build refuses unless the face is excluded.
 
     Raises:
-        InputError: no such file, no CSV, a row without 15 columns, without a name, or with text among the numbers.
+        InputError: a missing file, no CSV, a row without 15 columns, without a name, or with text among the numbers.
     """
     reader = csv.reader(io.StringIO(files.read_text(path)), skipinitialspace=True)
     try:
         rows = [row for row in reader if any(word.strip() for word in row)]
     except csv.Error as error:
-        raise InputError(f"The file {path} is no CSV file: {error}.") from None
+        raise InputError(f"The file {path} is not a CSV file: {error}.") from None
     found = []
     for k, row in enumerate(rows, 1):
         name, *words = (word.strip() for word in row)
@@ -44,7 +45,7 @@ def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
                 f"Row {k} of {path} has {len(row)} columns; a name, a box of 4 and 5 points, 15 in all, belong there."
             )
         try:
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+            with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the build refuses them
                 values = np.array([float(word or "nan") for word in words]).astype(np.float32)
         except ValueError:
             if k > 1 or _has_number(words):
@@ -59,7 +60,7 @@ def _has_number(words: list[str]) -> bool:
 
 
 def _folder(split: pathlib.Path, environment: str) -> pathlib.Path:
-    """Where the images are: the set's scripts name both; the gray ones need no palette inverted."""
+    """The folder of the images; the gray one is preferred, as its images need no palette inversion."""
     gray = split / f"{environment}_gray"
     return gray if gray.is_dir() else split / environment
 
@@ -84,9 +85,8 @@ class Tfw(faces.FaceBuilder):
         indoor_rgb="indoors, with the aligned colour images of SpeakingFaces",
     )
     LAYOUT = "tfw5"
-    MODALITIES = ("thermal",)  # of all configs but indoor_rgb
     NORMALIZER = "box"
-    THERMAL = faces.Thermal("palette")  # gray images pass as they are
+    THERMAL = faces.Thermal("palette")  # gray images are taken as they are
     LICENSE = "MIT (card of the dataset on Hugging Face)"
     HOMEPAGE = "https://github.com/IS2AI/TFW"
     CITATION = (
@@ -99,18 +99,17 @@ class Tfw(faces.FaceBuilder):
         "folder that holds train, val and test."
     )
 
-    def __init__(self, options=None, **kwargs):
-        config = kwargs.get("config")
-        if getattr(config, "name", config) == "indoor_rgb":
-            self.MODALITIES = ("rgb", "thermal")
-        super().__init__(options, **kwargs)
+    @property
+    def MODALITIES(self) -> tuple[str, ...]:
+        """The images of this config."""
+        return ("rgb", "thermal") if self.builder_config.name == "indoor_rgb" else ("thermal",)
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Where the image was taken."""
+        """Adds where the image was taken."""
         return {"environment": faces.text("indoor or outdoor")}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """{train,val,test}/{indoor,outdoor}.csv with the images in the folders of those names, or in *_gray."""
+        """Reads {train,val,test}/{indoor,outdoor}.csv; images are in the folders of those names, or in *_gray."""
         return {
             split: [
                 face
@@ -140,11 +139,3 @@ class Tfw(faces.FaceBuilder):
                 face.rgb = _mate(split / f"{environment}_rgb", name)
             found.append(face)
         return found
-
-
-make = functools.partial(faces.make, Tfw)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in Tfw.BUILDER_CONFIGS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -33,7 +32,7 @@ class WebmorphFaces(faces.FaceBuilder):
     EXPECTED = {"all": {"train": 97, "val": 15, "test": 27}}  # noqa: RUF012
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """NAME.pts beside NAME.jpg, names in train.txt, val.txt and test.txt; the name is the person's."""
+        """Reads images/NAME.pts beside NAME.jpg for the names in train.txt, val.txt and test.txt."""
         return {split: self._split(folder, f"{split}.txt") for split in ("train", "val", "test")}
 
     def _split(self, folder: pathlib.Path, listing: str) -> list[faces.Face]:
@@ -43,11 +42,3 @@ class WebmorphFaces(faces.FaceBuilder):
             points = formats.read_pts(image.with_suffix(".pts"), 68)
             found.append(faces.Face(f"images/{name}.jpg", rgb=image, landmarks=points, subject=name))
         return found
-
-
-make = functools.partial(faces.make, WebmorphFaces)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in WebmorphFaces.BUILDER_CONFIGS]

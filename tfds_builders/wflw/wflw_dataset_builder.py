@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import os
 import pathlib
 
@@ -15,7 +14,7 @@ from mlcm_jax import files
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats
 
-# In the order of the columns, with what 1 means.
+# The attributes in the order of their columns, and what 1 means.
 ATTRIBUTES = {
     "pose": "large pose",
     "expression": "exaggerated expression",
@@ -29,16 +28,16 @@ _LISTS = pathlib.PurePosixPath("WFLW_annotations/list_98pt_rect_attr_train_test"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """A line of a WFLW list: landmarks float32 [98, 2] and box (x, y, w, h) in pixels, attributes, image."""
+    """A line of a WFLW list."""
 
-    landmarks: np.ndarray
-    box: tuple[float, float, float, float]
+    landmarks: np.ndarray  # float32 [98, 2], pixels
+    box: tuple[float, float, float, float]  # x, y, w, h in pixels
     attributes: dict[str, bool]
-    name: str
+    name: str  # the image's path
 
 
 class Wflw(faces.FaceBuilder):
-    """10,000 faces of WIDER FACE with 98 hand-placed points; test sets by pose, expression, light, blur and more."""
+    """10,000 faces of WIDER FACE with 98 hand-placed points; test splits by pose, expression, light, blur and more."""
 
     name = "wflw"
     VERSION = tfds.core.Version("1.0.0")
@@ -66,7 +65,7 @@ class Wflw(faces.FaceBuilder):
         return {name: faces.tensor((), np.bool_, f"{what}, by the annotators") for name, what in ATTRIBUTES.items()}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """One face a line; an image with several faces has several lines, and may be in both lists."""
+        """Reads one face a line; an image with several faces has several lines, and may be in both lists."""
         seen: collections.Counter[str] = collections.Counter()
         images = folder / "WFLW_images"
         splits = {}
@@ -90,24 +89,24 @@ class Wflw(faces.FaceBuilder):
 
 
 def read_list(path: str | os.PathLike) -> list[Row]:
-    """The faces of a WFLW list, one a line: 98 x and y, box x y x y, six attributes 0 or 1, path of the image.
+    """Reads a WFLW list, one face a line: 98 x and y, box x y x y, six attributes 0 or 1, path of the image.
 
     Raises:
-        InputError: no such file, or a line that is otherwise; the message names it.
+        InputError: a missing file, or a line of another form; the message names it.
     """
     lines = files.read_text(path).split("\n")
     return [_row(line, f"Line {k} of {path}") for k, line in enumerate(lines, 1) if line.strip()]
 
 
 def _row(line: str, where: str) -> Row:
-    words = line.split(maxsplit=206)  # the path is the rest: it may hold spaces
+    words = line.split(maxsplit=206)  # the rest of the line is the path, which may hold spaces
     if len(words) != 207:
         raise InputError(
             f"{where} has {len(words)} columns; 196 coordinates, 4 of the box, 6 attributes and a path belong there."
         )
     values = formats.numbers(words[:206], where)
     if np.abs(values).max() > 1e6:
-        raise InputError(f"{where} holds {max(values, key=abs):g}, which is no pixel.")
+        raise InputError(f"{where} holds {max(values, key=abs):g}, which is not a pixel.")
     left, top, right, bottom = values[196:200].tolist()
     if right <= left or bottom <= top:
         raise InputError(f"{where} has the box {' '.join(words[196:200])}; left, top, right, bottom belong there.")
@@ -117,11 +116,3 @@ def _row(line: str, where: str) -> Row:
     points = values[:196].reshape(98, 2).astype(np.float32)
     attributes = dict(zip(ATTRIBUTES, flags.astype(bool).tolist(), strict=True))
     return Row(points, (left, top, right - left, bottom - top), attributes, words[206].strip())
-
-
-make = functools.partial(faces.make, Wflw)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in Wflw.BUILDER_CONFIGS]

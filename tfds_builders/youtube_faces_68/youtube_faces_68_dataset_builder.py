@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 
 import numpy as np
@@ -15,7 +14,7 @@ _COORDINATES = [f"{axis}{k}" for k in range(68) for axis in "xy"]
 
 
 class YoutubeFaces68(faces.FaceBuilder):
-    """3,470 crops of 347 people, 192 pixels wide; 68 points that a machine set. Research use only."""
+    """3,470 crops of 347 people, 192 pixels wide, with 68 machine-made points. Research use only."""
 
     name = "youtube_faces_68"
     VERSION = tfds.core.Version("1.0.0")
@@ -36,11 +35,11 @@ class YoutubeFaces68(faces.FaceBuilder):
     EXPECTED = {"all": {"train": 2430, "val": 350, "test": 690}}  # noqa: RUF012
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """How far a crop was enlarged."""
+        """Adds `scale`, which tells how far a crop was enlarged."""
         return {"scale": faces.tensor((), np.float32, "pixels of the crop for one pixel of the video frame")}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """Rows of landmarks.csv (pixels from 0) by the names in train.txt, val.txt and test.txt."""
+        """Reads the rows of landmarks.csv (pixels from 0) for the names in train.txt, val.txt and test.txt."""
         table = folder / "landmarks.csv"
         rows: dict[str, dict[str, str]] = {}
         for row in formats.read_table(table, ("name", "identity", "split", "scale", *_COORDINATES)):
@@ -67,11 +66,3 @@ class YoutubeFaces68(faces.FaceBuilder):
                 )
             )
         return found
-
-
-make = functools.partial(faces.make, YoutubeFaces68)
-
-
-def configs() -> list[str]:
-    """Names of the configs."""
-    return [config.name for config in YoutubeFaces68.BUILDER_CONFIGS]
