@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mlcm_jax import landmarks
-from mlcm_jax.data import image_file
+from mlcm_jax.data import boxes, image_file
 from mlcm_jax.errors import InputError
 
 # A file, or a function that returns the pixels of an image inside a container.
@@ -97,13 +97,9 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
     box = face.box
     if box is None:
         box = _box(points, face.key) if face.landmarks is not None else (0.0, 0.0, *map(float, size))
-    box = np.asarray(box, np.float32)
-    if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
-        raise InputError(f"The box of {face.key} is {box.tolist()}; x, y, w, h with positive w and h belong there.")
-    if (box[:2] + box[2:] <= 0).any() or (box[:2] >= size).any():
-        raise InputError(
-            f"The box of {face.key}, {box.tolist()}, lies outside the image, which is {size[0]}x{size[1]}."
-        )
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which `checked` refuses
+        box = np.asarray(box, np.float32)
+    boxes.check_inside(boxes.checked(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
     facts = {"digests": digests, "size": size, "plausible": face.landmarks is None or plausible(points, layout)}
     given = {"landmarks": points, "visible": visible, "box": box, "subject": face.subject, "key": face.key}
     return result | given | face.extra | {"_facts": facts}

@@ -1,5 +1,6 @@
 """Tests of what all builders of labelled faces share, with a dataset made up for this file."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -118,8 +119,10 @@ def test_rgb_of_another_size_is_fitted_and_of_another_shape_refused(folder):
         ({"landmarks": POINTS + 100}, "a: 5 of 5 landmarks lie outside the image, which is 48 x 40"),
         ({"landmarks": POINTS[:4]}, "a: Landmarks have shape"),
         ({"landmarks": np.where(POINTS == 20, np.nan, POINTS)}, "a: Landmark 2 is not a finite number"),
-        ({"box": (0, 0, 0, 5)}, "The box of a is"),
-        ({"box": (500, 0, 9, 5)}, "The box of a, .*, lies outside the image, which is 48x40"),
+        ({"box": (0, 0, 0, 5)}, "The box of a is empty: its width and height must be above 0"),
+        ({"box": (0, 0, 5)}, "The box of a is 3 numbers, not the four"),
+        ({"box": (0, 0, 1e300, 5)}, "The box of a holds a number that is not finite"),
+        ({"box": (500, 0, 9, 5)}, "The box of a, 500,0,9,5, lies outside the image, which has 48 x 40 pixels"),
         ({"box": (-20, 0, 20, 5)}, "The box of a, .*, lies outside the image"),
         ({"visible": np.ones(4, bool)}, "a: 4 visibility flags for 5 landmarks"),
     ],
@@ -128,6 +131,22 @@ def test_bad_labels_name_the_face(folder, changes, message):
     with pytest.raises(InputError, match=message):
         build(folder, {"train": [face(folder, "a", **changes)]})
     assert not (folder / "built" / "made" / "all" / "1.0.0").exists()
+
+
+def test_boxes_are_accepted_by_the_same_rule_as_before(folder):
+    rng = np.random.default_rng(0)
+    given = rng.choice([-50, -10, 0, 10, 48, 60, np.nan, np.inf], (300, 4), p=[0.14] * 4 + [0.19, 0.19, 0.03, 0.03])
+    accepted = []
+    for box in given:
+        one = face(folder, "a", landmarks=None, box=box, rgb=None)
+        with contextlib.suppress(InputError):
+            example = prepare.example(one, layout=LAYOUT, thermal=prepare.Thermal())
+            assert example["box"].dtype == np.float32 and (example["box"] == box).all()
+            accepted.append(box)
+    x, y, w, h = given.T
+    valid = np.isfinite(given).all(1) & (w > 0) & (h > 0) & (x + w > 0) & (y + h > 0) & (x < 48) & (y < 40)
+    np.testing.assert_array_equal(accepted, given[valid])
+    assert 10 < valid.sum() < 290
 
 
 def test_bad_images_name_the_file(folder):

@@ -344,7 +344,7 @@ def _sixteen(folder):
         (_text("landmarks/a.json", "[[1, 2], [3, NaN]]"), {}, "point 1 holds 'nan'"),
         (_text("landmarks/a.json", "[[1, 2]]"), {"layout": "ibug68"}, r"thermal/a\.png: Landmarks have shape \(1, 2\)"),
         (_text("subjects.csv", "name,who\na,b\n"), {}, "no column 'subject'"),
-        (_text("boxes.csv", "name,x,y,w,h\na,1,2,0,4\n"), {}, r"The box of 'a' .* positive w and h"),
+        (_text("boxes.csv", "name,x,y,w,h\na,1,2,0,4\n"), {}, r"The box of 'a' in .* is empty: its width"),
         (_text("boxes.csv", "name,x,y,w,h\n../a,1,2,3,4\n"), {}, "which lies outside"),
         (_truncated, {}, r"a\.png is damaged or incomplete"),
         (_sixteen, {}, r"b\.png has uint16 pixels; 8-bit gray is needed"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlcm_jax import files
+from mlcm_jax.data import boxes
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 
@@ -35,7 +36,7 @@ class Label:
     landmarks: np.ndarray | None = None
     visible: np.ndarray | None = None
     confidence: np.ndarray | None = None
-    box: np.ndarray | None = None
+    box: boxes.Box | None = None
     subject: str = ""
     pseudo: bool = False
 
@@ -113,7 +114,7 @@ def _label(points: Any, where: str, entry: dict) -> Label:
         raise InputError(f"{where} has pseudo: {str(entry['pseudo'])[:40]}; true or false belong there.")
     label.pseudo = bool(entry.get("pseudo"))
     if entry.get("box") is not None:
-        label.box = check_box(entry["box"], f"{where} box")
+        label.box = boxes.checked(entry["box"], f"{where} has a box that")
     if points is None:
         return label
     if not isinstance(points, list) or not points:
@@ -169,7 +170,7 @@ def _coco(content: dict, path: pathlib.Path) -> list[tuple[str, list[Label]]]:
     return list(found.items())
 
 
-def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, np.ndarray]:
+def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, boxes.Box]:
     """Reads boxes from CSV (name,x,y,w,h) or JSON ({"name": [x, y, w, h]}).
 
     Args:
@@ -177,7 +178,7 @@ def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], s
         resolve: turns a word for an image, and the file that holds it, into the pair's name.
 
     Returns:
-        The pair's name, or name#2 for its second face -> float32 [x, y, w, h].
+        The pair's name, or name#2 for its second face -> box.
 
     Raises:
         InputError: another form, an empty box, two boxes for one face.
@@ -186,31 +187,20 @@ def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], s
         rows = files.read_json(path)
         if not isinstance(rows, dict):
             raise InputError(f'The file {path} must hold {{"name": [x, y, w, h]}}.')
-        boxes = [(word, check_box(value, f"The box of {word[:80]!r} in {path}")) for word, value in rows.items()]
+        given = [(word, value, f"The box of {word[:80]!r} in {path}") for word, value in rows.items()]
     else:
         table = formats.read_table(path, ("name", "x", "y", "w", "h"))
-        values = [formats.numbers([row[k] for k in "xywh"], f"The box of {row['name']!r} in {path}") for row in table]
-        boxes = [
-            (row["name"], check_box(value.tolist(), f"The box of {row['name']!r} in {path}"))
-            for row, value in zip(table, values, strict=True)
-        ]
-    result: dict[str, np.ndarray] = {}
-    for word, box in boxes:
+        given = [(row["name"], [row[k] for k in "xywh"], f"The box of {row['name']!r} in {path}") for row in table]
+        given = [(word, formats.numbers(texts, where), where) for word, texts, where in given]
+    result: dict[str, boxes.Box] = {}
+    for word, value, where in given:
         head, sign, number = word.rpartition("#")
         numbered = bool(sign) and re.fullmatch(r"[0-9]+", number, re.ASCII)
         name = f"{resolve(head, path)}#{int(number)}" if numbered else resolve(word, path)
         if name in result:
             raise InputError(f"{path} has two boxes for {name}; a second face of an image is {name}#2.")
-        result[name] = box
+        result[name] = boxes.checked(value, where)
     return result
-
-
-def check_box(value: Any, where: str) -> np.ndarray:
-    """The box as float32 [4]; InputError unless x, y, w, h are finite and w and h above 0."""
-    x, y, w, h = _floats(value, 4, where)
-    if w <= 0 or h <= 0:
-        raise InputError(f"{where} is {[x, y, w, h]}; x, y, w, h with positive w and h belong there.")
-    return np.array([x, y, w, h], np.float32)
 
 
 def _floats(value: Any, count: int, where: str) -> list[float]:
