@@ -170,7 +170,8 @@ class FaceBuilder(Builder, skip_registration=True):
             if strange:
                 raise InputError(f"{self.options['exclude']} names {strange[0]!r}, which is not a face of {self.name}.")
             splits = {split: [face for face in mine if face.key not in names] for split, mine in splits.items()}
-            remarks.append(f"{len(names)} faces were left out by {self.options['exclude']}.")
+            left = formats.counted(len(names), "face was", "faces were")
+            remarks.append(f"{left} left out by {self.options['exclude']}.")
         faces = [face for mine in splits.values() for face in mine]
         keys: set[str] = set()
         for face in faces:
@@ -179,11 +180,12 @@ class FaceBuilder(Builder, skip_registration=True):
             keys.add(face.key)
         lacking = prepare.missing_images(faces, self.MODALITIES)
         if lacking:
-            shown = "; ".join(f"{key} lacks {what}" for key, what in list(lacking.items())[:5])
-            message = f"{len(lacking)} of {len(faces)} faces lack an image: {shown}{'; …' if len(lacking) > 5 else ''}"
+            shown = formats.listed(f"{key} lacks {what}" for key, what in lacking.items())
+            verb = "lacks" if len(lacking) == 1 else "lack"
+            message = f"{len(lacking):,} of {formats.counted(len(faces), 'face', 'faces')} {verb} an image: {shown}"
             if not self.options.get("allow_missing"):
                 raise InputError(f"{message}. Complete {folder}, or leave them out with --allow_missing.")
-            remarks.append(f"{message}. They were left out.")
+            remarks.append(f"{message}. {'It was' if len(lacking) == 1 else 'They were'} left out.")
             splits = {split: [face for face in mine if face.key not in lacking] for split, mine in splits.items()}
         prepare.check_subjects(splits)
         return {split: mine for split, mine in splits.items() if mine}, remarks

@@ -1,4 +1,4 @@
-"""Readers of the small text formats in which datasets keep their labels; every mistake is told in one sentence."""
+"""Readers of the small text formats in which datasets keep their labels, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,23 @@ import numpy as np
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_text
+
+
+def counted(number: float, one: str, many: str) -> str:
+    """A number and what is counted, for messages: "1 face is", "2,000 faces are".
+
+    Args:
+        number: how many.
+        one: what follows 1, such as "face is".
+        many: what follows any other number, such as "faces are".
+    """
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first names, with commas, and … if there are more."""
+    names = list(names)
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def numbers(words: Iterable[str], where: str) -> np.ndarray:
@@ -103,7 +120,8 @@ def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[
         raise InputError(f"The file {path} has no column {missing[0]!r}; its columns are {', '.join(names)[:200]}.")
     for k, row in enumerate(rows[1:], 2):
         if len(row) != len(names):
-            raise InputError(f"Row {k} of {path} has {len(row)} columns; the header has {len(names)}.")
+            columns = counted(len(row), "column", "columns")
+            raise InputError(f"Row {k} of {path} has {columns}; the header has {len(names)}.")
     return [dict(zip(names, row, strict=True)) for row in rows[1:]]
 
 
@@ -133,7 +151,7 @@ def inside(folder: pathlib.Path, name: str, source: str | os.PathLike) -> pathli
 
 def _points(path: str | os.PathLike, values: np.ndarray, count: int | None) -> np.ndarray:
     if len(values) % 2:
-        raise InputError(f"The file {path} holds {len(values)} numbers, not pairs of x and y.")
+        raise InputError(f"The file {path} holds an odd number of values ({len(values)}), not pairs of x and y.")
     if count is not None:
         _check_count(path, len(values), count, "there must be")
     if values.size and np.abs(values).max() > 1e6:
@@ -143,7 +161,8 @@ def _points(path: str | os.PathLike, values: np.ndarray, count: int | None) -> n
 
 def _check_count(path: str | os.PathLike, values: int, count: int, words: str) -> None:
     if values != 2 * count:
-        raise InputError(f"The file {path} holds {values / 2:g} points; {words} {count}.")
+        points = f"{values / 2:g} point" + ("" if values == 2 else "s")
+        raise InputError(f"The file {path} holds {points}; {words} {count}.")
 
 
 def _is_number(word: str) -> bool:

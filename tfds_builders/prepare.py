@@ -16,6 +16,7 @@ import numpy as np
 from mlcm_jax import landmarks
 from mlcm_jax.data import boxes, image_file
 from mlcm_jax.errors import InputError
+from tfds_builders import formats
 
 # A file, or a function that returns the pixels of an image inside a container.
 Source = pathlib.Path | Callable[[], np.ndarray]
@@ -166,7 +167,9 @@ class Tally:
     def describe_duplicates(self) -> str:
         """Says how many images are in two splits, and names the first."""
         key, split, other, where = self.duplicates[0]
-        return f"{len(self.duplicates)} images are in two splits: {key} of {split} is also {other} of {where}, …"
+        number = len(self.duplicates)
+        images = formats.counted(number, "image is", "images are")
+        return f"{images} in two splits: {key} of {split} is also {other} of {where}{'' if number == 1 else ', …'}."
 
     def remarks(self) -> list[str]:
         """Says what a user should know: implausible faces, images in two splits, counts that are not as published."""
@@ -175,9 +178,9 @@ class Tally:
             odd, total = mine["odd"], mine["examples"]
             if odd > 0.1 * total:
                 found.append(
-                    f"In {odd} of {total} faces of the split {split} the eyes lie below the mouth or left and right "
-                    "are swapped; are the rows [y, x] instead of [x, y], or is the layout a different one? Look at "
-                    "preview.png."
+                    f"In {odd:,} of {formats.counted(total, 'face', 'faces')} of the split {split} the eyes lie below "
+                    "the mouth or left and right are swapped; are the rows [y, x] instead of [x, y], or is the layout "
+                    "a different one? Look at preview.png."
                 )
         if self.duplicates:
             found.append(self.describe_duplicates())
@@ -231,12 +234,15 @@ def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tupl
         raise InputError(f"{face.key}: {error} Fix it, or name it in a file for --exclude.") from None
     visible = np.ones(layout.count, bool) if face.visible is None else np.asarray(face.visible, bool)
     if visible.shape != (layout.count,):
-        raise InputError(f"{face.key}: {visible.size} visibility flags for {layout.count} landmarks.")
+        flags = formats.counted(visible.size, "visibility flag", "visibility flags")
+        raise InputError(f"{face.key}: {flags} for {formats.counted(layout.count, 'landmark', 'landmarks')}.")
     inside = ((points > -0.5 - 1e-3) & (points < np.array(size) - 0.5 + 1e-3)).all(1)
-    if inside.sum() < 0.5 * layout.count:
+    outside = layout.count - int(inside.sum())
+    if outside > 0.5 * layout.count:
+        which = f"{outside} of {formats.counted(layout.count, 'landmark', 'landmarks')}"
         raise InputError(
-            f"{face.key}: {layout.count - inside.sum()} of {layout.count} landmarks lie outside the image, which is "
-            f"{size[0]} x {size[1]}; fix it, or name it in a file for --exclude."
+            f"{face.key}: {which} {'lies' if outside == 1 else 'lie'} outside the image, which is {size[0]} x "
+            f"{size[1]}; fix it, or name it in a file for --exclude."
         )
     return points, visible & inside
 

@@ -197,7 +197,7 @@ def test_bad_images_and_places(tmp_path):
     with pytest.raises(InputError, match="holds no faces of charlotte_thermal"):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
     write_subject(tmp_path, [row("R1", points), row("R2", points)], ["R1"])
-    with pytest.raises(InputError, match=r"1 of 2 faces lack an image: S1/R2.tiff lacks .*R2.tiff.*--allow_missing"):
+    with pytest.raises(InputError, match=r"1 of 2 faces lacks an image: S1/R2.tiff lacks .*R2.tiff.*--allow_missing"):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
     write_subject(tmp_path, [row("R1", points)])
     trees.write_image(tmp_path / "S1/R1.tiff", trees.make_image(SIZE, np.random.default_rng(7), channels=1))

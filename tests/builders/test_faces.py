@@ -161,7 +161,7 @@ def test_bad_images_name_the_file(folder):
 
 def test_missing_mates_are_listed_and_counted(folder):
     splits = {"train": [face(folder, "a"), face(folder, "b", rgb=folder / "lost.jpg"), face(folder, "c", rgb=None)]}
-    with pytest.raises(InputError, match=r"2 of 3 faces lack an image: b lacks \S+lost\.jpg; c lacks its rgb"):
+    with pytest.raises(InputError, match=r"2 of 3 faces lack an image: b lacks \S+lost\.jpg, c lacks its rgb"):
         build(folder, splits)
     builder = build(folder, splits, allow_missing=True)
     assert builder.info.splits["train"].num_examples == 1
@@ -172,7 +172,9 @@ def test_missing_mates_are_listed_and_counted(folder):
 def test_excluded_faces_are_left_out(folder):
     (folder / "bad.txt").write_text("# seen by eye\nb\n")
     splits = {"train": [face(folder, "a"), face(folder, "b")]}
-    assert build(folder, splits, exclude=folder / "bad.txt").info.splits["train"].num_examples == 1
+    builder = build(folder, splits, exclude=folder / "bad.txt")
+    assert builder.info.splits["train"].num_examples == 1
+    assert builder.info.metadata["remarks"][0] == f"1 face was left out by {folder / 'bad.txt'}."
     (folder / "bad.txt").write_text("z\n")
     with pytest.raises(InputError, match="names 'z', which is not a face of made"):
         build(folder / "again", splits, exclude=folder / "bad.txt")
@@ -189,7 +191,7 @@ def test_one_image_in_two_splits(folder, monkeypatch):
     (folder / "b_t.png").write_bytes((folder / "a_t.png").read_bytes())
     splits = {"train": [face(folder, "a")], "test": [face(folder, "b")]}
     remarks = build(folder, splits).info.metadata["remarks"]
-    assert any("1 images are in two splits: b of test is also a of train" in remark for remark in remarks)
+    assert any("1 image is in two splits: b of test is also a of train" in remark for remark in remarks)
     monkeypatch.setattr(Made, "OWN_SPLITS", True)
     with pytest.raises(InputError, match="nothing was built"):
         Made.found = splits
@@ -209,13 +211,13 @@ def test_a_small_split_of_swapped_coordinates_is_not_lost_in_a_large_one():
         facts = {"size": (48, 40), "plausible": k > 0, "digests": [str(k)]}
         tally.add(split, {"key": str(k), "landmarks": POINTS, "visible": np.ones(5, bool), "_facts": facts})
     (remark,) = tally.remarks()
-    assert remark.startswith("In 1 of 1 faces of the split test the eyes lie below the mouth")
+    assert remark.startswith("In 1 of 1 face of the split test the eyes lie below the mouth")
 
 
 def test_one_rgb_image_in_two_splits_of_pairs(folder):
     (folder / "b_r.jpg").write_bytes((folder / "a_r.jpg").read_bytes())
     remarks = build(folder, {"train": [face(folder, "a")], "test": [face(folder, "b")]}).info.metadata["remarks"]
-    assert any("1 images are in two splits: b of test is also a of train" in remark for remark in remarks)
+    assert any("1 image is in two splits: b of test is also a of train" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("name", list(landmarks.LAYOUTS))

@@ -129,7 +129,7 @@ def test_tables_that_are_wrong(path):
     with pytest.raises(InputError, match="no column 'x'; its columns are name, y"):
         formats.read_table(path, ("name", "x"))
     path.write_text("name,x\na,1\nb\n")
-    with pytest.raises(InputError, match=r"Row 3 of .* has 1 columns; the header has 2"):
+    with pytest.raises(InputError, match=r"Row 3 of .* has 1 column; the header has 2"):
         formats.read_table(path)
     path.write_text(",\n,\n")  # no word at all
     with pytest.raises(InputError):
@@ -146,6 +146,17 @@ def test_json(path):
         path.write_text(content)
         with pytest.raises(InputError, match="is not JSON"):
             files.read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 faces are"), (1, "1 face is"), (2, "2 faces are"), (2500, "2,500 faces are")]
+)
+def test_what_is_counted_agrees_in_number(number, text):
+    assert formats.counted(number, "face is", "faces are") == text
+
+
+def test_long_lists_are_cut():
+    assert formats.listed("abc") == "a, b, c" and formats.listed("abc", 2) == "a, b, …" and formats.listed([]) == ""
 
 
 def test_lists_of_names(path):

@@ -92,8 +92,8 @@ def test_full_is_common_and_challenge(built):
 def test_copies_and_mirrored_images_are_left_out_and_told(built):
     metadata = built[2].info.metadata
     mirrored, copies = metadata["left_out"]
-    assert mirrored.startswith("1 mirrored images") and mirrored.endswith("afw/134212_1_mirror.jpg.")
-    assert copies.startswith("1 second downloads") and copies.endswith("ibug/image_003_1 (1).jpg.")
+    assert mirrored.startswith("1 mirrored image") and mirrored.endswith("afw/134212_1_mirror.jpg.")
+    assert copies.startswith("1 second download") and copies.endswith("ibug/image_003_1 (1).jpg.")
     assert any("3 challenge (published: 135)" in remark for remark in metadata["remarks"])
 
 
@@ -121,10 +121,10 @@ def test_missing_files_are_listed_and_left_out_on_request(tmp_path):
     root = tmp_path / "300W"
     write_tree(root)
     (root / "lfpw/trainset/image_0001.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 9 faces lack an image: lfpw/trainset/image_0001.*--allow_missing"):
+    with pytest.raises(InputError, match=r"1 of 9 faces lacks an image: lfpw/trainset/image_0001.*--allow_missing"):
         build(root, tmp_path)
     (root / "ibug/image_003_1.pts").unlink()
-    with pytest.raises(InputError, match=r"^1 images have no \.pts file: ibug/image_003_1\.jpg\. Complete"):
+    with pytest.raises(InputError, match=r"^1 image has no \.pts file: ibug/image_003_1\.jpg\. Complete"):
         build(root, tmp_path)
     (root / "ibug").rename(root / "IBUG")
     with pytest.raises(InputError, match=r"has no folder ibug\. Fetch"):

@@ -243,7 +243,7 @@ def test_lists_and_shares(tmp_path):
     with pytest.raises(InputError, match=r"val\.txt names 'a', which is in the split train already"):
         parse(tmp_path)
     (tmp_path / "val.txt").write_text("ghost\n")
-    with pytest.raises(InputError, match="1 of 4 faces lack an image: ghost lacks its"):
+    with pytest.raises(InputError, match="1 of 4 faces lacks an image: ghost lacks its"):
         build(tmp_path)
     (tmp_path / "val.txt").write_text("../a\n")
     with pytest.raises(InputError, match=r"val\.txt names the file '\.\./a', which lies outside"):
@@ -300,7 +300,7 @@ def test_an_image_in_two_splits_is_refused(tmp_path):
     (tmp_path / "thermal/b.png").write_bytes((tmp_path / "thermal/a.png").read_bytes())
     for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
         (tmp_path / f"{split}.txt").write_text(name)
-    with pytest.raises(InputError, match=r"1 images are in two splits: thermal/b\.png of val is also thermal/a\.png"):
+    with pytest.raises(InputError, match=r"1 image is in two splits: thermal/b\.png of val is also thermal/a\.png"):
         build(tmp_path)
 
 

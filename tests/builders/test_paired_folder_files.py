@@ -267,8 +267,8 @@ def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
     (tmp_path / "subjects.csv").write_text("name,subject\nann,anna\n")
     told = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).notes()["left_out"]
     assert told == [
-        "2 boxes are of names that no image has, the first 'b': misspelt?",
-        "1 subjects are of names that no image has, the first 'ann': misspelt?",
+        "2 boxes have names that no image has: 'b', 'c#2'. Check the spelling.",
+        "1 subject has a name that no image has: 'ann'. Check the spelling.",
     ]
 
 

@@ -125,11 +125,13 @@ def test_bad_images_and_names(tmp_path):
         tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path)
     write_face(tmp_path, name, points, rng)
     write_labels(tmp_path / "irface_sub003_seq01_frm00001.jpg_lfb.ljson", points)
-    with pytest.raises(InputError, match=r"1 of 2 faces lack an image: irface_sub003_seq01_frm00001.jpg_lfb.png lacks"):
+    with pytest.raises(
+        InputError, match=r"1 of 2 faces lacks an image: irface_sub003_seq01_frm00001.jpg_lfb.png lacks"
+    ):
         tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path)
     built = tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path, allow_missing=True)
     assert built.info.splits["train"].num_examples == 1
-    assert "1 of 2 faces lack an image" in built.info.metadata["remarks"][0]
+    assert "1 of 2 faces lacks an image" in built.info.metadata["remarks"][0]
     whole = (tmp_path / f"{name}.png").read_bytes()
     (tmp_path / f"{name}.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=f"{name}.png"):
@@ -159,7 +161,7 @@ def test_labels_in_x_y_are_remarked_and_labels_outside_are_refused(tmp_path):
         ("{", "is not JSON"),
         ("[]", r"holds no landmarks.points; menpo's .ljson of version 2"),
         ('{"version": 3, "groups": {"LJSON": {}}}', r"holds no landmarks.points"),
-        ('{"landmarks": {"points": [[1, 2]]}}', r"holds 1 points; there must be 68"),
+        ('{"landmarks": {"points": [[1, 2]]}}', r"holds 1 point; there must be 68"),
         ('{"landmarks": {"points": [' + "[1, 2]," * 67 + "[1]]}}", r"Point 67 in .* is \[1\]; \[y, x\] in pixels"),
         ('{"landmarks": {"points": [' + "[1, 2]," * 67 + '["1", 2]]}}', r"Point 67 in .* is \['1', 2\]"),
         ('{"landmarks": {"points": [' + "[1, 2]," * 67 + "[Infinity, 2]]}}", r"Point 67 in .* is \[inf, 2\]"),

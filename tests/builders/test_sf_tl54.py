@@ -162,8 +162,14 @@ def test_published_drops_what_is_listed_however_it_is_written(tmp_path, raw, tex
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     assert counts == {"train": 2, "val": 1, "test": 1}
     assert builder.info.metadata["challenging"] == 2
+    assert any("2 train (published: 1,779)" in remark for remark in builder.info.metadata["remarks"])
     assert "gray/train/images/1_2_2_5_101_3_1.png" not in read(tmp_path, "train", "gray_published")
     assert list(read(tmp_path, "test", "gray_published")) == ["gray/test/images/111_2_2_3_12_40_1.png"]
+
+
+def test_the_published_counts_are_known_for_every_config():
+    assert sf.SfTl54.EXPECTED.keys() == {config.name for config in sf.SfTl54.BUILDER_CONFIGS}
+    assert sf.SfTl54.EXPECTED["iron_published"] == {"train": 1779, "val": 180, "test": 572}
 
 
 def test_broken_lists_of_challenging_images(tmp_path, raw):
@@ -198,16 +204,16 @@ def test_another_folder_is_told_how_to_get_the_set(tmp_path):
 
 def test_missing_mates_are_counted_and_left_out_on_request(tmp_path, raw):
     (raw / "rgb/test/142_1_1_3_255_3.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 6 faces lack an image: gray/test/images/142_1_1_3_255_1.png lacks"):
+    with pytest.raises(InputError, match=r"1 of 6 faces lacks an image: gray/test/images/142_1_1_3_255_1.png lacks"):
         build(tmp_path)
     builder = build(tmp_path, allow_missing=True)
     assert builder.info.splits["test"].num_examples == 1
-    assert any("1 of 6 faces lack an image" in remark for remark in builder.info.metadata["remarks"])
+    assert any("1 of 6 faces lacks an image" in remark for remark in builder.info.metadata["remarks"])
 
 
 def test_images_without_labels(tmp_path, raw):
     (raw / "gray/train/json/7_1_1_9_120_1.json").unlink()
-    with pytest.raises(InputError, match=r"1 images have no labels: .*7_1_1_9_120_1.png lacks .*allow_missing"):
+    with pytest.raises(InputError, match=r"1 image has no labels: .*7_1_1_9_120_1.png lacks .*allow_missing"):
         build(tmp_path)
     builder = build(tmp_path, allow_missing=True)
     assert builder.info.splits["train"].num_examples == 2 and builder.info.metadata["unlabelled"] == 1

@@ -125,10 +125,10 @@ def test_more_rgb_than_thermal_images_is_fine(tmp_path, raw):
 
 def test_missing_mates_and_labels(tmp_path, raw):
     (raw / "face_synthetics/000005.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 6 faces lack an image: warm/000005_thermal.png lacks"):
+    with pytest.raises(InputError, match=r"1 of 6 faces lacks an image: warm/000005_thermal.png lacks"):
         build(tmp_path)
     (raw / "face_synthetics/000010_ldmks.txt").unlink()
-    with pytest.raises(InputError, match=r"1 thermal images have no landmarks: .* lacks 000010_ldmks.txt in"):
+    with pytest.raises(InputError, match=r"1 thermal image has no landmarks: .* lacks 000010_ldmks.txt in"):
         build(tmp_path)
     builder = build(tmp_path, allow_missing=True)
     assert "val" not in builder.info.splits and builder.info.metadata["unlabelled"] == 1

@@ -103,7 +103,7 @@ def test_colour_mates(tmp_path):
         colours[key] = trees.make_image(SIZE, rng, dots=truth[key][1][[NOSE]])
         trees.write_image(tmp_path / "TFW" / split / "indoor_rgb" / name, colours[key])
     built = tfds_builders.build("tfw/indoor_rgb", tmp_path / "data", manual_dir=tmp_path / "TFW", allow_missing=True)
-    assert "1 of 3 faces lack an image" in built.info.metadata["remarks"][0]
+    assert "1 of 3 faces lacks an image" in built.info.metadata["remarks"][0]
     for split in ("train", "val"):
         (key,) = examples = trees.read_back("tfw/indoor_rgb", split, tmp_path / "data")
         np.testing.assert_array_equal(examples[key]["rgb"], colours[key])

@@ -123,7 +123,7 @@ def _outside(folder):
         (_truncate, r"london_001\.jpg is damaged"),
         (_outside, "68 of 68 landmarks lie outside the image, which is 96 x 96"),
         (lambda folder: (folder / "val.txt").write_text("london_001\n"), "occurs twice among the faces"),
-        (lambda folder: (folder / "images/london_001.jpg").unlink(), r"1 of 4 faces lack an image: .*--allow_missing"),
+        (lambda folder: (folder / "images/london_001.jpg").unlink(), r"1 of 4 faces lacks an image: .*--allow_missing"),
     ],
 )
 def test_mistakes(tmp_path, spoil, message):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mlcm_jax.errors import InputError
-from tfds_builders import faces
+from tfds_builders import faces, formats
 
 # Split -> file and its variables: images, shapes, boxes.
 FILES = {
@@ -104,7 +104,7 @@ def read_labels(
             if found[name].shape != (rows, count) or found[name].dtype.kind not in "fiu":
                 raise InputError(
                     f"The variable {name} of {path} has shape {found[name].shape[::-1]} and type {found[name].dtype}; "
-                    f"for {count} images it must be numbers of shape ({count}, {rows})."
+                    f"for {formats.counted(count, 'image', 'images')} it must be numbers of shape ({count}, {rows})."
                 )
         references = found[images][()].ravel().tolist()
         with np.errstate(over="ignore"):  # values beyond float32 become infinite, and `prepare.example` refuses them
@@ -138,7 +138,8 @@ def read_image(path: str | os.PathLike, reference: Any, where: str) -> np.ndarra
             raise InputError(f"{where} is not an 8-bit image.")
         pixels = data[()].T  # HDF5 shows MATLAB's [H, W, 3] as [3, W, H]
     if pixels.ndim == 3 and pixels.shape[2] != 3:
-        raise InputError(f"{where} has {pixels.shape[2]} channels; it must be gray or RGB.")
+        channels = formats.counted(pixels.shape[2], "channel", "channels")
+        raise InputError(f"{where} has {channels}; it must be gray or RGB.")
     return np.ascontiguousarray(pixels)
 
 

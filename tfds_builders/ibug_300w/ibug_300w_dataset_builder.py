@@ -63,20 +63,26 @@ class Ibug300w(faces.FaceBuilder):
         }
         if unlabelled and not allowed:
             raise InputError(
-                f"{len(unlabelled)} images have no .pts file: {', '.join(unlabelled[:5])}"
-                f"{', …' if unlabelled[5:] else ''}. Complete {folder}, or leave them out with --allow_missing."
+                f"{formats.counted(len(unlabelled), 'image has', 'images have')} no .pts file: "
+                f"{formats.listed(unlabelled)}. Complete {folder}, or leave them out with --allow_missing."
             )
         return splits
 
     def notes(self) -> dict[str, list[str]]:
         """Returns `left_out`: sentences about files in the folder that are not part of 300W."""
         because = {
-            "mirrored": "mirrored images, which some redistributions add, were left out",
-            "copies": "second downloads, which some file managers mark with (1), were left out",
+            "mirrored": (
+                "mirrored image, as some redistributions add them, was left out",
+                "mirrored images, which some redistributions add, were left out",
+            ),
+            "copies": (
+                "second download, as file managers mark it with (1), was left out",
+                "second downloads, which file managers mark with (1), were left out",
+            ),
         }
         return {
             "left_out": [
-                f"{len(names)} {because[why]}: {names[0]}{', …' if names[1:] else ''}."
+                f"{formats.counted(len(names), *because[why])}: {formats.listed(names, 1)}."
                 for why, names in self._left_out.items()
                 if names
             ]

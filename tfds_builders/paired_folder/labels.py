@@ -128,7 +128,8 @@ def _label(points: Any, where: str, entry: dict) -> Label:
     if entry.get("visible") is not None:
         flags = entry["visible"]
         if not isinstance(flags, list) or len(flags) != count or not all(flag in (0, 1) for flag in flags):
-            raise InputError(f"{where} has visible that is not one true or false for each of its {count} points.")
+            points = formats.counted(count, "point", "points")
+            raise InputError(f"{where} has visible that is not one true or false for each of its {points}.")
         label.visible &= np.array(flags, bool)
     if entry.get("confidence") is not None:
         values = np.array(_floats(entry["confidence"], count, f"{where} confidence"))
@@ -205,7 +206,8 @@ def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], s
 
 def _floats(value: Any, count: int, where: str) -> list[float]:
     if not isinstance(value, list | tuple) or len(value) != count:
-        raise InputError(f"{where} is {str(value)[:60]} where {count} numbers belong.")
+        needed = formats.counted(count, "number belongs", "numbers belong")
+        raise InputError(f"{where} is {str(value)[:60]} where {needed}.")
     for number in value:
         plain = isinstance(number, int | float) and not isinstance(number, bool)
         if not plain or not (abs(number) <= 10**9):  # also NaN

@@ -241,8 +241,8 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
     boxes = label_files.read_boxes(boxes, resolve) if boxes else {}
     subjects = _subjects(folder / "subjects.csv", resolve)
     strays = {
-        what: [name for name in some if not resolve.known(name)]
-        for what, some in (("boxes", boxes), ("subjects", subjects))
+        words: [name for name in some if not resolve.known(name)]
+        for words, some in ((("box", "boxes"), boxes), (("subject", "subjects"), subjects))
     }
     state = (thermal.kind, thermal.scale, thermal.offset, None if thermal.palette is None else thermal.palette.tolist())
     return {
@@ -251,8 +251,9 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
         "boxes": boxes,
         "subjects": subjects,
         "left_out": [
-            f"{len(names)} {what} are of names that no image has, the first {names[0]!r}: misspelt?"
-            for what, names in strays.items()
+            f"{formats.counted(len(names), f'{what} has a name', f'{many} have names')} that no image has: "
+            f"{formats.listed(map(repr, names), 3)}. Check the spelling."
+            for (what, many), names in strays.items()
             if names
         ],
         "layout": layout,

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from mlcm_jax import files, landmarks
 from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
-from tfds_builders import faces
+from tfds_builders import faces, formats
 
 _NAME = re.compile(r"irface_sub(\d{1,9})_seq(\d{1,9})_frm(\d{1,9})\b.*")
 
@@ -55,7 +55,7 @@ def read_ljson(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(rows, list):
         raise InputError(f"The file {path} holds no landmarks.points; menpo's .ljson of version 2 is needed.")
     if len(rows) != 68:
-        raise InputError(f"The file {path} holds {len(rows)} points; there must be 68.")
+        raise InputError(f"The file {path} holds {formats.counted(len(rows), 'point', 'points')}; there must be 68.")
     points = np.full((68, 2), np.nan, np.float32)
     for k, row in enumerate(rows):
         if row is None or (isinstance(row, list) and len(row) == 2 and any(map(_absent, row))):

@@ -50,8 +50,10 @@ class SfTl54(faces.FaceBuilder):
         "gray, iron and rgb."
     )
     _COUNTS = {"train": 1800, "val": 180, "test": 576}  # noqa: RUF012
+    _PUBLISHED = {"train": 1779, "val": 180, "test": 572}  # noqa: RUF012
     EXPECTED = {  # noqa: RUF012
-        "gray_all": _COUNTS, "gray_alone": _COUNTS, "iron_all": _COUNTS, "iron_alone": _COUNTS
+        "gray_all": _COUNTS, "gray_alone": _COUNTS, "iron_all": _COUNTS, "iron_alone": _COUNTS,
+        "gray_published": _PUBLISHED, "iron_published": _PUBLISHED,
     }  # fmt: skip
 
     @property
@@ -107,8 +109,9 @@ class SfTl54(faces.FaceBuilder):
         lacking = [path for path in _files(folder / "images", "png") if path.stem not in labelled]
         if lacking and not self.options.get("allow_missing"):
             raise InputError(
-                f"{len(lacking)} images have no labels: {lacking[0]} lacks {folder / 'json' / lacking[0].stem}.json; "
-                "complete the folder, or leave them out with --allow_missing."
+                f"{formats.counted(len(lacking), 'image has', 'images have')} no labels: {lacking[0]} lacks "
+                f"{folder / 'json' / lacking[0].stem}.json; complete the folder, or leave them out with "
+                "--allow_missing."
             )
         self._left_out["unlabelled"] += len(lacking)
 
@@ -157,13 +160,15 @@ def read_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[float, float
     boxes = [_points(shape, path) for shape in shapes if shape.get("label") == "face"]
     if len(boxes) != 1 or len(boxes[0]) != 2:
         raise InputError(
-            f"The file {path} must hold one shape 'face' of two points; it holds {len(boxes)} such shapes."
+            f"The file {path} must hold one shape 'face' of two points; it holds "
+            f"{formats.counted(len(boxes), 'such shape', 'such shapes')}."
         )
     parts = [_points(shape, path) for shape in shapes if shape.get("label") != "face"]
     points = np.concatenate(parts) if parts else np.zeros((0, 2))
     if len(points) != 54:
         raise InputError(
-            f"The file {path} holds {len(points)} landmarks; there must be 54. Fix it, or remove the face."
+            f"The file {path} holds {formats.counted(len(points), 'landmark', 'landmarks')}; there must be 54. Fix it, "
+            "or remove the face."
         )
     (x, y), (right, bottom) = boxes[0].min(0).tolist(), boxes[0].max(0).tolist()
     return points.astype(np.float32), (x, y, right - x, bottom - y)

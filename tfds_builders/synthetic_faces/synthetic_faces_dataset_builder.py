@@ -18,7 +18,7 @@ from PIL import Image
 
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.synthetic import generate, workers
-from tfds_builders import prepare
+from tfds_builders import formats, prepare
 from tfds_builders.base import Builder, tensor
 
 MIN_PAIRS, MAX_PAIRS = 16, 10_000_000
@@ -62,7 +62,8 @@ def parse_config(name: str) -> FacesConfig:
     pairs, low = int(match[1]), int(match[2])
     high = int(match[3] or low)
     if not MIN_PAIRS <= pairs <= MAX_PAIRS:
-        raise InputError(f"synthetic_faces/{name} asks for {pairs} pairs; there can be {MIN_PAIRS} to {MAX_PAIRS:,}.")
+        asked = formats.counted(pairs, "pair", "pairs")
+        raise InputError(f"synthetic_faces/{name} asks for {asked}; there can be {MIN_PAIRS} to {MAX_PAIRS:,}.")
     if not generate.MIN_SIDE <= low <= high <= generate.MAX_SIDE:
         raise InputError(
             f"synthetic_faces/{name} asks for {low} to {high} pixels; sides run from {generate.MIN_SIDE} to "

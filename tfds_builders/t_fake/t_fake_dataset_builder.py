@@ -62,7 +62,8 @@ class TFake(faces.FaceBuilder):
         self._unlabelled = len(lacking)
         if lacking and not self.options.get("allow_missing"):
             raise InputError(
-                f"{len(lacking)} thermal images have no landmarks: {thermal[lacking[0]]} lacks "
+                f"{formats.counted(len(lacking), 'thermal image has', 'thermal images have')} no landmarks: "
+                f"{thermal[lacking[0]]} lacks "
                 f"{lacking[0]}_ldmks.txt in {folder / 'face_synthetics'}; complete it, or leave them out with "
                 "--allow_missing."
             )

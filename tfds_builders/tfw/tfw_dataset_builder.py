@@ -42,7 +42,8 @@ def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
         name, *words = (word.strip() for word in row)
         if len(words) != 14 or not name:
             raise InputError(
-                f"Row {k} of {path} has {len(row)} columns; a name, a box of 4 and 5 points, 15 in all, belong there."
+                f"Row {k} of {path} has {formats.counted(len(row), 'column', 'columns')}; a name, a box of 4 and 5 "
+                "points, 15 in all, belong there."
             )
         try:
             with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the build refuses them

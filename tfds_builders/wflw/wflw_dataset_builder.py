@@ -102,7 +102,8 @@ def _row(line: str, where: str) -> Row:
     words = line.split(maxsplit=206)  # the rest of the line is the path, which may hold spaces
     if len(words) != 207:
         raise InputError(
-            f"{where} has {len(words)} columns; 196 coordinates, 4 of the box, 6 attributes and a path belong there."
+            f"{where} has {formats.counted(len(words), 'column', 'columns')}; 196 coordinates, 4 of the box, 6 "
+            "attributes and a path belong there."
         )
     values = formats.numbers(words[:206], where)
     if np.abs(values).max() > 1e6:
