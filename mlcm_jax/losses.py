@@ -86,34 +86,6 @@ def awing(prediction, target, *, alpha=2.1, omega=14.0, theta=0.5, epsilon=1.0) 
     return jnp.where(near, curve, slope * e - offset)
 
 
-def scaled(prediction, target, normalizer, *, loss=l1) -> jax.Array:
-    """Adaptive scaling: errors in units of the example's own normaliser n, loss(prediction / n, target / n).
-
-    With n the normaliser of the metric (inter-ocular distance or sqrt(w h) of the box, see
-    `metrics.normalizer_length`) an L1 loss *is* the NME, and a face that is small in its crop counts as much as a
-    large one. n carries no gradient.
-
-    Args:
-      prediction: float [B, ...].
-      target: float [B, ...].
-      normalizer: float [B] > 0, in the unit of the coordinates. Rows that are not positive (padding) give 0.
-      loss: any loss of this file; bind options with `functools.partial`.
-
-    Returns:
-      float [B, ...].
-    """
-    error = _error(prediction, target)
-    normalizer = stop_gradient(jnp.asarray(normalizer))
-    if normalizer.shape != error.shape[:1]:
-        raise ValueError(
-            f"normalizer has shape {normalizer.shape}, not one value for each of {error.shape[:1]} examples"
-        )
-    valid = normalizer > 0
-    factor = jnp.where(valid, 1.0, 0.0) / jnp.where(valid, normalizer, 1.0)
-    factor = factor.reshape(-1, *[1] * (error.ndim - 1))
-    return loss(prediction * factor, target * factor)
-
-
 # KD-Loss, variant -> beta, (alpha, inner) of the tough teacher, (alpha, inner) of the tolerant one.
 _KD = {"paper": (0.4, (0.9, -0.45), (0.9, -0.45)), "released": (0.15, (1.9, -0.45), (1.8, -0.40))}
 

@@ -125,32 +125,6 @@ def test_awing_does_not_train_the_target():
     np.testing.assert_array_equal(grad, 0.0)
 
 
-def test_scaled_l1_is_the_error_in_units_of_the_normalizer():
-    rng = np.random.default_rng(0)
-    prediction, target = rng.normal(size=(2, 3, 4, 2)).astype(np.float32)
-    length = np.array([0.5, 2.0, 0.0], np.float32)
-    value = jax.jit(losses.scaled)(prediction, target, length)
-    np.testing.assert_allclose(value[:2], np.abs(prediction - target)[:2] / length[:2, None, None], rtol=1e-5)
-    np.testing.assert_array_equal(value[2], 0.0)
-    wing = functools.partial(losses.wing, w=1.0, epsilon=0.2)
-    value = losses.scaled(prediction, target, length, loss=wing)
-    error = (prediction - target).astype(np.float64)[0] / length[0]
-    np.testing.assert_allclose(value[0], reference_wing(error, w=1.0, epsilon=0.2), rtol=1e-4, atol=1e-5)
-
-
-def test_scaled_stops_the_gradient_of_the_normalizer():
-    prediction, target = jnp.ones((2, 3, 2)), jnp.zeros((2, 3, 2))
-    length = jnp.array([4.0, 0.0])
-    to_prediction, to_length = jax.grad(lambda p, n: losses.scaled(p, target, n).sum(), argnums=(0, 1))(
-        prediction, length
-    )
-    np.testing.assert_allclose(to_prediction[0], 0.25)
-    np.testing.assert_array_equal(to_prediction[1], 0.0)
-    np.testing.assert_array_equal(to_length, 0.0)
-    with pytest.raises(ValueError, match="not one value for each"):
-        losses.scaled(prediction, target, jnp.ones((2, 1)))
-
-
 def reference_assistive(p, teacher, y, alpha, inner, beta, released):
     e, t = abs(p - y), abs(teacher - y)
     if e >= t:

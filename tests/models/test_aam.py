@@ -158,7 +158,7 @@ def test_training_with_the_system_loss_finds_the_landmarks():
     """Features that mark the landmarks, 100 steps of Adam: the mean error falls far below the start's."""
     rng = np.random.default_rng(0)
     target = rng.uniform(0.25, 0.75, (4, 5, 2)).astype(np.float32)
-    x = np.concatenate([np.asarray(codecs.encode_heatmap(target, 16)), rng.normal(0, 0.1, (4, 16, 16, 3))], -1)
+    x = np.concatenate([np.asarray(codecs.point_maps(target, 16, drawn=16)), rng.normal(0, 0.1, (4, 16, 16, 3))], -1)
     x = jnp.asarray(x, jnp.float32)
     module = head(decoder="nearest", upsample=1)
     graph, params, rest = nnx.split(module, nnx.Param, ...)
