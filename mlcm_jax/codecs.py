@@ -1,72 +1,160 @@
-"""Landmarks to network targets and back: u, flat vectors, heatmaps, maps of points and edges. Pure functions of arrays.
+"""Landmarks to network targets and back: coordinates u, heatmaps, maps of points and edges. Pure functions of arrays.
 
-One convention rules everything here: pixel centres are integers, and for an image of side S
-`u = (x + 0.5) / S`. So u = 0 and u = 1 are the image's *edges*, a mirror image is `1 - u`, and cell i of a heatmap
-with W cells sits at `(i + 0.5) / W` whatever W is. A decoder that forgets the half pixel is wrong by half a cell, which
-no round trip shows.
+One convention holds everywhere: pixel centres are integers, and for an image of side S `u = (x + 0.5) / S`. So u = 0
+and u = 1 are the *edges* of the image, a mirror image is `1 - u`, and cell i of a heatmap with W cells sits at
+`(i + 0.5) / W` whatever W is. A decoder that forgets the half pixel is wrong by half a cell, and no round trip shows
+it.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
+from jax.typing import ArrayLike
 
 from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
 
+Array = np.ndarray | jax.Array
+Chains = Sequence[Sequence[int]]
+
 GRIDS = ("cells", "align_corners")
-_KAPPA = 1e-5  # added to V1 and V2 by the original, so that the covariance of a one-hot map is 0 and not 0 / 0
-_ROUND = 1e-3  # below this relative difference of the two variances the axes of an ellipse mean nothing
+_KAPPA = 1e-5  # The published code adds it to V1 and V2, so that the covariance of a one-hot map is 0 and not 0 / 0.
+_ROUND = 1e-3  # Where the two variances differ by less than this share, the axes of the ellipse are arbitrary.
 
 
-def to_u(pixels, size):
-    """Pixel coordinates to u: `(x + 0.5) / size`, `size` the side in pixels. Numpy in, numpy out."""
+def to_u(pixels: Array, size: int) -> Array:
+    """Pixel coordinates of an image of `size` pixels a side to u; numpy or jax, as given."""
     return (pixels + 0.5) / size
 
 
-def to_pixels(u, size):
-    """The inverse of `to_u`: `u * size - 0.5`."""
+def to_pixels(u: Array, size: int) -> Array:
+    """The inverse of `to_u`."""
     return u * size - 0.5
 
 
-def to_original(u, to_image, size):
-    """Landmarks of a crop to pixels of the original image.
+def to_original(u: Array, to_image: Array, size: int) -> Array:
+    """Landmarks of a crop in pixels of the original image.
 
     Args:
-      u: float [..., K, 2], coordinates in the crop.
-      to_image: float [..., 2, 3], crop pixels to original pixels (a batch's field of that name).
-      size: side of the crop in pixels.
+        u: float [..., K, 2], coordinates in the crop.
+        to_image: float [..., 2, 3], crop pixels to original pixels (the batch's field of that name).
+        size: side of the crop in pixels.
 
     Returns:
-      float [..., K, 2] in pixels of the original image.
+        float [..., K, 2], numpy or jax as given.
     """
     pixels = to_pixels(u, size)
-    # A product and a sum: as a matrix product, a GPU would round the coordinates to TF32, a quarter pixel of 512.
+    # Written as a product and a sum: in a matrix product a GPU would round coordinates to TF32, a quarter pixel of 512.
     return (pixels[..., None, :] * to_image[..., None, :, :2]).sum(-1) + to_image[..., None, :, 2]
 
 
-def cell_centres(count: int, dtype=jnp.float32) -> jax.Array:
-    """u of the centres of `count` cells along one axis, float [count]: (i + 0.5) / count."""
+def cell_centres(count: int, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+    """The centres of `count` cells along one axis in u, float [count]: (i + 0.5) / count."""
     return (jnp.arange(count, dtype=dtype) + 0.5) / count
 
 
-def expectation(weights, *, floor=0.0) -> jax.Array:
-    """Centre of mass of nonnegative maps [B, h, w, K] in u, [B, K, 2]; the middle of a map that is all zero.
+def expectation(weights: ArrayLike, *, floor: float = 0.0) -> jax.Array:
+    """The centre of mass of each map, in u; the middle of the image for a map that is all zero.
 
-    `floor` bounds the gradient, which is one over a map's sum: sums below it are not normalised, and the missing mass
-    sits in the middle. Nothing else changes with it.
+    Args:
+        weights: float [B, h, w, K], nonnegative.
+        floor: sums below it are not normalised further, and the missing mass counts as lying in the middle. This bounds
+            the gradient, which is one over a map's sum, and changes nothing for maps with a larger sum.
+
+    Returns:
+        float [B, K, 2].
     """
+    weights = jnp.asarray(weights)
     _, height, width, _ = weights.shape
     total = weights.sum(axis=(1, 2))  # [B, K]
     some = total > floor
     scale = jnp.where(some, 1.0, 1.0 / floor if floor else 0.0) / jnp.where(some, total, 1.0)
-    exact = jax.lax.Precision.HIGHEST  # a GPU's TF32 would cost a thousandth of the image
+    exact = jax.lax.Precision.HIGHEST  # TF32 on a GPU would cost a thousandth of the image.
     x, y = (cell_centres(count, weights.dtype) - 0.5 for count in (width, height))
     x = jnp.einsum("bwk,w->bk", weights.sum(axis=1), x, precision=exact) * scale
     y = jnp.einsum("bhk,h->bk", weights.sum(axis=2), y, precision=exact) * scale
     return jnp.stack([x, y], axis=-1) + 0.5
+
+
+def decompose(
+    heatmaps: ArrayLike, target: ArrayLike, *, eps: float = 1e-4, grid: str = "cells", floor: float = 1e-6
+) -> tuple[jax.Array, jax.Array]:
+    """Error v_j^T (y - mu) and variance lambda_j of each map along the two axes v_j of its distribution.
+
+    With p = F / max(sum F, floor) and g the cells, mu = sum p g, and the covariance is the unbiased weighted one,
+    sum p d d^T / (V1 - V2 / V1), where d = g - mu, V1 = sum p + 1e-5 and V2 = sum p^2 + 1e-5. The eigenpairs of the 2x2
+    matrix [[a, b], [b, c]] have a closed form: lambda = (a + c) / 2 +- r with r = |((a - c) / 2, b)|, and the long axis
+    points to the angle atan2(b, (a - c) / 2) / 2.
+
+    Both results carry gradient, as in the published code, which differentiates a symmetric eigen-decomposition. The
+    gradient of the *direction* is 1 / (2 r); it is left out where the map is round, r < 1e-3 ((a + c) / 2 + eps),
+    because the axes are arbitrary there. Everything else is differentiated exactly, and is finite for a one-hot, a flat
+    or an empty map too.
+
+    Args:
+        heatmaps: float [B, H, W, K], nonnegative, of any sum.
+        target: float [B, K, 2] in u.
+        eps: the variance below which a map counts as a point; see above.
+        grid: "cells": cell i sits at u = (i + 0.5) / W. "align_corners": at 2 i / (W - 1) - 1, the [-1, 1] of the
+            original code, where lengths are about twice and variances about four times those of "cells"; `target`,
+            still in u, is mapped to it.
+        floor: sum below which a map is not normalised further; the missing mass counts as lying in the middle.
+
+    Returns:
+        (error float32 [B, K, 2], variance float32 [B, K, 2] >= 0), both with the long axis first, in units of the grid.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown grid.
+    """
+    heatmaps, target = jnp.asarray(heatmaps), jnp.asarray(target)
+    if heatmaps.ndim != 4 or target.shape != (heatmaps.shape[0], heatmaps.shape[3], 2):
+        raise ValueError(f"heatmaps {heatmaps.shape} and target {target.shape} are not [B, H, W, K] and [B, K, 2]")
+    maps = heatmaps.astype(jnp.promote_types(heatmaps.dtype, jnp.float32))
+    height, width = maps.shape[1:3]
+    (x, goal_x), (y, goal_y) = _axis(target[..., 0], width, grid, maps), _axis(target[..., 1], height, grid, maps)
+    p = maps / jnp.maximum(maps.sum((1, 2), keepdims=True), floor)
+
+    # Products and sums, not matrix products: TF32 would cost a thousandth of the image.
+    columns, rows = p.sum(1), p.sum(2)  # [B, W, K], [B, H, K]
+    mean_x, mean_y = (columns * x).sum(1), (rows * y).sum(1)
+    dx, dy = x - mean_x[:, None, :], y - mean_y[:, None, :]
+    # V1 - V2 / V1 = (V1^2 - V2) / V1 with sum p = 1, written so that a sharp map does not cancel to rounding.
+    scale = (1 + _KAPPA) / ((p * (1 - p)).sum((1, 2)) + _KAPPA + _KAPPA**2)
+    xx, yy = (columns * dx**2).sum(1) * scale, (rows * dy**2).sum(1) * scale
+    xy = ((p * dx[:, None]).sum(2) * dy).sum(1) * scale
+
+    middle, half = (xx + yy) / 2, (xx - yy) / 2
+    square = half**2 + xy**2
+    some = square > 0
+    radius = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+    short = middle - radius
+    short = short + stop_gradient(jnp.maximum(short, 0.0) - short)  # Rounding may take it below 0.
+
+    cos2, sin2 = (stop_gradient(jnp.where(some, v / jnp.where(some, radius, 1.0), d)) for v, d in ((half, 1), (xy, 0)))
+    oblong = stop_gradient(radius >= _ROUND * (middle + eps)) & some
+    turn = (cos2 * (xy - stop_gradient(xy)) - sin2 * (half - stop_gradient(half))) / 2  # r d(angle); its value is 0.
+    angle = stop_gradient(jnp.arctan2(sin2, cos2)) / 2
+    angle = angle + jnp.where(oblong, turn / stop_gradient(jnp.where(oblong, radius, 1.0)), 0.0)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    ex, ey = goal_x - mean_x, goal_y - mean_y
+    return jnp.stack([cos * ex + sin * ey, cos * ey - sin * ex], -1), jnp.stack([middle + radius, short], -1)
+
+
+def _axis(u: jax.Array, count: int, grid: str, like: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cells [1, count, 1] and target [B, K] along one axis, from the middle of the image, in units of the grid."""
+    u = u.astype(like.dtype)
+    if grid == "cells":
+        return (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1), u - 0.5
+    if grid != "align_corners":
+        raise ValueError(f"unknown grid {grid!r}: use {' or '.join(GRIDS)}")
+    if count < 2:
+        raise ValueError("the grid 'align_corners' needs maps of at least 2 x 2 cells")
+    stretch = 2.0 * count / (count - 1)
+    return (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1) * stretch, (u - 0.5) * stretch
 
 
 @functools.cache
@@ -85,21 +173,21 @@ def _check_drawn(size: int, drawn: int) -> None:
         raise ValueError(f"size {size} must be at least 1 and drawn {drawn} at least 2")
 
 
-def point_maps(points, size=64, drawn=256, sigma=1.5) -> jax.Array:
+def point_maps(points: ArrayLike, size: int = 64, drawn: int = 256, sigma: float = 1.5) -> jax.Array:
     """P* of arXiv 2404.06029: Gaussians drawn on `drawn` x `drawn` pixels, then resized bilinearly to `size` x `size`.
 
-    Both steps are separable, so nothing of the drawn size exists. As there, the resizing looks at 2 x 2 drawn pixels
-    per cell; with sigma 1.5 the highest cell thus depends on where in its cell the landmark lies (0.19 to 0.9). Unlike
-    there, a Gaussian is centred on the landmark itself, not on the nearest drawn pixel.
+    Both steps are separable, so the drawing is never made in full. As in the published code, resizing reads 2 x 2 drawn
+    pixels per cell; with sigma 1.5 the highest cell therefore depends on where in its cell the landmark lies (0.19 to
+    0.9). Unlike there, a Gaussian is centred on the landmark itself and not on the nearest drawn pixel.
 
     Args:
-      points: float [B, K, 2] in u.
-      size: cells per side of the result.
-      drawn: pixels per side of the drawing.
-      sigma: standard deviation in drawn pixels.
+        points: float [B, K, 2] in u.
+        size: cells per side of the result.
+        drawn: pixels per side of the drawing.
+        sigma: standard deviation in drawn pixels.
 
     Returns:
-      float [B, size, size, K], in [0, 1].
+        float [B, size, size, K] in [0, 1].
     """
     _check_drawn(size, drawn)
     points = jnp.asarray(points)
@@ -110,16 +198,16 @@ def point_maps(points, size=64, drawn=256, sigma=1.5) -> jax.Array:
     return cells[:, :, None, :, 1] * cells[:, None, :, :, 0]
 
 
-def edge_chains(layout) -> tuple[tuple[int, ...], ...]:
-    """The edges of a face as ordered landmarks: what a layout draws, line by line; closed lines repeat their first.
+def edge_chains(layout: str | landmarks.Layout) -> tuple[tuple[int, ...], ...]:
+    """The lines that a layout draws, as landmarks in order; a closed line repeats its first landmark.
 
-    For ibug68: jaw, brows, nose bridge and nose base are open, eyes and lips closed.
+    For ibug68, jaw, brows, nose bridge and nose base are open, eyes and lips closed.
 
     Args:
-      layout: name or `landmarks.Layout`.
+        layout: name, or the layout itself.
 
     Raises:
-      InputError: an unknown layout, or one without edges.
+        InputError: an unknown layout, or one without edges.
     """
     layout = landmarks.get(layout)
     chains: list[list[int]] = []
@@ -134,7 +222,7 @@ def edge_chains(layout) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, chains))
 
 
-def membership(chains, count: int) -> np.ndarray:
+def membership(chains: Chains, count: int) -> np.ndarray:
     """A of arXiv 2404.06029, float32 [count, E]: 1 where landmark k lies on edge e, else 0."""
     matrix = np.zeros((count, len(chains)), np.float32)
     for edge, chain in enumerate(chains):
@@ -148,7 +236,8 @@ def membership(chains, count: int) -> np.ndarray:
 def _spline_matrix(chain: tuple[int, ...], count: int, segments: int) -> np.ndarray:
     """float32 [segments + 1, count]: landmarks -> places on the cubic spline through those of a chain.
 
-    Knots are equidistant, so that the places are linear in the landmarks; natural ends, or periodic for closed chains.
+    Knots are equidistant, so that the places are linear in the landmarks; ends are natural, or periodic for a closed
+    chain.
     """
     closed = len(chain) > 2 and chain[0] == chain[-1]
     knots = len(chain) - closed
@@ -173,24 +262,32 @@ def _spline_matrix(chain: tuple[int, ...], count: int, segments: int) -> np.ndar
     return matrix.astype(np.float32)
 
 
-def edge_maps(points, chains, size=64, drawn=256, thickness=1.3, segments=64) -> jax.Array:
+def edge_maps(
+    points: ArrayLike,
+    chains: Chains,
+    size: int = 64,
+    drawn: int = 256,
+    thickness: float = 1.3,
+    segments: int = 64,
+) -> jax.Array:
     """E* of arXiv 2404.06029: lines through the landmarks of each edge, drawn anti-aliased, then resized bilinearly.
 
-    An equivalent of the original's OpenCV drawing that runs on the device, under jit: the intensity of a drawn pixel is
-    clip((thickness + 1) / 2 - d, 0, 1), with d its distance in drawn pixels from a polyline of `segments` pieces along
-    the cubic spline through the landmarks (equidistant knots; theirs follow the arc length). Only the 2 x 2 drawn
-    pixels per cell that the resizing looks at are computed, one edge after the other. No gradient: these are targets.
+    The published code draws with OpenCV; this equivalent runs on the device, under jit. A drawn pixel at distance d (in
+    drawn pixels) from the line has the intensity clip((thickness + 1) / 2 - d, 0, 1). The line is a polyline of
+    `segments` pieces along the cubic spline through the landmarks, with equidistant knots (theirs follow the arc
+    length). Only the 2 x 2 drawn pixels per cell that resizing reads are computed, one edge after the other. Being
+    targets, the maps carry no gradient.
 
     Args:
-      points: float [B, K, 2] in u.
-      chains: tuple of tuples of landmarks (static); a closed one repeats its first landmark. See `edge_chains`.
-      size: cells per side of the result.
-      drawn: pixels per side of the drawing.
-      thickness: of the line, in drawn pixels; OpenCV's anti-aliased line of 1 (4 on 1024 pixels) is 1.3 wide.
-      segments: pieces per edge.
+        points: float [B, K, 2] in u.
+        chains: E tuples of landmarks (static), as `edge_chains` gives them; a closed one repeats its first landmark.
+        size: cells per side of the result.
+        drawn: pixels per side of the drawing.
+        thickness: of the line, in drawn pixels; OpenCV's anti-aliased line of 1 (4 on 1024 pixels) is 1.3 wide.
+        segments: pieces per edge.
 
     Returns:
-      float32 [B, size, size, E], in [0, 1].
+        float32 [B, size, size, E] in [0, 1].
     """
     _check_drawn(size, drawn)
     points = jax.lax.stop_gradient(jnp.asarray(points, jnp.float32))
@@ -198,14 +295,15 @@ def edge_maps(points, chains, size=64, drawn=256, thickness=1.3, segments=64) ->
     if not chains:
         return jnp.zeros((batch, size, size, 0), jnp.float32)
     matrices = jnp.asarray(np.stack([_spline_matrix(tuple(chain), count, segments) for chain in chains]))
-    # The drawn pixels that some cell looks at, and what each of them counts for it.
+    # The drawn pixels that some cell reads, and how much each of them counts for it.
     resize = _resize_matrix(drawn, size)
     used = np.flatnonzero(resize.any(axis=0))
     taps = jnp.asarray(resize[:, used])
     exact = jax.lax.Precision.HIGHEST
 
-    def one(matrix):
-        curve = jnp.einsum("sk,bkc->bcs", matrix, points * drawn - 0.5, precision=exact)  # pixels
+    def draw(matrix: jax.Array) -> jax.Array:
+        """One edge, [B, size, size]."""
+        curve = jnp.einsum("sk,bkc->bcs", matrix, points * drawn - 0.5, precision=exact)  # in drawn pixels
         start, along = curve[:, :, :-1], jnp.diff(curve, axis=-1)
         square = (along**2).sum(1)[:, None, None, :]
         x, y = (jnp.asarray(used, jnp.float32).reshape(shape) for shape in ((1, 1, -1, 1), (1, -1, 1, 1)))
@@ -216,77 +314,4 @@ def edge_maps(points, chains, size=64, drawn=256, thickness=1.3, segments=64) ->
         line = jnp.clip((thickness + 1) / 2 - distance, 0.0, 1.0)
         return jnp.einsum("byx,iy,jx->bij", line, taps, taps, precision=exact)
 
-    return jnp.moveaxis(jax.lax.map(one, matrices), 0, -1)
-
-
-def decompose(heatmaps, target, *, eps=1e-4, grid="cells", floor=1e-6) -> tuple[jax.Array, jax.Array]:
-    """v_j^T (y - mu) and lambda_j of each map: error along the axes of the distribution, and variance along them.
-
-    With p = F / max(sum F, floor): mu = sum p g, and the unbiased weighted covariance sum p d d^T / (V1 - V2 / V1),
-    d = g - mu, V1 = sum p + 1e-5, V2 = sum p^2 + 1e-5. The eigenpairs of the 2x2 matrix [[a, b], [b, c]] are in closed
-    form: lambda = (a + c) / 2 +- r with r = |((a - c) / 2, b)|, and the long axis points to atan2(b, (a - c) / 2) / 2.
-
-    Both carry gradient, as in the published code (a symmetric eigen-decomposition inside the graph). The gradient of
-    the *direction* is 1 / (2 r) and left out where the map is round, r < 1e-3 ((a + c) / 2 + eps): its axes are
-    arbitrary there. Everything else is differentiated exactly, and finite also for a one-hot, a flat, or an empty map.
-
-    Args:
-      heatmaps: float [B, H, W, K], nonnegative; any sum.
-      target: float [B, K, 2] in u.
-      eps: the variance below which a map counts as a point; see above.
-      grid: "cells": cell i sits at u = (i + 0.5) / W. "align_corners": at 2 i / (W - 1) - 1, the [-1, 1] of the
-        original code, where lengths are about twice and variances about four times those of "cells"; `target`, still
-        in u, is mapped to it.
-      floor: sum below which a map is not normalised further; the missing mass then sits in the middle of the image.
-
-    Returns:
-      (error float32 [B, K, 2], variance float32 [B, K, 2] >= 0), both with the long axis first, in units of the grid.
-
-    Raises:
-      ValueError: shapes that do not fit, or an unknown grid.
-    """
-    heatmaps, target = jnp.asarray(heatmaps), jnp.asarray(target)
-    if heatmaps.ndim != 4 or target.shape != (heatmaps.shape[0], heatmaps.shape[3], 2):
-        raise ValueError(f"heatmaps {heatmaps.shape} and target {target.shape} are not [B, H, W, K] and [B, K, 2]")
-    maps = heatmaps.astype(jnp.promote_types(heatmaps.dtype, jnp.float32))
-    height, width = maps.shape[1:3]
-    (x, goal_x), (y, goal_y) = _axis(target[..., 0], width, grid, maps), _axis(target[..., 1], height, grid, maps)
-    p = maps / jnp.maximum(maps.sum((1, 2), keepdims=True), floor)
-
-    # Products and sums, no matrix products: TF32 would cost a thousandth of the image.
-    columns, rows = p.sum(1), p.sum(2)  # [B, W, K], [B, H, K]
-    mean_x, mean_y = (columns * x).sum(1), (rows * y).sum(1)
-    dx, dy = x - mean_x[:, None, :], y - mean_y[:, None, :]
-    # V1 - V2 / V1 = (V1^2 - V2) / V1 with sum p = 1, written so that a sharp map does not cancel to rounding.
-    scale = (1 + _KAPPA) / ((p * (1 - p)).sum((1, 2)) + _KAPPA + _KAPPA**2)
-    xx, yy = (columns * dx**2).sum(1) * scale, (rows * dy**2).sum(1) * scale
-    xy = ((p * dx[:, None]).sum(2) * dy).sum(1) * scale
-
-    middle, half = (xx + yy) / 2, (xx - yy) / 2
-    square = half**2 + xy**2
-    some = square > 0
-    radius = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
-    short = middle - radius
-    short = short + stop_gradient(jnp.maximum(short, 0.0) - short)  # rounding may take it below 0
-
-    cos2, sin2 = (stop_gradient(jnp.where(some, v / jnp.where(some, radius, 1.0), d)) for v, d in ((half, 1), (xy, 0)))
-    long_enough = stop_gradient(radius >= _ROUND * (middle + eps)) & some
-    turn = (cos2 * (xy - stop_gradient(xy)) - sin2 * (half - stop_gradient(half))) / 2  # r d(angle); zero in value
-    angle = stop_gradient(jnp.arctan2(sin2, cos2)) / 2
-    angle = angle + jnp.where(long_enough, turn / stop_gradient(jnp.where(long_enough, radius, 1.0)), 0.0)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    ex, ey = goal_x - mean_x, goal_y - mean_y
-    return jnp.stack([cos * ex + sin * ey, cos * ey - sin * ex], -1), jnp.stack([middle + radius, short], -1)
-
-
-def _axis(u, count: int, grid: str, like) -> tuple[jax.Array, jax.Array]:
-    """Cells [1, count, 1] and the goal [B, K] of one axis, from the middle of the image, in units of the grid."""
-    u = u.astype(like.dtype)
-    if grid == "cells":
-        return (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1), u - 0.5
-    if grid != "align_corners":
-        raise ValueError(f"unknown grid {grid!r}: use {' or '.join(GRIDS)}")
-    if count < 2:
-        raise ValueError("the grid 'align_corners' needs maps of at least 2 x 2 cells")
-    stretch = 2.0 * count / (count - 1)
-    return (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1) * stretch, (u - 0.5) * stretch
+    return jnp.moveaxis(jax.lax.map(draw, matrices), 0, -1)

@@ -1,4 +1,4 @@
-"""What the reader sees while a command runs."""
+"""What the user sees while a command runs."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """One line to the reader, above the progress bar if one is running."""
+    """Prints a line, above the progress bar if one is running."""
     console.print(message, markup=False)
 
 

@@ -4,17 +4,24 @@ Forward injection (FI) feeds the teacher's features through the student's head, 
 features through the teacher's frozen head. This file knows neither the task loss nor the networks, and imports jax
 alone.
 
-A head is a pair `(apply, params)` with `apply(params, features) -> [B, K, 2]`. What the paper does not say is
-inferred; see `reverse_target`, `decay` and the docstrings.
+A head is a pair `(apply, params)` with `apply(params, features) -> [B, K, 2]`. What the paper leaves open is inferred
+here; see `reverse_target`, `decay` and the docstrings.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
+from jax.typing import ArrayLike
+
+Head = tuple[Callable[[Any, jax.Array], jax.Array], Any]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _mean(values, weights) -> jax.Array:
-    """[B, K, 2] to [B], in float32 at least; `weights` [B, K] weigh the mean, and an example of no weight gives 0."""
+def _mean(values: jax.Array, weights: ArrayLike | None) -> jax.Array:
+    """[B, K, 2] to [B], in float32 at least; `weights` [B, K] weigh the mean, and an example without weight gives 0."""
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     if weights is None:
         return values.mean(axis=tuple(range(1, values.ndim)))
@@ -23,7 +30,8 @@ def _mean(values, weights) -> jax.Array:
     return (values * weights[..., None]).sum(axis=(1, 2)) / jnp.where(total > 0, total, 1.0)
 
 
-def _apply(name, apply, params, features, target) -> jax.Array:
+def _apply(name: str, head: Head, features: jax.Array, target: ArrayLike) -> jax.Array:
+    apply, params = head
     prediction = apply(params, features)
     if prediction.shape != jnp.shape(target):
         raise ValueError(f"the {name}'s head gives {prediction.shape}, but the target has shape {jnp.shape(target)}")
@@ -31,61 +39,63 @@ def _apply(name, apply, params, features, target) -> jax.Array:
 
 
 def dikd(
-    student_features,
-    teacher_features,
-    student_head,
-    teacher_head,
-    target,
+    student_features: ArrayLike,
+    teacher_features: ArrayLike,
+    student_head: Head,
+    teacher_head: Head,
+    target: ArrayLike,
     *,
-    loss,
-    weights=None,
-    alpha=1.0,
-    beta=1.0,
-    reverse_target="teacher",
+    loss: Loss,
+    weights: ArrayLike | None = None,
+    alpha: ArrayLike = 1.0,
+    beta: ArrayLike = 1.0,
+    reverse_target: str = "teacher",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """alpha * FI + beta * RI; f_t, f_r are the features, h_t, h_r the heads of student and teacher, sg stop-gradient:
+    """Dual injection, alpha * FI + beta * RI.
+
+    With features f_t, f_r and heads h_t, h_r of student and teacher, and sg for stop-gradient:
 
         FI = mean loss(h_t(sg[f_r]), y)                  trains h_t only
         RI = mean loss(h_r(f_t), sg[h_r(f_r)] or y)      trains b_t, the backbone behind f_t, only
 
     The teacher is never trained: its features and its head's parameters are stopped. The head stays differentiable in
-    its *input*, or RI could not reach the student. If the student's head needs an adapter from the teacher's
-    channels, put it inside `student_head`; apply one from the student's channels to `student_features` before the
-    call.
+    its *input*, or RI could not reach the student. If the student's head needs an adapter from the teacher's channels,
+    put it inside `student_head`; apply one from the student's channels to `student_features` before the call.
 
     Args:
-      student_features: float [B, ...], what the student's backbone gives.
-      teacher_features: float [B, ...], what the teacher's backbone gives for the paired image.
-      student_head: (apply, params).
-      teacher_head: (apply, params).
-      target: float [B, K, 2], the true landmarks.
-      loss: (prediction, target) -> unreduced [B, K, 2].
-      weights: optional float or bool [B, K] (visibility), weigh the mean over K and xy. None weighs all alike.
-      alpha: weight of FI; may be traced.
-      beta: weight of RI; may be traced.
-      reverse_target: "teacher" (default, inferred) compares RI with the teacher's own prediction, "truth" with
-        `target`.
+        student_features: float [B, ...], from the student's backbone.
+        teacher_features: float [B, ...], from the teacher's backbone for the paired image.
+        student_head: (apply, params).
+        teacher_head: (apply, params).
+        target: float [B, K, 2], the true landmarks.
+        loss: (prediction, target) -> unreduced [B, K, 2].
+        weights: optional float or bool [B, K] (visibility), weigh the mean over K and xy. None weighs all alike.
+        alpha: weight of FI; may be traced.
+        beta: weight of RI; may be traced.
+        reverse_target: "teacher" (default, inferred) compares RI with the teacher's own prediction, "truth" with
+            `target`.
 
     Returns:
-      (float [B], {"forward": FI [B], "reverse": RI [B]}); the parts are not weighted by alpha and beta.
+        (float [B], {"forward": FI [B], "reverse": RI [B]}); the parts are not weighted by alpha and beta.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown `reverse_target`.
+        ValueError: shapes that do not fit, or an unknown `reverse_target`.
 
-    Example (the ten lines need jax alone; FI moves the student's head, RI its features):
+    Example:
+        The ten lines need jax alone; FI moves the student's head, RI its features.
 
-      >>> import jax, jax.numpy as jnp
-      >>> from mlcm_jax import dikd
-      >>> head = lambda params, features: (features @ params).reshape(-1, 3, 2)
-      >>> f_t, f_r = jnp.sin(jnp.arange(64.0)).reshape(2, 4, 8)  # thermal student, RGB teacher
-      >>> p_t, p_r = jnp.cos(jnp.arange(96.0)).reshape(2, 8, 6)
-      >>> y, loss = jnp.ones((4, 3, 2)), lambda prediction, target: jnp.square(prediction - target)
-      >>> run = lambda f, p: dikd.dikd(f, f_r, (head, p), (head, p_r), y, loss=loss, beta=0.5)
-      >>> to_f_t, to_p_t = jax.grad(lambda f, p: run(f, p)[0].mean(), argnums=(0, 1))(f_t, p_t)
-      >>> {name: round(float(part.mean()), 2) for name, part in run(f_t, p_t)[1].items()}
-      {'forward': 1.39, 'reverse': 0.11}
-      >>> [round(float(jnp.linalg.norm(gradient)), 2) for gradient in (to_f_t, to_p_t)]
-      [0.2, 0.72]
+        >>> import jax, jax.numpy as jnp
+        >>> from mlcm_jax import dikd
+        >>> head = lambda params, features: (features @ params).reshape(-1, 3, 2)
+        >>> f_t, f_r = jnp.sin(jnp.arange(64.0)).reshape(2, 4, 8)  # thermal student, RGB teacher
+        >>> p_t, p_r = jnp.cos(jnp.arange(96.0)).reshape(2, 8, 6)
+        >>> y, loss = jnp.ones((4, 3, 2)), lambda prediction, target: jnp.square(prediction - target)
+        >>> run = lambda f, p: dikd.dikd(f, f_r, (head, p), (head, p_r), y, loss=loss, beta=0.5)
+        >>> to_f_t, to_p_t = jax.grad(lambda f, p: run(f, p)[0].mean(), argnums=(0, 1))(f_t, p_t)
+        >>> {name: round(float(part.mean()), 2) for name, part in run(f_t, p_t)[1].items()}
+        {'forward': 1.39, 'reverse': 0.11}
+        >>> [round(float(jnp.linalg.norm(gradient)), 2) for gradient in (to_f_t, to_p_t)]
+        [0.2, 0.72]
     """
     if reverse_target not in ("teacher", "truth"):
         raise ValueError(f"reverse_target is 'teacher' or 'truth', not {reverse_target!r}")
@@ -94,23 +104,29 @@ def dikd(
             raise ValueError(f"weights {jnp.shape(weights)} do not match the landmarks {jnp.shape(target)[:2]}")
         # An unlabelled landmark may hold NaN. It has to go before the loss: NaN * 0 is NaN, in the gradient too.
         target = jnp.where(jnp.asarray(weights)[..., None] > 0, target, 0.0)
-    student_apply, student_params = student_head
     teacher_apply, teacher_params = teacher_head
     teacher_params = stop_gradient(teacher_params)
     teacher_features = stop_gradient(teacher_features)
 
-    forward = _mean(loss(_apply("student", student_apply, student_params, teacher_features, target), target), weights)
-    returned = _apply("teacher", teacher_apply, teacher_params, student_features, target)
+    forward = _mean(loss(_apply("student", student_head, teacher_features, target), target), weights)
+    returned = _apply("teacher", (teacher_apply, teacher_params), student_features, target)
     if reverse_target == "teacher":
         target = stop_gradient(teacher_apply(teacher_params, teacher_features))
     reverse = _mean(loss(returned, target), weights)
     return alpha * forward + beta * reverse, {"forward": forward, "reverse": reverse}
 
 
-def feature(student_features, teacher_features) -> jax.Array:
-    """Feature distillation, FD = mean((f_t - sg f_r)^2) over everything but the batch. [B, ...] twice -> float [B].
+def feature(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
+    """Feature distillation, FD = mean (f_t - sg f_r)^2 over everything but the batch.
 
-    Where channels differ, the adapter A is applied to `student_features` before the call.
+    Where channels differ, apply the adapter A to `student_features` before the call.
+
+    Args:
+        student_features: float [B, ...].
+        teacher_features: float [B, ...] of the same shape.
+
+    Returns:
+        float [B].
     """
     if jnp.shape(student_features) != jnp.shape(teacher_features):
         raise ValueError(
@@ -120,12 +136,12 @@ def feature(student_features, teacher_features) -> jax.Array:
     return _mean(jnp.square(student_features - stop_gradient(teacher_features)), None)
 
 
-def logit(student_landmarks, teacher_landmarks, *, loss) -> jax.Array:
+def logit(student_landmarks: ArrayLike, teacher_landmarks: ArrayLike, *, loss: Loss) -> jax.Array:
     """Logit distillation, LD = mean loss(h_t(f_t), sg[h_r(f_r)]). Landmarks [B, K, 2] of both -> float [B]."""
     return _mean(loss(student_landmarks, stop_gradient(teacher_landmarks)), None)
 
 
-def decay(progress, schedule="linear") -> jax.Array:
+def decay(progress: ArrayLike, schedule: str = "linear") -> jax.Array:
     """The time-adaptive weight lambda(e) of distillation; the schedule is inferred, the paper says only that it falls.
 
     | schedule      | lambda(e)             | e = 0 | e = 1           |
@@ -136,11 +152,11 @@ def decay(progress, schedule="linear") -> jax.Array:
     | "none"        | 1                     | 1     | 1               |
 
     Args:
-      progress: e, the part of the training that is over; values outside [0, 1] count as its ends. May be traced.
-      schedule: a name of the table.
+        progress: e, the part of the training that is over; values outside [0, 1] count as its ends. May be traced.
+        schedule: a name of the table.
 
     Returns:
-      float, of the shape of `progress`.
+        float, of the shape of `progress`.
     """
     e = jnp.clip(jnp.asarray(progress, dtype=jnp.result_type(float)), 0.0, 1.0)
     if schedule == "linear":

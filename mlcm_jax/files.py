@@ -1,4 +1,4 @@
-"""Small text files: read with one sentence for every mistake, and written so that a crash leaves the old one whole."""
+"""Small text files: every failure to read is told in one sentence, and a crash while writing keeps the old file."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from mlcm_jax.errors import InputError
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """A text file without its byte order mark; UTF-8, or UTF-16 where a mark says so; line ends become \\n.
+    """The content of a text file: UTF-8, or UTF-16 if it has that byte order mark; line ends become newlines.
 
     Raises:
-        InputError: a file that is missing, empty, or no text.
+        InputError: a file that is missing, empty, or not text.
     """
     try:
         content = pathlib.Path(path).read_bytes()
@@ -36,8 +36,12 @@ def read_text(path: str | os.PathLike) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: str | os.PathLike):
-    """The content of a JSON file; InputError when it is none."""
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: a file that is missing, or not JSON.
+    """
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -45,7 +49,7 @@ def read_json(path: str | os.PathLike):
 
 
 def write_json(path: epath.PathLike, content: Any) -> None:
-    """Writes JSON (numpy's numbers and arrays too) through a temporary file: a crash leaves the old one whole."""
+    """Writes JSON (numpy's numbers and arrays too) through a temporary file, so that a crash keeps the old one."""
     path = epath.Path(path)
     temporary = path.parent / (path.name + ".new")
     temporary.write_text(json.dumps(content, indent=2, default=lambda value: value.tolist()) + "\n")

@@ -1,10 +1,11 @@
-"""Landmarks: checks, maps between layouts (which are in `layouts`), face boxes. Numpy only.
+"""Landmarks: checks, conversion between layouts (which are defined in `layouts`), face boxes. Numpy only.
 
-Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the image,
-and every layout here names it first. Points are (x, y), x right, y down, pixel centres at integers.
+Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the image, and
+every layout here names it first. Points are (x, y), x to the right, y down, pixel centres at integers.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.layouts import COFW_TO_COMMON, LAYOUTS, Layout, flip_permutation, get
@@ -12,8 +13,14 @@ from mlcm_jax.layouts import COFW_TO_COMMON, LAYOUTS, Layout, flip_permutation, 
 __all__ = ["LAYOUTS", "Layout", "box_from_points", "check", "convert", "flip_permutation", "get", "route"]
 
 
-def check(points, layout) -> np.ndarray:
-    """`points` as a numpy array [..., K, 2] of finite numbers; InputError says what is wrong with it otherwise."""
+def check(points: ArrayLike, layout: str | Layout) -> np.ndarray:
+    """`points` as a numpy array [..., K, 2] of finite numbers in a layout.
+
+    An array keeps its dtype; a list becomes float32.
+
+    Raises:
+        InputError: not numbers, another shape, or NaN.
+    """
     layout = get(layout)
     try:
         points = np.asarray(points, dtype=None if isinstance(points, np.ndarray) else np.float32)
@@ -32,8 +39,8 @@ def check(points, layout) -> np.ndarray:
     return points
 
 
-# WFLW -> 300W, the map every public comparison uses: every second jaw point, the upper edge of the brows, lids
-# without their middle point, lips and nose as they are.
+# WFLW -> 300W as in every public comparison: every second jaw point, the upper edge of the brows, lids without their
+# middle point, lips and nose as they are.
 _WFLW_EYES = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
 _WFLW_TO_IBUG = np.array(
     [*range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60), *_WFLW_EYES, *range(76, 96)]
@@ -48,26 +55,26 @@ _PICKS = {
     ("sf_tl54", "common17"): np.array([17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 50, 49, 52, 53, 51, 8]),
     ("cofw29", "common17"): np.array(COFW_TO_COMMON),
 }
-for _target in ("sf_tl54", "ibug51", "common17"):  # by way of iBUG 68
+for _target in ("sf_tl54", "ibug51", "common17"):  # through iBUG 68
     for _source in ("tfake70", "wflw98", "charlotte73"):
         _PICKS[_source, _target] = _PICKS[_source, "ibug68"][_PICKS["ibug68", _target]]
-# To tfw5: the tip of the nose and the mouth corners; an eye is the mean of its rim.
+# To tfw5 go the tip of the nose and the mouth corners; an eye is the mean of its rim.
 _NOSE_AND_MOUTH = {source: picks[[8, 10, 11]] for (source, target), picks in _PICKS.items() if target == "common17"}
 _NOSE_AND_MOUTH |= {"ibug51": (13, 31, 37), "common17": (8, 10, 11)}
 
 
 def same(a: Layout, b: Layout) -> bool:
-    """Whether two layouts number the same points in the same order; a user's own may bear a name twice."""
+    """Whether two layouts number the same points in the same order; users' layouts may share a name and differ."""
     return (a.name, a.count, a.groups) == (b.name, b.count, b.groups) and np.array_equal(a.flip, b.flip)
 
 
 def _own(layout: Layout) -> bool:
-    """Whether it is a user's, even if its name is a public one."""
+    """Whether the layout is a user's, even if its name is a public one."""
     return layout.name not in LAYOUTS or not same(layout, LAYOUTS[layout.name])
 
 
 def _recipe(source: Layout, target: Layout) -> list[tuple[int, ...]] | None:
-    """For every point of `target` the points of `source` whose mean it is; None where that is not defined."""
+    """For every point of `target`, the points of `source` whose mean it is; None where that is not defined."""
     if same(source, target):
         return [(i,) for i in range(source.count)]
     if _own(source) or _own(target):
@@ -80,30 +87,30 @@ def _recipe(source: Layout, target: Layout) -> list[tuple[int, ...]] | None:
     return None
 
 
-def _meeting(first: Layout, second: Layout) -> Layout | None:
-    """The layout of most points that both can be converted to."""
+def _common(first: Layout, second: Layout) -> Layout | None:
+    """The layout with most points that both can be converted to."""
     both = [layout for layout in (second, *LAYOUTS.values()) if _recipe(first, layout) and _recipe(second, layout)]
     return max(both, key=lambda layout: layout.count, default=None)
 
 
-def convert(points, source, target) -> np.ndarray:
-    """The same faces in another layout, where that is a matter of picking points or of a mean.
+def convert(points: ArrayLike, source: str | Layout, target: str | Layout) -> np.ndarray:
+    """The same faces in another layout, where its points can be picked or averaged from those that are there.
 
-    Well-defined are: a layout to itself; tfake70 and wflw98 to ibug68; these three to ibug51, sf_tl54 and common17
-    (the jaw of tfake70 differs on turned heads: 3-D there, outline elsewhere); sf_tl54 and cofw29 to common17; and all
-    of them to tfw5 (an eye is the mean of its rim, in common17 of its corners).
+    Defined are: a layout to itself; tfake70, wflw98 and charlotte73 to ibug68; these four to ibug51, sf_tl54 and
+    common17 (the jaw of tfake70 differs on turned heads: 3-D there, outline elsewhere); sf_tl54 and cofw29 to common17;
+    and all of them to tfw5 (an eye is the mean of its rim, in common17 of its corners).
 
     Args:
-      points: [..., K, 2] in `source`.
-      source: name or Layout.
-      target: name or Layout.
+        points: [..., K, 2] in `source`.
+        source: name or Layout.
+        target: name or Layout.
 
     Returns:
-      [..., K', 2] of the same dtype.
+        [..., K', 2] of the same dtype.
 
     Raises:
-      InputError: wrong shape, NaN, or a target that holds points the source does not have; the message names the
-        layout in which the two can be compared, where there is one.
+        InputError: wrong shape, NaN, or a target with points that the source lacks; the message names the layout in
+            which the two can be compared, where there is one.
     """
     source, target = get(source), get(target)
     points = check(points, source)
@@ -116,33 +123,33 @@ def convert(points, source, target) -> np.ndarray:
     return np.stack([points[..., list(parts), :].mean(axis=-2) for parts in recipe], axis=-2).astype(points.dtype)
 
 
-def route(model_layout, set_layout) -> Layout:
-    """The layout in which a model's predictions and a set's landmarks are compared, after `convert` of either or both.
+def route(model_layout: str | Layout, dataset_layout: str | Layout) -> Layout:
+    """The layout in which predictions are compared with a dataset's landmarks, after `convert` of either or both.
 
-    Of those that both can be converted to, the one of most points: of wflw98 and ibug68 it is ibug68, of ibug68 and
-    cofw29 common17, of wflw98 and tfake70 ibug68. Where it is tfw5 there are no eye corners to normalise by.
+    It is the one with most points that both can be converted to: ibug68 for wflw98 and ibug68, common17 for ibug68 and
+    cofw29, ibug68 for wflw98 and tfake70. Where it is tfw5, there are no eye corners to normalise by.
 
     Args:
-      model_layout: name or Layout of the predictions.
-      set_layout: name or Layout of the set's landmarks.
+        model_layout: name or Layout of the predictions.
+        dataset_layout: name or Layout of the dataset's landmarks.
 
     Raises:
-      InputError: unknown name, or nothing in common.
+        InputError: an unknown name, or layouts that have nothing in common.
     """
-    model_layout, set_layout = get(model_layout), get(set_layout)
-    found = _meeting(model_layout, set_layout)
+    model_layout, dataset_layout = get(model_layout), get(dataset_layout)
+    found = _common(model_layout, dataset_layout)
     if found is None:
-        what = f"in {model_layout.name} cannot be compared with landmarks in {set_layout.name}"
-        raise InputError(f"Predictions {what}: {_reason(model_layout, set_layout)}.")
+        what = f"in {model_layout.name} cannot be compared with landmarks in {dataset_layout.name}"
+        raise InputError(f"Predictions {what}: {_reason(model_layout, dataset_layout)}.")
     return found
 
 
 def _reason(source: Layout, target: Layout) -> str:
-    """Why there is no recipe, and what to do instead."""
+    """Why `source` cannot be converted to `target`, and what to do instead."""
     for layout in (source, target):
         if _own(layout):
-            return f"which points of {layout.name}, a layout of your own, lie where those of others do is not known"
-    common = _meeting(source, target)
+            return f"it is not known which points of {layout.name}, a layout of your own, correspond to those of others"
+    common = _common(source, target)
     if common is None:
         return f"{source.name} and {target.name} have no layout in common"
     hint = f"; {target.name if common.name == source.name else 'both'} can be converted to {common.name}"
@@ -152,21 +159,21 @@ def _reason(source: Layout, target: Layout) -> str:
     return f"its {source.count} points do not hold what the {target.count} of {target.name} need{hint}"
 
 
-def box_from_points(points) -> np.ndarray:
+def box_from_points(points: ArrayLike) -> np.ndarray:
     """The face box that fits landmarks, by the convention of SF-TL54's `face`.
 
-    The landmarks' extent plus margins of 4.5 % of the box's width on the left and on the right, 13.5 % of its height
-    at the top and 4 % at the bottom; so the extent is 91 % of the width and 82.5 % of the height. Meant for layouts
-    with brows and chin; a box of tfw5's five points, or of ibug51's without a jaw, is too tight.
+    It is the landmarks' extent plus margins of 4.5 % of the box's width on the left and on the right, 13.5 % of its
+    height at the top and 4 % at the bottom; so the extent is 91 % of the width and 82.5 % of the height. It is meant
+    for layouts with brows and chin; the box of tfw5's five points, or of ibug51, which has no jaw, is too tight.
 
     Args:
-      points: [..., K, 2] in pixels.
+        points: [..., K, 2] in pixels.
 
     Returns:
-      float32 [..., 4]: x, y, w, h.
+        float32 [..., 4]: x, y, w, h.
 
     Raises:
-      InputError: NaN, or all points on one horizontal or vertical line.
+        InputError: NaN, or all points on one horizontal or vertical line.
     """
     points = np.asarray(points, dtype=np.float64)
     if points.ndim < 2 or points.shape[-1] != 2 or points.shape[-2] == 0:

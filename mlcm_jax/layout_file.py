@@ -1,4 +1,4 @@
-"""A user's own layout of landmarks: from a YAML file or a dict to `landmarks.Layout`, and back for metadata."""
+"""A user's own layout: a YAML file or a dict to `landmarks.Layout`, and back to plain values for metadata."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mlcm_jax.errors import InputError, did_you_mean
 
 _KEYS = ("name", "count", "names", "flip", "eye_corners", "pupils", "groups", "edges")
 _EYES = {"right_eye", "left_eye"}
-_MOST = 5000  # points; more is a mistake, and would only fill the memory
+_MOST = 5000  # More points than this are a mistake, and would only fill the memory.
 
-# Several layouts may have as many points; these are the ones that people mean by the number.
+# Several layouts may have the same number of points; these are the ones that people mean by the number.
 _USUAL = {68: "ibug68", 54: "sf_tl54", 70: "tfake70", 98: "wflw98", 29: "cofw29", 5: "tfw5"}
 
 
 def read_layout(path: str | os.PathLike) -> landmarks.Layout:
-    """The layout in a YAML file; see `layout_from_dict`. Its name is the file's unless it states one.
+    """The layout in a YAML file, which is named after the file unless it holds a name; see `layout_from_dict`.
 
     Raises:
-        InputError: no such file, no YAML, or one of the mistakes that `layout_from_dict` names.
+        InputError: a file that is missing or not YAML, or one of the mistakes that `layout_from_dict` names.
     """
     try:
-        # Every scalar stays text, so that a point called `no` or `y` is not read as a truth value.
+        # BaseLoader keeps every scalar as text, so that a point called `no` or `y` is not read as a truth value.
         content = yaml.load(files.read_text(path), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"The layout {path} is not YAML: {' '.join(str(error).split())[:200]}.") from None
@@ -40,21 +40,22 @@ def read_layout(path: str | os.PathLike) -> landmarks.Layout:
 
 
 def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -> landmarks.Layout:
-    """A layout out of plain values. Points are given by 0-based index, or by name where there are `names`.
+    """A layout from plain values. Points are given by 0-based index, or by name where there are `names`.
 
     Args:
-        content: name: letters, digits, _ and -, and not that of a layout the package has;
+        content: the keys
+            name: letters, digits, _ and -, and not the name of a layout of this package (optional);
             count: number of points, or names: their names, or both;
             flip: pairs of points that change places in a mirrored image; [] where there are none;
             eye_corners: outer corner of the subject's right eye, then of the left one (optional);
             pupils: two lists of points whose means are the centres of the right and the left eye (optional);
-            groups: part of the face -> points (optional; right_eye, left_eye and outer_lips serve the check that eyes
-            lie above the mouth);
+            groups: part of the face -> points (optional; right_eye, left_eye and outer_lips are used to check that the
+            eyes lie above the mouth);
             edges: pairs of points to draw as lines (optional).
-        where: opens every message.
+        where: the first words of every message.
 
     Raises:
-        InputError: a key that is unknown, missing, or of another form; a point that does not exist; flip pairs that
+        InputError: a key that is unknown, missing, or of the wrong form; a point that does not exist; flip pairs that
             share a point, or do not exchange the right and the left eye.
     """
     if not isinstance(content, Mapping):
@@ -66,25 +67,25 @@ def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -
     name = given.get("name", "own")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name in landmarks.LAYOUTS:
         raise InputError(
-            f"{where} has the name {str(name)[:70]!r}; letters, digits, _ and - that name no known layout."
+            f"{where} has the name {str(name)[:70]!r}; use letters, digits, _ and -, and not a known layout's name."
         )
     names = _names(given["names"], where) if "names" in given else None
     count = _count(given.get("count", len(names) if names else None), names, where)
     if "flip" not in given:
         raise InputError(
-            f"{where} lacks flip, the pairs of points that change places in a mirror; [] if there are none."
+            f"{where} lacks flip, the pairs of points that change places in a mirror; write [] if there are none."
         )
 
-    def points(value, key: str, length: int | None = None) -> tuple[int, ...]:
+    def points(value: Any, key: str, length: int | None = None) -> tuple[int, ...]:
         if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
             what = f"{length} points" if length else "a list of points"
-            raise InputError(f"{where} has {key}: {str(value)[:60]} where {what} must stand.")
+            raise InputError(f"{where} has {key}: {str(value)[:60]}; it must be {what}.")
         return tuple(_point(item, names, count, f"{where}, {key},") for item in value)
 
     def pairs(key: str) -> tuple[tuple[int, int], ...]:
         rows = given.get(key, [])
         if not isinstance(rows, list | tuple):
-            raise InputError(f"{where} has {key}: {str(rows)[:60]} where a list of pairs must stand.")
+            raise InputError(f"{where} has {key}: {str(rows)[:60]}; it must be a list of pairs.")
         return tuple(points(row, key, 2) for row in rows)
 
     flip = pairs("flip")
@@ -96,11 +97,11 @@ def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -
     pupils = None
     if "pupils" in given:
         if not isinstance(given["pupils"], list | tuple) or len(given["pupils"]) != 2:
-            raise InputError(f"{where} has pupils that are not two lists, of the right and of the left eye.")
+            raise InputError(f"{where} has pupils that are not two lists, one for the right and one for the left eye.")
         pupils = tuple(points(side, "pupils") for side in given["pupils"])
     groups = given.get("groups", {})
     if not isinstance(groups, Mapping):
-        raise InputError(f"{where} has groups: {str(groups)[:60]} where parts of the face and their points must stand.")
+        raise InputError(f"{where} has groups: {str(groups)[:60]}; it must map parts of the face to their points.")
     groups = {str(part): points(some, f"groups {str(part)[:40]}") for part, some in groups.items()}
     empty = [part for part, some in [*groups.items(), *(("pupils", side) for side in pupils or ())] if not some]
     if empty:
@@ -115,7 +116,7 @@ def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -
 
 
 def layout_to_dict(layout: landmarks.Layout) -> dict[str, Any]:
-    """Plain values, fit for JSON, of which `layout_from_dict` makes the same layout (names of points are not kept)."""
+    """Plain values, fit for JSON, from which `layout_from_dict` makes the same layout. Names of points are not kept."""
     flip = [[i, int(j)] for i, j in enumerate(layout.flip) if i < j]
     plain = {"name": layout.name, "count": layout.count, "flip": flip}
     plain["groups"] = {part: list(some) for part, some in layout.groups.items()}
@@ -126,10 +127,14 @@ def layout_to_dict(layout: landmarks.Layout) -> dict[str, Any]:
 
 
 def by_count(count: int, option: str = "") -> str:
-    """Name of the layout that is meant by a number of points.
+    """Name of the layout that people mean by a number of points.
+
+    Args:
+        count: the number of points.
+        option: the option in which the user wrote it, or "" if it comes from a label; for the message.
 
     Raises:
-        InputError: none, or several; `option` is what the user wrote, or "" when the number comes from a label.
+        InputError: no layout has that many points, or several do and none is the usual one.
     """
     fits = [layout.name for layout in landmarks.LAYOUTS.values() if layout.count == count]
     if count in _USUAL or len(fits) == 1:
@@ -139,7 +144,7 @@ def by_count(count: int, option: str = "") -> str:
     raise InputError(f"{what} {known}; a layout of your own goes into --layout=FILE.yaml.")
 
 
-def _names(value, where: str) -> list[str]:
+def _names(value: Any, where: str) -> list[str]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item.strip() for item in value):
         raise InputError(f"{where} has names that are not a list of words.")
     names = [item.strip() for item in value]
@@ -152,7 +157,7 @@ def _names(value, where: str) -> list[str]:
     return names
 
 
-def _count(value, names: list[str] | None, where: str) -> int:
+def _count(value: Any, names: list[str] | None, where: str) -> int:
     count = _integer(value)
     if value is None or count is None or not 1 <= count <= _MOST:
         raise InputError(f"{where} needs count, a number of points from 1 to {_MOST}, or names.")
@@ -161,20 +166,20 @@ def _count(value, names: list[str] | None, where: str) -> int:
     return count
 
 
-def _point(value, names: list[str] | None, count: int, where: str) -> int:
+def _point(value: Any, names: list[str] | None, count: int, where: str) -> int:
     if isinstance(value, str) and names and value.strip() in names:
         return names.index(value.strip())
     index = _integer(value)
     if index is None:
         raise InputError(
-            f"{where} speaks of {str(value)[:40]!r}, which is no point's index{' or name' if names else ''}."
+            f"{where} refers to {str(value)[:40]!r}, which is no point's index{' or name' if names else ''}."
         )
     if not 0 <= index < count:
-        raise InputError(f"{where} speaks of point {index}; points run from 0 to {count - 1}.")
+        raise InputError(f"{where} refers to point {index}; points run from 0 to {count - 1}.")
     return index
 
 
-def _integer(value) -> int | None:
+def _integer(value: Any) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip(), re.ASCII):
@@ -182,5 +187,6 @@ def _integer(value) -> int | None:
     return None
 
 
-def _kind(value) -> str:
+def _kind(value: Any) -> str:
+    """What a reader of YAML would call a value."""
     return {str: "text", list: "list", type(None): "null"}.get(type(value), "value")

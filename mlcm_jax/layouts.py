@@ -1,29 +1,31 @@
-"""Landmark layouts: how many points, which mirror which, where the eyes are. Numpy only.
+"""Landmark layouts: how many points, which of them mirror which, where the eyes are. Numpy only.
 
-Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the image,
-and every layout here names it first.
+Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the image, and
+every layout here names it first.
 """
 
 import dataclasses
 import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mlcm_jax.errors import InputError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """What the rest of the library has to know about a set of landmarks.
+    """What the rest of the library needs to know about a set of landmarks.
 
     Attributes:
-      name: key in `LAYOUTS`.
-      count: number of points K.
-      groups: part of the face -> indices.
-      flip: int32 [K]; in a mirrored image, point i is the one that was `flip[i]`.
-      eye_corners: indices of the outer eye corners (right, left) for the `outer_eyes` normaliser, or None.
-      pupils: indices whose mean is the centre of the right eye, and the same of the left one, or None.
-      edges: pairs of indices to draw as lines.
+        name: key in `LAYOUTS`, or a name that the user chose.
+        count: number of points K.
+        groups: part of the face -> indices.
+        flip: int32 [K]; in a mirrored image, point i is the one that was `flip[i]`.
+        eye_corners: indices of the outer eye corners (right, left) for the `outer_eyes` normaliser, or None.
+        pupils: indices whose mean is the centre of the right eye, and likewise of the left one, or None.
+        edges: pairs of indices to draw as lines.
     """
 
     name: str
@@ -35,8 +37,12 @@ class Layout:
     edges: tuple[tuple[int, int], ...]
 
 
-def flip_permutation(count: int, pairs) -> np.ndarray:
-    """int32 [count] that swaps each pair and leaves the other points where they are. Pairs must not share points."""
+def flip_permutation(count: int, pairs: ArrayLike) -> np.ndarray:
+    """Read-only int32 [count] that swaps each pair and leaves the other points where they are.
+
+    Raises:
+        InputError: pairs that share a point, or name one that does not exist.
+    """
     flip = np.arange(count, dtype=np.int32)
     pairs = np.asarray(pairs, dtype=np.int32).reshape(-1, 2)
     if pairs.size and (pairs.min() < 0 or pairs.max() >= count or len(np.unique(pairs)) != pairs.size):
@@ -56,12 +62,12 @@ def _chain(*points: int, closed: bool = False) -> tuple[tuple[int, int], ...]:
     return (*pairs, (points[-1], points[0])) if closed else pairs
 
 
-def _mirror(*sides) -> list[tuple[int, int]]:
-    """Pairs out of (points of one side, their mirror images in the same order)."""
+def _mirror(*sides: tuple[Sequence[int], Sequence[int]]) -> list[tuple[int, int]]:
+    """Pairs from (points of one side, their mirror images in the same order)."""
     return [pair for right, left in sides for pair in zip(right, left, strict=True)]
 
 
-# The first 48 points of iBUG 68, shared by three layouts: jaw, brows, nose, eyes.
+# The first 48 points of iBUG 68 (jaw, brows, nose, eyes), which other layouts share.
 _FACE = {
     "jaw": _span(0, 16),
     "right_brow": _span(17, 21),
@@ -92,7 +98,7 @@ _LIPS_EDGES = (*_chain(*_LIPS["outer_lips"], closed=True), *_chain(*_LIPS["inner
 
 
 def _ibug68() -> Layout:
-    """300W: Sagonas et al., "300 faces in-the-wild challenge", IVC 2016. Eye centres: means of six points, as there."""
+    """300W: Sagonas et al., "300 faces in-the-wild challenge", IVC 2016. Eye centres are means of six points."""
     return Layout(
         "ibug68",
         68,
@@ -105,7 +111,7 @@ def _ibug68() -> Layout:
 
 
 def _tfake70() -> Layout:
-    """T-FAKE and Face Synthetics: iBUG 68 with a 3-D jaw, then two pupils, in an order that touches no result here."""
+    """T-FAKE and Face Synthetics: iBUG 68 with a 3-D jaw, then two pupils, whose order changes no result here."""
     return Layout(
         "tfake70",
         70,
@@ -132,7 +138,7 @@ def _sf_tl54() -> Layout:
 
 
 def _wflw98() -> Layout:
-    """WFLW: Wu et al., "Look at boundary", CVPR 2018. Brows: upper edge from the temple, back on the lower."""
+    """WFLW: Wu et al., "Look at boundary", CVPR 2018. Brows run along the upper edge, then back along the lower."""
     groups = {
         "jaw": _span(0, 32),
         "right_brow": _span(33, 41),
@@ -168,10 +174,10 @@ def _wflw98() -> Layout:
 def _cofw29() -> Layout:
     """COFW: Burgos-Artizzu et al., "Robust face landmark estimation under occlusion", ICCV 2013. Sides alternate.
 
-    0, 1 outer and 2, 3 inner ends of the brows; 4, 5 upper and lower middle of the right brow, 6, 7 of the left one;
-    8, 9 outer and 10, 11 inner eye corners; 12, 13 upper and lower lid of the right eye, 14, 15 of the left one; 16,
-    17 pupils; 18, 19 sides of the nose, 20 its tip, 21 its base; 22, 23 mouth corners; 24-27 lips from top to bottom;
-    28 chin.
+    0, 1 outer and 2, 3 inner ends of the brows; 4, 5 upper and lower middle of the right brow, 6, 7 of the left one; 8,
+    9 outer and 10, 11 inner eye corners; 12, 13 upper and lower lid of the right eye, 14, 15 of the left one; 16, 17
+    pupils; 18, 19 sides of the nose, 20 its tip, 21 its base; 22, 23 mouth corners; 24-27 lips from top to bottom; 28
+    chin.
     """
     groups = {
         "right_brow": (0, 4, 2, 5),
@@ -195,7 +201,7 @@ def _cofw29() -> Layout:
 
 
 def _tfw5() -> Layout:
-    """TFW: right eye, left eye, nose tip, right and left mouth corner. Eyes are centres: there are no eye corners."""
+    """TFW: centres of the right and the left eye, tip of the nose, right and left mouth corner. No eye corners."""
     groups = {"right_eye": (0,), "left_eye": (1,), "nose": (2,), "outer_lips": (3, 4)}
     return Layout("tfw5", 5, groups, flip_permutation(5, [(0, 1), (3, 4)]), None, ((0,), (1,)), ((3, 4),))
 
@@ -203,7 +209,7 @@ def _tfw5() -> Layout:
 def _charlotte73() -> Layout:
     """Charlotte-ThermalFace, frontal: iBUG 68, then the forehead from the subject's right temple to the left one.
 
-    Ashrafi et al., "Charlotte-ThermalFace: a fully annotated thermal infrared face dataset", 2022; the order was read
+    Ashrafi et al., "Charlotte-ThermalFace: a fully annotated thermal infrared face dataset", 2022. The order was read
     off the published files.
     """
     whole = _ibug68()
@@ -220,29 +226,29 @@ def _charlotte73() -> Layout:
 
 
 def _charlotte43() -> Layout:
-    """Charlotte-ThermalFace, profile, read off the published files too.
+    """Charlotte-ThermalFace, profile; the order was read off the published files.
 
-    All points are of the side that is seen, and in the same order for either side: a mirrored profile is a profile of
-    the other side, point by point, so that flipping moves no index.
+    All points lie on the side that is seen, in the same order for either side: a mirrored profile is a profile of the
+    other side, point by point, so that flipping moves no index.
     """
     groups = {
         "jaw": _span(0, 11),  # from the ear down and along to the chin
         "brow": _span(12, 15),  # from the temple to the nose
-        "nose": _span(16, 21),  # bridge 16-18, tip 19, base 20 and 21
+        "nose": _span(16, 21),  # bridge 16 to 18, tip 19, base 20 and 21
         "eye": _span(22, 26),  # front 22, upper lid 23, outer corner 24, lower lid 25, front 26
-        "outer_lips": _span(27, 33),  # from the front over the corner (30) to the front
-        "inner_lips": _span(34, 38),  # likewise, the corner is 36
+        "outer_lips": _span(27, 33),  # from the front around the corner (30) back to the front
+        "inner_lips": _span(34, 38),  # likewise; the corner is 36
         "forehead": _span(39, 42),  # from the temple over the top to the brow
     }
     edges = tuple(edge for points in groups.values() for edge in _chain(*points))
     return Layout("charlotte43", 43, groups, flip_permutation(43, []), None, None, edges)
 
 
-def _part(name: str, whole: Layout, points) -> Layout:
-    """The layout of some points of another, in its order. The eye centres are the means of what is left of the rims."""
+def _part(name: str, whole: Layout, points: Sequence[int]) -> Layout:
+    """The layout of some points of another, in its order; an eye centre is the mean of the points left of its rim."""
     place = {old: new for new, old in enumerate(points)}
 
-    def kept(indices):
+    def kept(indices: Iterable[int]) -> tuple[int, ...]:
         return tuple(place[i] for i in indices if i in place)
 
     groups = {key: kept(group) for key, group in whole.groups.items() if kept(group)}
@@ -256,17 +262,21 @@ LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (_ibug68(), _sf_tl54(), _wflw98(), _cofw29(), _tfake70(), _tfw5(), _charlotte73(), _charlotte43())
 }
-# iBUG 68 without the jaw, as "without contour" counts in 300W: point i is iBUG's 17 + i.
+# iBUG 68 without the jaw (300W's "without contour"): point i is iBUG's 17 + i.
 LAYOUTS["ibug51"] = _part("ibug51", LAYOUTS["ibug68"], range(17, 68))
-# The 17 points that iBUG 68 and COFW both mark, in COFW's order, to score a model of one on a set of the other: brow
-# ends, eye corners, tip and base of the nose, mouth corners, lips from top to bottom, chin. iBUG has no brow edges, lid
-# middles and pupils, and marks the sides of the nose at the nostrils, COFW where it is widest.
+# The 17 points that iBUG 68 and COFW both mark, in COFW's order, to score a model of one on a dataset of the other:
+# brow ends, eye corners, tip and base of the nose, mouth corners, lips from top to bottom, chin. iBUG has no brow
+# edges, lid middles or pupils, and marks the sides of the nose at the nostrils, where COFW marks its widest places.
 COFW_TO_COMMON = (0, 1, 2, 3, 8, 9, 10, 11, 20, 21, 22, 23, 24, 25, 26, 27, 28)
 LAYOUTS["common17"] = _part("common17", LAYOUTS["cofw29"], COFW_TO_COMMON)
 
 
-def get(name) -> Layout:
-    """The layout of that name; a `Layout` is handed back as it is. Raises InputError with the nearest known name."""
+def get(name: str | Layout) -> Layout:
+    """The layout of that name; a `Layout` is returned as it is.
+
+    Raises:
+        InputError: an unknown name; the message holds the nearest known one.
+    """
     if isinstance(name, Layout):
         return name
     if name in LAYOUTS:

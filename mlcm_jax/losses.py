@@ -1,47 +1,53 @@
 """Landmark losses: functions of (prediction, target) that return one value per number and reduce nothing.
 
-Those of coordinates take float arrays of one shape (landmarks [B, K, 2], for `awing` heatmaps [B, h, w, K]) and return
-that shape; `star` returns [B, K], `star_system` and `map_distillation` [B]. Options are keyword-only. The step reduces
-over `mask` and `visible`. Every gradient is finite everywhere, and zero at zero error. Options with a unit (`beta`,
-`w`, `epsilon`) are in the unit of the coordinates: a paper's pixels become u when divided by the side of the crop.
+Losses of coordinates take float arrays of one shape (landmarks [B, K, 2], for `awing` heatmaps [B, h, w, K]) and return
+that shape; `star` returns [B, K], `star_system` and `map_distillation` [B]. Options are keyword-only. The training step
+reduces over landmarks and examples. Every gradient is finite everywhere, and zero at zero error. Options with a unit
+(`beta`, `w`, `epsilon`) are in the unit of the coordinates: divide a paper's pixels by the side of the crop to get u.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
+from jax.typing import ArrayLike
 
 from mlcm_jax import codecs
 from mlcm_jax.codecs import decompose
 
 
-def _error(prediction, target) -> jax.Array:
-    """prediction - target, refusing to broadcast: [B, 1, 2] against [B, K, 2] would train nonsense in silence."""
+def _error(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
+    """The difference, refusing to broadcast: [B, 1, 2] against [B, K, 2] would train nonsense in silence."""
     if jnp.shape(prediction) != jnp.shape(target):
         raise ValueError(f"prediction {jnp.shape(prediction)} and target {jnp.shape(target)} differ in shape")
     return jnp.asarray(prediction) - jnp.asarray(target)
 
 
-def _magnitude(e) -> jax.Array:
+def _magnitude(e: jax.Array) -> jax.Array:
     """|e| with slope sign(e), so 0 at 0. JAX's own abs has slope 1 there, and would push what is already right."""
     return e * stop_gradient(jnp.sign(e))
 
 
-def l1(prediction, target) -> jax.Array:
-    """|e|, e = prediction - target."""
+def l1(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
+    """|e| with e = prediction - target."""
     return _magnitude(_error(prediction, target))
 
 
-def l2(prediction, target) -> jax.Array:
-    """e^2 (no factor 1/2)."""
+def l2(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
+    """e^2 with e = prediction - target, without the factor 1/2."""
     return jnp.square(_error(prediction, target))
 
 
-def smooth_l1(prediction, target, *, beta=1.0) -> jax.Array:
-    """e^2 / (2 beta) where |e| < beta, else |e| - beta / 2. "Fast R-CNN", Girshick, ICCV 2015 (beta = 1 there).
+def smooth_l1(prediction: ArrayLike, target: ArrayLike, *, beta: float = 1.0) -> jax.Array:
+    """e^2 / (2 beta) where |e| < beta, else |e| - beta / 2, with e = prediction - target.
 
-    Value and slope are continuous at beta. STAR and friends use beta = 0.01 on coordinates in [0, 1].
+    Value and slope are continuous at beta. STAR uses beta = 0.01 on coordinates in [-1, 1]. "Fast R-CNN", Girshick,
+    ICCV 2015, has beta = 1.
+
+    Raises:
+        ValueError: a beta that is not positive.
     """
     if isinstance(beta, int | float) and beta <= 0:
         raise ValueError(f"beta = {beta} must be positive; for beta = 0 use l1")
@@ -49,12 +55,12 @@ def smooth_l1(prediction, target, *, beta=1.0) -> jax.Array:
     return jnp.where(e < beta, e**2 / (2 * beta), e - beta / 2)
 
 
-def wing(prediction, target, *, w=10.0, epsilon=2.0) -> jax.Array:
-    """w ln(1 + |e| / epsilon) where |e| < w, else |e| - C with C = w - w ln(1 + w / epsilon).
+def wing(prediction: ArrayLike, target: ArrayLike, *, w: float = 10.0, epsilon: float = 2.0) -> jax.Array:
+    """Wing loss: w ln(1 + |e| / epsilon) where |e| < w, else |e| - C with C = w - w ln(1 + w / epsilon).
 
     "Wing loss for robust facial landmark localisation with convolutional neural networks", Feng et al., CVPR 2018,
-    eq. 5. The defaults are the paper's, in *pixels*. wing(s e; s w, s epsilon) = s wing(e; w, epsilon), so in u of a
-    crop of side S use w = 10 / S and epsilon = 2 / S; with the defaults, coordinates in [0, 1] never leave the
+    eq. 5. The defaults are the paper's, in *pixels*. Since wing(s e; s w, s epsilon) = s wing(e; w, epsilon), use
+    w = 10 / S and epsilon = 2 / S for u in a crop of side S; with the defaults, coordinates in [0, 1] never leave the
     logarithm.
     """
     e = _magnitude(_error(prediction, target))
@@ -62,12 +68,20 @@ def wing(prediction, target, *, w=10.0, epsilon=2.0) -> jax.Array:
     return jnp.where(e < w, w * jnp.log1p(e / epsilon), e - offset)
 
 
-def awing(prediction, target, *, alpha=2.1, omega=14.0, theta=0.5, epsilon=1.0) -> jax.Array:
+def awing(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    alpha: float = 2.1,
+    omega: float = 14.0,
+    theta: float = 0.5,
+    epsilon: float = 1.0,
+) -> jax.Array:
     """Adaptive wing loss for heatmaps with values in [0, 1]; y is the target and e = |prediction - y|.
 
     omega ln(1 + (e / epsilon)^(alpha - y)) where e < theta, else A e - C, with
     A = omega / (1 + (theta/epsilon)^(alpha-y)) (alpha - y) (theta/epsilon)^(alpha-y-1) / epsilon and
-    C = theta A - omega ln(1 + (theta/epsilon)^(alpha-y)): value and slope are continuous at theta.
+    C = theta A - omega ln(1 + (theta/epsilon)^(alpha-y)), so that value and slope are continuous at theta.
     "Adaptive wing loss for robust face alignment via heatmap regression", Wang et al., ICCV 2019, eq. 3.
     The target carries no gradient: it also sits in the exponent, where its derivative has no meaning.
     """
@@ -86,18 +100,26 @@ def awing(prediction, target, *, alpha=2.1, omega=14.0, theta=0.5, epsilon=1.0) 
     return jnp.where(near, curve, slope * e - offset)
 
 
-# KD-Loss, variant -> beta, (alpha, inner) of the tough teacher, (alpha, inner) of the tolerant one.
+# Numbers of KD-Loss by variant: beta, (alpha, inner) of the tough teacher, (alpha, inner) of the tolerant one.
 _KD = {"paper": (0.4, (0.9, -0.45), (0.9, -0.45)), "released": (0.15, (1.9, -0.45), (1.8, -0.40))}
 
 
-def _kd_numbers(variant: str):
+def _kd_numbers(variant: str) -> tuple[float, tuple[float, float], tuple[float, float]]:
     if variant not in _KD:
         raise ValueError(f"unknown variant {variant!r}: use {' or '.join(_KD)}")
     return _KD[variant]
 
 
 def assistive(
-    prediction, teacher, target, *, alpha=None, inner=None, beta=None, variant="paper", stop_factor=False
+    prediction: ArrayLike,
+    teacher: ArrayLike,
+    target: ArrayLike,
+    *,
+    alpha: float | None = None,
+    inner: float | None = None,
+    beta: float | None = None,
+    variant: str = "paper",
+    stop_factor: bool = False,
 ) -> jax.Array:
     """Assistive loss of one teacher: omega |t - e|, with e = |prediction - target| and t = |teacher - target|.
 
@@ -107,26 +129,31 @@ def assistive(
     | beta t <= e < t   | inner                  | inner             |
     | e < beta t        | inner e / (beta t)     | 0                 |
 
-    Behind the teacher's error it pulls harder, within it it holds back. The regions and t carry no gradient. In "paper"
-    the factor e / (beta t) is differentiated: the loss is the drawn curve, whose slope at e = 0 is inner / beta;
-    `stop_factor` stops it. The loss depends on e and t alone, *never on the side on which the teacher errs*: what it
-    gains over a shuffled or a constant t is what the teacher teaches; see `control`.
+    It pulls harder when the student errs more than the teacher, and pushes back when it errs less. The regions and t
+    carry no gradient. The loss depends on e and t alone, *never on the side on which the teacher errs*: what it gains
+    over a shuffled or a constant t is what the teacher teaches; see `control`.
     Fard and Mahoor, "Facial landmark points detection using knowledge distillation-based neural networks", CVIU 2022;
     "released" is their code.
 
     Args:
-      prediction, teacher, target: float [B, K, 2] in u. (The paper's coordinates are u - 0.5, so of the same scale.)
-      alpha, inner, beta: None takes the variant's: 0.9, -0.45, 0.4 in "paper"; 1.9, -0.45, 0.15 in "released", its
-        tough teacher's (its tolerant one's are 1.8, -0.40, 0.15).
+        prediction: float [B, K, 2] in u, as are the other two. (The paper's coordinates are u - 0.5.)
+        teacher: float [B, K, 2], the teacher's landmarks.
+        target: float [B, K, 2], the true landmarks.
+        alpha: weight where the student errs more; None is 0.9 ("paper") or 1.9 ("released", its tough teacher; its
+            tolerant one has 1.8).
+        inner: weight where it errs less; None is -0.45 (the tolerant teacher of "released" has -0.40).
+        beta: share of t below which the weight fades; None is 0.4 ("paper") or 0.15 ("released").
+        variant: "paper" or "released".
+        stop_factor: "paper" differentiates the factor e / (beta t), so that the loss is the curve that the paper draws,
+            of slope inner / beta at e = 0; True stops the gradient of the factor.
 
     Returns:
-      float [B, K, 2]; negative where e < t.
+        float [B, K, 2], negative where e < t.
     """
-    beta_default, (alpha_default, inner_default), _ = _kd_numbers(variant)
-    alpha, inner, beta = (
-        default if value is None else value
-        for value, default in ((alpha, alpha_default), (inner, inner_default), (beta, beta_default))
-    )
+    default_beta, (default_alpha, default_inner), _ = _kd_numbers(variant)
+    alpha = default_alpha if alpha is None else alpha
+    inner = default_inner if inner is None else inner
+    beta = default_beta if beta is None else beta
     e = _magnitude(_error(prediction, target))
     t = stop_gradient(jnp.abs(_error(teacher, target)))
     edge = beta * t
@@ -137,11 +164,28 @@ def assistive(
     return omega * _magnitude(t - e)
 
 
-def main(prediction, target, *, tolerant=None, gamma=0.5, variant="paper") -> jax.Array:
-    """The main term of KD-Loss, e = |prediction - target|; continuous, unreduced [B, K, 2]. Source: `assistive`.
+def main(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    tolerant: ArrayLike | None = None,
+    gamma: float = 0.5,
+    variant: str = "paper",
+) -> jax.Array:
+    """The main term of KD-Loss, with e = |prediction - target|; continuous. Source: see `assistive`.
 
     "paper": e where e <= gamma, else e^2 + gamma - gamma^2. "released": 3 e where e <= t, else e^2 + 3 t - t^2, with
-    t = |tolerant - target| (no gradient), which it needs and "paper" ignores.
+    t = |tolerant - target| (no gradient).
+
+    Args:
+        prediction: float [B, K, 2] in u.
+        target: float [B, K, 2] in u.
+        tolerant: float [B, K, 2], the tolerant teacher's landmarks; "released" needs them, "paper" ignores them.
+        gamma: of "paper".
+        variant: "paper" or "released".
+
+    Returns:
+        float [B, K, 2].
     """
     _kd_numbers(variant)
     e = _magnitude(_error(prediction, target))
@@ -154,34 +198,40 @@ def main(prediction, target, *, tolerant=None, gamma=0.5, variant="paper") -> ja
 
 
 def kd(
-    prediction,
-    tough,
-    tolerant,
-    target,
+    prediction: ArrayLike,
+    tough: ArrayLike | None,
+    tolerant: ArrayLike | None,
+    target: ArrayLike,
     *,
-    main_weight=2.5,
-    gamma=0.5,
-    variant="paper",
-    tough_numbers=None,
-    tolerant_numbers=None,
-    beta=None,
-    stop_factor=False,
+    main_weight: float = 2.5,
+    gamma: float = 0.5,
+    variant: str = "paper",
+    tough_numbers: tuple[float, float] | None = None,
+    tolerant_numbers: tuple[float, float] | None = None,
+    beta: float | None = None,
+    stop_factor: bool = False,
 ) -> jax.Array:
     """KD-Loss with two teachers: main_weight `main` + `assistive` of the tough + `assistive` of the tolerant teacher.
 
     The tough teacher learnt the true landmarks, the tolerant one their projection on a shape model
     (`shape_model.project`). With the paper's numbers the slope towards the truth at e = 0 is 2.5 - 2 * 0.45 / 0.4 =
-    +0.25; below a `main_weight` of 2.25 the truth repels. 2.5 is the paper's; in the released code the weight is an
-    argument whose value is not known.
+    +0.25; below a `main_weight` of 2.25 the truth repels.
 
     Args:
-      prediction, tough, tolerant, target: float [B, K, 2] in u. A teacher that is None leaves its term out: the
-        paper's rows with one teacher ("released" needs the tolerant one for its main term).
-      tough_numbers, tolerant_numbers: (alpha, inner) of each; None takes the variant's.
-      beta, stop_factor: of both, see `assistive`.
+        prediction: float [B, K, 2] in u.
+        tough: float [B, K, 2], the tough teacher's landmarks; None leaves its term out (the paper's row without it).
+        tolerant: float [B, K, 2], likewise; "released" needs it for its main term.
+        target: float [B, K, 2], the true landmarks.
+        main_weight: the paper's 2.5; in the released code it is an argument whose value is not known.
+        gamma: see `main`.
+        variant: "paper" or "released".
+        tough_numbers: (alpha, inner) of the tough teacher; None takes the variant's.
+        tolerant_numbers: (alpha, inner) of the tolerant teacher; None takes the variant's.
+        beta: of both teachers, see `assistive`.
+        stop_factor: of both teachers, see `assistive`.
 
     Returns:
-      float [B, K, 2], a function of e and the two t alone.
+        float [B, K, 2], a function of e and the two t alone.
     """
     _, *defaults = _kd_numbers(variant)
     total = main_weight * main(prediction, target, tolerant=tolerant, gamma=gamma, variant=variant)
@@ -193,19 +243,24 @@ def kd(
     return total
 
 
-def control(teacher, target, kind, *, key=None, weights=None) -> jax.Array:
-    """Landmarks to give `assistive` or `kd` for the teacher's: the same errors t, without what they say of an image.
+def control(
+    teacher: ArrayLike, target: ArrayLike, kind: str, *, key: jax.Array | None = None, weights: ArrayLike | None = None
+) -> jax.Array:
+    """A control for the teacher of `assistive` or `kd`: the same errors, without information about the image.
 
-    "shuffled": every example gets the t of another one, drawn by `key` (the batch, in random order, is rotated).
-    "constant": all get the batch's mean t. A teacher that beats neither has taught nothing but a schedule of weights.
+    A teacher that beats neither kind has taught nothing but a schedule of weights.
 
     Args:
-      teacher, target: float [B, K, 2] in u; finite.
-      weights: float [B, K]; None: ones. The mean is weighted, and stands for errors without weight when they are
-        shuffled: a placeholder's would reach a labelled landmark.
+        teacher: float [B, K, 2] in u, finite.
+        target: float [B, K, 2] in u, finite.
+        kind: "shuffled" gives every example the errors t of another one (the batch, in random order, is rotated);
+            "constant" gives all of them the batch's mean t.
+        key: draws the rotation of "shuffled".
+        weights: float [B, K]; None: ones. They weigh the mean, which also replaces errors without weight when they are
+            shuffled: a placeholder's error would reach a labelled landmark otherwise.
 
     Returns:
-      float [B, K, 2]: target + t, without gradient.
+        float [B, K, 2]: target + t, without gradient.
     """
     t = stop_gradient(jnp.abs(_error(teacher, target)))
     weights = jnp.ones(t.shape[:2]) if weights is None else stop_gradient(weights)
@@ -223,27 +278,33 @@ def control(teacher, target, kind, *, key=None, weights=None) -> jax.Array:
 
 
 def star(
-    heatmaps, target, *, weight=1.0, eps=1e-4, distance="smooth_l1", scale=0.01, grid="cells", floor=1e-6
+    heatmaps: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: float = 1.0,
+    eps: float = 1e-4,
+    distance: str = "smooth_l1",
+    scale: float = 0.01,
+    grid: str = "cells",
 ) -> jax.Array:
     """STAR: sum_j rho(v_j^T (y - mu)) / sqrt(lambda_j + eps) + weight sum_j |lambda_j| of each map.
 
     mu is the map's mean and (lambda_j, v_j) are the eigenpairs of its covariance, so that an error along an ambiguous
     edge costs less than one across it; the last term keeps the map from buying that with width. Eigenvalues and
-    eigenvectors carry gradient; `codecs.decompose` says how. Zhou et al., "STAR loss: reducing semantic ambiguity in
-    facial landmark detection", CVPR 2023. Their code divides first and takes rho of the length of the scaled vector;
-    this is the formula.
+    eigenvectors carry gradient; see `codecs.decompose`. Zhou et al., "STAR loss: reducing semantic ambiguity in facial
+    landmark detection", CVPR 2023.
 
     Args:
-      heatmaps: float [B, H, W, K], nonnegative, of any sum.
-      target: float [B, K, 2] in u.
-      weight: of the eigenvalues.
-      eps: 1e-4 in arXiv 2404.06029, 1e-5 in STAR itself.
-      distance: rho: "smooth_l1" (beta = `scale`), "l1", "l2", or "wing" (w = `scale`, epsilon = 2).
-      scale: of rho; like eps, in units of the grid.
-      grid, floor: see `codecs.decompose`.
+        heatmaps: float [B, H, W, K], nonnegative, of any sum.
+        target: float [B, K, 2] in u.
+        weight: of the eigenvalues.
+        eps: 1e-4 in arXiv 2404.06029, 1e-5 in STAR itself.
+        distance: rho: "smooth_l1" (beta = `scale`), "l1", "l2", or "wing" (w = `scale`, epsilon = 2).
+        scale: of rho; like eps, in units of the grid.
+        grid: see `codecs.decompose`.
 
     Returns:
-      float32 [B, K].
+        float32 [B, K].
     """
     distances = {
         "smooth_l1": functools.partial(smooth_l1, beta=scale),
@@ -253,13 +314,13 @@ def star(
     }
     if distance not in distances:
         raise ValueError(f"unknown distance {distance!r}: use one of {', '.join(distances)}")
-    error, variance = decompose(heatmaps, target, eps=eps, grid=grid, floor=floor)
+    error, variance = decompose(heatmaps, target, eps=eps, grid=grid)
     value = distances[distance](error, jnp.zeros_like(error)) / jnp.sqrt(variance + eps)
     return value.sum(-1) + weight * variance.sum(-1)
 
 
-def awing_weight(target) -> jax.Array:
-    """1 + 10 where the target, dilated by 3x3 cells, reaches 0.2: what `awing` of sparse maps is multiplied by.
+def awing_weight(target: ArrayLike) -> jax.Array:
+    """1 + 10 where the target, dilated by 3x3 cells, reaches 0.2: the factor of `awing` on sparse maps.
 
     float [B, h, w, K] -> the same shape, without gradient. "Adaptive wing loss", Wang et al., ICCV 2019.
     """
@@ -267,46 +328,41 @@ def awing_weight(target) -> jax.Array:
     return 1.0 + 10.0 * (dilated >= 0.2)
 
 
-def _weighted_mean(values, weights) -> jax.Array:
-    """[B, N] to [B]; an example of no weight gives 0."""
+def _weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """[B, N] to [B]; an example without weight gives 0."""
     total = weights.sum(-1)
     return jnp.where(weights > 0, values * weights, 0.0).sum(-1) / jnp.where(total > 0, total, 1.0)
 
 
 def star_system(
-    heatmaps,
-    points,
-    edges,
-    target,
+    heatmaps: ArrayLike,
+    points: ArrayLike,
+    edges: ArrayLike | None,
+    target: ArrayLike,
     *,
-    chains=(),
-    weights=None,
-    point_weight=10.0,
-    edge_weight=10.0,
-    drawn=256,
-    sigma=1.5,
-    **star_options,
+    chains: codecs.Chains = (),
+    weights: ArrayLike | None = None,
+    **options: Any,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """STAR(F, y) + 10 AWing(P, P*) + 10 AWing(E, E*), the loss of arXiv 2404.06029 without its distillation.
 
-    P* and E* are drawn here, on the device (`codecs.point_maps`, `codecs.edge_maps`). Each term is a mean: over the
-    landmarks, or over the cells and then over the landmarks or edges.
+    Each term is a mean over the landmarks, or over the cells and then over the landmarks or edges.
 
     Args:
-      heatmaps: float [B, S, S, K], the fused maps F.
-      points: float [B, S, S, K] in [0, 1], the point maps P.
-      edges: float [B, S, S, E] in [0, 1], the edge maps E; None, with no chains, leaves the term out.
-      target: float [B, K, 2] in u.
-      chains: the E edges as tuples of landmarks, `codecs.edge_chains`.
-      weights: optional float or bool [B, K] (visibility), weigh the means over landmarks; a landmark of weight 0 may
-        hold NaN. An edge weighs what its least landmark does.
-      drawn, sigma: see `codecs.point_maps`.
-      star_options: of `star`.
+        heatmaps: float [B, S, S, K], the fused maps F.
+        points: float [B, S, S, K] in [0, 1], the point maps P.
+        edges: float [B, S, S, E] in [0, 1], the edge maps E; None, with no chains, leaves the term out.
+        target: float [B, K, 2] in u.
+        chains: the E edges, `codecs.edge_chains`.
+        weights: optional float or bool [B, K] (visibility); a landmark of weight 0 may hold NaN. An edge weighs as much
+            as its least landmark.
+        **options: weights of the terms (point_weight, edge_weight), `codecs.point_maps` (drawn, sigma), and `star`.
 
     Returns:
-      (float32 [B], {"star", "points", "edges"}), the parts [B] not multiplied by their weights; "edges" is missing
-      where there are none.
+        (float32 [B], {"star", "points", "edges"} [B] not multiplied by their weights; without edges, no such part).
     """
+    point_weight, edge_weight = options.pop("point_weight", 10.0), options.pop("edge_weight", 10.0)
+    drawn, sigma = options.pop("drawn", 256), options.pop("sigma", 1.5)
     target = jnp.asarray(target)
     if heatmaps.shape != points.shape or heatmaps.shape[1] != heatmaps.shape[2]:
         raise ValueError(f"heatmaps {heatmaps.shape} and points {points.shape} are not both [B, S, S, K]")
@@ -319,11 +375,12 @@ def star_system(
     target = jnp.where(weights[..., None] > 0, target, 0.5)  # before the loss: NaN * 0 is NaN, in the gradient too
     size = heatmaps.shape[1]
 
-    def maps(prediction, drawing):  # [B, S, S, N] -> [B, N]
+    def maps(prediction: jax.Array, drawing: jax.Array) -> jax.Array:
+        """[B, S, S, N] to [B, N]."""
         return (awing(prediction.astype(jnp.float32), drawing) * awing_weight(drawing)).mean((1, 2))
 
     parts = {
-        "star": _weighted_mean(star(heatmaps, target, **star_options), weights),
+        "star": _weighted_mean(star(heatmaps, target, **options), weights),
         "points": _weighted_mean(maps(points, codecs.point_maps(target, size, drawn, sigma)), weights),
     }
     total = parts["star"] + point_weight * parts["points"]
@@ -334,10 +391,10 @@ def star_system(
     return total, parts
 
 
-def map_distillation(student_maps, teacher_maps) -> jax.Array:
-    """Mean squared difference of two stacks of maps, float [B, h, w, K] twice -> [B]; the teacher's are stopped.
+def map_distillation(student_maps: ArrayLike, teacher_maps: ArrayLike) -> jax.Array:
+    """Mean squared difference of two stacks of maps: float [B, h, w, K] twice -> float32 [B].
 
-    Between the fused maps F of teacher and student with weight 100: arXiv 2404.06029.
+    The teacher's maps carry no gradient. In arXiv 2404.06029 these are the fused maps F, and the weight is 100.
     """
     error = _error(student_maps, stop_gradient(teacher_maps))
     return jnp.square(error.astype(jnp.promote_types(error.dtype, jnp.float32))).mean((1, 2, 3))

@@ -1,35 +1,45 @@
-"""Errors of landmarks, in the units of the field: NME by a named normaliser, failure rate, AUC, CED.
+"""Errors of landmarks as the field reports them: NME by a named normaliser, failure rate, AUC, CED.
 
-`nme` takes numpy arrays or jax arrays (also traced) and answers in kind; the summaries take numpy. An NME is a
-fraction here, and becomes per cent only where it is printed. Distances are taken in *pixels of the original image*,
-never in a crop.
+`nme` takes numpy or jax arrays (also traced) and returns the same kind; the summaries take numpy. An NME is a fraction
+here and becomes per cent only where it is printed. Distances are in *pixels of the original image*, never of a crop.
 """
+
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
 
 NORMALIZERS = ("outer_eyes", "pupils", "box")
 
+Array = np.ndarray | jax.Array
 
-def normalizer_length(target, *, normalizer, layout=None, box=None):
-    """The length in pixels that errors are divided by, for each face.
+
+def normalizer_length(
+    target: Array,
+    *,
+    normalizer: str,
+    layout: str | landmarks.Layout | None = None,
+    box: ArrayLike | None = None,
+) -> Array:
+    """The length in pixels by which the errors of each face are divided.
 
     Args:
-      target: [B, K, 2] true landmarks.
-      normalizer: "outer_eyes" (distance of the outer eye corners: 300W, SF-TL54, WFLW, and COFW's "inter-ocular"),
-        "pupils" (distance of the eye centres: older 300W and COFW papers), or "box" (sqrt(w h) of the box).
-      layout: name or Layout; needed by the first two.
-      box: [B, 4] x, y, w, h in pixels; needed by the last.
+        target: float [B, K, 2], the true landmarks in pixels.
+        normalizer: "outer_eyes" (distance of the outer eye corners: 300W, SF-TL54, WFLW, and COFW's "inter-ocular"),
+            "pupils" (distance of the eye centres: older 300W and COFW papers), or "box" (sqrt(w h) of the box).
+        layout: name or Layout; needed by the first two.
+        box: [B, 4] x, y, w, h in pixels; needed by the last.
 
     Returns:
-      [B].
+        float [B].
 
     Raises:
-      InputError: unknown normaliser, or a layout or box that it needs and is not there.
+        InputError: an unknown normaliser, or one that needs a layout or a box that is missing.
     """
     xp = _namespace(target, box)
     if normalizer == "box":
@@ -38,7 +48,7 @@ def normalizer_length(target, *, normalizer, layout=None, box=None):
         box = xp.asarray(box)
         if box.shape != (target.shape[0], 4):
             raise InputError(f"Boxes have shape {box.shape}, not [{target.shape[0]}, 4].")
-        # A negative side is no box; it must not turn into a length when two of them meet.
+        # Two negative sides must not multiply to a positive length.
         return xp.sqrt(xp.maximum(box[:, 2], 0.0) * xp.maximum(box[:, 3], 0.0))
     if normalizer not in NORMALIZERS:
         raise InputError(f"Unknown normaliser {normalizer!r}; use one of {', '.join(NORMALIZERS)}.")
@@ -58,23 +68,32 @@ def normalizer_length(target, *, normalizer, layout=None, box=None):
     return xp.sqrt(((right - left) ** 2).sum(axis=-1))
 
 
-def nme(prediction, target, *, normalizer, layout=None, box=None, weights=None):
+def nme(
+    prediction: Array,
+    target: Array,
+    *,
+    normalizer: str,
+    layout: str | landmarks.Layout | None = None,
+    box: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Array:
     """Normalised mean error: the mean distance of the landmarks from the truth, divided by `normalizer_length`.
 
     Args:
-      prediction: [B, K, 2] in pixels.
-      target: [B, K, 2] in pixels.
-      normalizer: "outer_eyes", "pupils" or "box"; see `normalizer_length`.
-      layout: name or Layout; needed by "outer_eyes" and "pupils".
-      box: [B, 4] x, y, w, h in pixels; needed by "box".
-      weights: optional [B, K] (visibility), weigh the mean over the landmarks. The field counts all landmarks: leave
-        it out for numbers that are to be compared. An example of no weight gives NaN.
+        prediction: float [B, K, 2] in pixels.
+        target: float [B, K, 2] in pixels.
+        normalizer: "outer_eyes", "pupils" or "box"; see `normalizer_length`.
+        layout: name or Layout; needed by "outer_eyes" and "pupils".
+        box: [B, 4] x, y, w, h in pixels; needed by "box".
+        weights: optional [B, K] (visibility), weigh the mean over the landmarks; an example without weight gives NaN.
+            The field counts all landmarks: leave it out for numbers that are to be compared.
 
     Returns:
-      [B], a fraction, not per cent. In jax, an example whose normaliser is no positive number (padding) gives NaN.
+        float [B], a fraction, not per cent. In jax, an example whose normaliser is not a positive number (padding)
+        gives NaN.
 
     Raises:
-      InputError: shapes, names, or (numpy only) a normaliser that is no positive number.
+        InputError: shapes or names that do not fit, or (numpy only) a normaliser that is not a positive number.
     """
     xp = _namespace(prediction, target, box, weights)
     prediction, target = xp.asarray(prediction), xp.asarray(target)
@@ -99,25 +118,25 @@ def nme(prediction, target, *, normalizer, layout=None, box=None, weights=None):
     return xp.where(valid, mean / xp.where(valid, length, 1.0), xp.nan).astype(distance.dtype)
 
 
-def failure_rate(nme, *, threshold) -> float:
-    """Fraction of examples whose NME exceeds the threshold, in [0, 1]. NaN (no number came out) is a failure."""
+def failure_rate(nme: ArrayLike, *, threshold: float) -> float:
+    """Fraction in [0, 1] of examples whose NME (a fraction, like the threshold) exceeds the threshold, or is NaN."""
     values, threshold = _values(nme), _threshold(threshold)
     return float(np.mean(~(values <= threshold)))
 
 
-def auc(nme, *, threshold) -> float:
+def auc(nme: ArrayLike, *, threshold: float) -> float:
     """Area under the cumulative error curve from 0 to the threshold, over the threshold: a perfect model scores 1.
 
-    Exact, without sampling the curve: an example of error e adds (threshold - e) / threshold, nothing beyond the
-    threshold.
+    Exact, without sampling the curve: an example of error e contributes (threshold - e) / threshold, or nothing where e
+    exceeds the threshold or is NaN.
     """
     values, threshold = _values(nme), _threshold(threshold)
     kept = np.where(values <= threshold, threshold - values, 0.0)  # False for NaN
     return float(np.mean(kept) / threshold)
 
 
-def ced(nme) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulative error distribution as (errors [N] sorted, fraction [N] of examples with at most that error).
+def ced(nme: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative error distribution: sorted errors [N], and the fraction [N] of examples with at most that error.
 
     NaN counts as an infinite error, so that the curve of a model that fails does not reach 1.
     """
@@ -126,19 +145,19 @@ def ced(nme) -> tuple[np.ndarray, np.ndarray]:
     return values, np.arange(1, len(values) + 1) / len(values)
 
 
-def _namespace(*arrays):
-    """jax.numpy as soon as one array is jax's, else numpy: evaluation on the host must not go through a device."""
+def _namespace(*arrays: ArrayLike | None) -> ModuleType:
+    """jax.numpy if one of the arrays is jax's, else numpy: evaluation on the host must not go through a device."""
     return jnp if any(isinstance(a, jax.Array) for a in arrays) else np
 
 
-def _values(nme) -> np.ndarray:
+def _values(nme: ArrayLike) -> np.ndarray:
     values = np.asarray(nme, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
         raise InputError(f"NME values must be a list of at least one number, not an array of shape {values.shape}.")
     return values
 
 
-def _threshold(threshold) -> float:
+def _threshold(threshold: float) -> float:
     if not threshold > 0:
         raise InputError(f"The threshold must be positive, not {threshold}; 0.1 means 10 %.")
     return float(threshold)

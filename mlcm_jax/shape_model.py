@@ -1,7 +1,7 @@
-"""Active shape model: landmarks projected on the main ways in which faces vary. The "soft" landmarks of KD-Loss.
+"""Active shape model: landmarks projected on the principal components of face shapes, the "soft" landmarks of KD-Loss.
 
-Cootes et al., "Active shape models: their training and application", CVIU 1995; used so by Fard and Mahoor, CVIU 2022,
-on landmarks in u and without aligning the shapes first.
+Cootes et al., "Active shape models: their training and application", CVIU 1995. Fard and Mahoor, CVIU 2022, use it on
+landmarks in u without aligning the shapes first, and so does this file.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mlcm_jax.errors import InputError
 
@@ -21,10 +22,10 @@ class ShapeModel:
     """Mean shape and principal components, float32.
 
     Attributes:
-      mean: [K, 2].
-      basis: [2K, M], orthonormal columns over the vector x0, y0, x1, y1, …
-      eigenvalues: [M], variances along the columns, positive and falling.
-      variance: part of the shapes' variance that the M components hold, at least what was asked for.
+        mean: [K, 2].
+        basis: [2K, M], orthonormal columns over the vector x0, y0, x1, y1, …
+        eigenvalues: [M], variances along the columns, positive and falling.
+        variance: share of the shapes' variance that the M components hold, at least what was asked for.
     """
 
     mean: np.ndarray
@@ -33,13 +34,17 @@ class ShapeModel:
     variance: float
 
 
-def fit(shapes, *, variance=0.95) -> ShapeModel:
-    """Principal components of shapes float [N, K, 2], as few as hold `variance` (0 to 1) of their variance.
+def fit(shapes: ArrayLike, *, variance: float = 0.95) -> ShapeModel:
+    """Principal components of shapes, as few as hold a share of their variance.
 
     The unit is that of the shapes: fit in u to project in u. The paper keeps 95 %, older runs of its code 90 %.
 
+    Args:
+        shapes: float [N, K, 2], finite.
+        variance: the share to keep, above 0 and at most 1.
+
     Raises:
-      InputError: another shape, NaN, fewer than two different shapes, or a variance that is no part of one.
+        InputError: another shape, NaN, fewer than two different shapes, or a share outside (0, 1].
     """
     shapes = np.asarray(shapes, np.float64)
     if shapes.ndim != 3 or shapes.shape[-1] != 2 or shapes.shape[1] == 0:
@@ -56,7 +61,7 @@ def fit(shapes, *, variance=0.95) -> ShapeModel:
     centred = flat - mean
     values, vectors = np.linalg.eigh(centred.T @ centred / (len(flat) - 1))
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    if not values[0] > 1e-12 * max(1.0, np.square(mean).max()):  # rounding of the mean, squared
+    if not values[0] > 1e-12 * max(1.0, np.square(mean).max()):  # no more than rounding of the mean, squared
         raise InputError("A shape model needs shapes that differ; all of these are the same.")
     share = np.cumsum(values) / values.sum()
     kept = min(int(np.searchsorted(share, variance - 1e-12)) + 1, int((values > 1e-12 * values[0]).sum()))
@@ -68,19 +73,19 @@ def fit(shapes, *, variance=0.95) -> ShapeModel:
     )
 
 
-def project(model: ShapeModel, shapes, *, clip=3.0):
-    """Soft landmarks: mean + V b, b = V^T (shape - mean) clipped to ± clip sqrt(eigenvalue).
+def project(model: ShapeModel, shapes: np.ndarray | jax.Array, *, clip: float = 3.0) -> np.ndarray | jax.Array:
+    """Soft landmarks: mean + V b, with b = V^T (shape - mean) clipped to ± clip sqrt(eigenvalue).
 
     Args:
-      model: of `fit`, in the unit of `shapes`.
-      shapes: float [..., K, 2]; numpy, or jax (also traced: the model is then a constant of the program).
-      clip: in standard deviations; infinity projects without clipping.
+        model: from `fit`, in the unit of `shapes`.
+        shapes: float [..., K, 2]; numpy, or jax (also traced: the model is then a constant of the program).
+        clip: in standard deviations; infinity projects without clipping.
 
     Returns:
-      [..., K, 2], numpy or jax as given, of the same dtype if that is a float.
+        [..., K, 2], numpy or jax as given, of the same dtype if that is a float, else float32.
 
     Raises:
-      InputError: another K.
+        InputError: another K.
     """
     on_device = isinstance(shapes, jax.Array)
     xp = jnp if on_device else np
@@ -93,18 +98,18 @@ def project(model: ShapeModel, shapes, *, clip=3.0):
     mean, basis, limit = (
         xp.asarray(value, dtype) for value in (model.mean.reshape(-1), model.basis, clip * np.sqrt(model.eigenvalues))
     )
-    options = {"precision": jax.lax.Precision.HIGHEST} if on_device else {}  # TF32 would move landmarks
+    options = {"precision": jax.lax.Precision.HIGHEST} if on_device else {}  # TF32 would move landmarks.
     flat = shapes.reshape(-1, mean.size).astype(dtype)
     b = xp.matmul(flat - mean[None], basis, **options)
     b = xp.clip(b, -limit[None], limit[None])
     return (mean[None] + xp.matmul(b, basis.T, **options)).reshape(shapes.shape)
 
 
-def save(model: ShapeModel, path) -> None:
-    """Writes the model as .npz of plain arrays; a file of that name is replaced only once the new one is whole.
+def save(model: ShapeModel, path: str | os.PathLike) -> None:
+    """Writes the model as .npz of plain arrays; a file of that name is replaced only once the new one is complete.
 
     Raises:
-      InputError: a place that cannot be written to.
+        InputError: a path that cannot be written to.
     """
     path = os.fspath(path)
     part = f"{path}.part"
@@ -116,11 +121,11 @@ def save(model: ShapeModel, path) -> None:
         raise InputError(f"The shape model cannot be written to {path}: {error.strerror or error}.") from None
 
 
-def load(path) -> ShapeModel:
+def load(path: str | os.PathLike) -> ShapeModel:
     """The model that `save` wrote. Nothing in the file is executed.
 
     Raises:
-      InputError: no such file, or one that is damaged or holds something else.
+        InputError: a file that is missing or damaged, or holds something else.
     """
     path = os.fspath(path)
     try:
@@ -132,8 +137,8 @@ def load(path) -> ShapeModel:
         raise InputError(
             f"The shape model {path} cannot be read ({error.strerror or error}); check its name and its rights."
         ) from None
-    except Exception as error:  # zip, zlib, lzma and npy readers raise a dozen kinds of it for a changed byte
-        raise InputError(f"The shape model {path} is damaged or is none: {error}; fit and save it again.") from None
+    except Exception as error:  # The readers of zip, zlib, lzma and npy raise a dozen kinds for a changed byte.
+        raise InputError(f"{path} is damaged, or is not a shape model: {error}; fit and save it again.") from None
     mean, basis, values, variance = (fields[name] for name in _FIELDS)
     wrong = None
     if not all(np.isfinite(value).all() for value in fields.values()):

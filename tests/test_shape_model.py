@@ -124,11 +124,11 @@ def test_files_that_are_no_shape_model(tmp_path, saved):
     with np.load(saved) as file:
         good = dict(file)
     cases = [
-        (b"", "damaged or is none"),
-        (b"mean,basis", "damaged or is none"),
-        (saved.read_bytes()[:300], "damaged or is none"),
+        (b"", "damaged, or is not"),
+        (b"mean,basis", "damaged, or is not"),
+        (saved.read_bytes()[:300], "damaged, or is not"),
         ({name: good[name] for name in ("mean", "basis")}, "eigenvalues"),
-        (good | {"mean": np.array([object()])}, "damaged or is none"),
+        (good | {"mean": np.array([object()])}, "damaged, or is not"),
         (good | {"mean": good["mean"] * np.nan}, "not finite"),
         (good | {"mean": good["mean"][:4]}, "do not fit together"),
         (good | {"basis": good["basis"] * 2}, "not orthonormal"),
