@@ -1,11 +1,11 @@
-"""KD-Loss against the student's error, as `losses` computes it, beside the regions that the paper prints.
+"""Curves of KD-Loss over the student's error as `losses` computes them, checked against the published weights.
 
     python -m benchmarks.kd_curves                                  # writes docs/kd_loss.png, prints the table
     python -m benchmarks.kd_curves --tough=0.03 --tolerant=0.08 --out=kd.png
 
-The table holds weight and slope of the assistive term in each region, read off the loss by automatic differentiation,
-against the published weights (Fard and Mahoor, CVIU 2022; "released": their code). A difference is an error: exit 1.
-The jumps of "released" at βt are in their code: the weight falls from 0 to a negative number there.
+The table compares the weight of the assistive term in each region with the published one (Fard and Mahoor, CVIU 2022;
+"released": their code), and holds its slope by automatic differentiation. The exit status is 1 where they differ. The
+jumps of "released" at βt are in their code: the weight falls from 0 to a negative number there.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import numpy as np
 from mlcm_jax import losses
 from mlcm_jax.console import say
 
-# Of each variant: beta, and the published weight omega as a function of e / t, for e >= t, beta t <= e < t, e < beta t.
+# By variant: beta, and each teacher's published weight omega for e >= t, for beta t <= e < t, and for e < beta t as a
+# function of e / t.
 PUBLISHED = {
     "paper": (0.4, {t: (0.9, -0.45, lambda ratio: -0.45 * ratio / 0.4) for t in ("tough", "tolerant")}),
     "released": (
@@ -31,29 +32,29 @@ REGIONS = ("t ≤ e", "βt ≤ e < t", "e < βt")
 
 
 def terms(e: np.ndarray, tough: float, tolerant: float, variant: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Value and slope at the errors e [N] of "main" (times 2.5), "tough", "tolerant", and their sum "KD-Loss"."""
+    """Value and slope [N] at errors e [N] of "main" (times 2.5), "tough", "tolerant", and of their sum, "KD-Loss"."""
 
-    def at(error, which):
+    def at(error: jax.Array, which: str) -> jax.Array:
         one = [jnp.reshape(value, (1, 1, 1)) for value in (error, tough, tolerant, 0.0)]
         prediction, hard, soft, target = one
         main = 2.5 * losses.main(prediction, target, tolerant=soft, variant=variant)
         if which == "main":
             return main[0, 0, 0]
         with_one = {"tough": (hard, None), "tolerant": (None, soft), "KD-Loss": (hard, soft)}[which]
-        if variant == "released" and which == "tough":  # its main term needs the tolerant teacher: taken off again
+        if variant == "released" and which == "tough":  # Its main term needs the tolerant teacher, subtracted again.
             both = losses.kd(prediction, hard, soft, target, variant=variant)
             return (both - at(error, "tolerant") - main)[0, 0, 0]
         total = losses.kd(prediction, *with_one, target, variant=variant)
         return (total if which == "KD-Loss" else total - main)[0, 0, 0]
 
-    def both(which):
+    def both(which: str) -> tuple[jax.Array, jax.Array]:
         return jax.vmap(jax.value_and_grad(lambda error: at(error, which)))(jnp.asarray(e, jnp.float32))
 
     return {which: tuple(map(np.asarray, both(which))) for which in ("main", "tough", "tolerant", "KD-Loss")}
 
 
 def check(tough: float, tolerant: float, variant: str) -> list[tuple[str, str, float, float, float]]:
-    """(teacher, region, published weight, weight found, slope found), in the middle of each region."""
+    """Rows (teacher, region, published weight, weight found, slope found), in the middle of each region."""
     beta, numbers = PUBLISHED[variant]
     rows = []
     for teacher, t in (("tough", tough), ("tolerant", tolerant)):
@@ -66,7 +67,7 @@ def check(tough: float, tolerant: float, variant: str) -> list[tuple[str, str, f
 
 
 def draw(path: str, tough: float, tolerant: float) -> None:
-    """One panel a variant: the terms and their sum over e; the regions of the tough teacher shaded."""
+    """Draws one panel per variant: the terms and their sum over e, with the tough teacher's regions shaded."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -99,7 +100,7 @@ def draw(path: str, tough: float, tolerant: float) -> None:
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Prints the table and draws the curves; see the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tough", type=float, default=0.04, help="error t of the tough teacher, in u")
     parser.add_argument("--tolerant", type=float, default=0.06, help="error t of the tolerant teacher, in u")

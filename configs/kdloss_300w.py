@@ -5,18 +5,20 @@
     mlcm train --config=configs/kdloss_300w.py:released --workdir=runs/kdloss_released    # the loss of their code
     mlcm evaluate --workdir=runs/kdloss_300w --split=challenge                            # also common
 
-For a GPU (time and memory: not measured). Expected result: not measured. Theirs, in their metric (a crop stretched to a
-square), challenge / common / full: student alone 6.84 / 3.93 / 4.50, with both teachers 6.13 / 3.56 / 4.06, teacher
-5.80 / 3.34 / 3.82 (per cent). Ours is in pixels of the original image: compare differences, not values.
+For a GPU (time and memory not measured). Expected result: not measured. Theirs, in their metric (the crop is stretched
+to a square), challenge / common / full: student alone 6.84 / 3.93 / 4.50, with both teachers 6.13 / 3.56 / 4.06,
+teacher 5.80 / 3.34 / 3.82 per cent. Ours is in pixels of the original image: compare differences, not values.
 
-KNOWN (Fard and Mahoor, CVIU 2022, and their code): networks, 224 px, dropout 0.5 of the teachers, shape model of 95 %
-clipped at 3 deviations, KD-Loss with α 0.9, β 0.4, main weight 2.5, γ 0.5; Adam 1e-3 with time decay 1e-4, batch 70,
-150 epochs; flip, rotation of up to 0.5 rad, gamma, noise, blur. INFERRED: the shape model is fitted to the augmented
-crops, turned and mirrored; the decay counts steps, as Keras' does; the
-teachers and the student alone learn by L1, which is what the main term is below γ; no warm-up, no weight decay, no
-averaging; teachers trained as long as the student, from scratch (`--config.pretrained.teacher=FILE` for ImageNet
-weights); strengths of gamma, noise and blur (ours); the crop, 1.25 times the longer side of the landmarks' box.
-DIFFERENT here: `photometric` also changes brightness, contrast, colour cast and light, and makes some images gray.
+KNOWN (Fard and Mahoor, CVIU 2022, and their code): networks, 224 px, dropout 0.5 in the teachers, shape model that
+keeps 95 % and is clipped at 3 deviations, KD-Loss with α 0.9, β 0.4, main weight 2.5, γ 0.5; Adam 1e-3 with time decay
+1e-4, batch 70, 150 epochs; flip, rotation of up to 0.5 rad, gamma, noise, blur.
+
+INFERRED: the shape model is fitted to the augmented crops, rotated and mirrored; the decay counts steps, as Keras does;
+the teachers and the student alone train with L1, which is what the main term is below γ; no warm-up, weight decay or
+averaging; the teachers train as long as the student, from scratch (`--config.pretrained.teacher=FILE` for ImageNet
+weights); strengths of gamma, noise and blur (ours); the crop is 1.25 times the longer side of the landmarks' box.
+
+DIFFERENT here: `photometric` also changes brightness, contrast, colour cast and light, and turns some images gray.
 """
 
 from ml_collections import ConfigDict

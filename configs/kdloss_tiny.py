@@ -1,4 +1,4 @@
-"""KD-Loss on 1,200 synthetic faces, thermal, on two CPU cores: tough and tolerant teacher, light student, its control.
+"""KD-Loss on 1,200 synthetic thermal faces, on two CPU cores: tough and tolerant teacher, lightweight student, control.
 
     mlcm train --config=configs/kdloss_tiny.py --workdir=runs/kdloss_tiny
     mlcm train --config=configs/kdloss_tiny.py:smoke --workdir=/tmp/kd_smoke     # learns nothing: does it run?
@@ -14,9 +14,8 @@ split, NME in per cent of √(w·h) of the box:
 | light_alone | 88,568 | 4.92 | 3.8 | 0.521 |
 | kd | 88,568 | 4.83 | 5.6 | 0.528 |
 
-Published loss (its numbers: configs/kdloss_300w.py), networks and training of our own: dense convolutions, for XLA's
-depthwise ones are slow on a CPU. One seed; a comparison needs several, and the controls `--config.kd.control=shuffled`
-and `constant`.
+The loss is the published one (its numbers: configs/kdloss_300w.py); networks and training are our own. This is one
+seed; a comparison needs several, and the controls `--config.kd.control=shuffled` and `constant`.
 """
 
 from ml_collections import ConfigDict

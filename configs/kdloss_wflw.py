@@ -4,10 +4,10 @@
     mlcm train --config=configs/kdloss_wflw.py --workdir=runs/kdloss_wflw
     mlcm evaluate --workdir=runs/kdloss_wflw --split=test_pose         # also test_expression, …
 
-For a GPU (time and memory: not measured). Expected result: not measured. Theirs: student with both teachers 8.57 %,
-divided by the distance of the pupils, in their metric; ours by the outer eye corners, as others report WFLW, or with
-`--config.normalizer=pupils`. What is KNOWN and what is INFERRED is said in configs/kdloss_300w.py; that the boxes are
-the landmarks' and not the file's is INFERRED too.
+For a GPU (time and memory not measured). Expected result: not measured. Theirs, in their metric: student with both
+teachers 8.57 %, divided by the distance of the pupils. Ours is divided by the distance of the outer eye corners, as
+others report WFLW; `--config.normalizer=pupils` changes that. configs/kdloss_300w.py says what is KNOWN and what is
+INFERRED; that the boxes are those of the landmarks and not those in the file is INFERRED too.
 """
 
 from ml_collections import ConfigDict

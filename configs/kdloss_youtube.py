@@ -4,12 +4,11 @@
     mlcm train --config=configs/kdloss_youtube.py --workdir=runs/kdloss_youtube
     mlcm train --config=configs/kdloss_youtube.py:webmorph --workdir=runs/kdloss_webmorph    # 97 training images
 
-For a GPU (time and memory: not measured). Expected result: not measured. Published networks and loss, this package's
-training (cosine, average, augmentation). The labels are a machine's, so what is measured is agreement with another
-program, and a difference of some tenths of a per cent means nothing. `webmorph` has free images with hand-placed
-points, but 97 of them, frontal and neutral: it shows that all of it runs on real images and how fast 97 faces are
-learnt by heart, and no more. As a test set it is worth more: `mlcm evaluate --workdir=runs/kdloss_youtube
---dataset=webmorph_faces`.
+Time, memory and expected result: not measured. Published networks and loss; this package's training (cosine, averaged
+weights, augmentation). The labels come from a program, so the score is agreement with that program, and a difference of
+a few tenths of a per cent means nothing. `webmorph` has free images with points placed by hand, but only 97 of them,
+frontal and neutral: it shows that everything runs on real images and how fast 97 faces are memorised, and no more. It
+is more useful as a test set: `mlcm evaluate --workdir=runs/kdloss_youtube --dataset=webmorph_faces`.
 """
 
 from ml_collections import ConfigDict

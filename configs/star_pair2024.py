@@ -5,28 +5,30 @@
         --config.pretrained.teacher=swin_v2_b-781e5279.pth             # ImageNet weights; "" starts from scratch
     mlcm train --config=configs/star_pair2024.py --workdir=runs/own --config.dataset=paired_folder/NAME …
 
-For a GPU (time and memory: not measured; `--config.train.bf16=True` takes less). Expected result: not measured. Theirs
+For a GPU (time and memory not measured; `--config.train.bf16=True` takes less). Expected result: not measured. Theirs
 is a score of the challenge (teacher 18.08, student 15.75), not an NME, and they published no student without
-distillation: `light_alone` with
-`--config.light_head_init=scratch` is that control; as it stands it too starts from the teacher's head.
+distillation. As it stands, `light_alone` starts from the teacher's head too; `--config.light_head_init=scratch` makes
+it the control without any teacher.
 
 KNOWN (arXiv 2404.06029 and its code): 256 px, maps of 64², iBUG 68 without the jaw; SwinV2-B with windows of 16, 1×1
 convolution to 256 channels, two transposed convolutions, AAM head; student MobileViTv2-0.5, nearest ×8, AAM head that
 starts from the teacher's; STAR + 10 AWing + 10 AWing, ε 1e-4, s 0.01; distillation of the fused maps, weight 100 (1000
 in an earlier version); AdamW 2e-4, heads 1e-3, weight decay 1e-4, cosine, 500 epochs, batch 32; shift 0.05, rotation
-45°, scale 0.1, flip, occlusion, blur, gamma, noise, gray. INFERRED: the data, as the challenge's are not public (300W
-stands in); the decoder counts as head for the learning rate; no warm-up, clipping or averaging; distillation does not
-decay; strengths and probabilities of occlusion, blur, gamma, noise and gray; the crop, 1.25 times the box. DIFFERENT
-here: their shift, rotation and scale are normal with these deviations, ours uniform up to them; biases and norms are
-not decayed; coordinates are u in [0, 1], where theirs span [-1, 1] (`--config.loss.options.grid=align_corners` gives
-their grid).
+45°, scale 0.1, flip, occlusion, blur, gamma, noise, gray.
 
-The student has 1,141,863 parameters, which is all that their forward pass uses (KNOWN, code): 1,113,593 of the backbone
-without classifier and 28,270 of three 1×1 convolutions to 51 points, 8 edges, 51 maps. INFERRED: their 1.245 M are the
-constants of the deployed TFLite file: batch norms folded into biases (-3,888), arrays of ones that a converter makes of
-the attention's `expand_as` (98,304), two grids of coordinates (8,192), points by edges (459): 1,244,930. No reading as
-a network that we tried comes near: with batch norm's statistics 1.150 M, one more 1×1 convolution 1.208 M, two 1.273 M,
-classifier 1.399 M.
+INFERRED: the data, as the challenge's are not public (300W stands in); the decoder counts as head for the learning
+rate; no warm-up, clipping or averaging; distillation does not decay; strengths and probabilities of occlusion, blur,
+gamma, noise and gray; the crop is 1.25 times the box.
+
+DIFFERENT here: their shift, rotation and scale are normal with these deviations, ours uniform up to them; biases and
+norms are not decayed; coordinates are u in [0, 1], where theirs span [-1, 1].
+
+The student has 1,141,863 parameters, which is all that their forward pass uses (KNOWN, code): 1,113,593 in the backbone
+without classifier and 28,270 in three 1×1 convolutions to 51 points, 8 edges and 51 maps. INFERRED: their 1.245 M are
+the constants of the deployed TFLite file: batch norms folded into biases (-3,888), arrays of ones that a converter
+makes of the attention's `expand_as` (98,304), two grids of coordinates (8,192), points by edges (459): 1,244,930. No
+reading as a network that we tried comes near: with batch norm's statistics 1.150 M, one more 1×1 convolution 1.208 M,
+two 1.273 M, classifier 1.399 M.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""STAR with anisotropic attention on 1,200 synthetic faces, thermal, on two CPU cores: teacher, light student, control.
+"""STAR with AAM heads on 1,200 synthetic thermal faces, on two CPU cores: teacher, lightweight student, its control.
 
     mlcm train --config=configs/star_tiny.py --workdir=runs/star_tiny
     mlcm train --config=configs/star_tiny.py:smoke --workdir=/tmp/star_smoke     # learns nothing: does it run?
@@ -13,14 +13,14 @@ split, NME in per cent of √(w·h) of the box, 51 points:
 | light_alone | 118,334 | 4.87 | 3.8 | 0.533 |
 | direct | 118,334 | 4.87 | 4.4 | 0.533 |
 
-The distillation has bought nothing here. The fused maps of student and teacher differ by 4e-5 (mean square), so with
-the published weight of 100 the term is 0.3 % of the loss; larger weights: configs/ablation_star.py.
+Distillation gains nothing here. The fused maps of student and teacher differ by 4e-5 (mean square), so that with the
+published weight of 100 the term is 0.3 % of the loss; configs/ablation_star.py tries larger weights.
 
-The published system (its numbers: configs/star_pair2024.py) made small. What is not as published: dense networks; maps
+This is the published system (its numbers: configs/star_pair2024.py) made small. Not as published: dense networks; maps
 of 16² whose targets are drawn at 32² (σ 1.5 of that); 32 channels before the heads; AWing weighs 1 and not 10; the
 student decodes by transposed convolutions too; higher rates. With AWing at 10, features of 8² cells and a student that
 repeats cells, changed all at once, the students stayed at 10.3 and 10.6 %. Student and control both start with those
-parameters of the teacher's head that fit. One seed; a comparison needs several.
+parameters of the teacher's head that fit. This is one seed; a comparison needs several.
 """
 
 from ml_collections import ConfigDict
