@@ -1,11 +1,12 @@
-"""Depthwise convolution: XLA's grouped form, shifted multiply-adds, and the latter with our gradient, side by side.
+"""Times the forms of the depthwise convolution: XLA's grouped one, shifted multiply-adds, and these with our gradient.
 
-Run: `python -m benchmarks.depthwise`. Prints a Markdown table of milliseconds and ratios; results with date and
+Run: `python -m benchmarks.depthwise`. It prints a Markdown table of milliseconds and ratios; results with date and
 hardware are kept in `benchmarks/RESULTS.md`. The forms alternate within one run, so that other load on the machine
-hits them all.
+affects them all alike.
 """
 
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -16,13 +17,13 @@ from mlcm_jax.models import depthwise as forms
 CASES = ((32, 32, 192, 3, 1), (64, 32, 96, 3, 2), (64, 16, 144, 3, 1), (64, 8, 192, 5, 1), (64, 16, 144, 5, 2))
 
 
-def _automatic(x, kernel, g, stride):
-    """Gradients by jax of the shifted form."""
+def _automatic(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
+    """JAX's own gradients of the shifted form."""
     return jax.vjp(partial(forms.shifted, stride=stride), x, kernel)[1](g)
 
 
-def milliseconds(functions: dict, arguments: tuple, repeats: int) -> dict[str, float]:
-    """The least time of each function over `repeats` rounds, after one call to compile; the functions take turns."""
+def milliseconds(functions: Mapping[str, Callable], arguments: tuple, repeats: int) -> dict[str, float]:
+    """The shortest time of each function in `repeats` rounds, after one call to compile; the functions take turns."""
     compiled = {name: jax.jit(function) for name, function in functions.items()}
     for function in compiled.values():
         jax.block_until_ready(function(*arguments))
@@ -36,7 +37,16 @@ def milliseconds(functions: dict, arguments: tuple, repeats: int) -> dict[str, f
 
 
 def compare(batch: int, side: int, channels: int, size: int, stride: int, *, repeats: int = 5) -> dict[str, float]:
-    """Milliseconds of the forward pass and of the gradient, by form, for x float32 [batch, side, side, channels]."""
+    """Milliseconds of the forward pass and of the gradient by form, for x float32 [batch, side, side, channels].
+
+    Args:
+        batch: B.
+        side: height and width of x.
+        channels: C.
+        size: side of the kernel.
+        stride: 1 or 2.
+        repeats: rounds, of which the fastest counts.
+    """
     keys = jax.random.split(jax.random.key(0), 3)
     out = -(-side // stride)
     x = jax.random.normal(keys[0], (batch, side, side, channels))
@@ -52,9 +62,8 @@ def compare(batch: int, side: int, channels: int, size: int, stride: int, *, rep
 def main() -> None:
     """Prints the table for this machine's default device."""
     device = jax.devices()[0]
-    print(
-        f"{device.platform} {device.device_kind}, jax {jax.__version__}; ms, least of 5; in brackets conv's over this\n"
-    )
+    print(f"{device.platform} {device.device_kind}, jax {jax.__version__}.")
+    print("Shortest of 5 times in ms; in brackets, how many times faster than XLA's convolution.\n")
     print(
         "| batch, side, channels, k, stride | fwd conv | fwd shifted | grad conv | grad of shifted by jax | grad ours |"
     )

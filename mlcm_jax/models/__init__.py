@@ -1,17 +1,20 @@
-"""Networks: every model is `backbone` + `head`, made by `create(name, …)`: image -> features -> landmarks."""
+"""Networks. `create(name, …)` makes a model of two parts, `backbone` and `head`: image -> features -> landmarks."""
 
 import inspect
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
 
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import pretrained
 from mlcm_jax.models.aam import AAM
 from mlcm_jax.models.efficientnet import EfficientNet
-from mlcm_jax.models.heads import Coordinates, Heatmap, Prediction, soft_argmax
+from mlcm_jax.models.heads import Coordinates, Heatmap, Prediction, checked_mean_shape, soft_argmax
 from mlcm_jax.models.mobilenet_v2 import MobileNetV2
 from mlcm_jax.models.mobilevit_v2 import MobileViTV2
 from mlcm_jax.models.resnet import ResNet
@@ -22,11 +25,11 @@ __all__ = ["HEADS", "Model", "Prediction", "create", "names", "pretrained", "pro
 
 _BACKBONES = {
     "mobilenet_v2": partial(MobileNetV2),
-    "efficientnet_b0": partial(EfficientNet, 1.0, 1.0),
-    "efficientnet_b1": partial(EfficientNet, 1.0, 1.1),
-    "efficientnet_b2": partial(EfficientNet, 1.1, 1.2),
-    "efficientnet_b3": partial(EfficientNet, 1.2, 1.4),
-    "efficientnet_b4": partial(EfficientNet, 1.4, 1.8),
+    "efficientnet_b0": partial(EfficientNet, (1.0, 1.0)),
+    "efficientnet_b1": partial(EfficientNet, (1.0, 1.1)),
+    "efficientnet_b2": partial(EfficientNet, (1.1, 1.2)),
+    "efficientnet_b3": partial(EfficientNet, (1.2, 1.4)),
+    "efficientnet_b4": partial(EfficientNet, (1.4, 1.8)),
     "resnet18": partial(ResNet, False, depths=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, False, depths=(3, 4, 6, 3)),
     "resnet50": partial(ResNet, True, depths=(3, 4, 6, 3)),
@@ -39,9 +42,9 @@ HEADS = {"coordinates": Coordinates, "heatmap": Heatmap, "aam": AAM}
 
 
 class Model(nnx.Module):
-    """A network in its two parts: `head(backbone(x))`."""
+    """A network of two parts: `head(backbone(x))`."""
 
-    def __init__(self, backbone: nnx.Module, head: nnx.Module):
+    def __init__(self, backbone: nnx.Module, head: nnx.Module) -> None:
         self.backbone = backbone
         self.head = head
 
@@ -51,14 +54,15 @@ class Model(nnx.Module):
 
 
 def names() -> tuple[str, ...]:
-    """The names that `create` knows."""
+    """The backbones that `create` knows."""
     return tuple(_BACKBONES)
 
 
 def _options(module: type[nnx.Module]) -> set[str]:
-    """The keyword-only parameters of a backbone or head that a caller of `create` may give as options."""
-    parameters = inspect.signature(module.__init__).parameters.values()  # the class itself shows nnx's metaclass
-    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"rngs", "dtype", "mean_shape"}
+    """The keyword-only parameters of a backbone or head, which `create` passes on by name."""
+    # Of `__init__`: the signature of the class is that of nnx's metaclass.
+    parameters = inspect.signature(module.__init__).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"rngs", "dtype"}
 
 
 def create(
@@ -67,28 +71,29 @@ def create(
     num_landmarks: int,
     head: str = "coordinates",
     rngs: nnx.Rngs,
-    dtype=jnp.float32,
-    mean_shape=None,
-    weights=None,
-    **options,
+    dtype: DTypeLike = jnp.float32,
+    mean_shape: ArrayLike | None = None,
+    weights: str | Path | None = None,
+    **options: Any,
 ) -> Model:
-    """A model in evaluation mode (`model.train()` switches batch norm and dropout; `model.eval()` back).
+    """A new model in evaluation mode; `model.train()` and `model.eval()` switch batch norm and dropout.
 
     Args:
         name: one of `names()`.
         num_landmarks: K.
         head: "coordinates", "heatmap" or "aam".
         rngs: draws the initial parameters (stream `params`).
-        dtype: what convolutions compute in; parameters, batch statistics and landmarks stay float32.
-        mean_shape: float [K, 2] in u, where a coordinate head starts; None is the centre of the image.
-        weights: path of torchvision-named ImageNet weights for the backbone (`pretrained.load`).
+        dtype: the type that convolutions compute in; parameters, batch statistics and landmarks stay float32.
+        mean_shape: float [K, 2] in u, the first prediction of a coordinate head, or of a heatmap head with a prior;
+            None is the centre of the image.
+        weights: file of ImageNet weights for the backbone, with torchvision's names (see `pretrained.load`).
         options: of the backbone (`width`, `stem`, …) or of the head (`upsample`, `dropout`, …); see their docstrings.
 
     Returns:
-        A Model whose only variables are nnx.Param and nnx.BatchStat, in states with keys `backbone` and `head`.
+        A Model whose only variables are nnx.Param and nnx.BatchStat, in states with the keys `backbone` and `head`.
 
     Raises:
-        InputError: unknown name, head or option, or a value out of range.
+        InputError: unknown name, head or option, a value out of range, or weights that do not fit.
     """
     if name not in _BACKBONES:
         raise InputError(f"There is no model {name!r}; {did_you_mean(name, _BACKBONES)}")
@@ -97,24 +102,18 @@ def create(
     if num_landmarks < 1:
         raise InputError(f"A model needs at least one landmark, not num_landmarks={num_landmarks}.")
     of_backbone, of_head = _options(_BACKBONES[name].func), _options(HEADS[head])
+    known = of_backbone | (of_head - {"mean_shape"})
     for option in options:
-        if option not in of_backbone | of_head:
-            raise InputError(
-                f"Model {name} with head {head} has no option {option!r}; "
-                f"{did_you_mean(option, sorted(of_backbone | of_head))}"
-            )
-    backbone = _BACKBONES[name](rngs=rngs, dtype=dtype, **{k: v for k, v in options.items() if k in of_backbone})
-    model = Model(
-        backbone,
-        HEADS[head](
-            backbone.channels,
-            num_landmarks,
-            mean_shape=mean_shape,
-            rngs=rngs,
-            dtype=dtype,
-            **{k: v for k, v in options.items() if k in of_head},
-        ),
-    )
+        if option not in known:
+            hint = did_you_mean(option, sorted(known))
+            raise InputError(f"Model {name} with head {head} has no option {option!r}; {hint}")
+    options["mean_shape"] = checked_mean_shape(mean_shape, num_landmarks)
+
+    def make(part: Any, *arguments: int, takes: set[str]) -> nnx.Module:
+        return part(*arguments, rngs=rngs, dtype=dtype, **{k: v for k, v in options.items() if k in takes})
+
+    backbone = make(_BACKBONES[name], takes=of_backbone)
+    model = Model(backbone, make(HEADS[head], backbone.channels, num_landmarks, takes=of_head))
     if weights is not None:
         pretrained.load(backbone, weights)
     return model

@@ -1,10 +1,12 @@
-"""The anisotropic attention head: heatmaps, point maps and edge maps, fused. For a teacher and for its light student.
+"""The anisotropic attention head of a teacher or of its lightweight student: heatmaps, point maps and edge maps.
 
 Source: arXiv 2404.06029 and its code, after "ADNet: leveraging error-bias towards normal direction in face alignment",
 Huang et al., ICCV 2021.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +14,28 @@ from flax import nnx
 
 from mlcm_jax import codecs, landmarks
 from mlcm_jax.errors import InputError
-from mlcm_jax.models.heads import Prediction, checked_mean_shape
-from mlcm_jax.models.layers import BatchNorm, Conv, check_choice, normal
+from mlcm_jax.models.heads import Prediction
+from mlcm_jax.models.layers import BatchNorm, Common, Conv, Plain, check_choice, check_upsample, normal
 
 
 class UpNorm(nnx.Module):
-    """Transposed convolution, batch norm, ReLU: [B, h, w, cin] -> [B, stride h, stride w, cout] of `dtype`.
+    """Transposed convolution, batch norm, ReLU.
 
-    The kernel has stride + 2 cells a side and a padding of 1: 4x4 for stride 2, 6x6 for stride 4, as in the published
-    code, whose bias before the batch norm is left out. It is stored HWIO, for the image with zeros between its cells.
+    The kernel has stride + 2 cells a side and a padding of 1: 4×4 for stride 2, 6×6 for stride 4, as in the published
+    code, whose bias before the batch norm is left out. It is stored HWIO and applied as a plain convolution to the map
+    with zeros between its cells.
     """
 
-    def __init__(self, cin, cout, stride, *, bn_momentum, rngs: nnx.Rngs, dtype):
+    def __init__(self, cin: int, cout: int, stride: int, **common: Unpack[Common]) -> None:
         size = stride + 2
-        # (size / stride)^2 of the kernel's cells meet one cell of the result, on average.
-        self.kernel = nnx.Param(normal(rngs.params(), (size, size, cin, cout), math.sqrt(2.0 / cout) * stride / size))
-        self.norm = BatchNorm(cout, momentum=bn_momentum, dtype=dtype)
-        self.stride, self.dtype = stride, dtype
+        # On average, (size / stride)² cells of the kernel contribute to one cell of the result.
+        deviation = math.sqrt(2.0 / cout) * stride / size
+        self.kernel = nnx.Param(normal(common["rngs"].params(), (size, size, cin, cout), deviation))
+        self.norm = BatchNorm(cout, momentum=common["bn_momentum"], dtype=common["dtype"])
+        self.stride, self.dtype = stride, common["dtype"]
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, h, w, cin] -> [B, stride · h, stride · w, cout] of `dtype`."""
         pad = (self.stride, self.stride)  # size - 1 - padding
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
@@ -44,21 +49,29 @@ class UpNorm(nnx.Module):
 
 
 def instance_norm(x: jax.Array) -> jax.Array:
-    """(x - mean) / sqrt(variance + 1e-5) over h and w of every example and channel, float32; no parameters."""
+    """Instance normalisation without parameters: (x - mean) / sqrt(variance + 1e-5) over h and w, in float32.
+
+    Args:
+        x: [B, h, w, C] of any float type.
+    """
     x = x.astype(jnp.float32)
     x = x - x.mean((1, 2), keepdims=True)
     return x * jax.lax.rsqrt(jnp.square(x).mean((1, 2), keepdims=True) + 1e-5)
 
 
-def fuse(heat: jax.Array, points: jax.Array, edges: jax.Array | None, chains) -> jax.Array:
-    """F = ((A E + bias) * P) * H, float32 [B, h, w, K].
+def fuse(heat: jax.Array, points: jax.Array, edges: jax.Array | None, chains: Sequence[tuple[int, ...]]) -> jax.Array:
+    """F = ((A·E + bias) ∘ P) ∘ H: each heatmap is kept where its point map and the maps of its edges agree.
 
-    A is the membership of landmarks in edges; bias is 1 for landmarks on no edge and 0 for all others.
+    A is the membership of landmarks in edges; the bias is 1 for landmarks on no edge and 0 for all others.
 
     Args:
-        heat, points: H and P, float32 [B, h, w, K].
+        heat: H, float32 [B, h, w, K].
+        points: P, float32 [B, h, w, K].
         edges: E, float32 [B, h, w, number of chains]; None where there are no chains.
-        chains: tuples of landmarks, `codecs.edge_chains`.
+        chains: the landmarks of each edge, in order: `codecs.edge_chains`.
+
+    Returns:
+        float32 [B, h, w, K].
     """
     if edges is None:
         return points * heat
@@ -69,27 +82,27 @@ def fuse(heat: jax.Array, points: jax.Array, edges: jax.Array | None, chains) ->
 
 
 class AAM(nnx.Module):
-    """Decoder to maps of `upsample` times the features' size, then the anisotropic attention module.
+    """A decoder to maps of `upsample` times the features' size, then the anisotropic attention module.
 
-    With H = ReLU(InstanceNorm(conv1x1)), P = sigmoid(conv1x1), E = sigmoid(conv1x1) on the decoded features:
-    F = ((A E + bias) * P) * H (see `fuse`), and the landmarks are sum grid F / max(sum F, 1e-6), cell i at (i + 0.5) /
-    w. A fresh head answers near the centre of the image. Train it with `losses.star_system`.
+    The decoded features give H = ReLU(InstanceNorm(conv1×1)), P = σ(conv1×1) and E = σ(conv1×1), which `fuse` combines
+    into F. The landmarks are Σ grid·F / max(ΣF, 1e-6), with cell i at (i + 0.5) / w. A new head predicts landmarks
+    near the centre of the image; the instance norm leaves no place for a mean shape. The loss is `losses.star_system`.
 
-    Parameters: `heat`, `points`, `edges` are the three convolutions, [1, 1, c, K or E] whatever the decoder, with c =
-    `head_channels`, so that a student can start from its teacher's where both have the same c: copy these three.
+    The three convolutions `heat`, `points` and `edges` have kernels [1, 1, c, K or E] whatever the decoder, with c =
+    `head_channels`. A student with the teacher's c can therefore start from copies of them.
 
     Args:
         channels: C of the features.
         num_landmarks: K.
-        mean_shape: checked and not used: the instance norm leaves no place for it.
-        layout: name of the landmarks' layout, for the edges; None is a face without edges, M = P.
-        decoder: "transposed" (the teacher's): a 1x1 convolution to `head_channels`, then two transposed convolutions
+        layout: name of the landmarks' layout, whose edges are drawn; None is a face without edges.
+        decoder: "transposed" (the teacher's) is a 1×1 convolution to `head_channels` and two transposed convolutions
             with batch norm and ReLU, of strides 4 and 2 for an `upsample` of 8 (inferred from a public version of the
-            code, which lacks the 1x1 convolution). "nearest" (the student's): each cell repeated, without parameters.
-        head_channels: c. With "nearest" and C = c nothing stands before the three convolutions, as in the published
-            student; with C other than c, a 1x1 convolution (our addition).
-        upsample: power of two; 8 takes 8x8 features to 64x64 maps.
-        bn_momentum, rngs, dtype: as in the backbones; the three convolutions and what follows compute in float32.
+            code, which lacks the 1×1 convolution). "nearest" (the student's) repeats each cell, without parameters.
+        head_channels: c. Where C = c, the "nearest" decoder has nothing before the three convolutions, as in the
+            published student; otherwise it has a 1×1 convolution (our addition).
+        upsample: power of two; 8 takes 8×8 features to 64×64 maps.
+        bn_momentum: see `layers.BatchNorm`.
+        plain: `layers.Plain`; the dtype is the decoder's, and all that follows computes in float32.
     """
 
     def __init__(
@@ -97,46 +110,39 @@ class AAM(nnx.Module):
         channels: int,
         num_landmarks: int,
         *,
-        mean_shape=None,
         layout: str | None = None,
         decoder: str = "transposed",
         head_channels: int = 256,
         upsample: int = 8,
         bn_momentum: float = 0.9,
-        rngs: nnx.Rngs,
-        dtype=jnp.float32,
-    ):
+        **plain: Unpack[Plain],
+    ) -> None:
         check_choice("decoder", decoder, ("transposed", "nearest"))
-        if upsample < 1 or upsample & (upsample - 1):
-            raise InputError(f"Option upsample is {upsample}; it must be a power of two.")
+        check_upsample(upsample)
         if head_channels < 1:
             raise InputError(f"Option head_channels is {head_channels}; it must be at least 1.")
-        checked_mean_shape(mean_shape, num_landmarks)
         if layout is not None and landmarks.get(layout).count != num_landmarks:
             count = landmarks.get(layout).count
             raise InputError(f"Option layout is {layout!r}, which has {count} landmarks, not {num_landmarks}.")
         self.chains = () if layout is None else codecs.edge_chains(layout)
         self.decoder, self.upsample = decoder, upsample
         if decoder == "transposed" or channels != head_channels:
-            self.reduce = Conv(channels, head_channels, bias=True, rngs=rngs, dtype=dtype)
+            self.reduce = Conv(channels, head_channels, bias=True, **plain)
         else:
             self.reduce = None
         blocks = []
         if decoder == "transposed":
             power = upsample.bit_length() - 1
             for stride in (2 ** (power - power // 2), 2 ** (power // 2)):
-                blocks.append(
-                    UpNorm(head_channels, head_channels, stride, bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
-                )
+                blocks.append(UpNorm(head_channels, head_channels, stride, bn_momentum=bn_momentum, **plain))
         self.blocks = nnx.List(blocks)
-        self.heat = Conv(head_channels, num_landmarks, bias=True, rngs=rngs, dtype=jnp.float32)
-        self.points = Conv(head_channels, num_landmarks, bias=True, rngs=rngs, dtype=jnp.float32)
-        self.edges = (
-            Conv(head_channels, len(self.chains), bias=True, rngs=rngs, dtype=jnp.float32) if self.chains else None
-        )
+        exact = Plain(rngs=plain["rngs"], dtype=jnp.float32)
+        self.heat = Conv(head_channels, num_landmarks, bias=True, **exact)
+        self.points = Conv(head_channels, num_landmarks, bias=True, **exact)
+        self.edges = Conv(head_channels, len(self.chains), bias=True, **exact) if self.chains else None
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
-        """`rngs` is taken for the sake of one signature and not used: no layer here draws numbers."""
+        """All heads take `rngs`; this one draws no random numbers."""
         x = features if self.reduce is None else self.reduce(features)
         for block in self.blocks:
             x = block(x)
@@ -145,7 +151,7 @@ class AAM(nnx.Module):
         edges = None if self.edges is None else jax.nn.sigmoid(self.edges(x))
         fused = fuse(heat, points, edges, self.chains)
         if self.decoder == "nearest":
-            # All of the above works cell by cell or on means over the cells, so repeating the cells commutes with it.
+            # Repeating cells last is cheaper and the same: all of the above works cell by cell or on means over them.
             fused, points, edges = (None if m is None else self._repeat(m) for m in (fused, points, edges))
         return Prediction(codecs.expectation(fused, floor=1e-6), fused, points, edges)
 

@@ -1,11 +1,12 @@
-"""Depthwise convolution, written once, in the form that its platform runs well.
+"""Depthwise convolution in the form that suits each platform.
 
-XLA on CPU runs a convolution with `feature_group_count` 10 to 40 times slower than the arithmetic takes. There it is
-written as k² shifted multiply-adds, with a gradient written by hand; GPU and TPU, and compile-only topologies of them,
-get the convolution. `jax.lax.platform_dependent` decides when the program is lowered, so that the choice follows the
-device that the program is for and not the one that traces it. Figures: `benchmarks/RESULTS.md`.
+On a CPU, XLA runs a convolution with `feature_group_count` 10 to 40 times slower than its arithmetic would need. There
+we write it as k² shifted multiply-adds, with a gradient of our own; GPUs and TPUs, and compile-only topologies of them,
+get the convolution. `jax.lax.platform_dependent` chooses when the program is lowered, so that the choice follows the
+device that the program is for, not the one that traces it. For timings see `benchmarks/RESULTS.md`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 
 def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The reference: XLA's grouped convolution. Shapes as in `depthwise`."""
+    """XLA's grouped convolution. Shapes are those of `depthwise`."""
     size, channels = kernel.shape[0], x.shape[-1]
     return jax.lax.conv_general_dilated(
         x,
@@ -26,12 +27,12 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _window(padded: jax.Array, i: int, j: int, height: int, width: int, stride: int) -> jax.Array:
-    """The pixels of `padded` that kernel tap (i, j) meets, [B, height, width, C]."""
+    """The pixels of `padded` that tap (i, j) of the kernel is multiplied with, [B, height, width, C]."""
     return padded[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
 
 
 def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The same sum as k² shifted multiply-adds, accumulated in float32. Shapes as in `depthwise`."""
+    """`convolution` as k² shifted multiply-adds, accumulated in float32."""
     size = kernel.shape[0]
     pad = size // 2
     height, width = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
@@ -45,12 +46,12 @@ def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def convolution_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `convolution` with respect to x and kernel, g [B, h, w, C] being that of its result."""
+    """Gradients of `convolution` with respect to x and kernel, where g [B, h, w, C] is that of its result."""
     return jax.vjp(partial(convolution, stride=stride), x, kernel)[1](g)
 
 
 def shifted_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """The same gradients in the form that CPU runs well."""
+    """`convolution_gradient` in the form that a CPU runs well."""
     size = kernel.shape[0]
     gaps = [(0, x.shape[axis] - stride * (g.shape[axis] - 1) - 1, stride - 1) for axis in (1, 2)]
     spread = jax.lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
@@ -63,23 +64,23 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, size: int, stride: int) -> jax.Array:
-    """For every tap the sum of window · g over B, h and w; float32 [size², C].
+    """For every tap, the sum of window · g over B, h and w: float32 [size², C].
 
-    Left to XLA, each of the k² products is written to memory before it is summed, which takes 90 % of the time of the
-    whole gradient. Here a loop runs over rows, few enough for the cache, and inside it the columns are summed as one
-    expression, which XLA fuses. The batch axis is never cut, so that a sharded batch needs no communication but the
-    last sum.
+    If XLA is left alone, it writes each of the k² products to memory before summing it, which takes 90 % of the time of
+    the whole gradient. Here a loop runs over blocks of rows that fit into the cache, and inside it the columns are
+    summed in one expression, which XLA fuses. The batch axis is never cut, so that a sharded batch needs no
+    communication but the last sum.
     """
     batch, height, width, channels = g.shape
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))).astype(jnp.float32)
     g = g.astype(jnp.float32)
-    terms = _largest_divisor(width, 16)  # of a fused expression: more gains nothing and compiles longer
+    terms = _largest_divisor(width, 16)  # of the fused expression: more terms gain nothing and compile longer
     columns = width // terms
     rows = _largest_divisor(height, 256 * 1024 // (4 * batch * width * channels))
     span = min(stride * (rows - 1) + size, padded.shape[1])
 
-    def add_rows(block, totals):
+    def add_rows(block: jax.Array, totals: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         some_g = jax.lax.dynamic_slice_in_dim(g, block * rows, rows, axis=1)
         some_x = jax.lax.dynamic_slice_in_dim(padded, block * rows * stride, span, axis=1)
         sums = []
@@ -112,11 +113,11 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )
 
 
-def _forward(x, kernel, stride):
+def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return depthwise(x, kernel, stride), (x, kernel)
 
 
-def _backward(stride, residual, g):
+def _backward(stride: int, residual: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residual
     return jax.lax.platform_dependent(
         x, kernel, g, cpu=partial(shifted_gradient, stride=stride), default=partial(convolution_gradient, stride=stride)

@@ -1,19 +1,23 @@
 """EfficientNet B0 to B4: Tan & Le 2019, as torchvision builds it (normalisation with eps 1e-5, symmetric padding)."""
 
 import math
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from mlcm_jax.models.layers import (
+    Common,
     ConvNorm,
     Dropout,
     SqueezeExcite,
-    check_choice,
     check_width,
     make_divisible,
     normalise,
+    run_stages,
+    stem_stride,
 )
 
 # expansion, kernel size, stride of the first block, channels, blocks: of B0
@@ -29,12 +33,18 @@ _STAGES = (
 
 
 class MBConv(nnx.Module):
-    """1×1 expansion, depthwise, squeeze-excitation, linear 1×1, stochastic depth.
+    """1×1 expansion, depthwise convolution, squeeze-excitation, linear 1×1 projection, stochastic depth."""
 
-    [B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout].
-    """
-
-    def __init__(self, cin, cout, size, stride, expansion, drop_path, **common):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        size: int,
+        stride: int,
+        expansion: int,
+        drop_path: float,
+        **common: Unpack[Common],
+    ) -> None:
         hidden = make_divisible(cin * expansion)
         act = jax.nn.silu
         self.expands = hidden != cin
@@ -47,20 +57,21 @@ class MBConv(nnx.Module):
         self.adds = stride == 1 and cin == cout
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        """[B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]."""
         y = self.expand(x) if self.expands else x
         y = self.project(self.excite(self.spatial(y)))
         return x + self.drop(y, rngs) if self.adds else y
 
 
 class EfficientNet(nnx.Module):
-    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone of inverted residuals with squeeze-excitation.
 
     Args:
-        scale: channels of this member of the family, in B0's.
-        depth: blocks per stage of this member, in B0's, rounded up.
+        scales: of this member of the family in comparison with B0: its channels, and its blocks per stage (rounded up).
         width: multiplies all channels once more; they are rounded to multiples of 8 after each multiplication.
         stem: "imagenet" strides by 2 in the first convolution, for a total stride of 32; "small" does not, for 16.
-        drop_path: stochastic depth of the last block while training, growing linearly from 0. Needs `rngs` in the call.
+        drop_path: stochastic depth of the last block while training, growing linearly from 0 at the first. Needs `rngs`
+            in the call.
         bn_momentum: see `layers.BatchNorm`.
         rngs: draws the initial parameters (stream `params`).
         dtype: of the computation.
@@ -68,21 +79,20 @@ class EfficientNet(nnx.Module):
 
     def __init__(
         self,
-        scale: float,
-        depth: float,
+        scales: tuple[float, float],
         *,
         width: float = 1.0,
         stem: str = "imagenet",
         drop_path: float = 0.2,
         bn_momentum: float = 0.9,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-    ):
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
         check_width(width)
-        check_choice("stem", stem, ("imagenet", "small"))
-        common = {"bn_momentum": bn_momentum, "rngs": rngs, "dtype": dtype}
+        common = Common(bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
+        scale, depth = scales
         cin = make_divisible(32 * scale * width)
-        self.stem = ConvNorm(3, cin, 3, 2 if stem == "imagenet" else 1, act=jax.nn.silu, **common)
+        self.stem = ConvNorm(3, cin, 3, stem_stride(stem), act=jax.nn.silu, **common)
         total, done, stages = sum(math.ceil(s[4] * depth) for s in _STAGES), 0, []
         for expansion, size, first_stride, channels, number in _STAGES:
             cout = make_divisible(channels * scale * width)
@@ -95,21 +105,19 @@ class EfficientNet(nnx.Module):
         self.stages = nnx.List(stages)
         self.channels = 4 * cin
         self.last = ConvNorm(cin, self.channels, act=jax.nn.silu, **common)
-        self.stride = 32 if stem == "imagenet" else 16
+        self.stride = 16 * stem_stride(stem)
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels]."""
         with jax.named_scope("stem"):
             x = self.stem(normalise(x, self.dtype))
-        for index, blocks in enumerate(self.stages):
-            with jax.named_scope(f"stages.{index}"):
-                for block in blocks:
-                    x = block(x, rngs)
+        x = run_stages(self.stages, x, rngs)
         with jax.named_scope("last"):
             return self.last(x)
 
     def torch_modules(self) -> dict[str, nnx.Module]:
-        """torchvision's module names -> our convolutions and normalisations, for `pretrained`."""
+        """Our convolutions and normalisations by the names that torchvision gives them, for `pretrained`."""
         modules = {"features.0.0": self.stem.conv, "features.0.1": self.stem.norm}
         for s, blocks in enumerate(self.stages, start=1):
             for b, block in enumerate(blocks):

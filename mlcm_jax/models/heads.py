@@ -1,4 +1,4 @@
-"""Heads: features [B, h, w, C] -> Prediction. Landmarks are in u: u = (x + 0.5) / S over a crop of side S."""
+"""Heads turn features [B, h, w, C] into a `Prediction`. Landmarks are in u = (x + 0.5) / S for a crop of side S."""
 
 import math
 from typing import NamedTuple
@@ -7,20 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
 
 from mlcm_jax import codecs
 from mlcm_jax.errors import InputError
-from mlcm_jax.models.layers import Conv, ConvNorm, Dropout, check_choice, normal
+from mlcm_jax.models.layers import Common, Conv, ConvNorm, Dropout, check_choice, check_upsample, normal
 
 
 class Prediction(NamedTuple):
-    """What a head gives.
+    """What a head returns.
 
-    landmarks: float32 [B, K, 2], (x, y) in u.
-    heatmaps: None, or float32 [B, h', w', K], nonnegative; cell i sits at (i + 0.5) / w'. Of `Heatmap` probabilities,
-        of sum one over h' and w'; of `AAM` the fused maps, of any sum.
-    points: None, or float32 [B, h', w', K] in [0, 1], the point maps of `AAM`.
-    edges: None, or float32 [B, h', w', E] in [0, 1], its edge maps.
+    Attributes:
+        landmarks: float32 [B, K, 2], (x, y) in u.
+        heatmaps: None, or float32 [B, h', w', K], nonnegative; cell i sits at (i + 0.5) / w'. `Heatmap` gives
+            probabilities, which sum to one over h' and w'; `AAM` gives its fused maps, which have any sum.
+        points: None, or float32 [B, h', w', K] in [0, 1], the point maps of `AAM`.
+        edges: None, or float32 [B, h', w', E] in [0, 1], the edge maps of `AAM`.
     """
 
     landmarks: jax.Array
@@ -30,13 +32,15 @@ class Prediction(NamedTuple):
 
 
 def soft_argmax(logits: jax.Array) -> Prediction:
-    """The expected position under softmax(logits) over the cells, float32; exact to a fraction of a cell.
+    """The expected position under softmax(logits) over the cells, computed in float32; exact to a fraction of a cell.
+
+    Source: Sun et al. 2018, "Integral Human Pose Regression".
 
     Args:
         logits: [B, h, w, K], already divided by the temperature.
 
-    The result lies between the centres of the outermost cells. Source: Sun et al. 2018, "Integral Human Pose
-    Regression".
+    Returns:
+        Landmarks between the centres of the outermost cells, and the softmax as heatmaps.
     """
     b, h, w, k = logits.shape
     flat = logits.astype(jnp.float32).reshape(b, h * w, k)
@@ -44,8 +48,12 @@ def soft_argmax(logits: jax.Array) -> Prediction:
     return Prediction(codecs.expectation(heatmaps), heatmaps)
 
 
-def checked_mean_shape(mean_shape, num_landmarks: int) -> np.ndarray:
-    """`mean_shape` as float32 [K, 2] in u; the centre of the image where it is None."""
+def checked_mean_shape(mean_shape: ArrayLike | None, num_landmarks: int) -> np.ndarray:
+    """`mean_shape` as float32 [K, 2] in u; the centre of the image where it is None.
+
+    Raises:
+        InputError: another shape, NaN or infinity.
+    """
     if mean_shape is None:
         return np.full((num_landmarks, 2), 0.5, np.float32)
     mean_shape = np.asarray(mean_shape, np.float32)
@@ -68,18 +76,29 @@ class Coordinates(nnx.Module):
         mean_shape: [K, 2] in u where training starts (the initial bias); None is the centre of the image.
         dropout: rate on the pooled features.
         rngs: draws the initial kernel, small (deviation 0.01 / sqrt(C)), so that training starts at the mean shape.
+        dtype: not used; `create` passes it to every head.
     """
 
-    def __init__(self, channels, num_landmarks, *, mean_shape=None, dropout: float = 0.0, rngs: nnx.Rngs, dtype=None):
-        del dtype  # see above; taken because `create` gives it to every head
+    def __init__(
+        self,
+        channels: int,
+        num_landmarks: int,
+        *,
+        mean_shape: ArrayLike | None = None,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        del dtype
         self.kernel = nnx.Param(normal(rngs.params(), (channels, 2 * num_landmarks), 0.01 / math.sqrt(channels)))
         self.bias = nnx.Param(jnp.asarray(checked_mean_shape(mean_shape, num_landmarks).reshape(-1)))
         self.dropout = Dropout(dropout)
         self.num_landmarks = num_landmarks
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
+        """`rngs` feeds the dropout while training."""
         pooled = self.dropout(features.mean((1, 2), dtype=jnp.float32), rngs)
-        # A GPU would round this product to TF32, a thousandth of the image.
+        # By default a GPU computes this product in TF32, whose rounding is a thousandth of the image.
         flat = jnp.matmul(pooled, self.kernel[...], precision=jax.lax.Precision.HIGHEST)
         flat = flat + self.bias[...].reshape(1, -1)
         return Prediction(flat.reshape(-1, self.num_landmarks, 2))
@@ -92,15 +111,17 @@ class Heatmap(nnx.Module):
         channels: C of the features.
         num_landmarks: K.
         mean_shape: [K, 2] in u where training starts; None is the centre of the image.
-        prior: deviation, in parts of the image, of a Gaussian around each landmark's own (trained) point, by which
-            its map is multiplied. It makes a fresh head answer the mean shape instead of the centre, which saves a
-            short training its first hundred steps; infinity leaves it out.
         upsample: power of two by which the features grow; 1 keeps their size.
         head_channels: channels of the upsampling blocks.
         resize: "nearest" or "bilinear".
         temperature: initial divisor of the logits, positive.
-        learn_temperature: train its logarithm (one number for all landmarks); otherwise it stays fixed.
-        bn_momentum, rngs, dtype: as in the backbones; the last convolution and the soft-argmax compute in float32.
+        learn_temperature: whether the logarithm of the temperature (one number for all landmarks) is trained.
+        prior: deviation of a Gaussian, as a fraction of the image, that multiplies each landmark's map. Its centre
+            starts at the mean shape and is trained. A new head then predicts the mean shape instead of the centre of
+            the image, which saves the first hundred steps of a short training. Infinity means no prior.
+        bn_momentum: see `layers.BatchNorm`.
+        rngs: draws the initial parameters (stream `params`).
+        dtype: of the upsampling blocks; the last convolution and the soft-argmax compute in float32.
     """
 
     def __init__(
@@ -108,7 +129,7 @@ class Heatmap(nnx.Module):
         channels: int,
         num_landmarks: int,
         *,
-        mean_shape=None,
+        mean_shape: ArrayLike | None = None,
         upsample: int = 4,
         head_channels: int = 64,
         resize: str = "nearest",
@@ -117,11 +138,10 @@ class Heatmap(nnx.Module):
         prior: float = float("inf"),
         bn_momentum: float = 0.9,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-    ):
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
         check_choice("resize", resize, ("nearest", "bilinear"))
-        if upsample < 1 or upsample & (upsample - 1):
-            raise InputError(f"Option upsample is {upsample}; it must be a power of two.")
+        check_upsample(upsample)
         if not temperature > 0.0:
             raise InputError(f"Option temperature is {temperature}; it must be positive.")
         if not prior > 0.0:
@@ -130,22 +150,22 @@ class Heatmap(nnx.Module):
         centre = checked_mean_shape(mean_shape, num_landmarks)
         if np.isfinite(prior):
             self.centre = nnx.Param(jnp.asarray(centre))
+        common = Common(bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
         blocks = []
         for _ in range(upsample.bit_length() - 1):
-            blocks.append(
-                ConvNorm(channels, head_channels, 3, act=jax.nn.relu, bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
-            )
+            blocks.append(ConvNorm(channels, head_channels, 3, act=jax.nn.relu, **common))
             channels = head_channels
         self.blocks = nnx.List(blocks)
         self.maps = Conv(channels, num_landmarks, bias=True, rngs=rngs, dtype=jnp.float32)
-        self.maps.kernel[...] *= 0.1  # flat maps at the start: the gradient of a softmax that has decided is zero
+        # Maps are nearly flat at the start: the gradient of a softmax vanishes where one cell has all the weight.
+        self.maps.kernel[...] *= 0.1
         self.learn_temperature, self.temperature = learn_temperature, temperature
         if learn_temperature:
             self.log_temperature = nnx.Param(jnp.log(jnp.asarray(temperature, jnp.float32)))
         self.resize = resize
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
-        """`rngs` is taken for the sake of one signature and not used: no layer here draws numbers."""
+        """All heads take `rngs`; this one draws no random numbers."""
         x = features
         for block in self.blocks:
             if self.resize == "nearest":
@@ -160,7 +180,7 @@ class Heatmap(nnx.Module):
         return soft_argmax(logits)
 
     def _log_prior(self, h: int, w: int) -> jax.Array:
-        """Logarithm of the Gaussians on the grid, [1, h, w, K]; cell i sits at (i + 0.5) / w."""
+        """Logarithm of the Gaussians on the grid of cells, [1, h, w, K]."""
         x = ((jnp.arange(w) + 0.5) / w).reshape(1, 1, w, 1) - self.centre[...][:, 0].reshape(1, 1, 1, -1)
         y = ((jnp.arange(h) + 0.5) / h).reshape(1, h, 1, 1) - self.centre[...][:, 1].reshape(1, 1, 1, -1)
         return -(jnp.square(x) + jnp.square(y)) / (2 * self.prior**2)

@@ -1,19 +1,21 @@
-"""Building blocks of every network: convolution, normalisations, squeeze-excitation, dropout, the image's channels.
+"""The building blocks that the networks share: convolutions, normalisations, squeeze-excitation and dropout.
 
-Arrays are NHWC, kernels HWIO. Parameters and batch statistics are always float32; `dtype` is the type that
+Arrays are NHWC, kernels HWIO. Parameters and batch statistics are always float32; `dtype` is the type that the
 convolutions compute in. Padding is PyTorch's (k // 2 on both sides), not TensorFlow's SAME, so that torchvision's
-weights see the pixels they were trained on. No module keeps random state: whatever draws numbers takes `rngs` when it
-is called.
+weights see the pixels they were trained on. No module keeps random state: a layer that draws random numbers takes
+`rngs` when it is called.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.models.depthwise import depthwise
@@ -22,25 +24,65 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class Plain(TypedDict):
+    """Keyword arguments that every layer takes, passed on as `**plain`.
+
+    Attributes:
+        rngs: draws the initial parameters (stream `params`).
+        dtype: the type that the layer computes in.
+    """
+
+    rngs: nnx.Rngs
+    dtype: DTypeLike
+
+
+class Common(Plain):
+    """Keyword arguments of blocks with batch normalisation, passed on as `**common`.
+
+    Attributes:
+        bn_momentum: see `BatchNorm`.
+    """
+
+    bn_momentum: float
+
+
 def make_divisible(channels: float, divisor: int = 8) -> int:
     """Channels rounded to a multiple of `divisor`, at least `divisor`, and never below 90 % of `channels`.
 
-    Source: `_make_divisible` of torchvision's mobilenet_v2, which the published parameter counts rest on.
+    Source: `_make_divisible` of torchvision's mobilenet_v2; the published parameter counts depend on it.
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def check_width(width: float) -> None:
-    """Raises InputError unless the multiplier of channels is positive."""
+    """Raises InputError unless the multiplier of the channels is positive."""
     if not width > 0.0:
         raise InputError(f"Option width is {width!r}; it must be positive.")
 
 
-def check_choice(name: str, value, choices: tuple) -> None:
+def check_choice(name: str, value: Any, choices: tuple) -> None:
     """Raises InputError, naming the option, unless `value` is one of `choices`."""
     if value not in choices:
         raise InputError(f"Option {name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.")
+
+
+def check_depths(depths: tuple[int, ...]) -> None:
+    """Raises InputError unless there is at least one stage, and every stage has at least one block."""
+    if not depths or min(depths) < 1:
+        raise InputError(f"Option depths is {depths!r}; it must name at least one stage, of at least one block.")
+
+
+def check_upsample(upsample: int) -> None:
+    """Raises InputError unless the factor between features and maps is a power of two."""
+    if upsample < 1 or upsample & (upsample - 1):
+        raise InputError(f"Option upsample is {upsample}; it must be a power of two.")
+
+
+def stem_stride(stem: str) -> int:
+    """Stride of the first convolution: 2 for the stem "imagenet", 1 for "small"; InputError for another name."""
+    check_choice("stem", stem, ("imagenet", "small"))
+    return 2 if stem == "imagenet" else 1
 
 
 _CHUNK = 1 << 16
@@ -57,9 +99,10 @@ def _assemble(chunks: list[jax.Array], shape: tuple[int, ...], deviation: float)
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], deviation: float) -> jax.Array:
-    """Normal numbers float32 of `shape`, drawn in pieces of one size.
+    """Normal numbers, float32 of `shape`, drawn in chunks of one size.
 
-    XLA compiles a generator anew for every shape, half a second each on CPU: `create` would take over ten seconds.
+    XLA would compile a generator for every new shape, which takes half a second each on a CPU and over ten seconds for
+    a whole network.
     """
     chunks = [_chunk(key, index) for index in range(-(-math.prod(shape) // _CHUNK))]
     return _assemble(chunks, shape, deviation)
@@ -68,48 +111,60 @@ def normal(key: jax.Array, shape: tuple[int, ...], deviation: float) -> jax.Arra
 def three_channels(x: jax.Array) -> jax.Array:
     """Image float [B, H, W, 1 or 3] -> float32 [B, H, W, 3].
 
-    One channel (thermal) is repeated to three here, so that one architecture serves both modalities.
+    A single channel (thermal) is repeated three times, so that one architecture serves both modalities.
     """
     if x.ndim != 4 or x.shape[-1] not in (1, 3):
         raise InputError(f"A model takes images of shape [B, H, W, 1 or 3], not {list(x.shape)}.")
     return jnp.broadcast_to(x.astype(jnp.float32), (*x.shape[:-1], 3))
 
 
-def normalise(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def normalise(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Image float [B, H, W, 1 or 3] in [0, 1] -> [B, H, W, 3] of `dtype`, with ImageNet's mean and deviation."""
     mean = jnp.asarray(IMAGENET_MEAN, jnp.float32).reshape(1, 1, 1, 3)
     std = jnp.asarray(IMAGENET_STD, jnp.float32).reshape(1, 1, 1, 3)
     return ((three_channels(x) - mean) / std).astype(dtype)
 
 
-def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype=jnp.float32) -> nnx.Linear:
-    """flax's dense layer [..., cin] -> [..., cout] of `dtype`; its kernel starts with deviation 0.02, as in Swin."""
+def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.Linear:
+    """A dense layer [..., cin] -> [..., cout] of `dtype`, whose kernel starts with deviation 0.02, as in Swin."""
 
-    def init(key, shape, dtype):
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         return normal(key, shape, 0.02).astype(dtype)
 
     return nnx.Linear(cin, cout, use_bias=bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 class Conv(nnx.Module):
-    """Dense k×k convolution, [B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout] of `dtype`.
+    """Dense k×k convolution.
 
-    `pads` = False leaves the border out: patches of k = stride pixels, of which a remainder is dropped.
+    With `pads` = False there is no padding: a patch embedding of k = stride drops the remainder of the image.
 
     The kernel starts normal with variance 2 / (k² · cout) (He et al. 2015, fan out), as torchvision's networks do.
     """
 
-    def __init__(self, cin, cout, size=1, stride=1, *, bias=False, pads=True, rngs: nnx.Rngs, dtype=jnp.float32):
-        self.kernel = nnx.Param(normal(rngs.params(), (size, size, cin, cout), math.sqrt(2.0 / cout) / size))
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        size: int = 1,
+        stride: int = 1,
+        *,
+        bias: bool = False,
+        pads: bool = True,
+        **plain: Unpack[Plain],
+    ) -> None:
+        kernel = normal(plain["rngs"].params(), (size, size, cin, cout), math.sqrt(2.0 / cout) / size)
+        self.kernel = nnx.Param(kernel)
         if bias:
             self.bias = nnx.Param(jnp.asarray(np.zeros((cout,), np.float32)))
-        self.size, self.stride, self.has_bias, self.dtype = size, stride, bias, dtype
+        self.size, self.stride, self.has_bias, self.dtype = size, stride, bias, plain.get("dtype", jnp.float32)
         self.pad = size // 2 if pads else 0
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout] of `dtype`."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         if self.size == 1:
-            # As a matrix product, which XLA on CPU runs, gradient included, 2 to 3 times faster than the convolution.
+            # On a CPU, XLA runs a matrix product 2 to 3 times faster than the convolution, gradient included.
             y = jnp.einsum("bhwc,cd->bhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
         else:
             pad = (self.pad, self.pad)
@@ -120,26 +175,31 @@ class Conv(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """One k×k filter per channel, [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C] of `dtype`; no bias."""
+    """Depthwise convolution without bias: one k×k filter per channel."""
 
-    def __init__(self, channels, size=3, stride=1, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(
+        self, channels: int, size: int = 3, stride: int = 1, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
+    ) -> None:
         # The fan out of one filter is k².
         self.kernel = nnx.Param(normal(rngs.params(), (size, size, 1, channels), math.sqrt(2.0) / size))
         self.stride, self.dtype = stride, dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C] of `dtype`."""
         return depthwise(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride)
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over all but the last axis, [B, H, W, C] -> the same shape in `dtype`.
+    """Batch normalisation over all but the last axis.
 
     Statistics are computed, kept and applied in float32, whatever `dtype` (flax's own casts them to it). `momentum` is
     the share of the old running value that is kept per step, flax's convention (0.9 is PyTorch's 0.1). Under a sharded
-    batch the mean is that of the global batch. `use_running_average` is what `Module.train()` and `.eval()` switch.
+    batch the mean is that of the global batch. `Module.train()` and `.eval()` switch `use_running_average`.
     """
 
-    def __init__(self, channels, *, momentum=0.9, scale=1.0, dtype=jnp.float32):
+    def __init__(
+        self, channels: int, *, momentum: float = 0.9, scale: float = 1.0, dtype: DTypeLike = jnp.float32
+    ) -> None:
         self.scale = nnx.Param(jnp.asarray(np.full((channels,), scale, np.float32)))
         self.bias = nnx.Param(jnp.asarray(np.zeros((channels,), np.float32)))
         self.mean = nnx.BatchStat(jnp.asarray(np.zeros((channels,), np.float32)))
@@ -149,6 +209,7 @@ class BatchNorm(nnx.Module):
         self.use_running_average = True
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same shape in `dtype`; while training it also updates the running statistics."""
         x = x.astype(jnp.float32)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
@@ -164,19 +225,20 @@ class BatchNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the channels, [..., C] -> the same shape in `dtype`. Ba et al. 2016.
+    """Layer normalisation over the channels. Ba et al. 2016.
 
     With `whole`, mean and variance are those of all but the batch axis (group normalisation with one group, Wu & He
-    2018). Computed in float32, whatever `dtype` (flax's own casts scale and bias to it).
+    2018). They are computed in float32, whatever `dtype` (flax's own casts scale and bias to it).
     """
 
-    def __init__(self, channels, *, whole=False, dtype=jnp.float32):
+    def __init__(self, channels: int, *, whole: bool = False, dtype: DTypeLike = jnp.float32) -> None:
         self.scale = nnx.Param(jnp.asarray(np.ones((channels,), np.float32)))
         self.bias = nnx.Param(jnp.asarray(np.zeros((channels,), np.float32)))
         self.whole, self.dtype = whole, dtype
         self.epsilon = 1e-5  # PyTorch's
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> the same shape in `dtype`."""
         x = x.astype(jnp.float32)
         axes = tuple(range(1, x.ndim)) if self.whole else -1
         x = x - x.mean(axes, keepdims=True)
@@ -195,41 +257,54 @@ class ConvNorm(nnx.Module):
         size: int = 1,
         stride: int = 1,
         *,
-        act: Callable | None = None,
+        act: Callable[[jax.Array], jax.Array] | None = None,
         depthwise: bool = False,
         scale: float = 1.0,
-        bn_momentum: float,
-        rngs: nnx.Rngs,
-        dtype,
-    ):
+        **common: Unpack[Common],
+    ) -> None:
+        plain = Plain(rngs=common["rngs"], dtype=common["dtype"])
         if depthwise:
-            self.conv = DepthwiseConv(cin, size, stride, rngs=rngs, dtype=dtype)
+            self.conv = DepthwiseConv(cin, size, stride, **plain)
         else:
-            self.conv = Conv(cin, cout, size, stride, rngs=rngs, dtype=dtype)
-        self.norm = BatchNorm(cout, momentum=bn_momentum, scale=scale, dtype=dtype)
+            self.conv = Conv(cin, cout, size, stride, **plain)
+        self.norm = BatchNorm(cout, momentum=common["bn_momentum"], scale=scale, dtype=common["dtype"])
         self.act = act
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]."""
         x = self.norm(self.conv(x))
         return self.act(x) if self.act else x
 
 
 class SqueezeExcite(nnx.Module):
-    """Channel gates: x · sigmoid(fc2(silu(fc1(mean over H, W)))), [B, H, W, C] -> the same. Hu et al. 2018."""
+    """Channel gates: x · sigmoid(fc2(silu(fc1(mean over H, W)))). Hu et al. 2018."""
 
-    def __init__(self, channels, squeezed, *, rngs: nnx.Rngs, dtype=jnp.float32):
-        self.fc1 = Conv(channels, squeezed, bias=True, rngs=rngs, dtype=dtype)
-        self.fc2 = Conv(squeezed, channels, bias=True, rngs=rngs, dtype=dtype)
+    def __init__(self, channels: int, squeezed: int, **plain: Unpack[Plain]) -> None:
+        self.fc1 = Conv(channels, squeezed, bias=True, **plain)
+        self.fc2 = Conv(squeezed, channels, bias=True, **plain)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same shape."""
         pooled = x.mean((1, 2), keepdims=True, dtype=jnp.float32)
         return x * jax.nn.sigmoid(self.fc2(jax.nn.silu(self.fc1(pooled))))
 
 
-def run_block(block: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, remat: bool) -> jax.Array:
-    """`block(x, rngs)`; with `remat` the backward pass computes what lies inside again instead of keeping it.
+def run_stages(stages: nnx.List, x: jax.Array, *arguments: Any) -> jax.Array:
+    """Runs the blocks of a backbone one after the other as `block(x, *arguments)`.
 
-    It has to be done block by block: around a whole backbone all of it would be there again at once.
+    Every stage has a name scope `stages.N`, by which `size.profile` counts its operations.
+    """
+    for index, blocks in enumerate(stages):
+        with jax.named_scope(f"stages.{index}"):
+            for block in blocks:
+                x = block(x, *arguments)
+    return x
+
+
+def run_block(block: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, remat: bool) -> jax.Array:
+    """`block(x, rngs)`; with `remat` the backward pass recomputes the inside of the block instead of keeping it.
+
+    This saves memory only block by block: around a whole backbone, all of it would be recomputed and kept at once.
     """
     if not remat:
         return block(x, rngs)
@@ -239,17 +314,18 @@ def run_block(block: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, remat: 
 class Dropout(nnx.Module):
     """Zeroes entries with probability `rate` while training and scales the rest by 1 / (1 - rate).
 
-    With `per_example` one draw decides over a whole example: stochastic depth of a residual branch (Huang et al. 2016,
+    With `per_example` one draw decides for a whole example: stochastic depth of a residual branch (Huang et al. 2016,
     the row mode of torchvision). Numbers come from the `rngs` of the call (stream `dropout`).
     """
 
-    def __init__(self, rate: float, *, per_example: bool = False):
+    def __init__(self, rate: float, *, per_example: bool = False) -> None:
         if not 0.0 <= rate < 1.0:
             raise InputError(f"A dropout rate is at least 0 and below 1, not {rate}.")
         self.rate, self.per_example = rate, per_example
         self.deterministic = True
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        """Any shape -> the same; `rngs` may be None in evaluation."""
         if self.deterministic or self.rate == 0.0:
             return x
         if rngs is None:

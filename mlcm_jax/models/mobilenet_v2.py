@@ -1,19 +1,22 @@
 """MobileNetV2: Sandler et al. 2018, "Inverted Residuals and Linear Bottlenecks", as torchvision builds it."""
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from mlcm_jax.models.layers import ConvNorm, check_choice, check_width, make_divisible, normalise
+from mlcm_jax.models.layers import Common, ConvNorm, check_width, make_divisible, normalise, run_stages, stem_stride
 
 # expansion, channels, blocks, stride of the first block
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 class InvertedResidual(nnx.Module):
-    """1×1 expansion, 3×3 depthwise, linear 1×1: [B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]."""
+    """1×1 expansion, 3×3 depthwise convolution, linear 1×1 projection."""
 
-    def __init__(self, cin: int, cout: int, stride: int, expansion: int, **common):
+    def __init__(self, cin: int, cout: int, stride: int, expansion: int, **common: Unpack[Common]) -> None:
         hidden = cin * expansion
         act = jax.nn.relu6
         units = [] if expansion == 1 else [ConvNorm(cin, hidden, act=act, **common)]
@@ -23,6 +26,7 @@ class InvertedResidual(nnx.Module):
         self.adds = stride == 1 and cin == cout
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]."""
         y = x
         for unit in self.units:
             y = unit(y)
@@ -30,7 +34,7 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV2(nnx.Module):
-    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone of inverted residuals.
 
     Args:
         width: multiplies all channels, which are then rounded to multiples of 8; the last ones only above 1.
@@ -49,13 +53,12 @@ class MobileNetV2(nnx.Module):
         last_channels: int | None = None,
         bn_momentum: float = 0.9,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-    ):
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
         check_width(width)
-        check_choice("stem", stem, ("imagenet", "small"))
-        common = {"bn_momentum": bn_momentum, "rngs": rngs, "dtype": dtype}
+        common = Common(bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
         cin = make_divisible(32 * width)
-        self.stem = ConvNorm(3, cin, 3, 2 if stem == "imagenet" else 1, act=jax.nn.relu6, **common)
+        self.stem = ConvNorm(3, cin, 3, stem_stride(stem), act=jax.nn.relu6, **common)
         stages = []
         for expansion, channels, depth, first_stride in _STAGES:
             cout = make_divisible(channels * width)
@@ -68,22 +71,22 @@ class MobileNetV2(nnx.Module):
         self.stages = nnx.List(stages)
         self.channels = last_channels or make_divisible(1280 * max(1.0, width))
         self.last = ConvNorm(cin, self.channels, act=jax.nn.relu6, **common)
-        self.stride = 32 if stem == "imagenet" else 16
+        self.stride = 16 * stem_stride(stem)
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """`rngs` is taken for the sake of one signature and not used: no layer here draws numbers."""
+        """Image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+
+        All backbones take `rngs`; this one draws no random numbers.
+        """
         with jax.named_scope("stem"):
             x = self.stem(normalise(x, self.dtype))
-        for index, blocks in enumerate(self.stages):
-            with jax.named_scope(f"stages.{index}"):
-                for block in blocks:
-                    x = block(x)
+        x = run_stages(self.stages, x)
         with jax.named_scope("last"):
             return self.last(x)
 
     def torch_modules(self) -> dict[str, nnx.Module]:
-        """torchvision's module names -> our convolutions and normalisations, for `pretrained`."""
+        """Our convolutions and normalisations by the names that torchvision gives them, for `pretrained`."""
         modules = {"features.0.0": self.stem.conv, "features.0.1": self.stem.norm}
         blocks = [block for stage in self.stages for block in stage]
         for b, block in enumerate(blocks, start=1):

@@ -1,21 +1,27 @@
 """MobileViTv2, widths 0.5 to 2: Mehta & Rastegari 2022, arXiv 2206.02680, as timm builds it.
 
-Inverted residuals, and in the last three stages transformers whose attention costs no more than a weighted mean: of all
-2×2 patches of a map, pixels at the same place in their patch see each other. Softmax and group normalisation are
-float32 whatever the dtype. Images enter in [0, 1], not standardised.
+The network consists of inverted residuals and, in the last three stages, of transformers whose attention costs no more
+than a weighted mean. A map is cut into patches of 2×2 pixels, and pixels attend to those at the same place in the other
+patches. Softmax and group normalisation are float32 whatever the dtype. Images enter in [0, 1], not standardised.
 """
+
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from mlcm_jax.models.layers import (
+    Common,
     Conv,
     ConvNorm,
     LayerNorm,
-    check_choice,
+    Plain,
     check_width,
     make_divisible,
+    run_stages,
+    stem_stride,
     three_channels,
 )
 
@@ -24,7 +30,10 @@ _STAGES = ((64, 1, 1, 0), (128, 2, 2, 0), (256, 2, 1, 2), (384, 2, 1, 4), (512, 
 
 
 def unfold(x: jax.Array) -> jax.Array:
-    """Map [B, H, W, C], H and W even -> [B, 4, H · W / 4, C]: place in the 2×2 patch, patch. Both row by row."""
+    """Map [B, H, W, C], H and W even -> [B, 4, H · W / 4, C].
+
+    Axis 1 is the place in the 2×2 patch, axis 2 the patch; both run row by row.
+    """
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 2, 4, 1, 3, 5).reshape(b, 4, -1, c)
 
@@ -37,16 +46,16 @@ def fold(patches: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def resize(x: jax.Array, height: int, width: int) -> jax.Array:
-    """[B, H, W, C] -> [B, height, width, C], bilinear; the centres of pixels are at +0.5, as everywhere here."""
+    """[B, H, W, C] -> [B, height, width, C], bilinear, with the centres of pixels at +0.5."""
     if x.shape[1:3] == (height, width):
         return x
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "bilinear", antialias=False)
 
 
 class InvertedResidual(nnx.Module):
-    """1×1 to twice the channels, 3×3 depthwise, linear 1×1: [B, H, W, cin] -> [B, ceil(H / stride), …, cout]."""
+    """1×1 convolution to twice the channels, 3×3 depthwise convolution, linear 1×1 projection."""
 
-    def __init__(self, cin: int, cout: int, stride: int, **common):
+    def __init__(self, cin: int, cout: int, stride: int, **common: Unpack[Common]) -> None:
         hidden = make_divisible(2 * cin)
         self.expand = ConvNorm(cin, hidden, act=jax.nn.silu, **common)
         self.spatial = ConvNorm(hidden, hidden, 3, stride, act=jax.nn.silu, depthwise=True, **common)
@@ -54,21 +63,23 @@ class InvertedResidual(nnx.Module):
         self.adds = stride == 1 and cin == cout
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]."""
         y = self.project(self.spatial(self.expand(x)))
         return x + y if self.adds else y
 
 
 class SeparableAttention(nnx.Module):
-    """out(relu(value) · Σ_patches softmax(query) · key), [B, 4, N, C] -> the same; equation 4 of the paper.
+    """out(relu(value) · Σ_patches softmax(query) · key), equation 4 of the paper.
 
     The query is one number per pixel; the softmax and the sum run over the N patches.
     """
 
-    def __init__(self, channels: int, **common):
-        self.qkv = Conv(channels, 1 + 2 * channels, bias=True, **common)
-        self.out = Conv(channels, channels, bias=True, **common)
+    def __init__(self, channels: int, **plain: Unpack[Plain]) -> None:
+        self.qkv = Conv(channels, 1 + 2 * channels, bias=True, **plain)
+        self.out = Conv(channels, channels, bias=True, **plain)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, 4, N, C] -> the same shape."""
         query, key, value = jnp.split(self.qkv(x), [1, 1 + x.shape[-1]], axis=-1)
         scores = jax.nn.softmax(query.astype(jnp.float32), axis=2)
         context = (scores * key.astype(jnp.float32)).sum(2, keepdims=True).astype(value.dtype)
@@ -76,38 +87,40 @@ class SeparableAttention(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Separable attention, then two 1×1 convolutions, each a residual branch that begins with its normalisation."""
+    """Separable attention, then two 1×1 convolutions: two residual branches that start with a normalisation."""
 
-    def __init__(self, channels: int, **common):
-        self.norm1 = LayerNorm(channels, whole=True, dtype=common["dtype"])
-        self.attn = SeparableAttention(channels, **common)
-        self.norm2 = LayerNorm(channels, whole=True, dtype=common["dtype"])
-        self.expand = Conv(channels, 2 * channels, bias=True, **common)
-        self.project = Conv(2 * channels, channels, bias=True, **common)
+    def __init__(self, channels: int, **plain: Unpack[Plain]) -> None:
+        self.norm1 = LayerNorm(channels, whole=True, dtype=plain["dtype"])
+        self.attn = SeparableAttention(channels, **plain)
+        self.norm2 = LayerNorm(channels, whole=True, dtype=plain["dtype"])
+        self.expand = Conv(channels, 2 * channels, bias=True, **plain)
+        self.project = Conv(2 * channels, channels, bias=True, **plain)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, 4, N, C] -> the same shape."""
         x = x + self.attn(self.norm1(x))
         return x + self.project(jax.nn.silu(self.expand(self.norm2(x))))
 
 
 class MobileViTBlock(nnx.Module):
-    """3×3 depthwise, 1×1 to half the channels, transformer over patches, linear 1×1: [B, H, W, C] -> the same.
+    """3×3 depthwise convolution, 1×1 to half the channels, transformer over patches, linear 1×1 projection.
 
     An odd map is resized to the next even size for the transformer and back (bilinear, centres of pixels at +0.5), as
-    in the first MobileViT; timm's second leaves it at the even size, which the stride does not announce.
+    in the first MobileViT. timm's MobileViTv2 does not resize it back, so that its features are larger than the stride
+    says.
     """
 
-    def __init__(self, channels: int, depth: int, *, bn_momentum: float, rngs: nnx.Rngs, dtype):
-        plain = {"rngs": rngs, "dtype": dtype}
-        common = plain | {"bn_momentum": bn_momentum}
+    def __init__(self, channels: int, depth: int, **common: Unpack[Common]) -> None:
+        plain = Plain(rngs=common["rngs"], dtype=common["dtype"])
         inner = make_divisible(channels / 2)
         self.spatial = ConvNorm(channels, channels, 3, act=jax.nn.silu, depthwise=True, **common)
         self.reduce = Conv(channels, inner, **plain)
         self.layers = nnx.List([Layer(inner, **plain) for _ in range(depth)])
-        self.norm = LayerNorm(inner, whole=True, dtype=dtype)
+        self.norm = LayerNorm(inner, whole=True, dtype=common["dtype"])
         self.project = ConvNorm(inner, channels, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same shape."""
         h, w = x.shape[1:3]
         height, width = h + h % 2, w + w % 2
         x = unfold(resize(self.reduce(self.spatial(x)), height, width))
@@ -117,7 +130,7 @@ class MobileViTBlock(nnx.Module):
 
 
 class MobileViTV2(nnx.Module):
-    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone of inverted residuals and transformers.
 
     Args:
         width: multiplies all channels, which are then rounded to multiples of 8; published are 0.5 to 2 by quarters.
@@ -134,13 +147,12 @@ class MobileViTV2(nnx.Module):
         stem: str = "imagenet",
         bn_momentum: float = 0.9,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-    ):
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
         check_width(width)
-        check_choice("stem", stem, ("imagenet", "small"))
-        common = {"bn_momentum": bn_momentum, "rngs": rngs, "dtype": dtype}
+        common = Common(bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
         cin = make_divisible(32 * width)
-        self.stem = ConvNorm(3, cin, 3, 2 if stem == "imagenet" else 1, act=jax.nn.silu, **common)
+        self.stem = ConvNorm(3, cin, 3, stem_stride(stem), act=jax.nn.silu, **common)
         stages = []
         for channels, first_stride, residuals, layers in _STAGES:
             cout = make_divisible(channels * width)
@@ -153,21 +165,20 @@ class MobileViTV2(nnx.Module):
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
         self.channels = cin
-        self.stride = 32 if stem == "imagenet" else 16
+        self.stride = 16 * stem_stride(stem)
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """`rngs` is taken for the sake of one signature and not used: no layer here draws numbers."""
+        """Image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+
+        All backbones take `rngs`; this one draws no random numbers.
+        """
         with jax.named_scope("stem"):
             x = self.stem(three_channels(x))
-        for index, blocks in enumerate(self.stages):
-            with jax.named_scope(f"stages.{index}"):
-                for block in blocks:
-                    x = block(x)
-        return x
+        return run_stages(self.stages, x)
 
     def torch_modules(self) -> dict[str, nnx.Module]:
-        """timm's module names (torchvision has no MobileViTv2) -> our layers, for `pretrained`."""
+        """Our layers by the names that timm gives them (torchvision has no MobileViTv2), for `pretrained`."""
         modules = _conv_norm("stem", self.stem)
         for s, blocks in enumerate(self.stages):
             for b, block in enumerate(blocks):

@@ -1,8 +1,7 @@
 """ImageNet weights with torchvision's names, from `.npz`, `.safetensors` or `.pth`, into a backbone.
 
-Nothing is downloaded: give a path. The files are torchvision's own state dicts (timm's for MobileViTv2, which
-torchvision lacks), or others with their names; a mismatch is one sentence with the first offending name. The classifier
-of the file is ignored (see `classifier`).
+Nothing is downloaded: give a path. The files are state dicts of torchvision (of timm for MobileViTv2, which torchvision
+lacks), or others that use the same names. The classifier in the file is ignored.
 """
 
 import zipfile
@@ -18,7 +17,7 @@ from mlcm_jax.models import torch_checkpoint
 from mlcm_jax.models.layers import BatchNorm, DepthwiseConv, LayerNorm
 
 _CLASSIFIERS = ("fc", "classifier.1", "head", "head.fc")  # ResNet; MobileNetV2, EfficientNet; SwinV2; MobileViTv2
-# What a state dict holds beside parameters and statistics; the last two follow from SwinV2's window.
+# A state dict holds these beside parameters and statistics; the last two follow from SwinV2's window.
 _NOT_WEIGHTS = ("num_batches_tracked", "relative_coords_table", "relative_position_index")
 
 
@@ -46,7 +45,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _targets(backbone: nnx.Module) -> dict[str, tuple[nnx.Variable, tuple[int, ...] | None]]:
-    """torchvision's array names -> our variable, and the permutation of axes from torch's layout (None: as it is)."""
+    """For every name in the file: our variable, and the axes that turn torch's layout into ours (None: the same)."""
     targets = {}
     for name, module in backbone.torch_modules().items():
         if isinstance(module, nnx.Param):
@@ -71,11 +70,10 @@ def _targets(backbone: nnx.Module) -> dict[str, tuple[nnx.Variable, tuple[int, .
 
 
 def load(backbone: nnx.Module, path: str | Path) -> None:
-    """Fills `backbone` with the weights in `path`, all or nothing.
+    """Fills `backbone` with the weights in `path`; nothing is changed unless all of them fit.
 
     Raises:
-        InputError: unreadable file; or names, shapes or values that do not belong to this architecture at the file's
-            width with the "imagenet" stem.
+        InputError: an unreadable file, or an array whose name or shape differs from the backbone's, or that holds NaN.
     """
     arrays = read(path)
     targets = _targets(backbone)
@@ -111,18 +109,3 @@ def load(backbone: nnx.Module, path: str | Path) -> None:
         converted[name] = array.astype(np.float32)
     for name, (variable, _) in targets.items():
         variable[...] = converted[name]
-
-
-def classifier(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """The ImageNet classifier of a file: kernel float32 [C, 1000] and bias [1000].
-
-    Its logits are mean(features over h and w) @ kernel + bias.
-
-    Raises:
-        InputError: unreadable file, or none in it.
-    """
-    arrays = read(path)
-    for name in _CLASSIFIERS:
-        if f"{name}.weight" in arrays and f"{name}.bias" in arrays:
-            return arrays[f"{name}.weight"].T.astype(np.float32), arrays[f"{name}.bias"].astype(np.float32)
-    raise InputError(f"{path} has no classifier: none of {', '.join(f'{c}.weight' for c in _CLASSIFIERS)} is in it.")

@@ -1,21 +1,34 @@
 """ResNet-18, -34 and -50: He et al. 2016, "Deep Residual Learning for Image Recognition", as torchvision builds them.
 
-The bottleneck strides in its 3×3 convolution ("v1.5"). The last normalisation of a residual branch starts at zero
-(Goyal et al. 2017), so that a fresh network is shallow and short trainings start fast.
+The bottleneck block strides in its 3×3 convolution ("v1.5"). The last normalisation of a residual branch starts at zero
+(Goyal et al. 2017), so that a new network behaves like a shallow one and short trainings make progress at once.
 """
+
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from mlcm_jax.errors import InputError
-from mlcm_jax.models.layers import ConvNorm, check_choice, check_width, make_divisible, normalise
+from mlcm_jax.models.layers import (
+    Common,
+    ConvNorm,
+    check_choice,
+    check_depths,
+    check_width,
+    make_divisible,
+    normalise,
+    run_stages,
+)
 
 
 class Block(nnx.Module):
-    """Residual block, [B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]: two 3×3, or 1×1, 3×3, 1×1."""
+    """Residual block: two 3×3 convolutions, or the bottleneck of 1×1, 3×3 and 1×1."""
 
-    def __init__(self, cin: int, planes: int, cout: int, stride: int, bottleneck: bool, **common):
+    def __init__(
+        self, cin: int, planes: int, cout: int, stride: int, bottleneck: bool, **common: Unpack[Common]
+    ) -> None:
         relu = jax.nn.relu
         if bottleneck:
             self.convs = nnx.List(
@@ -34,6 +47,7 @@ class Block(nnx.Module):
             self.shortcut = ConvNorm(cin, cout, 1, stride, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]."""
         y = x
         for conv in self.convs:
             y = conv(y)
@@ -41,16 +55,15 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Backbone, image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+    """Backbone of residual blocks.
 
     Args:
-        bottleneck: blocks of ResNet-50 (planes, planes, 4 · planes) instead of two 3×3 convolutions.
-        depths: blocks per stage; shorter tuples make fewer stages.
+        bottleneck: whether blocks are those of ResNet-50 (planes, planes, 4 · planes) or two 3×3 convolutions.
+        depths: blocks per stage; a shorter tuple makes fewer stages.
         width: multiplies all channels, which are then rounded to multiples of 8.
-        stem: "imagenet" is the 7×7 convolution of stride 2 and the max-pool, for a total stride of 32 with four stages;
-            "small" is one 3×3
-            convolution of stride 2 for a total stride of 16: an image of 64 px gives 4×4 features; "strided" is two of
-            those, as coarse as "imagenet" and the cheapest.
+        stem: "imagenet" is a 7×7 convolution of stride 2 and a max-pool, for a total stride of 32 with four stages;
+            "small" is one 3×3 convolution of stride 2, for a total stride of 16: an image of 64 px gives 4×4 features;
+            "strided" is two of those, which is as coarse as "imagenet" and the cheapest.
         bn_momentum: see `layers.BatchNorm`.
         rngs: draws the initial parameters (stream `params`).
         dtype: of the computation.
@@ -65,13 +78,12 @@ class ResNet(nnx.Module):
         stem: str = "imagenet",
         bn_momentum: float = 0.9,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-    ):
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
         check_width(width)
-        if not depths or min(depths) < 1:
-            raise InputError(f"Option depths is {depths!r}; it must name at least one stage, of at least one block.")
+        check_depths(depths)
         check_choice("stem", stem, ("imagenet", "small", "strided"))
-        common = {"bn_momentum": bn_momentum, "rngs": rngs, "dtype": dtype}
+        common = Common(bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
         cin = make_divisible(64 * width)
         self.stem = ConvNorm(3, cin, 7 if stem == "imagenet" else 3, 2, act=jax.nn.relu, **common)
         self.pools, self.strides = stem == "imagenet", stem == "strided"
@@ -93,21 +105,20 @@ class ResNet(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """`rngs` is taken for the sake of one signature and not used: no layer here draws numbers."""
+        """Image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels].
+
+        All backbones take `rngs`; this one draws no random numbers.
+        """
         with jax.named_scope("stem"):
             x = self.stem(normalise(x, self.dtype))
             if self.pools:
                 x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
             if self.strides:
                 x = self.second(x)
-        for index, blocks in enumerate(self.stages):
-            with jax.named_scope(f"stages.{index}"):
-                for block in blocks:
-                    x = block(x)
-        return x
+        return run_stages(self.stages, x)
 
     def torch_modules(self) -> dict[str, nnx.Module]:
-        """torchvision's module names -> our convolutions and normalisations, for `pretrained`."""
+        """Our convolutions and normalisations by the names that torchvision gives them, for `pretrained`."""
         modules = {"conv1": self.stem.conv, "bn1": self.stem.norm}
         for s, blocks in enumerate(self.stages, start=1):
             for b, block in enumerate(blocks):

@@ -1,11 +1,12 @@
-"""How large a model is: parameters and floating-point operations, in total and per part.
+"""How large a model is: its parameters and floating-point operations, in total and by part.
 
-One multiply-add counts as two FLOPs (papers that print "MAdds" or "MACs" under the name FLOPs print half). Counted are
-convolutions and matrix products of one image; normalisation, activations and resizing are not, as is usual. The
-program is traced, not run.
+One multiply-add counts as two FLOPs (papers that print "MAdds" or "MACs" under the name FLOPs print half). As is usual,
+only convolutions and matrix products count, not normalisation, activations or resizing. They are counted in the traced
+program for one image; nothing is run.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +14,19 @@ from flax import nnx
 from jax.extend import core
 
 
-def _conv_flops(eqn) -> int:
+def _conv_flops(eqn: core.JaxprEqn) -> int:
     kernel = eqn.invars[1].aval.shape
     out_channels = eqn.params["dimension_numbers"].rhs_spec[0]
     return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // kernel[out_channels]
 
 
-def _dot_flops(eqn) -> int:
+def _dot_flops(eqn: core.JaxprEqn) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
 
 
-def _inner(value) -> list[core.Jaxpr]:
-    """The programs inside a parameter of an equation."""
+def _inner(value: Any) -> list[core.Jaxpr]:
+    """The programs inside a parameter of an equation: the bodies of loops, calls and the like."""
     if isinstance(value, core.ClosedJaxpr):
         return [value.jaxpr]
     if isinstance(value, core.Jaxpr):
@@ -34,7 +35,7 @@ def _inner(value) -> list[core.Jaxpr]:
 
 
 def _walk(jaxpr: core.Jaxpr, scope: str, flops: dict[str, int]) -> None:
-    """Adds the FLOPs of `jaxpr` to `flops`, by the name scope that its equations were traced in."""
+    """Adds the FLOPs of `jaxpr` to `flops`, under the name scopes in which its equations were traced."""
     for eqn in jaxpr.eqns:
         name = "/".join(filter(None, (scope, str(eqn.source_info.name_stack))))
         if eqn.primitive.name == "conv_general_dilated":
@@ -42,7 +43,8 @@ def _walk(jaxpr: core.Jaxpr, scope: str, flops: dict[str, int]) -> None:
         elif eqn.primitive.name == "dot_general":
             flops[name] = flops.get(name, 0) + _dot_flops(eqn)
         elif eqn.primitive.name == "cond":
-            # Forms of one computation for different platforms: the one written as a convolution shows its arithmetic.
+            # These are forms of one computation for different platforms (`depthwise`). Only the one that is written as
+            # a convolution counts in full, so the largest count is right.
             branches = [{} for _ in eqn.params["branches"]]
             for branch, counted in zip(eqn.params["branches"], branches, strict=True):
                 _walk(branch.jaxpr, name, counted)
@@ -55,14 +57,15 @@ def _walk(jaxpr: core.Jaxpr, scope: str, flops: dict[str, int]) -> None:
 
 
 def _part(path: str) -> str:
-    """`backbone/stages.0/…` -> `backbone.stages.0`; what lies in no scope of the backbone counts to its first level."""
+    """The part of a scope: backbone/stages.0/… belongs to backbone.stages.0, all scopes of the head to head."""
     return ".".join(path.split("/")[:2]) if path.startswith("backbone") else path.split("/")[0]
 
 
 def _flops(model: nnx.Module, image_size: int, channels: int) -> dict[str, int]:
+    """FLOPs by part."""
     graph, state = nnx.split(model)
 
-    def forward(state, x):
+    def forward(state: nnx.State, x: jax.Array) -> jax.Array:
         merged = nnx.merge(graph, state, copy=True)
         merged.eval()
         with jax.named_scope("backbone"):
@@ -80,7 +83,7 @@ def _flops(model: nnx.Module, image_size: int, channels: int) -> dict[str, int]:
 
 
 def _params(model: nnx.Module) -> dict[str, int]:
-    """Numbers of parameters by part, in the order of the network."""
+    """Number of parameters by part, in the order of the network."""
     parts: dict[str, int] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         levels = 1 if path[0] != "backbone" else 3 if path[1] == "stages" else 2
@@ -90,12 +93,17 @@ def _params(model: nnx.Module) -> dict[str, int]:
     return dict(sorted(parts.items(), key=lambda item: (order.get(item[0], 1), item[0])))
 
 
-def profile(model: nnx.Module, image_size: int, channels: int = 3) -> dict:
-    """Size of a model for one square image of side `image_size` with 1 or 3 channels.
+def profile(model: nnx.Module, image_size: int, channels: int = 3) -> dict[str, Any]:
+    """The numbers that describe the size of a model.
+
+    Args:
+        model: from `create`, or its shapes from `nnx.eval_shape`.
+        image_size: side of the square image.
+        channels: 1 or 3, of the image.
 
     Returns:
-        params: number of trained parameters. flops: 2 per multiply-add, of convolutions and matrix products (module
-        docstring). parts: {part: {"params", "flops"}} in the order of the network. stride, channels: of the features.
+        "params": number of trained parameters; "flops": 2 per multiply-add, for one image; "parts": {part: {"params",
+        "flops"}} in the order of the network; "stride" and "channels" of the features.
     """
     params, flops = _params(model), _flops(model, image_size, channels)
     parts = {part: {"params": params.get(part, 0), "flops": flops.get(part, 0)} for part in {**params, **flops}}
@@ -109,7 +117,7 @@ def profile(model: nnx.Module, image_size: int, channels: int = 3) -> dict:
 
 
 def table(model: nnx.Module, image_size: int, channels: int = 3) -> str:
-    """Lines of part, parameters, FLOPs and their shares, with the totals last."""
+    """`profile` as text to print: part, parameters, FLOPs and their shares, with the totals last."""
     sizes = profile(model, image_size, channels)
     rows = [("part", "parameters", "", "MFLOPs", "")]
     total = {"total": {"params": sizes["params"], "flops": sizes["flops"]}}

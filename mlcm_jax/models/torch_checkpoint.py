@@ -1,9 +1,10 @@
-"""Reads the arrays of a PyTorch `.pth` file without PyTorch, and without running what the file says.
+"""Reads the arrays of a PyTorch checkpoint (`.pth`) without PyTorch, and without running code from the file.
 
-A checkpoint since PyTorch 1.6 is a zip archive: `NAME/data.pkl` is a pickle that names tensors, `NAME/data/KEY` are
-their raw bytes. An older one, as several of torchvision's still are, is a row of pickles with the bytes behind them. A
-pickle can call any function of any module; the unpickler here knows exactly the names that a dict of tensors needs and
-refuses the rest.
+Since PyTorch 1.6 a checkpoint is a zip archive: `NAME/data.pkl` is a pickle that names the tensors, and `NAME/data/KEY`
+are their raw bytes. In the older format, which several of torchvision's files still have, a few pickles are followed by
+the bytes. A pickle can call any function of any module; the unpickler here knows only the names that a dict of tensors
+needs and refuses all others.
+
 Formats: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
 """
 
@@ -11,16 +12,27 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mlcm_jax.errors import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
-_DAMAGE = (ValueError, TypeError, AttributeError, MemoryError, OverflowError)
+# A damaged pickle can pop an empty stack, index past the end or call with wrong arguments, and so raises many types.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    LookupError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
+)
 _STORAGES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -34,8 +46,16 @@ _STORAGES = {
 }
 
 
-def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None) -> np.ndarray:
-    """Stands in for torch._utils._rebuild_tensor_v2: the view of (offset, size, stride), in elements."""
+def _tensor(
+    storage: np.ndarray,
+    offset: int,
+    size: Sequence[int],
+    stride: Sequence[int],
+    requires_grad: bool = False,
+    hooks: Any = None,
+    metadata: Any = None,
+) -> np.ndarray:
+    """Replaces torch._utils._rebuild_tensor_v2: a view of `storage`, whose offset and strides count elements."""
     if not isinstance(storage, np.ndarray) or len(size) != len(stride):
         raise ValueError("a tensor without a storage")
     if any(n < 0 for n in (offset, *size, *stride)):
@@ -50,13 +70,19 @@ def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, meta
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickles tensors over the arrays that `storage(dtype, key, count)` gives, and no object of any other class."""
+    """Unpickles dicts of tensors and refuses objects of any other class.
 
-    def __init__(self, file: BinaryIO, storage: Callable[[np.dtype, str, int], np.ndarray]):
+    Args:
+        file: where the pickle starts.
+        storage: gives the array behind a tensor by dtype, key and number of elements.
+    """
+
+    def __init__(self, file: BinaryIO, storage: Callable[[np.dtype, str, int], np.ndarray]) -> None:
         super().__init__(file, encoding="utf-8")
         self.storage = storage
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle stands for; raises `_Refused` for all names but a few."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -65,7 +91,8 @@ class _Unpickler(pickle.Unpickler):
             return _STORAGES[name]
         raise _Refused(f"refused to unpickle {module}.{name}")
 
-    def persistent_load(self, identity) -> np.ndarray:
+    def persistent_load(self, identity: Any) -> np.ndarray:
+        """The array behind a tensor, which torch writes as ("storage", dtype, key, device, count)."""
         kind, dtype, key, _, count, *view = identity
         if kind != "storage" or not isinstance(dtype, np.dtype) or view not in ([], [None]):
             raise ValueError("an unknown kind of storage")
@@ -76,7 +103,7 @@ class _Refused(Exception):
     """The pickle asks for a name outside the list."""
 
 
-def _read_zip(file: BinaryIO):
+def _read_zip(file: BinaryIO) -> Any:
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -85,7 +112,7 @@ def _read_zip(file: BinaryIO):
         if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
             raise ValueError("written on a big-endian machine")
 
-        def storage(dtype, key, count):
+        def storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
             array = np.frombuffer(archive.read(f"{prefix}data/{key}"), dtype)
             if len(array) != count:
                 raise ValueError(f"storage {key} holds {len(array)} numbers instead of {count}")
@@ -94,11 +121,11 @@ def _read_zip(file: BinaryIO):
         return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
 
 
-def _read_row(file: BinaryIO, size: int):
-    """The older format: magic number, version, system, content, keys; then per key its count and its bytes."""
+def _read_row(file: BinaryIO, size: int) -> Any:
+    """The older format: magic number, version, system, content and keys, then a count and the bytes for each key."""
     storages: dict[str, np.ndarray] = {}
 
-    def storage(dtype, key, count):
+    def storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
         if key not in storages:
             if not 0 <= count * dtype.itemsize <= size:
                 raise ValueError(f"storage {key} is larger than the file")
@@ -123,7 +150,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict, by name.
 
     Raises:
-        InputError: not of PyTorch, damaged, big-endian, no plain dict of tensors, or it asks to run code.
+        InputError: a file that is not PyTorch's, is damaged or big-endian, holds something else than a dict of tensors,
+            or names code to run.
     """
     remedy = "save one with torch.save(model.state_dict(), …), or convert it to .safetensors."
     try:
@@ -132,8 +160,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             loaded = _read_zip(file) if zipped else _read_row(file, path.stat().st_size)
     except _Refused as error:
         raise InputError(f"{path}: {error}; only a plain state dict is read: {remedy}") from None
-    # A damaged pickle raises many types: it can pop an empty stack, index past the end or call with wrong arguments.
-    except (zipfile.BadZipFile, pickle.UnpicklingError, LookupError, EOFError, *_DAMAGE) as error:
+    except _DAMAGE as error:
         raise InputError(f"{path} is damaged or no state dict ({error}): {remedy}") from None
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(value, np.ndarray) for name, value in loaded.items()

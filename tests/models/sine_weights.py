@@ -1,6 +1,7 @@
-"""Weights and images by a rule that needs neither file nor random generator, so that other libraries can have them.
+"""Weights and images made by a formula, so that other libraries can make the same without a file or random generator.
 
-`tests/golden/torch_features.json` holds what torchvision and timm answer for them; its `source` says how it was asked.
+`tests/golden/torch_features.json` holds the features that torchvision and timm compute from them; its `source` says how
+they were called.
 """
 
 import json
@@ -37,7 +38,7 @@ def image(height: int, width: int) -> np.ndarray:
     return (0.5 + 0.5 * _waves("picture", (1, height, width, 3))).astype(np.float32)
 
 
-def torch_answer(name: str) -> tuple[dict[str, np.ndarray], tuple[int, ...], list[float]]:
+def torch_features(name: str) -> tuple[dict[str, np.ndarray], tuple[int, ...], list[float]]:
     """(weights by torch's names, shape of the features [B, H, W, C], every 37th of them) of a model in the file."""
     golden = json.loads((GOLDEN / "torch_features.json").read_text())[name]
     arrays = {key: array(key, shape) for key, shape in golden["shapes"].items()}

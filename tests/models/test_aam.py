@@ -18,7 +18,8 @@ _run = nnx.jit(lambda module, x: module(x))
 
 
 def head(layout="tfw5", channels=8, landmarks=5, **options):
-    return AAM(channels, landmarks, layout=layout, rngs=nnx.Rngs(0), **({"head_channels": 8, "upsample": 4} | options))
+    options = {"head_channels": 8, "upsample": 4, "dtype": jnp.float32} | options
+    return AAM(channels, landmarks, layout=layout, rngs=nnx.Rngs(0), **options)
 
 
 def features(seed=1, shape=(2, 3, 4, 8)):
@@ -96,7 +97,7 @@ def test_bfloat16_stops_before_the_maps():
     assert float(jnp.abs(found.landmarks - exact.landmarks).max()) < 0.02
 
 
-def test_a_map_without_weight_answers_the_middle_with_a_finite_slope():
+def test_a_map_without_weight_gives_the_middle_with_a_finite_slope():
     module = head(decoder="nearest")
     module.heat.kernel[...] *= 0.0  # a constant map, so 0 after the instance norm
     np.testing.assert_allclose(_run(module, features()).landmarks, 0.5, atol=1e-6)
@@ -146,7 +147,6 @@ def test_a_face_without_edges_is_its_points():
         ({"head_channels": 0}, "head_channels"),
         ({"layout": "ibug68"}, "68 landmarks, not 5"),
         ({"layout": "ibug6"}, "did you mean"),
-        ({"mean_shape": np.zeros((4, 2))}, "5 finite"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -187,7 +187,7 @@ def test_same_seed_same_parameters():
         ({"depths": ()}, "depths"),
     ],
 )
-def test_bad_arguments_answer_in_one_sentence(arguments, message):
+def test_bad_arguments_are_named_in_one_sentence(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         models.create(**({"name": "resnet18", "rngs": nnx.Rngs(0)} | TINY | arguments))
     assert "\n" not in str(caught.value)

@@ -60,7 +60,7 @@ def test_bfloat16_sums_in_float32():
 
 
 @pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 3), ("tpu", 3)])
-def test_platform_that_the_program_is_for_chooses_the_form(platform, convolutions):
+def test_the_form_suits_the_platform_that_the_program_is_for(platform, convolutions):
     def forward_and_gradient(x, kernel, g):
         y, pull = jax.vjp(lambda x, kernel: forms.depthwise(x, kernel, 1), x, kernel)
         return y, pull(g)

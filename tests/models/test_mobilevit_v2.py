@@ -1,11 +1,11 @@
-"""MobileViTv2: its sizes, timm's answer, patches and separable attention written out, odd maps, and gradients."""
+"""MobileViTv2: sizes, timm's features, patches and separable attention written out, odd maps, and gradients."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from sine_weights import image, parameter_counts, torch_answer
+from sine_weights import image, parameter_counts, torch_features
 
 from mlcm_jax import models
 from mlcm_jax.errors import InputError
@@ -36,8 +36,8 @@ def test_sizes_are_the_published_ones(row):
         assert round(found["flops"] / 2e9, row["digits"]) == row["giga_macs"]
 
 
-def test_timm_answers_the_same(tmp_path):
-    arrays, shape, features = torch_answer("mobilevit_v2")
+def test_features_are_those_of_timm(tmp_path):
+    arrays, shape, features = torch_features("mobilevit_v2")
     np.savez(tmp_path / "w.npz", **arrays)
     model = MobileViTV2(width=0.25, rngs=nnx.Rngs(0))
     pretrained.load(model, tmp_path / "w.npz")
@@ -45,8 +45,6 @@ def test_timm_answers_the_same(tmp_path):
     assert found.shape == shape
     np.testing.assert_allclose(found.reshape(-1)[::37], features, atol=2e-4)
     np.testing.assert_array_equal(found, _run(model, image(64, 128)))
-    kernel, _ = pretrained.classifier(tmp_path / "w.npz")
-    np.testing.assert_array_equal(kernel, arrays["head.fc.weight"].T)
 
 
 @pytest.mark.parametrize("stem, stride", [("imagenet", 32), ("small", 16)])
@@ -144,7 +142,7 @@ def test_bfloat16_computes_low_and_keeps_high():
     assert float(jnp.abs(low.astype(jnp.float32) - high).max()) < 0.03 * float(jnp.abs(high).max())
 
 
-def test_other_options_answer_in_one_sentence():
+def test_bad_options_are_named_in_one_sentence():
     for options, message in (({"width": -1}, "width"), ({"stem": "tiny"}, "stem is 'tiny'")):
         with pytest.raises(InputError, match=message) as caught:
             models.create("mobilevit_v2", num_landmarks=5, rngs=nnx.Rngs(0), **options)
