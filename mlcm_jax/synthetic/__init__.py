@@ -1,1 +1,41 @@
-"""The generator of paired RGB and thermal faces."""
+"""Paired RGB and thermal images of rendered faces, with landmarks that are exact by construction.
+
+`generate.example(seed, index, size=…)` makes one pair. The files, in the order in which a pair is made:
+
+    generate.py      the whole way: draws the random streams, calls scene, raster, rgb, thermal and sensor in this order
+    scene.py         who and how: seed -> Subject (a person), Scene (pose, expression, camera, lights, accessories)
+
+    raster.py        Subject, Scene -> GBuffer (what every pixel shows) and Truth (landmarks, visibility), by means of
+      anatomy.py       the canonical head as curves: profile, lids, lips, brows, hairline, places of the landmarks
+      template.py      these curves as a mesh: Template
+      blendshapes.py   identity and expression -> moved vertices of that mesh
+      head.py          the moved mesh posed before a pinhole camera, and its 68 landmarks: Head, Camera
+      accessories.py   spectacles, long hair, the peak of a cap, a mask, a hand as more triangles: Piece
+      zbuffer.py       triangles -> the nearest one at every pixel: Fragments
+      paint.py         where on the head hair, lids, brows, beard, clothes begin
+      gbuffer.py       the types handed on: Part, GBuffer, Truth
+
+    rgb.py           GBuffer -> uint8 RGB image, by means of
+      skin.py          albedo of every material
+      backdrop.py      the background in visible light
+      noise.py         seeded noise textures; paint.py reads them too
+
+    thermal.py       GBuffer -> apparent temperature of every pixel in °C, by means of
+      surroundings.py  climate, thermal background, what spectacle lenses mirror
+
+    sensor.py        °C before the lens -> °C as the detector reports them, and 8-bit gray levels
+
+    workers.py       many pairs, rendered by several processes; used by the dataset builder
+
+Units and spaces:
+
+- Lengths are in *head units*: 1 is the distance of the outer eye corners of the canonical head.
+- *Template coordinates* (x, y, z) name a place on the canonical head, whatever the identity, expression and pose: the
+  origin lies between the eyes, x points to the right of a frontal image, y down, z towards the camera, and the outer
+  eye corners lie at x = ±0.5. Materials, temperatures and landmarks are functions of them.
+- *Head space* has the same axes and holds the head with its identity and expression, before any pose.
+- *Camera space* has the same axes after the pose; the camera is at (0, 0, distance) and looks along -z.
+- `u` is a position in the image from 0 to 1, and pixels are u * side - 0.5, so that their centres are integers.
+- Temperatures are in °C, differences of temperature in kelvin (K); gray levels are 0 to 255, hot = bright.
+- Colours are linear RGB until `rgb.develop`.
+"""

@@ -1,4 +1,7 @@
-"""Cluttered backgrounds of our own making: gradients, shapes, lines, stripes and noise, out of focus."""
+"""The background in visible light: gradients, shapes, lines, stripes and noise, out of focus.
+
+`rgb` calls `backdrop` with `Scene.background` as the seed. The thermal background is another one: `surroundings`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from mlcm_jax.synthetic import noise
 
 
 def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A linear colour; mostly muted, as rooms are."""
+    """A linear RGB colour, mostly muted, as rooms are."""
     grey = rng.random() ** 1.5
     tint = rng.uniform(0.8, 1.2, 3) if rng.random() < 0.75 else rng.uniform(0.1, 1.9, 3)
     return tuple(float(v) for v in np.clip(grey * tint, 0.005, 0.95))
 
 
 def _shape(image: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw one random shape, in place."""
     size = image.shape[0]
     kind = rng.integers(5)
     x, y = (int(v) for v in rng.uniform(-0.1, 1.1, 2) * size)
@@ -41,7 +45,7 @@ def _shape(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def backdrop(seed: int, size: int) -> np.ndarray:
-    """A linear background image, float32 [size, size, 3], radiance relative to a white wall."""
+    """The background of a seed, linear RGB float32 [size, size, 3]; 1 is a white wall."""
     rng = np.random.default_rng([seed, 1])
     corner = np.array([_colour(rng) for _ in range(4)], np.float32).reshape(2, 2, 3)
     if rng.random() < 0.5:  # a plain wall

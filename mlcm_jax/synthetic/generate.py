@@ -1,10 +1,17 @@
-"""One synthetic pair from (seed, index): the same in every process and in any order.
+"""One pair of images from (seed, index): the entry point of the generator, and how a pair is stored.
 
-Only the last bits of floating-point sums may differ between numpy builds and numbers of BLAS threads; all random draws
-are the same everywhere.
+`example` draws the random streams and calls, in this order, `scene` (who and how), `raster` (what every pixel shows,
+and the landmarks), `rgb` (uint8 image), `thermal` (°C before the lens) and `sensor` (°C and gray levels of the camera).
+It is called by `workers`, which renders whole datasets, and by whoever wants to see one pair again. `encode` and
+`to_raw` turn its arrays into what the dataset stores; `to_celsius` reads temperatures back.
+
+A pair is the same in every process and in any order. All random draws are the same everywhere; only the last bits of
+floating-point sums may differ between numpy builds and numbers of BLAS threads.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,34 +35,46 @@ def example(
     pairs_per_subject: int = PAIRS_PER_SUBJECT,
     frontal: bool = False,
     well_lit: bool = False,
-) -> dict:
+) -> dict[str, Any]:
     """Render pair `index` of the set `seed`.
 
-    The thermal image is the reference, to which `landmarks` and `box` belong; the RGB camera stands a little beside
+    The thermal image is the reference, to which `landmarks` and `box` belong. The RGB camera stands a little beside
     it, so that `rgb_landmarks` differ by up to about 1.5 % of the box.
 
     Args:
         seed: number of the set.
         index: number of the pair; subject = index // pairs_per_subject.
         size: side S in pixels, or the inclusive range from which the pair draws its own.
-        pairs_per_subject: consecutive pairs that show one person.
-        frontal, well_lit: passed to `scene.sample_scene`.
+        pairs_per_subject: number of consecutive pairs that show one person.
+        frontal: keep |yaw| below 20° and leave out hands and masks.
+        well_lit: keep the visible light bright; the thermal image does not depend on it.
 
     Returns:
-        rgb uint8 [S, S, 3]; thermal uint8 [S, S], hot = bright; celsius float32 [S, S] in °C as the camera reports it;
-        landmarks float32 [68, 2] in pixels of the thermal image; rgb_landmarks float32 [68, 2] in pixels of the RGB
-        image; jaw3d float32 [17, 2], thermal pixels; visible bool [68]; box float32 [4], x, y, w, h, of `landmarks`;
-        subject int; index int; pose float32 [3], degrees; light float in [0, 1].
+        rgb: uint8 [S, S, 3].
+        thermal: uint8 [S, S], gray levels, hot = bright.
+        celsius: float32 [S, S], °C as the camera reports them.
+        landmarks: float32 [68, 2], iBUG 68 in pixels of the thermal image; the jaw follows the visible outline.
+        rgb_landmarks: float32 [68, 2], the same points in pixels of the RGB image.
+        jaw3d: float32 [17, 2], the jaw as points fixed on the head, in pixels of the thermal image.
+        visible: bool [68], see `gbuffer.Truth`.
+        box: float32 [4], x, y, w, h around `landmarks`, in pixels.
+        subject: int, number of the person.
+        index: int, as given.
+        pose: float32 [3], yaw, pitch, roll in degrees.
+        light: float, visible light from 0 (nearly dark) to 1 (bright).
 
     Raises:
-        InputError: if seed or index is negative, or the size is outside 32 to 1024.
+        InputError: if seed or index is negative, pairs_per_subject is below 1, or the size is outside 32 to 1024.
     """
     low, high = (size, size) if isinstance(size, int | np.integer) else size
     if not MIN_SIDE <= low <= high <= MAX_SIDE:
-        raise InputError(f"size must lie between {MIN_SIDE} and {MAX_SIDE} pixels, got {size}")
+        raise InputError(
+            f"size must be {MIN_SIDE} to {MAX_SIDE} pixels, or a range of them with the smaller first; got {size}."
+        )
     if seed < 0 or index < 0 or pairs_per_subject < 1:
         raise InputError(
-            f"seed, index and pairs_per_subject must not be negative, got {seed}, {index}, {pairs_per_subject}"
+            f"seed and index must not be negative, and pairs_per_subject must be at least 1; got {seed}, {index} and "
+            f"{pairs_per_subject}."
         )
     side = int(_rng(seed, index, _SIZE).integers(low, high + 1))
     subject = scene.sample_subject(seed, index // pairs_per_subject)
@@ -63,24 +82,25 @@ def example(
     gbuffer, truth = raster.render_gbuffer(subject, view, side)
 
     image = rgb.shade_rgb(gbuffer, subject, view, _rng(seed, index, _RGB))
-    hot = thermal.temperature(gbuffer, subject, view, _rng(seed, index, _THERMAL))
-    celsius, gray = sensor.capture(hot, side, _rng(seed, index, _SENSOR))
+    before_lens = thermal.temperature(gbuffer, subject, view, _rng(seed, index, _THERMAL))
+    celsius, gray = sensor.capture(before_lens, side, _rng(seed, index, _SENSOR))
+
     box = landmarks_lib.box_from_points(truth.landmarks)
-    shift = misregistration(_rng(seed, index, _SHIFT), box)
-    image = cv2.warpAffine(image, shift, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    to_rgb = misregistration(_rng(seed, index, _SHIFT), box)
+    image = cv2.warpAffine(image, to_rgb, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     return {
         "rgb": image,
         "thermal": gray,
         "celsius": celsius,
         "landmarks": truth.landmarks,
-        "rgb_landmarks": (truth.landmarks @ shift[:, :2].T + shift[:, 2]).astype(np.float32),
+        "rgb_landmarks": (truth.landmarks @ to_rgb[:, :2].T + to_rgb[:, 2]).astype(np.float32),
         "jaw3d": truth.jaw3d,
         "visible": truth.visible,
         "box": np.asarray(box, np.float32),
         "subject": index // pairs_per_subject,
         "index": index,
         "pose": truth.pose,
-        "light": float(view.light),
+        "light": float(view.illumination),
     }
 
 
@@ -89,9 +109,10 @@ def _rng(seed: int, index: int, stream: int) -> np.random.Generator:
 
 
 def misregistration(rng: np.random.Generator, box: np.ndarray) -> np.ndarray:
-    """A random similarity that carries thermal pixels to RGB pixels, float64 [2, 3].
+    """A random similarity that carries pixels of the thermal image to pixels of the RGB image, float64 [2, 3].
 
-    About the centre of the box: a shift of at most 1 % of its side, a turn of at most 0.4°, a scale within 0.4 %.
+    It shifts by at most 1 % of the side of `box` (x, y, w, h), turns by at most 0.4° about its centre, and scales by at
+    most 0.4 %.
     """
     x, y, w, h = (float(v) for v in box)
     centre = np.array([x + w / 2.0, y + h / 2.0])
@@ -107,17 +128,17 @@ def misregistration(rng: np.random.Generator, box: np.ndarray) -> np.ndarray:
 
 
 def to_raw(celsius: np.ndarray) -> np.ndarray:
-    """°C -> uint16 in hundredths of a kelvin, round((°C + 273.15) * 100), as radiometric files have it."""
+    """°C -> uint16 in hundredths of a kelvin, round((°C + 273.15) * 100), as radiometric cameras store them."""
     return np.clip(np.round((celsius.astype(np.float64) + 273.15) * 100.0), 0, 65535).astype(np.uint16)
 
 
 def to_celsius(raw: np.ndarray) -> np.ndarray:
-    """uint16 in hundredths of a kelvin -> float32 °C; inverse of `to_raw` to 0.005 °C."""
+    """Hundredths of a kelvin, uint16 -> float32 °C; the inverse of `to_raw` to 0.005 K."""
     return (raw.astype(np.float64) / 100.0 - 273.15).astype(np.float32)
 
 
-def encode(pair: dict) -> dict:
-    """Replace the images of an example by encoded bytes: rgb as JPEG (quality 95, 4:4:4), the others as PNG."""
+def encode(pair: dict[str, Any]) -> dict[str, Any]:
+    """The pair with its images as bytes: rgb JPEG (quality 95, 4:4:4), thermal PNG, celsius PNG of `to_raw`."""
     jpeg = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return pair | {
         "rgb": cv2.imencode(".jpg", pair["rgb"][..., ::-1], jpeg)[1].tobytes(),

@@ -1,4 +1,7 @@
-"""Noise that is the same on every machine: three periodic textures from a fixed seed, sampled at any position."""
+"""Noise that is the same on every machine: three periodic textures from a fixed seed, sampled at any position.
+
+`paint` and `skin` call `sample` with template coordinates scaled to texture pixels, `backdrop` reads `textures` whole.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ FINE, MEDIUM, COARSE = range(3)
 
 @functools.cache
 def textures() -> np.ndarray:
-    """Periodic noise images, float32 [3, 512, 512], zero mean, unit deviation: fine, medium, coarse grain."""
+    """Periodic noise, float32 [3, 512, 512], each of zero mean and unit deviation: fine, medium, coarse grain."""
     rng = np.random.default_rng(20261121)
     out = []
     for sigma in (1.2, 4.0, 14.0):
@@ -27,7 +30,17 @@ def textures() -> np.ndarray:
 
 
 def sample(kind: int, x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
-    """Noise of one grain at positions in texture pixels [N]; the seed moves the origin; float32 [N]."""
+    """One texture at N positions, without interpolation.
+
+    Args:
+        kind: FINE, MEDIUM or COARSE.
+        x: columns in texture pixels [N].
+        y: rows in texture pixels [N].
+        seed: moves the origin.
+
+    Returns:
+        float32 [N], zero mean and unit deviation over the texture.
+    """
     col = (np.floor(x).astype(np.int32) + seed % 509) & (SIDE - 1)
     row = (np.floor(y).astype(np.int32) + seed // 509 % 509) & (SIDE - 1)
     return textures()[kind].ravel()[(row << _BITS) + col]

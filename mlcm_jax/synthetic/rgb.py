@@ -1,6 +1,8 @@
-"""The RGB camera: light on materials, glass, exposure, blur, noise and JPEG.
+"""The RGB camera: from the G-buffer to an 8-bit colour image.
 
-Shading is done in linear light on the G-buffer, averaged down to the output, and only then developed like a photograph.
+`generate` calls `shade_rgb`. Materials get their albedo from `skin`, the background comes from `backdrop`. Shading is
+done in linear light at render resolution and averaged down to the output; only then does `develop` treat the image as
+a photograph: exposure, tone curve, lens blur, sensor noise, JPEG.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from mlcm_jax.synthetic.backdrop import backdrop
 from mlcm_jax.synthetic.gbuffer import GBuffer, Part
 from mlcm_jax.synthetic.scene import Scene, Subject
 
-# Per part: wrap of the diffuse term (light that scatters under the surface), strength and sharpness of the highlight.
+# Per part: wrap of the diffuse term (light that scatters under the surface), strength and exponent of the highlight.
 _WRAP = np.full(len(Part), 0.1, np.float32)
 _WRAP[[Part.SKIN, Part.LIP, Part.EAR, Part.NECK, Part.HAND]] = 0.25
 _WRAP[Part.HAIR] = 0.35
@@ -26,7 +28,10 @@ _POWER[[Part.LIP, Part.TEETH, Part.GLASSES_FRAME]] = 40.0
 
 
 def _occlusion(depth: np.ndarray, supersample: int) -> np.ndarray:
-    """Ambient light that reaches a pixel, from how far it lies behind the blurred depth around it; [R, R] in (0, 1]."""
+    """Share of the ambient light that reaches each pixel, float32 [R, R] in (0, 1].
+
+    A pixel is darker the farther it lies behind the blurred depth around it.
+    """
     finite = np.isfinite(depth)
     if not finite.any():
         return np.ones_like(depth)
@@ -41,7 +46,19 @@ def _occlusion(depth: np.ndarray, supersample: int) -> np.ndarray:
 def _illuminate(
     albedo: np.ndarray, normal: np.ndarray, part: np.ndarray, open_sky: np.ndarray, shadow: np.ndarray, scene: Scene
 ) -> np.ndarray:
-    """Light leaving surface pixels; albedo, normal [N, 3], the rest [N] -> [N, 3] linear."""
+    """Light that leaves N surface pixels, linear RGB [N, 3].
+
+    Args:
+        albedo: linear RGB [N, 3].
+        normal: unit normals in camera space [N, 3].
+        part: uint8 [N], `Part`.
+        open_sky: share of the ambient light that arrives [N].
+        shadow: share of the first light that is kept away [N].
+        scene: gives the lights.
+
+    Returns:
+        Diffuse light and highlights, linear RGB [N, 3].
+    """
     sky = 0.75 - 0.25 * normal[:, 1]
     out = albedo * (open_sky * sky)[:, None] * scene.ambient
     exposed = 0.35 + 0.65 * open_sky
@@ -58,7 +75,7 @@ def _illuminate(
 
 
 def _glints(buffer: GBuffer, where: np.ndarray, scene: Scene) -> np.ndarray:
-    """Reflections of the lights on the wet eyeball, which the mesh is too coarse to show: linear [N, 3] to add."""
+    """Reflections of the lights on the wet eyeball, linear RGB [N, 3] to be added; the mesh is too coarse for them."""
     position = buffer.iris.reshape(-1, 2)[where]
     out = np.zeros((len(where), 3), np.float32)
     for light in scene.lights[:2]:
@@ -68,8 +85,8 @@ def _glints(buffer: GBuffer, where: np.ndarray, scene: Scene) -> np.ndarray:
     return out
 
 
-def _glass(image: np.ndarray, buffer: GBuffer, scene: Scene, light: np.ndarray) -> None:
-    """Lenses over the finished head, in place: a clear pane with reflections, or dark glass."""
+def _glass(image: np.ndarray, buffer: GBuffer, scene: Scene, surround: np.ndarray) -> None:
+    """Draw the lenses over the finished head, in place: a clear pane that mirrors `surround`, or dark glass."""
     rows, cols = np.nonzero(buffer.part == Part.GLASSES_LENS)
     if not len(rows):
         return
@@ -80,25 +97,25 @@ def _glass(image: np.ndarray, buffer: GBuffer, scene: Scene, light: np.ndarray) 
     glare = rng.random() ** 3 * 0.6 * smoothstep(0.35, 0.1, np.abs(stripe)) + 0.03 * (1 - place[:, 1])
     through = 0.93 if scene.glasses == "clear" else 0.05 + 0.1 * rng.random()
     tint = np.array([1, 1, 1]) if scene.glasses == "clear" else 1 + 0.3 * rng.uniform(-1, 1, 3)
-    image[rows, cols] = image[rows, cols] * through * tint + (glare[:, None] * light).astype(np.float32)
+    image[rows, cols] = image[rows, cols] * through * tint + (glare[:, None] * surround).astype(np.float32)
 
 
-def _exposure(level: float) -> float:
+def _exposure(illumination: float) -> float:
     """Linear gain of the image: photographs of dark rooms stay dark."""
-    return 0.004 + 1.3 * level**2.2
+    return 0.004 + 1.3 * illumination**2.2
 
 
 def develop(linear: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A linear image [S, S, 3] to uint8: colour cast, exposure, tone curve, lens blur, sensor noise, JPEG."""
+    """Linear RGB float32 [S, S, 3] -> uint8 [S, S, 3]: colour cast, exposure, tone curve, blur, noise, JPEG."""
     size = linear.shape[0]
-    value = linear * (scene.cast * np.float32(_exposure(scene.light)))
+    value = linear * (scene.cast * np.float32(_exposure(scene.illumination)))
     value = value / (1 + 0.25 * value) * 1.15  # a soft shoulder, so that highlights do not clip at once
     sigma = scene.blur * size
     if sigma > 0.25:
         value = cv2.GaussianBlur(value, (0, 0), sigma)
     grain = rng.standard_normal(value.shape, np.float32)
     # Shot noise grows with the root of the light; a dark image is amplified, so its floor is higher.
-    floor = scene.noise * (0.15 + 0.5 * (1 - scene.light) ** 2) * 0.15
+    floor = scene.noise * (0.15 + 0.5 * (1 - scene.illumination) ** 2) * 0.15
     value = value + grain * (scene.noise * np.sqrt(np.clip(value, 0, 1)) + floor)
     byte = np.clip(np.clip(value, 0, 1) ** (1 / 2.2) * 255 + 0.5, 0, 255).astype(np.uint8)
     if scene.jpeg:
@@ -111,9 +128,10 @@ def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.G
     """The RGB image of a view.
 
     Args:
-        gbuffer: of `raster.render_gbuffer`, R x R.
-        subject, scene: the same as there.
-        rng: for the sensor noise only.
+        gbuffer: what every pixel shows, R x R.
+        subject: the person for whom `gbuffer` was rendered.
+        scene: the moment for which `gbuffer` was rendered.
+        rng: draws the sensor noise; nothing else is drawn here.
 
     Returns:
         uint8 [R / supersample, R / supersample, 3], RGB order.
@@ -124,8 +142,8 @@ def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.G
     where = np.flatnonzero(under != Part.BACKGROUND)
     part = under[where]
     image = cv2.resize(backdrop(scene.background, size), (side, side), interpolation=cv2.INTER_LINEAR).reshape(-1, 3)
-    glow = scene.ambient + sum((0.4 * light.colour for light in scene.lights), np.zeros(3, np.float32))
-    image *= glow
+    surround = scene.ambient + sum((0.4 * light.colour for light in scene.lights), np.zeros(3, np.float32))
+    image *= surround
     albedo = skin.albedo(gbuffer, where, subject, scene)
     cavity = gbuffer.cavity.ravel()[where]
     open_sky = (1 - cavity) * _occlusion(gbuffer.depth, gbuffer.supersample).ravel()[where]
@@ -137,6 +155,6 @@ def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.G
     lit[part == Part.MOUTH] *= 0.35
     image[where] = lit
     image = image.reshape(side, side, 3)
-    _glass(image, gbuffer, scene, glow)
+    _glass(image, gbuffer, scene, surround)
     small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) if side != size else image
     return develop(small, scene, rng)

@@ -1,4 +1,8 @@
-"""Who is in the image and how it is taken: plain data, drawn from numpy generators with fixed seeds."""
+"""Who is in the image and how it is taken: the first draws of a pair, as plain data without any geometry.
+
+`sample_subject` draws a person, `sample_scene` one moment of that person; both are called by `generate`. All other
+files read the two dataclasses. Lengths are in head units, angles in degrees, colours in linear RGB.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,23 @@ class Subject:
     Attributes:
         seed: a number of the person's own, for the noise in skin and hair.
         identity: float32 [len(IDENTITY)], in standard deviations.
-        age: 0 (young adult) … 1 (old).
+        age: 0 (young adult) to 1 (old).
         skin: float32 [3], linear RGB albedo of the skin.
-        melanin: 0 (light) … 1 (dark).
-        hair_style, hair_colour, hair_volume: style name, linear RGB [3], thickness in inter-ocular units.
-        hairline: shift of the front hairline, inter-ocular units, positive lowers it.
-        brow_strength, brow_width: darkness 0…1, and thickness relative to the mean.
-        beard_style, beard_strength: style name, density 0…1.
+        melanin: 0 (light) to 1 (dark).
+        hair_style: one of `HAIR_STYLES`.
+        hair_colour: linear RGB [3].
+        hair_volume: thickness in head units.
+        hairline: shift of the front hairline in head units, positive lowers it.
+        brow_strength: darkness, 0 to 1.
+        brow_width: thickness relative to the mean.
+        beard_style: one of `BEARD_STYLES`.
+        beard_strength: density, 0 to 1.
         eye_colour: linear RGB [3] of the iris.
         lip_colour: linear RGB [3].
-        freckles, blemishes, redness: strengths in [0, 1].
-        lashes: 0…1, make-up included.
+        freckles: strength, 0 to 1.
+        blemishes: strength, 0 to 1.
+        redness: strength, 0 to 1.
+        lashes: strength, 0 to 1, make-up included.
         wears_glasses: this person usually has spectacles on.
     """
 
@@ -60,7 +70,12 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-    """A directional light: unit direction towards it in camera space (x right, y down, z to the camera), linear RGB."""
+    """A directional light.
+
+    Attributes:
+        direction: float32 [3], unit vector towards the light in camera space.
+        colour: float32 [3], linear RGB.
+    """
 
     direction: np.ndarray
     colour: np.ndarray
@@ -71,24 +86,31 @@ class Scene:
     """One moment: expression, pose, camera, accessories, light.
 
     Attributes:
-        expression: float32 [len(EXPRESSION)].
+        expression: float32 [len(EXPRESSION)], 0 to 1, and -1 to 1 for movements to a side.
         lids: float32 [2], opening of the eye on image left and on image right; 0 shut, 1 mean, 1.4 wide.
-        gaze: float32 [2], shift of the irises to image right and down, inter-ocular units.
-        pose: float32 [3], yaw, pitch, roll in degrees (signs: see `Truth.pose`).
-        torso_yaw: degrees.
-        distance: camera to the point between the eyes in inter-ocular units.
+        gaze: float32 [2], shift of the irises to image right and down, head units.
+        pose: float32 [3], yaw, pitch, roll in degrees (signs as in `gbuffer.Truth`).
+        torso_yaw: yaw of the torso, degrees.
+        distance: from the camera to the origin of the head, head units.
         fill: longer side of the landmarks' box as a share of the image.
-        centre: float32 [2], centre of the landmarks' box, in units of the image's side.
-        glasses: name out of `GLASSES`; glasses_shape: float32 [4] half width, half height, roundness (superellipse
-            exponent), frame thickness; glasses_colour linear RGB [3].
-        cap, cap_colour; mask (bool), mask_colour; neckline, clothes_colour.
-        hand: None, or float32 [4] position on the template (x, y), direction in degrees, size.
-        lights: up to three; ambient: linear RGB [3] of the light from everywhere.
-        light: 0 (nearly dark) … 1 (bright).
-        background: seed of the background.
+        centre: float32 [2], centre of the landmarks' box in u.
+        glasses: one of `GLASSES`.
+        glasses_shape: float32 [4], half width, half height, exponent of the superellipse, thickness of the frame.
+        glasses_colour: linear RGB [3].
+        cap: one of `CAPS`.
+        cap_colour: linear RGB [3].
+        mask: whether a mask covers nose, mouth and chin.
+        mask_colour: linear RGB [3].
+        neckline: one of `NECKLINES`.
+        clothes_colour: linear RGB [3].
+        hand: None, or float32 [4]: template (x, y) of a hand on the face, direction of its fingers in degrees, size.
+        lights: up to three; only the first casts shadows.
+        ambient: linear RGB [3] of the light from everywhere.
+        illumination: level of the visible light, 0 (nearly dark) to 1 (bright).
+        background: seed of the background in visible light, of the cloth's pattern and of what lenses mirror.
         blur: standard deviation of the lens blur as a share of the image's side.
         noise: standard deviation of sensor noise at full exposure, in [0, 1] units.
-        cast: float32 [3] colour cast (gain per channel).
+        cast: float32 [3], colour cast (gain per channel).
         jpeg: quality of the encoding, or 0 for none.
     """
 
@@ -112,7 +134,7 @@ class Scene:
     hand: np.ndarray | None
     lights: tuple[Light, ...]
     ambient: np.ndarray
-    light: float
+    illumination: float
     background: int
     blur: float
     noise: float
@@ -121,7 +143,7 @@ class Scene:
 
 
 def expressed(scene: Scene, name: str) -> float:
-    """The coefficient of one expression out of `blendshapes.EXPRESSION`."""
+    """The coefficient of an expression named in `blendshapes.EXPRESSION`."""
     return float(scene.expression[EXPRESSION.index(name)])
 
 
@@ -130,7 +152,7 @@ def _f32(*values: float) -> np.ndarray:
 
 
 def _skin(rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Linear albedo between very light and very dark, with a little undertone."""
+    """Linear albedo [3] between very light and very dark, with some undertone, and the melanin it was drawn from."""
     melanin = float(rng.beta(1.1, 1.4))
     tones = np.array(
         [[0.80, 0.56, 0.45], [0.68, 0.43, 0.31], [0.50, 0.28, 0.18], [0.30, 0.155, 0.09], [0.14, 0.07, 0.045]]
@@ -144,15 +166,15 @@ def _hair_colour(rng: np.random.Generator, melanin: float, age: float) -> np.nda
     colours = np.array(
         [[0.015, 0.012, 0.01], [0.04, 0.025, 0.016], [0.09, 0.05, 0.028], [0.3, 0.19, 0.09], [0.22, 0.07, 0.025]]
     )
-    light = (1 - melanin) ** 1.5
-    weights = np.array([0.5, 0.3, 0.35 * light, 0.3 * light, 0.1 * light])
+    fair = (1 - melanin) ** 1.5
+    weights = np.array([0.5, 0.3, 0.35 * fair, 0.3 * fair, 0.1 * fair])
     colour = colours[rng.choice(5, p=weights / weights.sum())] * np.exp(rng.normal(0, 0.25))
     grey = np.clip(rng.normal(2.4 * age - 1.45, 0.3), 0, 1)
     return ((1 - grey) * colour + grey * np.array([0.42, 0.41, 0.4])).astype(np.float32)
 
 
 def sample_subject(seed: int, subject: int) -> Subject:
-    """Person number `subject` of the world `seed`; the same on every machine."""
+    """Person number `subject` of the set `seed`; the same on every machine."""
     rng = np.random.default_rng([seed, 1, subject])
     feminine = rng.random() < 0.5
     age = float(rng.beta(1.3, 2.0))
@@ -176,8 +198,8 @@ def sample_subject(seed: int, subject: int) -> Subject:
     )
     beard = "none" if feminine else rng.choice(BEARD_STYLES, p=[0.42, 0.24, 0.17, 0.1, 0.07])
     eyes = np.array([[0.04, 0.02, 0.01], [0.09, 0.045, 0.02], [0.13, 0.22, 0.36], [0.15, 0.2, 0.1], [0.2, 0.22, 0.24]])
-    light = max(0.0, 0.7 - melanin)
-    weights = np.array([0.4 + melanin, 0.4, light, 0.5 * light, 0.4 * light])
+    fair = max(0.0, 0.7 - melanin)
+    weights = np.array([0.4 + melanin, 0.4, fair, 0.5 * fair, 0.4 * fair])
     lip = skin * np.array([0.92, 0.62, 0.68]) + np.array([0.02, 0, 0.01])
     if feminine and rng.random() < 0.4:
         lip = 0.5 * lip + 0.5 * np.array([0.45, 0.05, 0.08])
@@ -206,7 +228,7 @@ def sample_subject(seed: int, subject: int) -> Subject:
 
 
 def _expression(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients and lid openings: mostly mild, sometimes strong."""
+    """Coefficients [len(EXPRESSION)] and lid openings [2]: mostly mild, sometimes strong."""
     value = dict.fromkeys(EXPRESSION, 0.0)
     strength = rng.choice([0.25, 0.6, 1.0], p=[0.4, 0.35, 0.25])
     for name in rng.choice(EXPRESSION, size=4, replace=False):
@@ -231,7 +253,7 @@ def _expression(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pose(rng: np.random.Generator, frontal: bool) -> np.ndarray:
-    """Yaw, pitch, roll: a frontal bulk, a wide bulk, and uniform tails to the limits."""
+    """Yaw, pitch, roll in degrees: a narrow and a wide normal distribution, and a uniform one up to the limits."""
     kind = "front" if frontal else rng.choice(["front", "wide", "uniform"], p=[0.35, 0.35, 0.3])
     if kind == "front":
         yaw, pitch, roll = rng.normal(0, [8, 6, 5])
@@ -245,8 +267,11 @@ def _pose(rng: np.random.Generator, frontal: bool) -> np.ndarray:
 
 
 def _lights(rng: np.random.Generator, well_lit: bool) -> tuple[tuple[Light, ...], np.ndarray, float]:
-    """Directional lights, ambient and level; the level multiplies them, so that the exposure can fail in the dark."""
-    level = (
+    """Directional lights, ambient colour [3] and illumination.
+
+    The illumination is kept apart from the lights' colours, because `rgb.develop` turns it into the exposure.
+    """
+    illumination = (
         float(rng.uniform(0.75, 1.0))
         if well_lit
         else float(rng.choice([rng.uniform(0.5, 1), rng.uniform(0, 0.5)], p=[0.76, 0.24]))
@@ -261,14 +286,24 @@ def _lights(rng: np.random.Generator, well_lit: bool) -> tuple[tuple[Light, ...]
         lights.append(Light(direction.astype(np.float32), np.clip(colour, 0, None).astype(np.float32)))
     warm = rng.normal(0, 0.06)
     ambient = np.array([1 + warm, 1.0, 1 - warm]) * rng.uniform(0.25 if well_lit else 0.08, 0.5)
-    return tuple(lights), ambient.astype(np.float32), level
+    return tuple(lights), ambient.astype(np.float32), illumination
 
 
 def sample_scene(rng: np.random.Generator, subject: Subject, *, frontal: bool = False, well_lit: bool = False) -> Scene:
-    """One moment of a subject. `frontal` keeps |yaw| below 20° and hands and masks away; `well_lit` keeps it bright."""
+    """One moment of a subject.
+
+    Args:
+        rng: the moment's own stream.
+        subject: decides how likely spectacles are.
+        frontal: keep |yaw| below 20° and leave out hands and masks.
+        well_lit: keep the visible light bright, and, with `frontal`, leave out sunglasses.
+
+    Returns:
+        The scene.
+    """
     expression, lids = _expression(rng)
     pose = _pose(rng, frontal)
-    lights, ambient, level = _lights(rng, well_lit)
+    lights, ambient, illumination = _lights(rng, well_lit)
     glasses = rng.choice(GLASSES, p=[0.1, 0.85, 0.05] if subject.wears_glasses else [0.93, 0.01, 0.06])
     if frontal and well_lit and glasses == "sun":
         glasses = "clear"
@@ -304,7 +339,7 @@ def sample_scene(rng: np.random.Generator, subject: Subject, *, frontal: bool = 
         hand=hand,
         lights=lights,
         ambient=ambient,
-        light=level,
+        illumination=illumination,
         background=int(rng.integers(2**31)),
         blur=float(rng.gamma(1.5, 0.0012) if well_lit else rng.gamma(1.5, 0.0025)),
         noise=float(rng.uniform(0.002, 0.012) if well_lit else rng.uniform(0.002, 0.04)),

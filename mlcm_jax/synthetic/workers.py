@@ -1,9 +1,10 @@
 """Render many pairs on all cores, in order.
 
-Each worker is a plain `python -m mlcm_jax.synthetic.workers` that writes every n-th pair to its standard output. Unlike
-`multiprocessing` this neither forks a process whose threads (jax, grain) hold locks, nor imports the user's script a
-second time, so that a script without an `if __name__ == "__main__"` guard works; and a worker whose parent was killed
-ends by itself at its next write.
+The dataset builder calls `render`, which yields encoded pairs (`generate.encode`). Each worker is a plain
+`python -m mlcm_jax.synthetic.workers` that writes every n-th pair to its standard output. Unlike `multiprocessing` this
+neither forks a process whose threads (jax, grain) hold locks, nor imports the user's script a second time, so that a
+script without an `if __name__ == "__main__"` guard works; and a worker whose parent was killed ends by itself at its
+next write.
 """
 
 from __future__ import annotations
@@ -19,19 +20,25 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator, Sequence
+from typing import Any
 
-_AHEAD = 16  # finished pairs that may wait per worker: evens out unequal pairs, bounds the memory
+_AHEAD = 16  # finished pairs that may wait per worker; some pairs take longer than others, and memory is limited
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
-def render(seed: int, indices: Sequence[int], size: tuple[int, int], processes: int | None = None) -> Generator[dict]:
+def render(
+    seed: int, indices: Sequence[int], size: tuple[int, int], processes: int | None = None
+) -> Generator[dict[str, Any]]:
     """Yield `generate.encode(generate.example(seed, i, size=size))` for `indices`, in their order.
 
     Args:
         seed: number of the set.
         indices: which pairs.
-        size: range of the side, pixels.
+        size: inclusive range of the side in pixels.
         processes: number of workers; None for one per available core.
+
+    Yields:
+        One encoded pair after another.
 
     Raises:
         RuntimeError: with the worker's own traceback, if a pair fails or a worker dies.
@@ -67,7 +74,7 @@ def _start(seed: int, indices: list[int], size: tuple[int, int]) -> subprocess.P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
-        start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its workers
+        start_new_session=True,  # Ctrl-C reaches only the parent, which then ends its workers
     )
     with contextlib.suppress(BrokenPipeError):  # a worker that died at once is reported by the reader
         pickle.dump((seed, indices, size), worker.stdin)
@@ -80,7 +87,7 @@ def _read_ahead(worker: subprocess.Popen) -> tuple[threading.Thread, queue.Queue
     results: queue.Queue = queue.Queue(_AHEAD)
     last_words: collections.deque[bytes] = collections.deque(maxlen=40)
 
-    def drain() -> None:  # or a chatty worker would block on a full pipe
+    def drain() -> None:  # a worker that prints much would otherwise block on a full pipe
         with contextlib.suppress(ValueError, OSError):  # closed by _stop
             last_words.extend(worker.stderr)
 
@@ -91,7 +98,7 @@ def _read_ahead(worker: subprocess.Popen) -> tuple[threading.Thread, queue.Queue
                 kind, value = pickle.load(worker.stdout)
                 results.put((kind, value))
         listener.join(timeout=5.0)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # its pipe closes a moment before its exit code is known
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the exit code comes a moment after the pipe has closed
             worker.wait(timeout=5.0)
         said = b"".join(last_words).decode(errors="replace")
         results.put(("failed", f"the worker ended early, exit code {worker.poll()}\n{said}"))
@@ -105,7 +112,7 @@ def _read_ahead(worker: subprocess.Popen) -> tuple[threading.Thread, queue.Queue
 
 def _stop(worker: subprocess.Popen, reader: threading.Thread, results: queue.Queue) -> None:
     worker.kill()
-    while reader.is_alive():  # it may stand before a full queue
+    while reader.is_alive():  # it may be waiting for room in the queue
         with contextlib.suppress(queue.Empty):
             results.get(timeout=0.05)
     worker.wait()
@@ -116,7 +123,7 @@ def _stop(worker: subprocess.Popen, reader: threading.Thread, results: queue.Que
 def _main() -> None:
     """Worker: read (seed, indices, size) from standard input, write pickled ("ok", pair) or ("failed", traceback)."""
     seed, indices, size = pickle.load(sys.stdin.buffer)
-    # Only pickles may travel on the pipe: whatever a library prints goes to the error stream.
+    # Only pickles may travel on the pipe, so whatever a library prints goes to the error stream.
     out, sys.stdout = os.fdopen(os.dup(1), "wb"), sys.stderr
     os.dup2(2, 1)
     try:
@@ -129,7 +136,7 @@ def _main() -> None:
             pickle.dump(("ok", generate.encode(generate.example(seed, index, size=size))), out, -1)
             out.flush()
     except BrokenPipeError:
-        os._exit(1)  # the parent is gone; there is nobody to tell
+        os._exit(1)  # the parent is gone, so nobody can be told
     except Exception:
         pickle.dump(("failed", traceback.format_exc()), out, -1)
         out.flush()

@@ -191,4 +191,4 @@ def test_scenes_keep_their_limits():
     assert np.abs(poses[:, 0]).max() > 50 and (np.abs(poses[:, 0]) < 15).mean() > 0.25
     calm = [sample_scene(rng, subject, frontal=True, well_lit=True) for _ in range(100)]
     assert max(abs(float(s.pose[0])) for s in calm) < 20
-    assert all(s.hand is None and not s.mask and s.light >= 0.7 for s in calm)
+    assert all(s.hand is None and not s.mask and s.illumination >= 0.7 for s in calm)

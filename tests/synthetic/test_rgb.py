@@ -20,7 +20,7 @@ def render(subject, scene, size=64, seed=0):
 
 def calm(**changes):
     """A plain scene without blur, noise, cast or JPEG."""
-    still = {"blur": 0.0, "noise": 0.0, "cast": np.ones(3, np.float32), "jpeg": 0, "light": 0.9}
+    still = {"blur": 0.0, "noise": 0.0, "cast": np.ones(3, np.float32), "jpeg": 0, "illumination": 0.9}
     still["lights"] = (Light(np.array([0, 0, 1], np.float32), np.full(3, 0.8, np.float32)),)
     still["ambient"] = np.full(3, 0.3, np.float32)
     return plain(**{**still, **changes})
@@ -65,8 +65,8 @@ def test_dark_skin_is_darker_and_lips_are_redder():
     assert lip[0] / lip[1] > 1.05 * skin[0] / skin[1]
 
 
-def test_light_decides_the_brightness():
-    means = [render(*calm(light=value))[0].mean() for value in (0.0, 0.3, 0.6, 1.0)]
+def test_illumination_decides_the_brightness():
+    means = [render(*calm(illumination=value))[0].mean() for value in (0.0, 0.3, 0.6, 1.0)]
     assert means == sorted(means) and means[0] < 30 < 60 < means[-1]
 
 
