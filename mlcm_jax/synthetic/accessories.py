@@ -1,4 +1,8 @@
-"""Things on and around the head as further triangles: long hair, spectacles, the peak of a cap, masks, hands."""
+"""Things on and around the head as more triangles: long hair, spectacles, the peak of a cap, a mask, a hand.
+
+`raster` calls `pieces` with the vertices of the bare head (head space, head units) and draws the `Piece`s that come out
+together with the head. Short hair, beanies and the cap itself are no pieces: `raster` lifts and paints the scalp.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,16 @@ from mlcm_jax.synthetic.template import grid_faces
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One accessory in head space: points [V, 3], faces [F, 3], part, share of the head's rotation (scalar or [V]),
-    coordinates [V, 3] handed on as template coordinates (scalp below hair, lens plane for lenses)."""
+    """One accessory, or a piece of one.
+
+    Attributes:
+        points: float32 [V, 3], head space.
+        faces: int [F, 3]; drawn from both sides.
+        part: what its pixels show.
+        share: [V] or scalar, share of the head's rotation that the points follow, see `head.place`.
+        coordinates: float32 [V, 3], what `GBuffer.template` says there: the points themselves; for lenses the position
+            on the lens in half widths and half heights, which goes to `GBuffer.lens` instead, and the side.
+    """
 
     points: np.ndarray
     faces: np.ndarray
@@ -32,7 +44,7 @@ def _anchor(*xy: float) -> PointSet:
 
 
 def _at(shape: np.ndarray, *xy: float) -> np.ndarray:
-    """Points of the deformed face at template positions given flat: x0, y0, x1, y1, …"""
+    """Points [N, 3] of the deformed face at template positions x0, y0, x1, y1, and so on."""
     return _anchor(*xy).on(shape.astype(np.float64))
 
 
@@ -54,10 +66,10 @@ def _ribbon(first: np.ndarray, second: np.ndarray, part: Part, closed: bool = Fa
 
 
 def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
-    """Frame, bridge, temples and two lenses in front of the eyes; the lenses' coordinates are in half widths."""
+    """Rims, bridge, temples and two lenses in front of the eyes."""
     width, height, power, thick = (float(v) for v in scene.glasses_shape)
     bridge, left, right = _at(shape, 0.0, 0.03, -0.352, -0.008, 0.352, -0.008)
-    plane = max(float(bridge[2]) + 0.02, float(max(left[2], right[2])) + 0.1)
+    plane = max(float(bridge[2]) + 0.02, float(max(left[2], right[2])) + 0.1)  # z of the lenses
     angle = np.linspace(0, 2 * np.pi, 33)[:-1]
     c, s = np.cos(angle), np.sin(angle)
     ring = np.stack([np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)], 1)
@@ -65,12 +77,12 @@ def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
     for sign, eye in ((-1.0, left), (1.0, right)):
         centre = np.array([eye[0], eye[1] + 0.035])
 
-        def spread(scale: float, centre=centre) -> np.ndarray:
-            xy = centre + ring * [width + scale, height + scale]
+        def rim(wider: float, centre: np.ndarray = centre) -> np.ndarray:
+            xy = centre + ring * [width + wider, height + wider]
             z = plane - 0.09 * smoothstep(0.15, 0.75, np.abs(xy[:, 0]))
             return np.concatenate([xy, z[:, None]], 1)
 
-        outline, outer = spread(0.0), spread(thick)
+        outline, outer = rim(0.0), rim(thick)
         pieces.append(_ribbon(outer, outline, Part.GLASSES_FRAME, closed=True))
         middle = outline.mean(0, keepdims=True)
         fan = np.stack([np.arange(32), (np.arange(32) + 1) % 32, np.full(32, 32)], 1).astype(np.int32)
@@ -102,7 +114,7 @@ def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
 
 
 def long_hair(subject: Subject) -> Piece:
-    """A curtain from the temples round the back down to the shoulders; it swings with the torso at its lower end."""
+    """A curtain from the temples round the back down to the shoulders; its lower end follows the torso."""
     rng = np.random.default_rng([subject.seed, 5])
     length, open_angle = rng.uniform(1.0, 2.3), rng.uniform(1.42, 1.6)
     angle = np.linspace(open_angle, 2 * np.pi - open_angle, 33)[None]
@@ -120,7 +132,7 @@ def long_hair(subject: Subject) -> Piece:
 
 
 def peak(shape: np.ndarray) -> Piece:
-    """The peak of a cap: from the rim forwards and a little down."""
+    """The peak of a cap, from its rim forwards and a little down."""
     a = np.linspace(-0.95, 0.95, 19)[None]
     t = np.linspace(0, 1, 6)[:, None]
     forehead = _at(shape, 0.0, -0.55)[0]
@@ -132,7 +144,7 @@ def peak(shape: np.ndarray) -> Piece:
 
 @functools.cache
 def _mask_grid() -> tuple[PointSet, np.ndarray]:
-    """Where a mask of 13 x 19 points lies on the face, from its upper to its lower edge; points and template (x, y)."""
+    """Where a mask of 13 x 19 points lies on the face, from its upper to its lower edge, and its template (x, y)."""
     x, t = np.meshgrid(np.linspace(-0.73, 0.73, 19), np.linspace(0, 1, 13))
     top = 0.2 + 0.3 * smoothstep(0.05, 0.75, np.abs(x))
     bottom = 1.27 - 0.5 * (np.abs(x) / 0.73) ** 2.2
@@ -141,7 +153,7 @@ def _mask_grid() -> tuple[PointSet, np.ndarray]:
 
 
 def mask(shape: np.ndarray) -> list[Piece]:
-    """A mask over nose, mouth and chin: a cloth that follows the face at its border and spans it inside; its straps."""
+    """A mask over nose, mouth and chin: a cloth that lies on the face at its border and spans it inside, and straps."""
     anchors, xy = _mask_grid()
     points = anchors.on(shape.astype(np.float64))
     ax, y = np.abs(xy[:, 0]), xy[:, 1]
@@ -164,6 +176,7 @@ def mask(shape: np.ndarray) -> list[Piece]:
 
 
 def _capsule(start: np.ndarray, end: np.ndarray, radius: float, end_radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points [80, 3] and faces of a rod with rounded ends."""
     axis = end - start
     length = np.linalg.norm(axis)
     axis = axis / length
@@ -180,15 +193,14 @@ def _capsule(start: np.ndarray, end: np.ndarray, radius: float, end_radius: floa
 
 
 def hand(shape: np.ndarray, scene: Scene) -> Piece:
-    """A hand laid on the face at a template position, fingers towards its direction, with a forearm."""
+    """A hand laid on the face, with a forearm, as `scene.hand` says; its bones are capsules."""
     x, y, direction, size = (float(v) for v in scene.hand)
     base = _at(shape, round(x, 3), round(y, 3))[0]
     turn = np.radians(direction - np.sign(x) * 25)
     finger = np.array([np.sin(turn), -np.cos(turn), -0.1])
     across = np.array([np.cos(turn), np.sin(turn), 0.0])
     palm = base + np.array([0, 0, 0.12]) - 0.2 * finger
-    out, faces, count = [], [], 0
-    bones = [
+    bones = [  # start, end, radius at the start, radius at the end
         (
             palm - 0.25 * finger * size + k * across * 0.12 * size,
             palm + 0.25 * finger * size + k * across * 0.14 * size,
@@ -203,6 +215,7 @@ def hand(shape: np.ndarray, scene: Scene) -> Piece:
     thumb = palm - 0.1 * finger * size - np.sign(x or 1) * 0.2 * across * size
     bones.append((thumb, thumb + (0.75 * finger - np.sign(x or 1) * across * 0.6) * 0.42 * size, 0.085, 0.06))
     bones.append((palm - 0.3 * finger * size, palm - 1.8 * finger * size + np.array([0, 0.6, 0.1]), 0.17, 0.24))
+    out, faces, count = [], [], 0
     for start, end, first, last in bones:
         points, cells = _capsule(start, end, first * size, last * size)
         out.append(points)
@@ -212,7 +225,7 @@ def hand(shape: np.ndarray, scene: Scene) -> Piece:
 
 
 def pieces(subject: Subject, scene: Scene, shape: np.ndarray) -> list[Piece]:
-    """Everything this scene adds to the bare head of shape [V, 3] (head space)."""
+    """Everything that a scene adds to the bare head with vertices `shape` [V, 3] in head space."""
     out: list[Piece] = []
     if subject.hair_style == "long":
         out.append(long_hair(subject))

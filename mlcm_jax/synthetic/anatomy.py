@@ -1,13 +1,15 @@
 """Where things are on the canonical head: profile curves, lids, lips, brows, hairline, and the 68 landmarks.
 
-Everything is a plain function of template coordinates (see `gbuffer`), so that meshes, paints, temperatures and
-landmarks share one set of numbers. Proportions were set by hand against published facial proportions and against the
-means of 139 neutral frontal portraits (DeBruine & Jones, CC BY 4.0); no image and no face mesh went into the package.
+Everything is a plain function of template coordinates in head units, so that meshes (`template`), shape changes
+(`blendshapes`), landmarks (`head`), materials (`paint`, `skin`) and temperatures (`thermal`) share one set of numbers.
+The proportions were set by hand against published facial proportions and against the means of 139 neutral frontal
+portraits (DeBruine & Jones, CC BY 4.0); no image and no face mesh went into the package.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 CHIN_Y = 1.31  # menton
 CROWN_Y = -1.25
@@ -17,7 +19,7 @@ EYE_CENTRE = np.array([0.352, -0.008])
 IRIS_RADIUS = 0.064
 EYEBALL_RADIUS = 0.15
 
-# Outline of the face seen from the front: half width at heights y, and the depth of that outline (jaw, cheek, temple).
+# Outline of the face seen from the front: half width at heights y, and z of that outline (jaw, cheek, temple).
 _OUTLINE_Y = np.array(
     [-1.25, -1.2, -1.1, -0.95, -0.75, -0.5, -0.25, 0.04, 0.26, 0.47, 0.68, 0.88, 1.05, 1.185, 1.275, 1.31]
 )
@@ -34,8 +36,8 @@ _BACK_Z = np.array(
 )
 
 
-def smooth_curve(knots_x: np.ndarray, knots_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Monotone piecewise cubic (Fritsch-Carlson tangents) through the knots, constant outside; shape of `x`."""
+def smooth_curve(knots_x: ArrayLike, knots_y: ArrayLike, x: ArrayLike) -> np.ndarray:
+    """Values at `x` of the monotone piecewise cubic through the knots (Fritsch & Carlson 1980), constant outside."""
     knots_x, knots_y, x = (np.asarray(a, np.float64) for a in (knots_x, knots_y, x))
     step = np.diff(knots_x)
     slope = np.diff(knots_y) / step
@@ -57,43 +59,43 @@ def smooth_curve(knots_x: np.ndarray, knots_y: np.ndarray, x: np.ndarray) -> np.
 
 
 def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    """0 below `low`, 1 above `high`, a cubic between; `low` > `high` gives the falling step."""
+    """0 below `low`, 1 above `high`, a cubic between; with `low` > `high` the step falls instead."""
     t = np.clip((x - low) / (high - low), 0.0, 1.0)
     return t * t * (3 - 2 * t)
 
 
-def bump(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
-    """A Gaussian hill of height 1 at (cx, cy), standard deviations rx and ry."""
+def bump(x: np.ndarray, y: np.ndarray | float, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
+    """A Gaussian hill of height 1 at (cx, cy) with standard deviations rx and ry."""
     return np.exp(-0.5 * (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2))
 
 
-def outline_width(y: np.ndarray) -> np.ndarray:
-    """Half width of the face's frontal outline at height `y`; rounded at both ends."""
+def outline_width(y: ArrayLike) -> np.ndarray:
+    """Half width of the face's frontal outline at height y."""
     y = np.asarray(y, np.float64)
     width = smooth_curve(_OUTLINE_Y, _OUTLINE_W, y)
-    # A circular end instead of a cone at the chin and the crown.
+    # The chin and the crown end in circular arcs instead of points.
     chin = 0.212 * np.sqrt(np.clip((CHIN_Y - y) / (CHIN_Y - 1.275), 0, 1))
     crown = 0.24 * np.sqrt(np.clip((y - CROWN_Y) / 0.05, 0, 1))
     return np.where(y > 1.275, chin, np.where(y < -1.2, crown, width))
 
 
-def outline_depth(y: np.ndarray) -> np.ndarray:
-    """z of the frontal outline (temple, front of the ear, jaw, chin) at height `y`."""
+def outline_depth(y: ArrayLike) -> np.ndarray:
+    """Coordinate z of the frontal outline (temple, front of the ear, jaw, chin) at height y."""
     return smooth_curve(_OUTLINE_Y, _OUTLINE_Z, y)
 
 
-def front_depth(y: np.ndarray) -> np.ndarray:
-    """z of the midline at height `y`, nose left out."""
+def front_depth(y: ArrayLike) -> np.ndarray:
+    """Coordinate z of the midline at height y, without the nose."""
     return smooth_curve(_OUTLINE_Y, _FRONT_Z, y)
 
 
-def back_depth(y: np.ndarray) -> np.ndarray:
-    """z of the back of the skull at height `y`."""
+def back_depth(y: ArrayLike) -> np.ndarray:
+    """Coordinate z of the back of the skull at height y."""
     return smooth_curve(_OUTLINE_Y, _BACK_Z, y)
 
 
-def face_depth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """z of the canonical face at (x, y) inside the frontal outline: a swept profile, features as hills on it."""
+def face_depth(x: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Coordinate z of the canonical face at (x, y) inside the frontal outline: a swept profile with hills on it."""
     x = np.abs(np.asarray(x, np.float64))
     y = np.asarray(y, np.float64)
     s = np.clip(x / np.maximum(outline_width(y), 1e-6), 0, 1)
@@ -111,7 +113,7 @@ def face_depth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _features(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Hills and hollows of the right half face, as depth added to the swept profile; x >= 0."""
+    """Hills and hollows of half a face, x >= 0, as z to be added to the swept profile."""
     z = -0.115 * bump(x, y, 0.35, 0.0, 0.16, 0.10)  # socket
     z -= 0.03 * bump(x, y, 0.19, -0.01, 0.07, 0.07)  # inner corner, beside the bridge
     z -= 0.03 * bump(x, y, 0.62, -0.05, 0.1, 0.16)  # temple
@@ -136,7 +138,7 @@ def _features(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def nose_height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Height of the nose above the profile at (|x|, y): bridge, ball of the tip, wings, columella, nostrils."""
+    """How far the nose stands out of the profile at x >= 0 and y: bridge, tip, wings, columella, nostrils."""
     ridge = smooth_curve(
         [-0.16, -0.04, 0.1, 0.25, 0.36, 0.42, 0.46, 0.50, 0.535], [0, 0.06, 0.115, 0.185, 0.26, 0.26, 0.17, 0.03, 0], y
     )
@@ -147,14 +149,14 @@ def nose_height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return z - 0.07 * bump(x, y, 0.067, 0.472, 0.025, 0.014)
 
 
-def lip_seam(x: np.ndarray) -> np.ndarray:
-    """y where the closed lips meet."""
+def lip_seam(x: ArrayLike) -> np.ndarray:
+    """Height y where the closed lips meet."""
     x = np.asarray(x, np.float64)
     return 0.757 + 0.02 * np.clip(x / MOUTH_HALF_WIDTH, -1.2, 1.2) ** 2 + 0.006 * np.exp(-((x / 0.045) ** 2))
 
 
-def lip_edges(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """y of the outer edge of the upper and of the lower lip at x (they meet at the corners)."""
+def lip_edges(x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Heights y of the outer edges of the upper and of the lower lip at x; they meet at the corners."""
     x = np.minimum(np.abs(np.asarray(x, np.float64)), MOUTH_HALF_WIDTH)
     upper = smooth_curve(
         [0, 0.03, 0.076, 0.12, 0.177, 0.24, MOUTH_HALF_WIDTH], [0.69, 0.682, 0.669, 0.678, 0.708, 0.75, 0.777], x
@@ -163,15 +165,15 @@ def lip_edges(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return upper, lower
 
 
-def lip_cover(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed membership of the red of the lips: > 0 inside, in units of y."""
+def lip_margin(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How far inside the red of the lips a point lies, in head units along y; negative outside."""
     upper, lower = lip_edges(x)
     inside = np.minimum(y - upper, lower - y)
     return np.where(np.abs(x) < MOUTH_HALF_WIDTH, inside, -1.0)
 
 
 def lid_edges(x: np.ndarray, opening: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """y of the upper and lower lid edge at |x|; `opening` 0 shut, 1 as in the mean face, up to about 1.5 wide."""
+    """Heights y of the upper and lower lid edge at |x|; opening 0 is shut, 1 the mean, about 1.5 the widest."""
     u = np.clip((np.abs(x) - EYE_INNER) / (EYE_OUTER - EYE_INNER), 0.0, 1.0)
     base = 0.013 * (1 - u)
     arch = np.clip(np.sin(np.pi * u), 0, None) ** 0.7
@@ -182,7 +184,7 @@ def lid_edges(x: np.ndarray, opening: float | np.ndarray) -> tuple[np.ndarray, n
 
 
 def brow_curve(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """y of the middle line of the brow at |x| and its half thickness there."""
+    """Height y of the middle line of the brow at |x|, and its half thickness there."""
     x = np.abs(x)
     y = smooth_curve(
         [0.1, 0.137, 0.281, 0.432, 0.58, 0.678, 0.7], [-0.195, -0.205, -0.255, -0.272, -0.235, -0.145, -0.12], x
@@ -202,16 +204,18 @@ def azimuth(points: np.ndarray) -> np.ndarray:
 
 
 def hairline(angle: np.ndarray) -> np.ndarray:
-    """y of the lower edge of the hair at an azimuth."""
+    """Height y of the lower edge of the hair at an azimuth."""
     return np.interp(angle, _HAIR_AZIMUTH, _HAIR_Y)
 
 
-# iBUG 68 on the template, (x, y) of the points that have fixed template positions: brows, nose, lips. The jaw is on the
-# outline, the lids follow `lid_edges`; both are filled in by `head`.
+# Template (x, y) of the iBUG landmarks of brows and nose, those in the right half of the image. The other landmarks lie
+# on curves: `head` puts the jaw on the outline, the lids on `lid_edges`, the lips on `lip_edges` and `lip_seam`, at the
+# places given below.
 BROWS = np.array([[0.655, -0.163], [0.566, -0.25], [0.42, -0.288], [0.274, -0.272], [0.132, -0.216]])
 NOSE = np.array([[0, -0.045], [0, 0.088], [0, 0.22], [0, 0.355]])
 NOSE_BASE = np.array([[0.147, 0.472], [0.074, 0.492], [0.0, 0.508]])
-LID_FRACTIONS = {"upper": (0.70, 0.32), "lower": (0.34, 0.72)}  # outer then inner above, inner then outer below
+# Shares of the way from the inner to the outer eye corner: outer then inner above, inner then outer below.
+LID_FRACTIONS = {"upper": (0.70, 0.32), "lower": (0.34, 0.72)}
 OUTER_LIP_X = (0.287, 0.177, 0.076)
 LOWER_LIP_X = (0.179, 0.081)
 INNER_LIP_X = (0.238, 0.077)

@@ -1,8 +1,9 @@
 """How identity, age and expression move the canonical head: one displacement field per coefficient.
 
-Every field is an analytic function of template coordinates, evaluated once on the mesh; a head is then the template
-plus a weighted sum. A coefficient of 1 is about one standard deviation of identity, or the full movement of an
-expression.
+`head` calls `deform`: coefficients go in, the vertices of `template.template` in head space come out, in head units.
+Every field is an analytic function of template coordinates, evaluated once on the mesh; a head is the template plus a
+weighted sum of them. A coefficient of 1 is about one standard deviation of identity, or the full movement of an
+expression. `scene` draws the coefficients by the names below.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from mlcm_jax.synthetic import anatomy
 from mlcm_jax.synthetic.anatomy import bump, smoothstep
-from mlcm_jax.synthetic.template import Template, template
+from mlcm_jax.synthetic.template import template
 
 IDENTITY = (
     "face_width", "lower_length", "jaw_width", "chin_length", "chin_forward", "nose_length", "nose_width",
@@ -28,7 +29,15 @@ EXPRESSION = (
 
 
 def fields(points: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
-    """Displacement [N, 3] of every coefficient at template points [N, 3]; `side` [N] the side of the mouth slit."""
+    """Displacements [N, 3] in head units at full strength, by the coefficient's name.
+
+    Args:
+        points: template coordinates [N, 3].
+        side: which side of the mouth slit a point belongs to [N], see `template.Template`.
+
+    Returns:
+        Displacements of every coefficient in `IDENTITY` and `EXPRESSION`.
+    """
     p = np.asarray(points, np.float64)
     x, y, z = p.T
     ax, sgn = np.abs(x), np.clip(x / 0.08, -1, 1)
@@ -37,7 +46,7 @@ def fields(points: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
     face = smoothstep(-1.0, -0.3, z)  # front of the ears
     low = smoothstep(0.1, 1.2, y) * head
 
-    def field(dx=zero, dy=zero, dz=zero):
+    def field(dx: np.ndarray = zero, dy: np.ndarray = zero, dz: np.ndarray = zero) -> np.ndarray:
         return np.stack(np.broadcast_arrays(dx, dy, dz), -1)
 
     eye = bump(ax, y, *anatomy.EYE_CENTRE, 0.17, 0.1) * smoothstep(-0.6, -0.3, z)
@@ -106,7 +115,8 @@ def fields(points: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
         ),
     }
 
-    # The jaw hinges in front of the ear: points swing down and back; across the slit the movement jumps.
+    # The jaw hinges in front of the ear: points swing down and back. At the slit the
+    # lower lip moves along, and the upper one stays.
     slit = np.sqrt(np.clip(1 - (x / anatomy.MOUTH_HALF_WIDTH) ** 2, 0, 1)) * np.exp(-np.abs(y - seam) / 0.12) * face
     share = smoothstep(0.45, 1.05, y) * smoothstep(-1.0, -0.35, z) * head
     share = np.clip(share + 0.46 * side * slit - 0.05 * slit, 0, 1)
@@ -145,14 +155,22 @@ def fields(points: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
 
 @functools.cache
 def basis() -> np.ndarray:
-    """float32 [len(IDENTITY) + len(EXPRESSION), V * 3]: the fields on the mesh, identity first."""
-    mesh: Template = template()
+    """The fields at all vertices, identity first; float32 [len(IDENTITY) + len(EXPRESSION), V * 3]."""
+    mesh = template()
     values = fields(mesh.points, mesh.side)
     return np.stack([values[name].astype(np.float32).ravel() for name in IDENTITY + EXPRESSION])
 
 
 def deform(identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
-    """The mesh of one person with one expression, before any pose; float32 [V, 3] in inter-ocular units."""
+    """The vertices of one person with one expression, float32 [V, 3] in head space.
+
+    Args:
+        identity: coefficients [len(IDENTITY)].
+        expression: coefficients [len(EXPRESSION)].
+
+    Returns:
+        One row per vertex of `template.template`.
+    """
     weights = np.concatenate([identity, expression]).astype(np.float32)
-    # einsum, not BLAS: the same sums whatever the number of threads, and no idle threads spinning in a worker.
+    # einsum instead of BLAS: the sums don't depend on the number of threads, and no thread spins idly in a worker.
     return template().points + np.einsum("k,kv->v", weights, basis()).reshape(-1, 3)

@@ -1,9 +1,8 @@
-"""What the renderer hands to the two cameras: an image of *what* every pixel shows, and the exact truth.
+"""The types that pass from the renderer to the two cameras: what every pixel shows, and the exact truth.
 
-The RGB and the thermal image of a pair are painted from the same :class:`GBuffer`, so that they cannot disagree about
-geometry. Both paint materials as functions of *template coordinates*: the position on a canonical head that knows no
-identity, expression or pose (unit: inter-ocular distance, outer eye corners at x = ±0.5; x to the right of a frontal
-image, y down, z towards the camera; origin between the eyes).
+`raster.render_gbuffer` makes a `GBuffer` and a `Truth`; `rgb.shade_rgb` and `thermal.temperature` read the `GBuffer`.
+Both images of a pair are painted from the same buffer, so they cannot disagree about geometry, and both paint materials
+as functions of template coordinates (see the package's docstring for spaces and units).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 
 class Part(enum.IntEnum):
-    """What a pixel shows; the values are those of `GBuffer.part` and `GBuffer.under`."""
+    """What a pixel shows; the values of `GBuffer.part` and `GBuffer.under`."""
 
     BACKGROUND = 0
     SKIN = 1
@@ -35,32 +34,32 @@ class Part(enum.IntEnum):
 
 
 FACE_PARTS = (Part.SKIN, Part.LIP, Part.EYE, Part.MOUTH, Part.TEETH)
-# What hides a landmark; lenses do not, because an annotator sees (RGB) or knows (thermal) the eye behind them.
+# What hides a landmark. Lenses do not: an annotator sees the eye behind them in RGB, and knows where it is in thermal.
 OPAQUE_COVERS = (Part.HAIR, Part.GLASSES_FRAME, Part.CAP, Part.HAND, Part.MASK, Part.CLOTHES)
 
 
 @dataclasses.dataclass(frozen=True)
 class GBuffer:
-    """Per-pixel description of one view at render resolution R x R, R = supersample × output side.
+    """Per-pixel description of one view at render resolution R x R, R = supersample * side of the output image.
 
     Attributes:
         part: uint8 [R, R], the nearest surface (`Part`), with lenses, frames, masks, hands and caps on top.
         under: uint8 [R, R], the part seen if spectacle lenses were transparent; equals `part` elsewhere.
-        template: float32 [R, R, 3], template coordinates of the head-surface point seen there (through lenses); zero
-            where `under` is not on the head, neck or ears. On EYE they are those of the eyeball in the mean head, on
-            HAIR those of the scalp below.
-        normal: float32 [R, R, 3], unit normal of `under` in camera space: x right, y down, z towards the camera; zero
-            on the background.
-        depth: float32 [R, R], distance of `under` along the optical axis, in inter-ocular units; inf on background.
+        template: float32 [R, R, 3], template coordinates of the surface point that `under` shows; zero on the
+            background. On EYE they are those of the eyeball of the canonical head, on HAIR and CAP those of the scalp
+            below; on accessories they are `accessories.Piece.coordinates`.
+        normal: float32 [R, R, 3], unit normal of `under` in camera space; zero on the background.
+        depth: float32 [R, R], distance of `under` along the optical axis, in head units; inf on the background.
         brow: float32 [R, R] in [0, 1], coverage by brow hair.
         beard: float32 [R, R] in [0, 1], coverage by beard or stubble.
         lid: float32 [R, R] in [0, 1], coverage by lashes and the lid line.
         iris: float32 [R, R, 2], position on the eyeball relative to the centre of the pupil, in iris radii (the iris
-            is where the length is below 1); large off the eye.
+            is where the length is below 1); 9 off the eye.
         cavity: float32 [R, R] in [0, 1], ambient occlusion of the skin: 0 open, 1 deep (nostrils, sockets, corners).
-        shadow: float32 [R, R] in [0, 1], how much of the first light other parts of the head and hat keep away.
-        lens: float32 [R, R, 2], position on the spectacle lens in its half widths and half heights; zero off lenses.
-        supersample: R / output side.
+        shadow: float32 [R, R] in [0, 1], share of the first light that head, hair and accessories keep away.
+        lens: float32 [R, R, 2], position on the spectacle lens, -1 … 1 in its half widths and half heights; zero off
+            lenses.
+        supersample: R / side of the output image.
     """
 
     part: np.ndarray
@@ -80,20 +79,18 @@ class GBuffer:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What is exactly known about a view; positions in pixels of the *output* image, pixel centres at integers.
+    """What is exactly known about a view; positions in pixels of the output image, pixel centres at integers.
 
     Attributes:
         landmarks: float32 [68, 2], iBUG 68; points 0-16 follow the visible outline of the face.
         jaw3d: float32 [17, 2], the same 17 jaw points fixed on the head instead.
-        visible: bool [68]; not hidden by the head itself and not covered by anything opaque other than spectacle
-            lenses (which count as visible even when dark). Outline points hide behind covers only.
+        visible: bool [68], True if inside the image and hidden neither by the head itself nor by one of
+            `OPAQUE_COVERS`. Points on the outline are hidden by covers only.
         pose: float32 [3], yaw, pitch, roll in degrees; yaw > 0 turns the face to image right, pitch > 0 up, roll > 0
             clockwise in the image.
-        distance: camera to the point between the eyes, in inter-ocular units.
     """
 
     landmarks: np.ndarray
     jaw3d: np.ndarray
     visible: np.ndarray
     pose: np.ndarray
-    distance: float

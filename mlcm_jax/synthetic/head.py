@@ -1,11 +1,16 @@
 """One person's head in one pose before one camera, and where its 68 landmarks are.
 
+`raster` calls `build_head`: a Subject and a Scene go in, a `Head` comes out, with vertices in head space, landmarks in
+camera space (both in head units) and the camera that projects them to u. `accessories` uses `locate` to hang things on
+the face, `raster` uses `place` to pose them.
+
 Landmarks are barycentric points of the mesh, so that they move with identity, expression and pose exactly as the
-rendered surface does. Jaw points 0-16 are the exception: they follow the visible outline. For 31 levels per side a path
-runs over the surface from the fixed jaw line inwards; the outline is where the path reaches farthest outwards in the
-image (left or right at the height of the eyes, downwards at the chin, in between in proportion). Where the jaw line
-itself is in sight that is the jaw line; on the far side of a turned head the point slides along the contour. The points
-are then spread evenly by arc length between ear and chin, as annotators place them.
+rendered surface does. Jaw points 0-16 are the exception, because they follow the visible outline. From each of 31
+places on either half of the fixed jaw line a path runs over the surface towards the middle of the face; the outline
+lies where that path reaches farthest outwards in the image (sideways at the height of the eyes, downwards at the chin,
+in between in proportion). Where the jaw line itself is in sight, that is the jaw line; on the far side of a turned head
+the point slides along the contour. The points are then spread evenly by arc length between ear and chin, as annotators
+place them.
 """
 
 from __future__ import annotations
@@ -22,37 +27,48 @@ from mlcm_jax.synthetic.template import Region, template
 
 NECK_PIVOT = np.array([0.0, 1.1, -0.9])
 JAW_TOP_Y = 0.015  # the outline starts beside the eyes, in front of the ear
-_LEVELS, _STEPS = 31, 28
+_LEVELS, _STEPS = 31, 28  # paths per half of the jaw, points per path
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole at (0, 0, distance) looking along -z: u = scale * x / (distance - z) + offset, in image sides."""
+    """A pinhole at (0, 0, distance) that looks along -z: u = scale * (x, y) / (distance - z) + offset.
+
+    Attributes:
+        distance: from the camera to the origin of camera space, head units.
+        scale: focal length in sides of the image.
+        offset: float [2], u of the optical axis.
+    """
 
     distance: float
     scale: float
     offset: np.ndarray
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Camera space [..., 3] to u [..., 2], 0 … 1 across the image."""
+        """Camera space [..., 3] to u [..., 2]."""
         return self.scale * points[..., :2] / (self.distance - points[..., 2:]) + self.offset
 
 
 @dataclasses.dataclass(frozen=True)
 class PointSet:
-    """Points fixed on the mesh: vertex numbers int [N, 3] and weights float [N, 3]."""
+    """Points fixed on the mesh.
+
+    Attributes:
+        index: int [N, 3], numbers of the three vertices around each point.
+        weight: float [N, 3], barycentric weights of these vertices.
+    """
 
     index: np.ndarray
     weight: np.ndarray
 
     def on(self, vertices: np.ndarray) -> np.ndarray:
-        """Positions [N, C] for vertex values [V, C]."""
+        """Values [N, C] at the points for values [V, C] at the vertices."""
         return np.einsum("nk,nkc->nc", self.weight, vertices[self.index])
 
 
 @functools.cache
 def _front() -> tuple[np.ndarray, np.ndarray]:
-    """Faces of the front of the head that have an area in (x, y), and their side of the mouth slit (mean)."""
+    """Triangles of `Region.FACE` that have an area in (x, y) [F, 3], and their side of the mouth slit [F]."""
     mesh = template()
     faces = mesh.faces[mesh.region == Region.FACE]
     a, b, c = (mesh.points[faces[:, k], :2].astype(np.float64) for k in range(3))
@@ -64,8 +80,11 @@ def _front() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _lid_cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The triangles around the eyes and the affine maps from template (x, y) to their barycentric weights: faces
-    [F, 3], offset [F, 2], matrix [F, 2, 2]."""
+    """The triangles around the eyes, and how template (x, y) become their barycentric weights.
+
+    Returns:
+        Faces [F, 3], first corners [F, 2], and matrices [F, 2, 2] from the way to that corner to the other two weights.
+    """
     faces, _ = _front()
     corners = template().points[faces, :2].astype(np.float64)
     middle = corners.mean(1)
@@ -76,9 +95,9 @@ def _lid_cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def locate_lids(xy: np.ndarray) -> PointSet:
-    """`locate` for points around the eyes only, for lids that move with every image; xy float [N, 2]."""
-    faces, origin, inverse = _lid_cells()
-    away = xy[:, None] - origin
+    """`locate` for points around the eyes [N, 2], at once: lids move with every image, so this must be fast."""
+    faces, corner, inverse = _lid_cells()
+    away = xy[:, None] - corner
     wb = away[..., 0] * inverse[:, 0, 0] + away[..., 1] * inverse[:, 0, 1]
     wc = away[..., 0] * inverse[:, 1, 0] + away[..., 1] * inverse[:, 1, 1]
     best = np.argmax(np.minimum(np.minimum(wb, wc), 1 - wb - wc), axis=1)
@@ -88,11 +107,14 @@ def locate_lids(xy: np.ndarray) -> PointSet:
 
 
 def locate(xy: np.ndarray, side: np.ndarray | float = 0.0) -> PointSet:
-    """The mesh points at template positions xy [N, 2]; points off the face go to the nearest triangle.
+    """The mesh points at given template positions.
 
     Args:
-        xy: float [N, 2], template x and y on the front of the head.
+        xy: float [N, 2], template x and y on the front of the head; the nearest triangle takes points beside the face.
         side: [N] or scalar; -1 takes only triangles above the mouth slit, +1 only those below, 0 any.
+
+    Returns:
+        N points on `Region.FACE`.
     """
     faces, face_side = _front()
     xy = np.atleast_2d(np.asarray(xy, np.float64))
@@ -119,7 +141,7 @@ def locate(xy: np.ndarray, side: np.ndarray | float = 0.0) -> PointSet:
 
 
 def _jaw_start() -> np.ndarray:
-    """Dense fixed jaw line of the right half of the image, from the chin (first) to beside the eye; [L, 2]."""
+    """Fixed jaw line in the right half of the image, from the chin to beside the eye; template (x, y) [L, 2]."""
     y = anatomy.CHIN_Y - (anatomy.CHIN_Y - JAW_TOP_Y) * np.linspace(0, 1, 400) ** 2
     line = np.stack([anatomy.outline_width(y), y], 1)
     arc = np.r_[0, np.cumsum(np.hypot(*np.diff(line, axis=0).T))]
@@ -129,7 +151,12 @@ def _jaw_start() -> np.ndarray:
 
 @functools.cache
 def _jaw_paths() -> tuple[PointSet, np.ndarray]:
-    """Paths of both halves, points [2 * L * S] (image left first, chin to ear), and outward directions [2, L, 2]."""
+    """The paths on which the outline is searched (see the module's docstring).
+
+    Returns:
+        Points of both halves, L paths each, S points a path (2 * L * S; image left first, chin to ear), and the
+        directions that are outwards at their beginnings [2, L, 2].
+    """
     start = _jaw_start()
     tangent = np.gradient(start, axis=0)
     outward = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
@@ -154,7 +181,7 @@ def _mirrored(points: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def fixed_points() -> PointSet:
-    """The 68 landmarks that keep their place on the mesh: the 3-D jaw, brows, nose, lips; lids at opening 1."""
+    """The 68 landmarks with their fixed places on the mesh; the jaw is `Truth.jaw3d`, the lids are at opening 1."""
     start = _jaw_start()
     step = (_LEVELS - 1) / 8
     half = np.stack(
@@ -179,7 +206,7 @@ def fixed_points() -> PointSet:
 
 
 def lid_points(opening: np.ndarray) -> np.ndarray:
-    """Template positions of landmarks 36-47 for the two lid openings (image left, image right); float [12, 2]."""
+    """Template (x, y) of landmarks 36-47 for the openings of the eyes on image left and right; float [12, 2]."""
     span = anatomy.EYE_OUTER - anatomy.EYE_INNER
     eyes = []
     for value in opening:
@@ -200,7 +227,7 @@ def lid_points(opening: np.ndarray) -> np.ndarray:
 
 
 def rotation(pose: np.ndarray) -> np.ndarray:
-    """Rotation matrix of yaw, pitch, roll in degrees: first yaw, then pitch, then roll (signs as in `Truth.pose`)."""
+    """Rotation matrix of (yaw, pitch, roll) in degrees, applied in this order; signs as in `gbuffer.Truth`."""
     yaw, pitch, roll = np.radians(np.asarray(pose, np.float64))
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -210,7 +237,16 @@ def rotation(pose: np.ndarray) -> np.ndarray:
 
 
 def place(points: np.ndarray, share: np.ndarray | float, scene: Scene) -> np.ndarray:
-    """Head space to camera space: `share` 1 follows the head, 0 the torso; origin between the eyes. float32 [V, 3]."""
+    """Head space -> camera space, float32 [V, 3].
+
+    Args:
+        points: float32 [V, 3] in head space.
+        share: [V] or scalar, share of the head's rotation that a point follows; 0 follows the torso.
+        scene: gives the poses of head and torso.
+
+    Returns:
+        Posed points; the origin, between the eyes, stays where it is.
+    """
     turn = rotation(scene.pose)
     body = rotation(np.array([scene.torso_yaw, 0.0, 0.15 * float(scene.pose[2])]))
     head = points @ turn.T.astype(np.float32)
@@ -223,25 +259,41 @@ def place(points: np.ndarray, share: np.ndarray | float, scene: Scene) -> np.nda
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A posed head: bare vertices in head space and in camera space [V, 3], landmarks in camera space, the camera.
+    """A head with one identity and expression, its landmarks, and the camera that sees it.
 
-    `landmarks` float64 [68, 3] has the outline's points at 0-16; `jaw` [17, 3] are the fixed ones; `places` [68, 3] are
-    the template coordinates of the landmarks (of the fixed jaw at 0-16).
+    Attributes:
+        shape: float32 [V, 3], vertices of the bare head in head space.
+        landmarks: float64 [68, 3], camera space; points 0-16 lie on the visible outline.
+        jaw: float64 [17, 3], camera space, the jaw points fixed on the head.
+        places: float64 [68, 3], template coordinates of the landmarks, and of the fixed jaw at 0-16.
+        camera: frames the landmarks.
     """
 
     shape: np.ndarray
-    posed: np.ndarray
     landmarks: np.ndarray
     jaw: np.ndarray
     places: np.ndarray
     camera: Camera
 
 
+def _perspective(points: np.ndarray, distance: float) -> np.ndarray:
+    """Camera space [..., 3] -> slopes of the lines of sight [..., 2], which `Camera` scales and shifts to u."""
+    return points[..., :2] / (distance - points[..., 2:])
+
+
 def outline(posed: np.ndarray, scene: Scene) -> np.ndarray:
-    """Jaw points on the visible outline, camera space [17, 3]; see the head of this file."""
+    """Jaw points on the visible outline (see the module's docstring).
+
+    Args:
+        posed: float64 [V, 3], vertices in camera space.
+        scene: gives the distance of the camera and the roll of the head.
+
+    Returns:
+        float64 [17, 3], camera space.
+    """
     paths, outward = _jaw_paths()
     points = paths.on(posed).reshape(2, _LEVELS, _STEPS, 3)
-    flat = points[..., :2] / (scene.distance - points[..., 2:])
+    flat = _perspective(points, scene.distance)
     c, s = np.cos(np.radians(scene.pose[2])), np.sin(np.radians(scene.pose[2]))
     direction = outward @ np.array([[c, s], [-s, c]])  # turned with the roll of the head
     reach = np.einsum("hlsc,hlc->hls", flat, direction)
@@ -258,8 +310,7 @@ def outline(posed: np.ndarray, scene: Scene) -> np.ndarray:
     line = points[h, lev, low] * (1 - part) + points[h, lev, low + 1] * part
     halves = []
     for half in line:
-        seen = half[:, :2] / (scene.distance - half[:, 2:])
-        arc = np.r_[0, np.cumsum(np.linalg.norm(np.diff(seen, axis=0), axis=1))]
+        arc = np.r_[0, np.cumsum(np.linalg.norm(np.diff(_perspective(half, scene.distance), axis=0), axis=1))]
         even = np.linspace(arc[-1], 0, 9)
         halves.append(np.stack([np.interp(even, arc, half[:, c]) for c in range(3)], 1))
     chin = 0.5 * (halves[0][8:] + halves[1][8:])
@@ -267,7 +318,15 @@ def outline(posed: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def build_head(subject: Subject, scene: Scene) -> Head:
-    """Deform, pose and frame: the camera is set so that the landmarks' box fills `scene.fill` around `scene.centre`."""
+    """Deform, pose and frame a head.
+
+    Args:
+        subject: gives the identity.
+        scene: gives expression, lids, pose, and how the landmarks' box lies in the image (`fill`, `centre`).
+
+    Returns:
+        The head.
+    """
     shape = deform(subject.identity, scene.expression)
     posed = place(shape, template().head, scene)
     anchors, lids = fixed_points(), locate_lids(lid_points(scene.lids))
@@ -277,8 +336,8 @@ def build_head(subject: Subject, scene: Scene) -> Head:
     landmarks, places = np.split(values, 2, axis=1)
     jaw = landmarks[:17].copy()
     landmarks[:17] = outline(posed.astype(np.float64), scene)
-    flat = landmarks[:, :2] / (scene.distance - landmarks[:, 2:])
+    flat = _perspective(landmarks, scene.distance)
     low, high = flat.min(0), flat.max(0)
     scale = scene.fill / float((high - low).max())
     camera = Camera(scene.distance, scale, scene.centre - scale * 0.5 * (low + high))
-    return Head(shape, posed, landmarks, jaw, places, camera)
+    return Head(shape, landmarks, jaw, places, camera)

@@ -1,7 +1,9 @@
-"""What a point of the head is made of, pixel by pixel, as functions of its template coordinates.
+"""Where materials begin and end on the head, pixel by pixel: hair, caps, lids, brows, beard, cavities, clothes.
 
-Painting per pixel instead of per triangle keeps lids, lips, brows and hairlines sharp at every resolution, and exactly
-under the landmarks, which lie on the same curves.
+`raster` calls these functions with the template coordinates [N, 3] of the visible points; they return one number per
+point. A *margin* says how far inside a border the point lies, in head units along y, negative outside. A *cover* is the
+share of the surface that is hidden, 0 to 1. Painting per pixel instead of per triangle keeps lids, brows and hairlines
+sharp at every resolution, and exactly under the landmarks, which lie on the same curves of `anatomy`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ _FRONT_SHIFT = {"short": 0.0, "fringe": 0.36, "long": -0.02, "receding": -0.3, "
 
 
 def wave_noise(x: np.ndarray, seed: int, octaves: int = 3) -> np.ndarray:
-    """Smooth 1-D noise of about unit amplitude from sines with seeded phases; same on every machine."""
+    """Smooth noise of about unit amplitude along one axis: a sum of sines whose phases the seed decides."""
     rng = np.random.default_rng([seed, 77])
     out = np.zeros_like(x)
     for k in range(octaves):
@@ -26,7 +28,7 @@ def wave_noise(x: np.ndarray, seed: int, octaves: int = 3) -> np.ndarray:
 
 
 def hair_edge(angle: np.ndarray, subject: Subject) -> np.ndarray:
-    """y of the lower edge of this person's hair at skull azimuths; very small where bald."""
+    """Height y of the lower edge of this person's hair at skull azimuths [N]; far above the head if bald."""
     style = subject.hair_style
     front = smoothstep(1.15, 0.85, angle)
     shift = _FRONT_SHIFT[style] + subject.hairline
@@ -41,7 +43,7 @@ def hair_edge(angle: np.ndarray, subject: Subject) -> np.ndarray:
 
 
 def cap_edge(angle: np.ndarray, cap: str) -> np.ndarray:
-    """y of the lower edge of the headgear at skull azimuths."""
+    """Height y of the lower edge of a cap (one of `scene.CAPS`) at skull azimuths [N]."""
     if cap == "none":
         return np.full_like(angle, -9.0)
     if cap == "cap":
@@ -49,8 +51,8 @@ def cap_edge(angle: np.ndarray, cap: str) -> np.ndarray:
     return np.interp(angle, [0, 0.9, 1.4, 1.8, 3.2], [-0.5, -0.42, -0.12, 0.1, 0.3])
 
 
-def hair_cover(points: np.ndarray, subject: Subject, *, ragged: bool = True) -> np.ndarray:
-    """Depth inside the hair in units of y: > 0 is hair; template points [N, 3] -> [N]."""
+def hair_margin(points: np.ndarray, subject: Subject, *, ragged: bool = True) -> np.ndarray:
+    """Margin inside the hair [N]; `ragged` lets single strands cross the hairline."""
     angle = anatomy.azimuth(points)
     signed = np.where(points[:, 0] < 0, -angle, angle)
     edge = hair_edge(angle, subject)
@@ -60,8 +62,8 @@ def hair_cover(points: np.ndarray, subject: Subject, *, ragged: bool = True) -> 
     return edge - points[:, 1]
 
 
-def eye_cover(points: np.ndarray, lids: np.ndarray) -> np.ndarray:
-    """Depth inside the opening between the lids, > 0 is eyeball; template points [N, 3] near the eyes -> [N]."""
+def eye_margin(points: np.ndarray, lids: np.ndarray) -> np.ndarray:
+    """Margin inside the opening between the lids [N], where the eyeball shows; `lids` as in `Scene.lids`."""
     opening = np.where(points[:, 0] < 0, lids[0], lids[1])
     ax = np.abs(points[:, 0])
     upper, lower = anatomy.lid_edges(ax, opening)
@@ -71,7 +73,7 @@ def eye_cover(points: np.ndarray, lids: np.ndarray) -> np.ndarray:
 
 
 def lash_cover(points: np.ndarray, lids: np.ndarray, subject: Subject) -> np.ndarray:
-    """Coverage by lashes and lid line around the aperture, in [0, 1]."""
+    """Cover by the lashes and the line of the lid around the opening of the eye [N]."""
     opening = np.where(points[:, 0] < 0, lids[0], lids[1])
     ax = np.abs(points[:, 0])
     upper, lower = anatomy.lid_edges(ax, opening)
@@ -85,7 +87,7 @@ def lash_cover(points: np.ndarray, lids: np.ndarray, subject: Subject) -> np.nda
 
 
 def brow_cover(points: np.ndarray, subject: Subject) -> np.ndarray:
-    """Coverage by brow hair, in [0, 1]; ragged along single hairs."""
+    """Cover by the hairs of the brows [N]."""
     ax, y = np.abs(points[:, 0]), points[:, 1]
     middle, half = anatomy.brow_curve(ax)
     half = half * subject.brow_width
@@ -98,7 +100,7 @@ def brow_cover(points: np.ndarray, subject: Subject) -> np.ndarray:
 
 
 def beard_cover(points: np.ndarray, subject: Subject) -> np.ndarray:
-    """Coverage by beard, moustache or stubble, in [0, 1]."""
+    """Cover by beard, moustache or stubble [N]."""
     style = subject.beard_style
     x, y = np.abs(points[:, 0]), points[:, 1]
     if style == "none":
@@ -118,21 +120,21 @@ def beard_cover(points: np.ndarray, subject: Subject) -> np.ndarray:
         )
     else:
         cover = np.max([cheek, moustache, beside], axis=0)
-    cover = cover * smoothstep(0.012, -0.006, anatomy.lip_cover(points[:, 0], y)) * smoothstep(1.62, 1.36, y)
+    cover = cover * smoothstep(0.012, -0.006, anatomy.lip_margin(points[:, 0], y)) * smoothstep(1.62, 1.36, y)
     density = 0.28 + 0.3 * subject.beard_strength if style == "stubble" else 0.7 + 0.3 * subject.beard_strength
     grain = noise.sample(noise.FINE, 260 * points[:, 0], 90 * y, subject.seed)
     return np.clip(cover * density * (1 + 0.13 * grain), 0, 1)
 
 
 def iris_position(points: np.ndarray, gaze: np.ndarray) -> np.ndarray:
-    """Position relative to the pupil in iris radii; [N, 3] -> [N, 2]."""
+    """Position on the eyeball relative to the pupil, in iris radii [N, 2]; `gaze` as in `Scene.gaze`."""
     centre_x = np.where(points[:, 0] < 0, -1, 1) * anatomy.EYE_CENTRE[0] + gaze[0]
     centre_y = anatomy.EYE_CENTRE[1] - 0.006 + gaze[1]
     return np.stack([points[:, 0] - centre_x, points[:, 1] - centre_y], 1) / anatomy.IRIS_RADIUS
 
 
 def cavity(points: np.ndarray) -> np.ndarray:
-    """How little sky the skin sees, 0 … 1: nostrils, eye corners, beside the nose, under lip and chin."""
+    """Ambient occlusion of the skin, 0 open to 1 deep [N]: nostrils, eye corners, beside the nose, under lip, chin."""
     ax, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
     out = 0.95 * bump(ax, y, 0.068, 0.474, 0.026, 0.012)  # nostrils
     out += 0.3 * bump(ax, y, 0.18, -0.03, 0.05, 0.07) + 0.22 * bump(ax, y, 0.35, -0.1, 0.14, 0.03)
@@ -143,8 +145,8 @@ def cavity(points: np.ndarray) -> np.ndarray:
     return np.clip(out, 0, 1)
 
 
-def neckline(points: np.ndarray, scene: Scene) -> np.ndarray:
-    """> 0 where a torso point is under clothes; template points [N, 3] -> [N]."""
+def clothes_margin(points: np.ndarray, scene: Scene) -> np.ndarray:
+    """Margin inside the clothes [N], for points on the torso."""
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
     front = smoothstep(-1.0, -0.5, z)
     if scene.neckline == "vee":

@@ -1,4 +1,9 @@
-"""From a subject and a scene to the G-buffer and the exact truth."""
+"""The renderer: from a subject and a scene to what every pixel shows, and to the exact truth.
+
+`generate` calls `render_gbuffer`. It builds the head (`head`) and its accessories (`accessories`), lifts hair and hats
+off the scalp, rasterises all triangles (`zbuffer`), decides the material of every pixel (`paint`) and returns a
+`GBuffer` at render resolution and a `Truth` in pixels of the output image. Nothing is drawn at random here.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import numpy as np
 
 from mlcm_jax.synthetic import accessories, anatomy, paint
 from mlcm_jax.synthetic.gbuffer import OPAQUE_COVERS, GBuffer, Part, Truth
-from mlcm_jax.synthetic.head import Head, build_head, place
+from mlcm_jax.synthetic.head import Camera, Head, build_head, place
 from mlcm_jax.synthetic.scene import Scene, Subject, expressed
 from mlcm_jax.synthetic.template import Region, template
 from mlcm_jax.synthetic.zbuffer import Fragments, rasterise, vertex_normals
@@ -18,7 +23,7 @@ _SKULL_MIDDLE = np.array([0.0, -0.25, -0.85], np.float32)
 
 @functools.cache
 def _scalp() -> tuple[np.ndarray, np.ndarray]:
-    """Vertices that hair or a hat may lift, and the unit directions they are lifted in."""
+    """Numbers of the vertices that hair or a hat may lift [N], and the unit directions in which they are lifted."""
     mesh = template()
     upper = np.flatnonzero((mesh.points[:, 1] < 0.9) & (mesh.head >= 1))
     face = np.zeros(len(mesh.points), bool)
@@ -29,13 +34,13 @@ def _scalp() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lifted(shape: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
-    """The head with the volume of its hair and hat; float32 [V, 3]."""
+    """The vertices [V, 3] in head space, moved outwards by the volume of hair and hat."""
     index, away = _scalp()
     points = template().points[index]
-    cover = paint.hair_cover(points, subject, ragged=False)
+    inside = paint.hair_margin(points, subject, ragged=False)
     thick = {"buzz": 0.02, "tied": 0.06, "receding": 0.06}.get(subject.hair_style, subject.hair_volume)
     thick = thick if scene.cap == "none" else min(thick, 0.03)
-    lift = thick * anatomy.smoothstep(-0.01, 0.22, cover) + 0.4 * thick * anatomy.smoothstep(-0.005, 0.03, cover)
+    lift = thick * anatomy.smoothstep(-0.01, 0.22, inside) + 0.4 * thick * anatomy.smoothstep(-0.005, 0.03, inside)
     if scene.cap != "none":
         angle = anatomy.azimuth(points)
         under = paint.cap_edge(angle, scene.cap) - points[:, 1]
@@ -46,7 +51,7 @@ def _lifted(shape: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
 
 
 def _shadow(points: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Soft shadow of the first light at every vertex: a coarse depth map seen from the light; float32 [V] in [0, 1]."""
+    """Soft shadow at every vertex, float32 [V] in [0, 1], by a coarse depth map of the vertices seen from the light."""
     axis = direction / np.linalg.norm(direction)
     right = np.cross([0.0, 1.0, 0.0], axis)
     right = right / max(np.linalg.norm(right), 1e-6)
@@ -68,7 +73,8 @@ def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int =
     """Render one view.
 
     Args:
-        subject, scene: who and how.
+        subject: the person.
+        scene: the moment.
         size: side of the output image in pixels.
         supersample: render pixels per output pixel and axis.
 
@@ -76,6 +82,7 @@ def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int =
         The G-buffer at size * supersample, and the truth in pixels of the output image.
     """
     side = size * supersample
+    # 1. Geometry: the head and all opaque accessories as one set of triangles in camera space.
     head = build_head(subject, scene)
     mesh = template()
     lifted = place(_lifted(head.shape, subject, scene), mesh.head, scene)
@@ -90,19 +97,21 @@ def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int =
     strip = np.concatenate([mesh.strip, np.zeros(len(points) - len(lifted), np.float32)])
     extra = np.concatenate([np.full(len(p.faces), p.part, np.uint8) for p in solid] or [np.zeros(0, np.uint8)])
     region = np.concatenate([mesh.region, np.full(len(extra), Region.ACCESSORY, np.uint8)])
-    named = np.concatenate([np.zeros(len(mesh.faces), np.uint8), extra])
+    named = np.concatenate([np.zeros(len(mesh.faces), np.uint8), extra])  # the part of accessories' faces
 
-    pixels = head.camera.project(points) * side - 0.5
-    found = rasterise(pixels, scene.distance - points[:, 2], faces, side, two_sided=region == Region.ACCESSORY)
+    # 2. The nearest triangle at every pixel, and what is interpolated over it.
+    found = _visible(points, faces, head.camera, side, two_sided=region == Region.ACCESSORY)
     normals = vertex_normals(points, faces)
     shadow = _shadow(points, scene.lights[0].direction) if scene.lights else np.zeros(len(points), np.float32)
     values = found.interpolate(
         faces, np.concatenate([coordinates, normals, strip[:, None], shadow[:, None]], 1).astype(np.float32)
     )
     where, normal = values[:, :3], values[:, 3:6]
-    flip = np.where(normal[:, 2:] < -0.2, -1, 1) * np.where(region[found.face] == Region.ACCESSORY, 1, 0)[:, None]
-    normal = np.where(flip == -1, -normal, normal)
+    seen_from_behind = (normal[:, 2:] < -0.2) & (region[found.face] == Region.ACCESSORY)[:, None]
+    normal = np.where(seen_from_behind, -normal, normal)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+
+    # 3. Materials of these pixels, as functions of template coordinates.
     part = _parts(where, values[:, 6], region[found.face], named[found.face], subject, scene)
     maps = _maps(where, part, subject, scene)
 
@@ -111,6 +120,7 @@ def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int =
         out[found.pixel] = data
         return out.reshape(side, side, *data.shape[1:])
 
+    # 4. Lenses in front of all that, and the truth.
     under, depth = image(part), image(found.depth, np.inf)
     top, lens = _lenses(glass, scene, head, under, depth, side)
     surface = image(where)
@@ -124,32 +134,50 @@ def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int =
     return buffer, truth
 
 
+def _visible(points: np.ndarray, faces: np.ndarray, camera: Camera, side: int, two_sided: np.ndarray) -> Fragments:
+    """Rasterise triangles given in camera space."""
+    pixels = camera.project(points) * side - 0.5
+    return rasterise(pixels, camera.distance - points[:, 2], faces, side, two_sided=two_sided)
+
+
 def _parts(
     where: np.ndarray, strip: np.ndarray, region: np.ndarray, named: np.ndarray, subject: Subject, scene: Scene
 ) -> np.ndarray:
-    """The part seen at every fragment; uint8 [N]."""
+    """The part that every fragment shows, uint8 [N].
+
+    Args:
+        where: template coordinates [N, 3].
+        strip: `Template.strip` [N].
+        region: `Region` [N].
+        named: the part of fragments on accessories [N].
+        subject: gives the hair.
+        scene: gives lids, mouth, cap and neckline.
+
+    Returns:
+        Values of `Part`.
+    """
     part = np.full(len(where), Part.SKIN, np.uint8)
     part[(region == Region.UNDERSIDE) | (region == Region.TORSO)] = Part.NECK
     part[(region == Region.SKULL) & (where[:, 1] > -0.1)] = Part.NECK
     part[region == Region.EAR] = Part.EAR
     torso = np.flatnonzero(region == Region.TORSO)
-    part[torso[paint.neckline(where[torso], scene) > 0]] = Part.CLOTHES
+    part[torso[paint.clothes_margin(where[torso], scene) > 0]] = Part.CLOTHES
     face = region == Region.FACE
     x, y = np.abs(where[:, 0]), where[:, 1]
     lips = np.flatnonzero(face & (y > 0.6) & (y < 0.92) & (x < 0.3))
-    part[lips[anatomy.lip_cover(where[lips, 0], y[lips]) > 0]] = Part.LIP
+    part[lips[anatomy.lip_margin(where[lips, 0], y[lips]) > 0]] = Part.LIP
     eyes = np.flatnonzero(face & (y > -0.2) & (y < 0.12) & (x > 0.15) & (x < 0.55))
-    part[eyes[paint.eye_cover(where[eyes], scene.lids) > 0]] = Part.EYE
+    part[eyes[paint.eye_margin(where[eyes], scene.lids) > 0]] = Part.EYE
     mouth = np.flatnonzero(region == Region.MOUTH)
     part[mouth] = Part.MOUTH
-    # Teeth keep their height: a smaller share of the strip the wider the mouth is open.
+    # Teeth keep their height, so they take a smaller share of the strip the wider the mouth is open.
     lifts = expressed(scene, "lip_raise") + expressed(scene, "lip_drop")
     gap = 0.36 * expressed(scene, "jaw") + 0.055 * lifts + 1e-3
     shown = 0.085 * np.sqrt(np.clip(1 - (where[mouth, 0] / 0.26) ** 2, 0, 1)) / gap
     lower = 0.035 / gap if gap > 0.12 else -1.0
     part[mouth[(strip[mouth] < shown) | (strip[mouth] > 1 - lower * (x[mouth] < 0.15))]] = Part.TEETH
     scalp = np.flatnonzero((face & ((y < -0.2) | (x > 0.6))) | (region == Region.SKULL))
-    part[scalp[paint.hair_cover(where[scalp], subject) > 0]] = Part.HAIR
+    part[scalp[paint.hair_margin(where[scalp], subject) > 0]] = Part.HAIR
     if scene.cap != "none":
         under = paint.cap_edge(anatomy.azimuth(where[scalp]), scene.cap) - y[scalp]
         part[scalp[under > 0]] = Part.CAP
@@ -158,7 +186,7 @@ def _parts(
 
 
 def _maps(where: np.ndarray, part: np.ndarray, subject: Subject, scene: Scene) -> dict[str, np.ndarray]:
-    """Coverages and coordinates painted on the fragments."""
+    """Covers, cavity [N] and iris position [N, 2] of the fragments, by the names of the fields of `GBuffer`."""
     count = len(where)
     out = {name: np.zeros(count, np.float32) for name in ("brow", "beard", "lid", "cavity")}
     out["iris"] = np.full((count, 2), 9.0, np.float32)
@@ -181,16 +209,13 @@ def _maps(where: np.ndarray, part: np.ndarray, subject: Subject, scene: Scene) -
 
 
 def _lenses(
-    glass: list, scene: Scene, head: Head, under: np.ndarray, depth: np.ndarray, side: int
+    glass: list[accessories.Piece], scene: Scene, head: Head, under: np.ndarray, depth: np.ndarray, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`part` with lenses on top, and the position on the lens."""
+    """`under` with lenses on top, uint8 [R, R], and the position on the lens, float32 [R, R, 2]."""
     top, lens = under.copy(), np.zeros((side, side, 2), np.float32)
     for piece in glass:
         points = place(piece.points, piece.share, scene)
-        pixels = head.camera.project(points) * side - 0.5
-        found: Fragments = rasterise(
-            pixels, scene.distance - points[:, 2], piece.faces, side, two_sided=np.ones(len(piece.faces), bool)
-        )
+        found = _visible(points, piece.faces, head.camera, side, two_sided=np.ones(len(piece.faces), bool))
         nearer = found.depth < depth.ravel()[found.pixel]
         top.ravel()[found.pixel[nearer]] = Part.GLASSES_LENS
         lens.reshape(-1, 2)[found.pixel[nearer]] = found.interpolate(piece.faces, piece.coordinates)[nearer, :2]
@@ -200,21 +225,21 @@ def _lenses(
 def _truth(
     head: Head, scene: Scene, part: np.ndarray, depth: np.ndarray, surface: np.ndarray, size: int, supersample: int
 ) -> Truth:
-    """Landmarks in output pixels and whether they are seen."""
+    """Landmarks in pixels of the output image, and whether they are visible; see `gbuffer.Truth`."""
     u = head.camera.project(head.landmarks)
     side = size * supersample
-    # An outline point lies on the border of the face: ask a little inside it what covers it.
+    # An outline point lies on the border of the face, so what covers it is looked up a little inside.
     probe = u.copy()
     probe[:17] += 0.04 * (u[[27, 30, 33, 51, 57]].mean(0) - u[:17])
     pixel = np.rint(probe * side - 0.5).astype(int)
     inside = ((pixel >= 0) & (pixel < side)).all(1)
     col, row = np.clip(pixel, 0, side - 1).T
     covered = np.isin(part[row, col], OPAQUE_COVERS)
-    # Of the nine pixels around it, one must lie about as deep as the landmark and show about its place on the template.
+    # A landmark is seen if one of the nine pixels around it is about as deep and shows about its place on the template.
     step = np.arange(-1, 2)
     rows = np.clip(row[:, None, None] + step[:, None], 0, side - 1)
     cols = np.clip(col[:, None, None] + step, 0, side - 1)
-    pitch = scene.distance / (head.camera.scale * side)  # inter-ocular units per pixel
+    pitch = scene.distance / (head.camera.scale * side)  # head units per pixel
     own = scene.distance - head.landmarks[:, 2]
     deep = own[:, None, None] <= depth[rows, cols] + 0.03 + 1.5 * pitch
     away = np.linalg.norm(surface[rows, cols, :2] - head.places[:, None, None, :2], axis=-1)
@@ -225,5 +250,4 @@ def _truth(
         jaw3d=(head.camera.project(head.jaw) * size - 0.5).astype(np.float32),
         visible=inside & ~covered & seen,
         pose=np.asarray(scene.pose, np.float32),
-        distance=float(scene.distance),
     )

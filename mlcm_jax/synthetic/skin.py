@@ -1,4 +1,8 @@
-"""Colours of the head's surface: skin with its blemishes, lips, eyes, hair, beard, cloth; linear RGB albedo."""
+"""The colours of the head in visible light: linear RGB albedo of skin, lips, eyes, hair, hands and cloth.
+
+`rgb` calls `albedo` with a G-buffer; template coordinates [N, 3] go in, albedo [N, 3] comes out. The thermal image does
+not read this file.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from mlcm_jax.synthetic.scene import Scene, Subject, expressed
 
 
 def wrinkles(points: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
-    """Darkening by folds of the skin, 0 … 1, deepened by age and by the expression; template points [N, 3] -> [N]."""
+    """Darkening by folds of the skin, 0 to 0.75, deepened by age and expression; template points [N, 3] -> [N]."""
     x, y = np.abs(points[:, 0]), points[:, 1]
     smile, raised, lowered = (expressed(scene, name) for name in ("smile", "brow_raise", "brow_lower"))
     old = subject.age
@@ -75,7 +79,7 @@ def _skin(points: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
 
 
 def _hair(points: np.ndarray, subject: Subject) -> np.ndarray:
-    """Strands: noise stretched along the direction of growth."""
+    """Albedo [N, 3] of hair: strands are noise stretched along the direction of growth."""
     angle = np.arctan2(points[:, 0], points[:, 2] + 0.85)
     strands = noise.sample(noise.FINE, 130 * angle, 12 * points[:, 1], subject.seed)
     locks = noise.sample(noise.MEDIUM, 60 * angle, 14 * points[:, 1], subject.seed + 3)
@@ -83,7 +87,7 @@ def _hair(points: np.ndarray, subject: Subject) -> np.ndarray:
 
 
 def _eye(position: np.ndarray, subject: Subject) -> np.ndarray:
-    """Sclera, iris with its darker rim and fibres, pupil; position in iris radii [N, 2]."""
+    """Albedo [N, 3] of sclera, iris with its darker rim and fibres, and pupil; position in iris radii [N, 2]."""
     radius = np.hypot(position[:, 0], position[:, 1])
     angle = np.arctan2(position[:, 1], position[:, 0])
     white = np.array([0.62, 0.56, 0.52]) * (1 - 0.12 * smoothstep(1.5, 3.0, radius))[:, None]
@@ -96,7 +100,7 @@ def _eye(position: np.ndarray, subject: Subject) -> np.ndarray:
 def _lips(points: np.ndarray, subject: Subject) -> np.ndarray:
     x, y = points[:, 0], points[:, 1]
     seam = np.exp(-0.5 * ((y - anatomy.lip_seam(x)) / 0.010) ** 2)
-    soft = smoothstep(-0.002, 0.02, anatomy.lip_cover(x, y))[:, None]
+    soft = smoothstep(-0.002, 0.02, anatomy.lip_margin(x, y))[:, None]
     lines = 1 + 0.06 * np.sin(170 * x + 2 * np.sin(30 * x))
     upper = np.where(y < anatomy.lip_seam(x), 0.85, 1.0)
     return (subject.skin * (1 - soft) + subject.lip_colour * soft) * (lines * upper * (1 - 0.75 * seam))[:, None]
@@ -116,7 +120,7 @@ def _cloth(points: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def albedo(buffer: GBuffer, where: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
-    """Linear albedo [N, 3] of the surface pixels `where` (flat indices), spectacle lenses left out."""
+    """Linear RGB albedo [N, 3] of the pixels with the flat indices `where`, seen through spectacle lenses."""
     part = buffer.under.ravel()[where]
     points = buffer.template.reshape(-1, 3)[where]
     out = np.zeros((len(where), 3), np.float32)
@@ -124,8 +128,8 @@ def albedo(buffer: GBuffer, where: np.ndarray, subject: Subject, scene: Scene) -
         Part.MOUTH: np.array([0.16, 0.03, 0.03]), Part.TEETH: np.array([0.62, 0.58, 0.48]),
         Part.GLASSES_FRAME: scene.glasses_colour, Part.CAP: scene.cap_colour, Part.MASK: scene.mask_colour,
     }  # fmt: skip
-    for name, colour in table.items():
-        out[part == name] = colour
+    for which, colour in table.items():
+        out[part == which] = colour
     body = np.flatnonzero((part == Part.SKIN) | (part == Part.NECK) | (part == Part.EAR))
     out[body] = _skin(points[body], subject, scene)
     out[part == Part.EAR] *= np.array([1.0, 0.85, 0.85], np.float32)
@@ -134,8 +138,8 @@ def albedo(buffer: GBuffer, where: np.ndarray, subject: Subject, scene: Scene) -
         subject.skin
         * (1 + 0.03 * noise.sample(noise.MEDIUM, 200 * points[held, 0], 200 * points[held, 1], subject.seed))[:, None]
     )
-    for name, paint in ((Part.HAIR, _hair), (Part.LIP, _lips)):
-        chosen = np.flatnonzero(part == name)
+    for which, paint in ((Part.HAIR, _hair), (Part.LIP, _lips)):
+        chosen = np.flatnonzero(part == which)
         out[chosen] = paint(points[chosen], subject)
     eyes = np.flatnonzero(part == Part.EYE)
     out[eyes] = _eye(buffer.iris.reshape(-1, 2)[where[eyes]], subject)

@@ -1,8 +1,11 @@
 """The canonical head as a mesh: face with a slit for the mouth, skull, ears, underside of the jaw, neck and shoulders.
 
-The face is a grid of level rows; column ±1 is its frontal outline (jaw line and front of the ear), so that the border
-between face and neck is a grid line. Two rows lie on the line where the lips meet, with a strip between them
-that has no height until the jaw opens.
+`template` makes it from the curves of `anatomy`, once per process; `blendshapes` moves its vertices, `head` places the
+landmarks on it, `raster` draws it. All positions are template coordinates in head units.
+
+The face is a grid whose rows run from side to side. Its first and last column are the frontal outline (jaw line and
+front of the ear), so that the border between face and neck is a grid line. Two further rows lie between the lips, as a
+strip that has no height until the jaw opens.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +21,7 @@ from mlcm_jax.synthetic import anatomy
 
 
 class Region(enum.IntEnum):
-    """Which piece of the mesh a triangle belongs to; materials are decided per pixel from it."""
+    """Which piece of the mesh a triangle belongs to; `raster` decides the material of every pixel from it."""
 
     FACE = 0
     MOUTH = 1
@@ -30,14 +34,14 @@ class Region(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """The mean head.
+    """The canonical head.
 
     Attributes:
         points: float32 [V, 3], template coordinates.
         side: float32 [V], +1 on the lower side of the mouth slit (lower lip and below), -1 above.
         strip: float32 [V], 0 at the upper and 1 at the lower edge of the inside of the mouth; 0 elsewhere.
-        head: float32 [V], share of the head's rotation a vertex follows: 1 on the head, falling down the neck.
-        faces: int32 [F, 3], wound so that the outside looks counter-clockwise with y up.
+        head: float32 [V], share of the head's rotation that a vertex follows: 1 on the head, falling down the neck.
+        faces: int32 [F, 3]; seen from outside, the corners run clockwise in an image with y down.
         region: uint8 [F], `Region`.
     """
 
@@ -49,8 +53,22 @@ class Template:
     region: np.ndarray
 
 
+class _Block(NamedTuple):
+    """One piece of the mesh before all are joined; the fields are those of `Template`, scalars stand for all rows."""
+
+    points: np.ndarray
+    faces: np.ndarray
+    region: np.ndarray | Region
+    side: np.ndarray | float
+    strip: np.ndarray | float
+    head: np.ndarray | float
+
+
+_SKULL_COLUMNS = 13  # of the grid, between the last and the first column of the face
+
+
 def _columns() -> np.ndarray:
-    """s = x / outline width of the face's columns, -1 … 1, dense in the middle and at the rounded edge."""
+    """Where the face's columns lie, x over the half width of the outline, -1 to 1; dense in the middle and outside."""
     inner = np.linspace(0, 0.72, 22)
     edge = np.sin(np.linspace(np.arcsin(0.72), np.pi / 2, 9))[1:]
     half = np.concatenate([inner, edge])
@@ -58,7 +76,7 @@ def _columns() -> np.ndarray:
 
 
 def _rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nominal y, side and strip coordinate of the face's rows from the crown to the chin."""
+    """Height y, side and strip (see `Template`) of the face's rows from the crown to the chin."""
     top = -anatomy.CROWN_Y - 0.4
     crown = -0.4 - top * np.sin(np.linspace(np.pi / 2, 0, 12))[:-1]
     above = [np.linspace(-0.4, -0.3, 4)[:-1], np.linspace(-0.3, 0.1, 17)[:-1], np.linspace(0.1, 0.38, 8)[:-1]]
@@ -72,16 +90,25 @@ def _rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return y, side, strip
 
 
-def grid_faces(rows: int, columns: int, start: int = 0, closed: bool = False) -> np.ndarray:
-    """Two triangles per cell of a [rows, columns] grid of vertices numbered from `start`; `closed` joins the last
-    column to the first. int32 [cells * 2, 3]."""
+def grid_faces(rows: int, columns: int, *, closed: bool = False) -> np.ndarray:
+    """Two triangles per cell of a [rows, columns] grid of vertices, int32 [2 * cells, 3].
+
+    Args:
+        rows: number of rows.
+        columns: number of columns; the vertices are numbered row by row.
+        closed: join the last column to the first.
+
+    Returns:
+        Vertex numbers.
+    """
     i, j = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
     k = (j + 1) % columns
-    a, b, c, d = (start + r * columns + q for r, q in ((i, j), (i, k), (i + 1, j), (i + 1, k)))
+    a, b, c, d = (r * columns + q for r, q in ((i, j), (i, k), (i + 1, j), (i + 1, k)))
     return np.stack([np.stack([a, c, b], -1), np.stack([b, c, d], -1)], 2).reshape(-1, 3).astype(np.int32)
 
 
-def _face_and_skull() -> tuple[np.ndarray, ...]:
+def _face_and_skull() -> _Block:
+    """The closed grid round the head, [rows, face's columns + _SKULL_COLUMNS] vertices."""
     y, side, strip = _rows()
     s = _columns()
     yy, ss = np.meshgrid(y, s, indexing="ij")
@@ -92,7 +119,8 @@ def _face_and_skull() -> tuple[np.ndarray, ...]:
     z = anatomy.face_depth(x, yy)
     face = np.stack([x, yy, z], -1)
 
-    tau = np.linspace(0, 1, 8)[1:]
+    # Round the back: t is 0 on the outline and 1 in the middle of the back.
+    tau = np.linspace(0, 1, _SKULL_COLUMNS // 2 + 2)[1:]
     y2, t2 = np.meshgrid(y, np.concatenate([tau, tau[-2::-1]]), indexing="ij")
     sign = np.concatenate([np.ones(len(tau)), -np.ones(len(tau) - 1)])
     width, edge = anatomy.outline_width(y2), anatomy.outline_depth(y2)
@@ -113,14 +141,14 @@ def _face_and_skull() -> tuple[np.ndarray, ...]:
     slit = (row >= np.argmax(strip > 0) - 1) & (row < np.argmax(strip))  # between the upper and the lower lip's edge
     middle = np.abs(grid[row, column % columns, 0]) < 0.34
     region = np.where(slit & (region == Region.FACE) & middle, Region.MOUTH, region)
-    # The inside recedes once it opens; the back of the head below the nape lies inside the neck.
+    # Left out: the back of the head below the nape, which lies inside the neck, and the slit beside the mouth.
     keep = ~((region == Region.SKULL) & (y[row] > 0.62)) & ~(slit & (region != Region.MOUTH))
-    spread = np.broadcast_to(side[:, None], (rows, columns)), np.broadcast_to(strip[:, None], (rows, columns))
-    return grid.reshape(-1, 3), spread[0].ravel(), spread[1].ravel(), faces[keep], region[keep]
+    side, strip = (np.repeat(value, columns) for value in (side, strip))
+    return _Block(grid.reshape(-1, 3), faces[keep], region[keep], side, strip, 1.0)
 
 
-def _ear(sign: float) -> tuple[np.ndarray, np.ndarray]:
-    """A dish that stands off the head behind the outline: points [N, 3] and faces [M, 3]."""
+def _ear(sign: float) -> _Block:
+    """A dish that stands off the head behind the outline; sign -1 is image left."""
     radius = np.array([0.0, 0.25, 0.5, 0.72, 0.88, 1.0])
     angle = np.linspace(0, 2 * np.pi, 19)[:-1]
     r, a = np.meshgrid(radius, angle, indexing="ij")
@@ -133,18 +161,19 @@ def _ear(sign: float) -> tuple[np.ndarray, np.ndarray]:
     points = points + (along * width)[..., None] * back + (0.31 * down + 0.04 * along)[..., None] * [0, 1, -0.12]
     points = points + relief[..., None] * outward
     points = points * [sign, 1, 1]
-    return points.reshape(-1, 3), grid_faces(len(radius), len(angle), closed=True)
+    faces = grid_faces(len(radius), len(angle), closed=True)
+    return _Block(points.reshape(-1, 3), faces, Region.EAR, -1.0, 0.0, 1.0)
 
 
-def _underside(contour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From the jaw line [N, 3] (ear, chin, ear) inwards to the neck: points and faces."""
+def _underside(contour: np.ndarray) -> _Block:
+    """From the jaw line [N, 3] (ear, chin, ear) inwards to the neck."""
     side = np.abs(contour[:, 0]) / 0.8
     target = contour * [0.66, 1, 1] + np.stack([0 * side, 0.03 + 0.2 * side, 0 * side], 1)
     target[:, 2] = -0.45 - 0.45 * side**1.5
     t = np.linspace(0, 1, 4)[:, None, None]
     points = contour * (1 - t) + target * t
     points[..., 1] += 0.015 * np.sin(np.pi * t[..., 0]) * (1 - side)
-    return points.reshape(-1, 3), grid_faces(len(t), len(contour))
+    return _Block(points.reshape(-1, 3), grid_faces(len(t), len(contour)), Region.UNDERSIDE, 1.0, 0.0, 1.0)
 
 
 _NECK = np.array(  # y, half width, front z, back z, share of the head's rotation
@@ -167,59 +196,59 @@ _NECK = np.array(  # y, half width, front z, back z, share of the head's rotatio
 )
 
 
-def _torso() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Neck and shoulders as a lathe body: points, head share, faces."""
-    fine = np.interp(np.linspace(0, len(_NECK) - 1, 24), np.arange(len(_NECK)), _NECK[:, 0])
-    y, width, front, back, share = (
-        smooth[:, None]
-        for smooth in [np.asarray(fine)] + [anatomy.smooth_curve(_NECK[:, 0], _NECK[:, k], fine) for k in range(1, 5)]
-    )
+def _torso() -> _Block:
+    """Neck and shoulders: rings whose half width and depth `_NECK` gives."""
+    height = np.interp(np.linspace(0, len(_NECK) - 1, 24), np.arange(len(_NECK)), _NECK[:, 0])
+    curves = [anatomy.smooth_curve(_NECK[:, 0], _NECK[:, k], height) for k in range(1, 5)]
+    y, width, front, back, share = (curve[:, None] for curve in (height, *curves))
     a = np.linspace(0, 2 * np.pi, 33)[:-1][None]
     power = np.where(y > 1.9, 0.75, 1.0)  # shoulders are boxier than the neck
     sin, cos = np.sin(a), np.cos(a)
     x = width * np.sign(sin) * np.abs(sin) ** power
     z = 0.5 * (front + back) + 0.5 * (front - back) * cos
     points = np.stack([x, y + 0 * x, z], -1)
-    return points.reshape(-1, 3), (share + 0 * x).ravel(), grid_faces(len(fine), 32, closed=True)
+    faces = grid_faces(len(height), 32, closed=True)
+    return _Block(points.reshape(-1, 3), faces, Region.TORSO, 1.0, 0.0, (share + 0 * x).ravel())
 
 
-def _outwards(points: np.ndarray, faces: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """The faces wound so that most normals point away from `centre`."""
-    a, b, c = (points[faces[:, k]] for k in range(3))
-    away = np.einsum("ij,ij->i", np.cross(b - a, c - a), (a + b + c) / 3 - centre)
-    return faces if away.sum() > 0 else faces[:, [0, 2, 1]]
+def _outwards(block: _Block, centre: list[float]) -> _Block:
+    """The block with its faces wound so that most normals point away from `centre`."""
+    a, b, c = (block.points[block.faces[:, k]] for k in range(3))
+    away = np.einsum("ij,ij->i", np.cross(b - a, c - a), (a + b + c) / 3 - np.array(centre))
+    return block if away.sum() > 0 else block._replace(faces=block.faces[:, [0, 2, 1]])
+
+
+def _jaw_contour(grid: np.ndarray) -> np.ndarray:
+    """The frontal outline below the eyes, from one ear over the chin to the other [N, 3]; `grid` [rows, columns, 3]."""
+    y = grid[:, 0, 1]
+    rows = np.flatnonzero((y > 0.3) & (np.r_[True, np.diff(y) > 1e-9]))
+    first, last = grid[rows, 0], grid[rows[:-1][::-1], len(_columns()) - 1]
+    return np.concatenate([first, last])
 
 
 @functools.cache
 def template() -> Template:
-    """The mean head, built once per process."""
-    points, side, strip, faces, region = _face_and_skull()
-    columns = len(_columns()) + 13
-    grid = points.reshape(-1, columns, 3)
-    y = grid[:, 0, 1]
-    rows = np.flatnonzero((y > 0.3) & (np.r_[True, np.diff(y) > 1e-9]))
-    contour = np.concatenate([grid[rows, 0], grid[rows[:-1][::-1], len(_columns()) - 1]])
-    middle = np.array([0.0, 0.1, -0.8])
-    pieces = [(points, _outwards(points, faces, middle), region, side, strip, np.ones(len(points)))]
-    for sign in (-1.0, 1.0):
-        ear, ear_faces = _ear(sign)
-        inner = np.array([sign * 0.5, 0.17, -1.2])
-        ear_faces = _outwards(ear, ear_faces, inner)
-        pieces.append((ear, ear_faces, Region.EAR, -1.0, 0.0, 1.0))
-    under, under_faces = _underside(contour)
-    pieces.append((under, _outwards(under, under_faces, middle), Region.UNDERSIDE, 1.0, 0.0, 1.0))
-    torso, share, torso_faces = _torso()
-    pieces.append((torso, _outwards(torso, torso_faces, np.array([0, 2.0, -1.0])), Region.TORSO, 1.0, 0.0, share))
-    offsets = np.cumsum([0] + [len(p[0]) for p in pieces[:-1]])
-    full = [
-        [np.broadcast_to(value, (len(p[k]),)) for p in pieces for value in [p[v]]]
-        for k, v in ((0, 3), (0, 4), (0, 5), (1, 2))
+    """The canonical head, built once per process."""
+    face = _face_and_skull()
+    contour = _jaw_contour(face.points.reshape(-1, len(_columns()) + _SKULL_COLUMNS, 3))
+    middle = [0.0, 0.1, -0.8]
+    blocks = [
+        _outwards(face, middle),
+        _outwards(_ear(-1.0), [-0.5, 0.17, -1.2]),
+        _outwards(_ear(1.0), [0.5, 0.17, -1.2]),
+        _outwards(_underside(contour), middle),
+        _outwards(_torso(), [0.0, 2.0, -1.0]),
     ]
+    offsets = np.cumsum([0] + [len(block.points) for block in blocks[:-1]])
+
+    def joined(name: str, per: str) -> np.ndarray:
+        return np.concatenate([np.broadcast_to(getattr(b, name), len(getattr(b, per))) for b in blocks])
+
     return Template(
-        points=np.concatenate([p[0] for p in pieces]).astype(np.float32),
-        side=np.concatenate(full[0]).astype(np.float32),
-        strip=np.concatenate(full[1]).astype(np.float32),
-        head=np.concatenate(full[2]).astype(np.float32),
-        faces=np.concatenate([p[1] + o for p, o in zip(pieces, offsets, strict=True)]).astype(np.int32),
-        region=np.concatenate(full[3]).astype(np.uint8),
+        points=np.concatenate([block.points for block in blocks]).astype(np.float32),
+        side=joined("side", "points").astype(np.float32),
+        strip=joined("strip", "points").astype(np.float32),
+        head=joined("head", "points").astype(np.float32),
+        faces=np.concatenate([b.faces + offset for b, offset in zip(blocks, offsets, strict=True)]).astype(np.int32),
+        region=joined("region", "faces").astype(np.uint8),
     )

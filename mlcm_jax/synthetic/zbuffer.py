@@ -1,4 +1,8 @@
-"""Triangles to pixels: a vectorised z-buffer in numpy."""
+"""Triangles to pixels: a vectorised z-buffer in numpy.
+
+`raster` calls `rasterise` with vertices in pixels and in head units along the optical axis, and gets `Fragments`: which
+triangle every covered pixel shows. Nothing here knows what a head is.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,10 @@ class Fragments:
     """The nearest triangle at every covered pixel of an R x R image.
 
     Attributes:
-        pixel: int [N], row * R + column, ascending is not guaranteed.
+        pixel: int [N], row * R + column, ascending.
         face: int [N], row of the `faces` array given.
-        weight: float32 [N, 3], barycentric weights in the image.
-        depth: float32 [N].
+        weight: float32 [N, 3], barycentric weights in the image, without correction for perspective.
+        depth: float32 [N], in the unit of the depths given.
     """
 
     pixel: np.ndarray
@@ -24,7 +28,7 @@ class Fragments:
     depth: np.ndarray
 
     def interpolate(self, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Vertex values [V, C] at the fragments; float32 [N, C]."""
+        """Values float32 [V, C] at the vertices -> values float32 [N, C] at the fragments."""
         corner = faces[self.face]
         out = self.weight[:, :1] * values[corner[:, 0]]
         out += self.weight[:, 1:2] * values[corner[:, 1]]
@@ -40,9 +44,12 @@ def rasterise(
     Args:
         xy: float [V, 2], positions in pixels, centres at integers.
         depth: float [V], smaller is nearer.
-        faces: int [F, 3]; seen from outside the corners run clockwise in an image with y down.
+        faces: int [F, 3]; seen from outside, the corners run clockwise in an image with y down.
         size: side R of the square image.
         two_sided: bool [F] or None; triangles to draw from behind too.
+
+    Returns:
+        One fragment per covered pixel.
     """
     corner = np.ascontiguousarray(faces.T)
     x, y = np.ascontiguousarray(xy[:, 0], np.float64), np.ascontiguousarray(xy[:, 1], np.float64)
@@ -57,7 +64,8 @@ def rasterise(
     ax, ay, bx, by, cx, cy, det, left, right, top, bottom = (
         v[keep] for v in (ax, ay, bx, by, cx, cy, det, left, right, top, bottom)
     )
-    # Every weight is an affine function of the pixel, relative to the box's corner to keep float32 exact enough.
+    # Every weight is an affine function of the pixel. Pixels are counted from the corner of the triangle's box, because
+    # float32 is not exact enough for large coordinates.
     plane = np.empty((9, len(keep)), np.float32)
     plane[1], plane[2] = (cy - ay) / det, (ax - cx) / det
     plane[4], plane[5] = (ay - by) / det, (bx - ax) / det
@@ -86,7 +94,7 @@ def rasterise(
     nearest = np.full(size * size, np.inf, np.float32)
     np.minimum.at(nearest, pixel, z)
     won = np.flatnonzero(z == nearest[pixel])
-    # Of two triangles at exactly the same depth the later one counts: write fragment numbers, then read them back.
+    # Of two triangles at exactly the same depth the later one counts, as it overwrites the other's fragment number.
     number = np.full(size * size, -1, np.int32)
     number[pixel[won]] = won
     final = number[number >= 0]
@@ -95,7 +103,7 @@ def rasterise(
 
 
 def vertex_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals, area-weighted means of the adjacent triangles, out of the side the winding calls outside."""
+    """Outward unit normals float32 [V, 3]: means of the adjacent triangles' normals, weighted by area."""
     a, b, c = (points[faces[:, k]] for k in range(3))
     face = np.cross(b - a, c - a)
     corner = faces.T.ravel()

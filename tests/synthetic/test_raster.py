@@ -133,7 +133,6 @@ def test_framing_and_pose_are_those_of_the_scene():
     assert np.ptp(u, axis=0).max() == pytest.approx(0.5, abs=1e-4)
     np.testing.assert_allclose((u.min(0) + u.max(0)) / 2, centre, atol=1e-4)
     np.testing.assert_array_equal(truth.pose, [25, -10, 15])
-    assert truth.distance == 9.0
     # Yaw > 0 turns the nose to image right, pitch > 0 lifts it, roll > 0 turns the eyes clockwise.
     rest, yaw, pitch, roll = (
         render_gbuffer(*plain(p), 100)[1].landmarks for p in ((0, 0, 0), (30, 0, 0), (0, 20, 0), (0, 0, 20))
