@@ -1,7 +1,8 @@
-"""A microbolometer camera: blur, few pixels, noise, and the automatic gain that turns °C into 8 bits.
+"""The thermal camera: blur, few pixels, noise, and the automatic gain that turns °C into 8-bit gray levels.
 
-`capture` draws a camera and takes one image. Its parts are public so that each can be measured alone: `expose`
-(°C in, °C out) and `develop` (°C in, 8 bits out), which splits into `gain`, `tone` and `finish`.
+`generate` calls `capture` with the apparent temperatures of `thermal` (°C, render resolution); it draws a camera and
+takes one image. Its steps are public so that each can be measured alone: `expose` (°C in, °C out) and `develop` (°C in,
+gray levels out), which consists of `gain`, `tone` and `finish`.
 """
 
 from __future__ import annotations
@@ -11,26 +12,26 @@ import dataclasses
 import cv2
 import numpy as np
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 
-GLOBAL_GAINS = ("stretch", "span", "plateau")  # gray is a monotone function of °C over the whole image
+GLOBAL_GAINS = ("stretch", "span", "plateau")  # one monotone curve from °C to gray levels for the whole image
 GAINS = (*GLOBAL_GAINS, "clahe")
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """Optics and detector. Blur in pixels of the detector, temperatures in °C.
+    """Optics and detector; blur in pixels of the detector, noise in kelvin.
 
     Attributes:
         native: detector pixels along the side of the image.
         blur: standard deviation of the optical blur.
-        motion: length of the motion blur; 0 for none. Symmetric, so that nothing shifts.
-        motion_angle: its direction, degrees.
+        motion: length of the motion blur, symmetric so that nothing shifts; 0 for none.
+        motion_angle: direction of the motion blur in degrees.
         netd: standard deviation of the temporal noise.
-        stripes: standard deviation of the columns' offsets (and, at 40 % of it, of the rows').
+        stripes: standard deviation of the columns' offsets; that of the rows' is 40 % of it.
         mottle: standard deviation of the pixels' fixed offsets.
-        shading: lowest departure of the corners from the centre (narcissus and vignetting), either sign.
-        dead: share of pixels stuck near a random temperature.
+        shading: offset of the corners from the centre (narcissus and vignetting), of either sign.
+        dead: share of pixels that are far off.
         step: quantisation of the temperature; 0 for none.
         resize: OpenCV interpolation that brings the image to its output size.
     """
@@ -53,15 +54,17 @@ class Gain:
     """How °C become 8 bits.
 
     Attributes:
-        kind: one of `GAINS`. "stretch": between percentiles. "span": fixed °C. "plateau": histogram equalisation with
-            a clipped histogram. "clahe": the same by tiles; the only kind that is not one curve for all pixels.
-        low, high: percentiles (stretch, plateau, clahe) or °C (span) that become black and white.
-        plateau: the clip limit, in multiples of a flat histogram (plateau) or OpenCV's unit (clahe).
-        curve: float32 [256], monotone tone curve from [0, 1] to [0, 1] sampled at 256 even points.
-        sharpen: strength of the detail enhancement; 0 for none. Its halos are not monotone in °C.
-        sharpen_sigma: its radius, share of the image's side.
-        jpeg: quality 1-100, or 0 for none.
-        levels: gray levels that remain, 2-256.
+        kind: one of `GAINS`. "stretch" is linear between percentiles, "span" between fixed temperatures, "plateau"
+            equalises a clipped histogram, and "clahe" does so by tiles, as the only kind that is not one curve for all
+            pixels.
+        low: percentile ("span": °C) that becomes black.
+        high: percentile ("span": °C) that becomes white.
+        plateau: the clip limit, in multiples of a flat histogram ("plateau") or in OpenCV's unit ("clahe").
+        curve: float32 [256], monotone tone curve from [0, 1] to [0, 1], sampled at 256 even points.
+        sharpen: strength of the detail enhancement, 0 for none; its halos are not monotone in °C.
+        sharpen_sigma: radius of the detail enhancement as a share of the image's side.
+        jpeg: quality of the encoding, 1 to 100, or 0 for none.
+        levels: how many gray levels remain, 2 to 256.
     """
 
     kind: str = "stretch"
@@ -75,27 +78,28 @@ class Gain:
     levels: int = 256
 
 
-def capture(celsius_hi: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def capture(before_lens: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One image by a random camera.
 
     Args:
-        celsius_hi: float32 [R, R], apparent temperature before the optics, °C; R >= size.
-        size: side of the output, pixels.
+        before_lens: float32 [R, R], apparent temperature in °C, R >= size.
+        size: side of the output in pixels.
         rng: draws the camera, its noise and its gain.
 
     Returns:
-        (celsius float32 [size, size] in °C as the detector reports it, gray uint8 [size, size], hot = bright).
+        Temperatures in °C as the detector reports them, float32 [size, size], and gray levels, uint8 [size, size], hot
+        = bright.
 
     Raises:
-        InputError: if `celsius_hi` is not square or is smaller than the output.
+        InputError: if `before_lens` is not square or is smaller than the output.
     """
-    celsius = expose(celsius_hi, size, sample_camera(rng, size), rng)
+    celsius = expose(before_lens, size, sample_camera(rng, size), rng)
     return celsius, develop(celsius, sample_gain(rng, celsius))
 
 
 def sample_camera(rng: np.random.Generator, size: int) -> Camera:
-    """A random camera; the face fills most of a `size` x `size` image."""
-    # 80x60 to 640x480 detectors, of which the image is a part: 36 to 480 pixels along its side.
+    """A random camera for images of `size` x `size` pixels that a face fills for the most part."""
+    # The image is a part of a detector of 80x60 to 640x480 pixels, 36 to 480 pixels wide.
     native = int(np.clip(np.exp(rng.uniform(np.log(36.0), np.log(480.0))), 24, 2 * size))
     noisy = rng.random() < 0.12
     return Camera(
@@ -113,17 +117,27 @@ def sample_camera(rng: np.random.Generator, size: int) -> Camera:
     )
 
 
-def expose(celsius_hi: np.ndarray, size: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """Optics and detector: float32 [R, R] °C -> float32 [size, size] °C.
+def expose(before_lens: np.ndarray, size: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
+    """Optics and detector.
+
+    Args:
+        before_lens: float32 [R, R], apparent temperature in °C, R >= size.
+        size: side of the output in pixels.
+        camera: what blurs the image and disturbs it.
+        rng: draws the noise.
+
+    Returns:
+        float32 [size, size], °C.
 
     Raises:
-        InputError: if `celsius_hi` is not square or is smaller than the output.
+        InputError: if `before_lens` is not square or is smaller than the output.
     """
-    if celsius_hi.ndim != 2 or celsius_hi.shape[0] != celsius_hi.shape[1] or celsius_hi.shape[0] < size:
-        raise InputError(f"a thermal image needs a square of at least {size} pixels, got shape {celsius_hi.shape}")
-    native = min(camera.native, celsius_hi.shape[0])
-    pitch = celsius_hi.shape[0] / native  # rendered pixels per detector pixel
-    blurred = cv2.GaussianBlur(celsius_hi, (0, 0), max(camera.blur * pitch, 0.1), borderType=cv2.BORDER_REFLECT)
+    if before_lens.ndim != 2 or before_lens.shape[0] != before_lens.shape[1] or before_lens.shape[0] < size:
+        shape = before_lens.shape
+        raise InputError(f"The temperatures must be a square of at least {size} x {size} pixels, got shape {shape}.")
+    native = min(camera.native, before_lens.shape[0])
+    pitch = before_lens.shape[0] / native  # rendered pixels per detector pixel
+    blurred = cv2.GaussianBlur(before_lens, (0, 0), max(camera.blur * pitch, 0.1), borderType=cv2.BORDER_REFLECT)
     if camera.motion > 0.0:
         kernel = _line(camera.motion * pitch, camera.motion_angle)
         blurred = cv2.filter2D(blurred, -1, kernel, borderType=cv2.BORDER_REFLECT)
@@ -139,7 +153,7 @@ def expose(celsius_hi: np.ndarray, size: int, camera: Camera, rng: np.random.Gen
 
 
 def _line(length: float, angle: float) -> np.ndarray:
-    """Kernel of a straight motion, centred, odd side, sum 1."""
+    """The kernel of a straight motion: centred, of odd side, with the sum 1."""
     side = 2 * int(np.ceil(length / 2.0)) + 1
     middle = side // 2
     reach = length / 2.0 * np.asarray([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
@@ -151,7 +165,7 @@ def _line(length: float, angle: float) -> np.ndarray:
 
 
 def _noise(native: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """Temporal and fixed-pattern noise of the detector, float32 [native, native] °C."""
+    """Temporal and fixed-pattern noise of the detector, float32 [native, native] in kelvin."""
     random = rng.standard_normal((native, native), np.float32)
     noise = random * np.float32(np.hypot(camera.netd, camera.mottle))  # one image cannot tell the two apart
     if camera.stripes > 0.0:
@@ -167,7 +181,7 @@ def _noise(native: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
 
 
 def sample_gain(rng: np.random.Generator, celsius: np.ndarray) -> Gain:
-    """A random automatic gain; a fixed span is set around the temperatures of a person, as an operator would."""
+    """A random automatic gain; a "span" is set around the warmest things in view, as an operator would set it."""
     kind = str(rng.choice(GAINS, p=[0.4, 0.2, 0.3, 0.1]))
     low, high = float(rng.choice([0.0, 0.5, 2.0, 5.0])), float(rng.choice([100.0, 99.8, 99.0, 97.0]))
     if kind == "span":
@@ -188,9 +202,9 @@ def sample_gain(rng: np.random.Generator, celsius: np.ndarray) -> Gain:
 
 
 def sample_curve(rng: np.random.Generator) -> np.ndarray:
-    """A random monotone tone curve, float32 [256] in [0, 1]: identity, gamma, sigmoid, knots, or a saturated white end.
+    """A random monotone tone curve, float32 [256] in [0, 1]: identity, gamma, sigmoid or knots, with clipped ends.
 
-    Published gray images are seldom linear in temperature: palettes, displays and editors bend them.
+    Published gray images are seldom linear in temperature, because palettes, displays and editors bend them.
     """
     x = np.linspace(0.0, 1.0, 256)
     kind = rng.choice(["identity", "gamma", "sigmoid", "knots"], p=[0.25, 0.25, 0.2, 0.3])
@@ -215,18 +229,25 @@ def sample_curve(rng: np.random.Generator) -> np.ndarray:
 
 
 def develop(celsius: np.ndarray, settings: Gain) -> np.ndarray:
-    """°C -> 8 bits: gain, tone curve, sharpening and storage. float32 [H, W] -> uint8 [H, W]."""
+    """Gain, tone curve, sharpening and storage: float32 [H, W] in °C -> gray levels uint8 [H, W]."""
     return finish(tone(gain(celsius, settings), settings), settings)
 
 
 def gain(celsius: np.ndarray, settings: Gain) -> np.ndarray:
-    """The automatic gain alone: float32 [H, W] °C -> float32 [H, W] in [0, 1].
+    """The automatic gain alone.
+
+    Args:
+        celsius: float32 [H, W], °C.
+        settings: of which `kind`, `low`, `high` and `plateau` are read.
+
+    Returns:
+        float32 [H, W] in [0, 1].
 
     Raises:
         InputError: if the kind is unknown.
     """
     if settings.kind not in GAINS:
-        raise InputError(f"unknown gain {settings.kind!r}; there are {', '.join(GAINS)}")
+        raise InputError(f"Unknown gain {settings.kind!r}; {did_you_mean(settings.kind, GAINS)}")
     low, high = settings.low, settings.high
     if settings.kind != "span":
         low, high = (float(v) for v in np.percentile(celsius, [low, high]))
@@ -244,12 +265,12 @@ def gain(celsius: np.ndarray, settings: Gain) -> np.ndarray:
 
 
 def tone(scaled: np.ndarray, settings: Gain) -> np.ndarray:
-    """Apply the tone curve: float32 [H, W] in [0, 1] -> the same."""
+    """Apply the tone curve to float32 [H, W] in [0, 1]."""
     return np.interp(scaled, np.linspace(0.0, 1.0, 256), settings.curve).astype(np.float32)
 
 
 def finish(toned: np.ndarray, settings: Gain) -> np.ndarray:
-    """Sharpening with halos (digital detail enhancement), gray levels and JPEG: float32 [H, W] -> uint8 [H, W]."""
+    """Sharpening with halos (digital detail enhancement), quantisation and JPEG: float32 [H, W] -> uint8 [H, W]."""
     if settings.sharpen > 0.0:
         sigma = max(0.6, settings.sharpen_sigma * toned.shape[0])
         toned = toned + np.float32(settings.sharpen) * (toned - cv2.GaussianBlur(toned, (0, 0), sigma))

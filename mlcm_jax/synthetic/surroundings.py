@@ -1,4 +1,7 @@
-"""What is around a face in a thermal image, in °C: the climate, the background, and what spectacle lenses mirror."""
+"""What is around a face in a thermal image, in °C: the climate, the background, and what spectacle lenses show.
+
+`thermal` calls these functions. Nothing here knows the head.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Climate:
-    """Temperatures of one moment, °C.
+    """Temperatures of one moment.
 
     Attributes:
-        ambient: of the air and of things that have been in it for long.
-        reflected: what skin and lenses mirror on average.
-        outdoors: a sky and a ground, sun or night, instead of a room.
+        ambient: of the air, and of things that have been in it for long, in °C.
+        reflected: what skin mirrors on average, in °C.
+        outdoors: whether there are sky and ground, by day or night, instead of a room.
     """
 
     ambient: float
@@ -24,7 +27,7 @@ class Climate:
 
 
 def sample_climate(rng: np.random.Generator) -> Climate:
-    """Rooms (most images) are at 17-27 °C, outdoors is anything from 3 to 33 °C."""
+    """A room at 15-30 °C in 70 % of images, otherwise outdoors at 3-33 °C."""
     if rng.random() < 0.7:
         ambient = float(np.clip(rng.normal(22.5, 2.2), 15.0, 30.0))
         return Climate(ambient, ambient + float(rng.normal(0.0, 0.7)), False)
@@ -33,13 +36,13 @@ def sample_climate(rng: np.random.Generator) -> Climate:
 
 
 def blotches(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int], deviation: float) -> np.ndarray:
-    """Smooth noise, float32 `shape`: `cells` random knots stretched over the image, `deviation` strong there."""
+    """Smooth noise, float32 `shape`: a grid of `cells` random knots of that standard deviation, stretched over it."""
     knots = rng.standard_normal(cells, np.float32) * np.float32(deviation)
     return cv2.resize(knots, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
 def background(rng: np.random.Generator, size: int, climate: Climate) -> np.ndarray:
-    """The scene behind the person, float32 [size, size]."""
+    """Temperatures behind the person, float32 [size, size] in °C."""
     shape = (size, size)
     field = blotches(rng, shape, (3, 3), float(rng.uniform(0.1, 1.0))) + np.float32(climate.ambient)
     ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
@@ -55,7 +58,7 @@ def background(rng: np.random.Generator, size: int, climate: Climate) -> np.ndar
 
 
 def _ground(field: np.ndarray, rng: np.random.Generator, climate: Climate) -> None:
-    """Bands from the horizon down, sun-warmed or cold at night, in place; the sky above is colder."""
+    """Add bands of ground below a horizon, sun-warmed or cold at night, and a mostly colder sky, in place."""
     size = field.shape[0]
     horizon = int(size * rng.uniform(0.0, 0.6))
     field[:horizon] -= np.float32(rng.uniform(0.0, 20.0) if rng.random() < 0.5 else rng.uniform(-2.0, 3.0))
@@ -71,7 +74,7 @@ def _ground(field: np.ndarray, rng: np.random.Generator, climate: Climate) -> No
 
 
 def _thing(field: np.ndarray, rng: np.random.Generator, climate: Climate) -> None:
-    """One window, screen, lamp, pipe, piece of furniture or other person, drawn in place."""
+    """Draw one window, screen, lamp, pipe, piece of furniture or other person, in place."""
     size = field.shape[0]
     x, y = (int(v) for v in rng.integers(0, size, 2))
     w, h = (max(1, int(v)) for v in size * rng.uniform(0.03, 0.35, 2))
@@ -98,10 +101,19 @@ def _thing(field: np.ndarray, rng: np.random.Generator, climate: Climate) -> Non
 
 
 def mirror(rng: np.random.Generator, size: int, climate: Climate, skin: float) -> np.ndarray:
-    """Apparent temperature of spectacle lenses, float32 [size, size].
+    """Apparent temperature of spectacle lenses, float32 [size, size] in °C.
 
-    Glass is opaque to thermal radiation: a lens shows its own temperature, a little above the air's, and mirrors about
-    a tenth to a fifth of what is in front of it.
+    Glass is opaque to thermal radiation: a lens shows its own temperature, which is a little above the air's, and
+    mirrors a tenth to a fifth of what is in front of it.
+
+    Args:
+        rng: draws the lens and its reflections.
+        size: side of the image in pixels.
+        climate: gives the temperature of the air.
+        skin: temperature of the skin, °C.
+
+    Returns:
+        A field over the whole image, of which the lenses are cut out.
     """
     own = climate.ambient + rng.uniform(0.05, 0.35) * (skin - climate.ambient)
     field = blotches(rng, (size, size), (3, 3), 0.35) + np.float32(own)

@@ -151,5 +151,5 @@ def test_bad_input():
         sensor.expose(np.zeros((64, 32), np.float32), 32, Camera(native=32), np.random.default_rng(0))
     with pytest.raises(InputError, match="at least 96"):
         sensor.capture(np.zeros((64, 64), np.float32), 96, np.random.default_rng(0))
-    with pytest.raises(InputError, match="unknown gain"):
+    with pytest.raises(InputError, match="Unknown gain"):
         sensor.gain(np.zeros((8, 8), np.float32), Gain(kind="auto"))

@@ -125,7 +125,7 @@ def test_lenses_hide_the_eye_and_are_near_the_air(monkeypatch):
 def test_one_person_keeps_the_pattern_and_two_differ():
     def departure(person, moment):
         rngs = (np.random.default_rng([1, person]), np.random.default_rng([2, moment]))
-        return thermal.skin_map(*rngs, exposure=0.0)
+        return thermal.skin_map(*rngs, chill=0.0)
 
     maps = {(p, m): departure(p, m).ravel() for p in range(4) for m in range(2)}
     mean = np.mean(list(maps.values()), axis=0)
