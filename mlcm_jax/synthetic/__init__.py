@@ -16,11 +16,12 @@
       gbuffer.py       the types handed on: Part, GBuffer, Truth
 
     rgb.py           GBuffer -> uint8 RGB image, by means of
-      skin.py          albedo of every material
+      albedo.py        linear RGB albedo of every material
       backdrop.py      the background in visible light
       noise.py         seeded noise textures; paint.py reads them too
 
     thermal.py       GBuffer -> apparent temperature of every pixel in °C, by means of
+      skin_map.py      warm and cool regions of the skin, in kelvin
       surroundings.py  climate, thermal background, what spectacle lenses mirror
 
     sensor.py        °C before the lens -> °C as the detector reports them, and 8-bit gray levels

@@ -1,9 +1,9 @@
 """Where things are on the canonical head: profile curves, lids, lips, brows, hairline, and the 68 landmarks.
 
-Everything is a plain function of template coordinates in head units, so that meshes (`template`), shape changes
-(`blendshapes`), landmarks (`head`), materials (`paint`, `skin`) and temperatures (`thermal`) share one set of numbers.
-The proportions were set by hand against published facial proportions and against the means of 139 neutral frontal
-portraits (DeBruine & Jones, CC BY 4.0); no image and no face mesh went into the package.
+Everything is a plain function of template coordinates in head units, so that the mesh (`template`), its changes of
+shape (`blendshapes`), landmarks (`head`), materials (`paint`, `albedo`) and temperatures (`skin_map`) share one set of
+numbers. The proportions were set by hand against published facial proportions and against the means of 139 neutral
+frontal portraits (DeBruine & Jones, CC BY 4.0); no image and no face mesh went into the package.
 """
 
 from __future__ import annotations

@@ -115,8 +115,8 @@ def fields(points: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
         ),
     }
 
-    # The jaw hinges in front of the ear: points swing down and back. At the slit the
-    # lower lip moves along, and the upper one stays.
+    # The jaw hinges in front of the ear: points swing down and back. At the slit the lower lip moves along, and the
+    # upper one stays.
     slit = np.sqrt(np.clip(1 - (x / anatomy.MOUTH_HALF_WIDTH) ** 2, 0, 1)) * np.exp(-np.abs(y - seam) / 0.12) * face
     share = smoothstep(0.45, 1.05, y) * smoothstep(-1.0, -0.35, z) * head
     share = np.clip(share + 0.46 * side * slit - 0.05 * slit, 0, 1)

@@ -1,6 +1,6 @@
 """Noise that is the same on every machine: three periodic textures from a fixed seed, sampled at any position.
 
-`paint` and `skin` call `sample` with template coordinates scaled to texture pixels, `backdrop` reads `textures` whole.
+`paint` and `albedo` call `sample` with template coordinates scaled to texture pixels; `backdrop` reads `textures`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from mlcm_jax.synthetic import anatomy, noise
 from mlcm_jax.synthetic.anatomy import bump, smoothstep
 from mlcm_jax.synthetic.scene import Scene, Subject
 
+# By how much a hair style lowers the front hairline, head units.
 _FRONT_SHIFT = {"short": 0.0, "fringe": 0.36, "long": -0.02, "receding": -0.3, "tied": -0.03, "buzz": 0.0, "bald": -9.0}
 
 

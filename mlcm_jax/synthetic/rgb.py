@@ -1,6 +1,6 @@
 """The RGB camera: from the G-buffer to an 8-bit colour image.
 
-`generate` calls `shade_rgb`. Materials get their albedo from `skin`, the background comes from `backdrop`. Shading is
+`generate` calls `shade_rgb`. Materials get their albedo from `albedo`, the background comes from `backdrop`. Shading is
 done in linear light at render resolution and averaged down to the output; only then does `develop` treat the image as
 a photograph: exposure, tone curve, lens blur, sensor noise, JPEG.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from mlcm_jax.synthetic import skin
+from mlcm_jax.synthetic.albedo import surface_albedo
 from mlcm_jax.synthetic.anatomy import smoothstep
 from mlcm_jax.synthetic.backdrop import backdrop
 from mlcm_jax.synthetic.gbuffer import GBuffer, Part
@@ -144,7 +144,7 @@ def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.G
     image = cv2.resize(backdrop(scene.background, size), (side, side), interpolation=cv2.INTER_LINEAR).reshape(-1, 3)
     surround = scene.ambient + sum((0.4 * light.colour for light in scene.lights), np.zeros(3, np.float32))
     image *= surround
-    albedo = skin.albedo(gbuffer, where, subject, scene)
+    albedo = surface_albedo(gbuffer, where, subject, scene)
     cavity = gbuffer.cavity.ravel()[where]
     open_sky = (1 - cavity) * _occlusion(gbuffer.depth, gbuffer.supersample).ravel()[where]
     lit = _illuminate(

@@ -64,6 +64,7 @@ class _Block(NamedTuple):
     head: np.ndarray | float
 
 
+_SEAM_Y = 0.763  # of the line where the lips meet, at x = 0
 _SKULL_COLUMNS = 13  # of the grid, between the last and the first column of the face
 
 
@@ -80,11 +81,11 @@ def _rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     top = -anatomy.CROWN_Y - 0.4
     crown = -0.4 - top * np.sin(np.linspace(np.pi / 2, 0, 12))[:-1]
     above = [np.linspace(-0.4, -0.3, 4)[:-1], np.linspace(-0.3, 0.1, 17)[:-1], np.linspace(0.1, 0.38, 8)[:-1]]
-    above += [np.linspace(0.38, 0.56, 10)[:-1], np.linspace(0.56, 0.66, 4)[:-1], np.linspace(0.66, 0.763, 7)]
-    below = [np.linspace(0.763, 0.9, 8), np.linspace(0.9, 1.2, 9)[1:]]
+    above += [np.linspace(0.38, 0.56, 10)[:-1], np.linspace(0.56, 0.66, 4)[:-1], np.linspace(0.66, _SEAM_Y, 7)]
+    below = [np.linspace(_SEAM_Y, 0.9, 8), np.linspace(0.9, 1.2, 9)[1:]]
     chin = 1.2 + 0.11 * np.sin(np.linspace(0, np.pi / 2, 7))[1:]
     upper, lower = np.concatenate([crown, *above]), np.concatenate([*below, chin])
-    y = np.concatenate([upper, [0.763, 0.763], lower])
+    y = np.concatenate([upper, [_SEAM_Y, _SEAM_Y], lower])
     side = np.concatenate([-np.ones(len(upper)), [-0.3, 0.3], np.ones(len(lower))])
     strip = np.concatenate([np.zeros(len(upper)), [1 / 3, 2 / 3], [1.0], np.zeros(len(lower) - 1)])
     return y, side, strip
@@ -114,8 +115,8 @@ def _face_and_skull() -> _Block:
     yy, ss = np.meshgrid(y, s, indexing="ij")
     x = ss * anatomy.outline_width(yy)
     # Near the lips the rows bend along the line where they meet.
-    pull = anatomy.smoothstep(0.13, 0.0, np.abs(yy - 0.763)) * anatomy.smoothstep(0.5, 0.3, np.abs(x))
-    yy = yy + pull * (anatomy.lip_seam(x) - 0.763)
+    pull = anatomy.smoothstep(0.13, 0.0, np.abs(yy - _SEAM_Y)) * anatomy.smoothstep(0.5, 0.3, np.abs(x))
+    yy = yy + pull * (anatomy.lip_seam(x) - _SEAM_Y)
     z = anatomy.face_depth(x, yy)
     face = np.stack([x, yy, z], -1)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mlcm_jax.synthetic import raster, scene, surroundings, thermal
+from mlcm_jax.synthetic import raster, scene, skin_map, surroundings, thermal
 from mlcm_jax.synthetic.gbuffer import Part
 
 SIZE = 80
@@ -125,7 +125,7 @@ def test_lenses_hide_the_eye_and_are_near_the_air(monkeypatch):
 def test_one_person_keeps_the_pattern_and_two_differ():
     def departure(person, moment):
         rngs = (np.random.default_rng([1, person]), np.random.default_rng([2, moment]))
-        return thermal.skin_map(*rngs, chill=0.0)
+        return skin_map.skin_map(*rngs, chill=0.0)
 
     maps = {(p, m): departure(p, m).ravel() for p in range(4) for m in range(2)}
     mean = np.mean(list(maps.values()), axis=0)
@@ -138,9 +138,9 @@ def test_skin_is_unrolled_continuously_over_the_front():
     x = np.linspace(-0.8, 0.8, 41, dtype=np.float32)
     template = np.zeros((1, 41, 3), np.float32)
     template[0, :, 0] = x
-    column, row = thermal._unroll(template)
-    expected = (thermal.RADIUS * np.arctan2(x, thermal.RADIUS) - thermal.X_RANGE[0]) * (thermal.MAP_SHAPE[1] - 1)
-    np.testing.assert_allclose(column[0], expected / (thermal.X_RANGE[1] - thermal.X_RANGE[0]), atol=0.5)
+    column, row = skin_map.unroll(template)
+    expected = (skin_map.RADIUS * np.arctan2(x, skin_map.RADIUS) - skin_map.X_RANGE[0]) * (skin_map.MAP_SHAPE[1] - 1)
+    np.testing.assert_allclose(column[0], expected / (skin_map.X_RANGE[1] - skin_map.X_RANGE[0]), atol=0.5)
     assert (np.diff(column[0]) > 0).all() and np.ptp(row) == 0
 
 

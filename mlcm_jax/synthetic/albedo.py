@@ -1,7 +1,7 @@
 """The colours of the head in visible light: linear RGB albedo of skin, lips, eyes, hair, hands and cloth.
 
-`rgb` calls `albedo` with a G-buffer; template coordinates [N, 3] go in, albedo [N, 3] comes out. The thermal image does
-not read this file.
+`rgb` calls `surface_albedo` with a G-buffer, whose template coordinates [N, 3] become albedo [N, 3]. The thermal image
+does not depend on this file.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _cloth(points: np.ndarray, scene: Scene) -> np.ndarray:
     return scene.clothes_colour * fold[:, None]
 
 
-def albedo(buffer: GBuffer, where: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
+def surface_albedo(buffer: GBuffer, where: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
     """Linear RGB albedo [N, 3] of the pixels with the flat indices `where`, seen through spectacle lenses."""
     part = buffer.under.ravel()[where]
     points = buffer.template.reshape(-1, 3)[where]
