@@ -2,9 +2,9 @@
 
     python -m benchmarks.check_synthetic --count 200 --out /tmp/check
 
-Renders frontal (|yaw| < 20°), well-lit RGB images, prints the share of faces that dlib finds, the median distance
-between its landmarks and ours over the outer eye corners, and writes `check_synthetic.png` (ours green, dlib's red).
-Needs `dlib-bin` and `face-recognition-models` (both in the `dev` extra).
+It renders frontal (|yaw| < 20°), well-lit RGB images, prints the share of faces that dlib finds and the distances
+between its landmarks and ours over the distance of the outer eye corners, and writes `check_synthetic.png` (ours green,
+dlib's red). It needs `dlib-bin` and `face-recognition-models`, both in the `dev` extra.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.util
 import json
 import pathlib
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,8 +32,15 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Result of the check: images rendered, faces found, NME per found face, mean offset dlib - ours [68, 2] in
-    outer-eye-corner distances along the face's own axes."""
+    """Result of the check; lengths are shares of the distance of the outer eye corners.
+
+    Attributes:
+        count: images rendered.
+        found: faces that dlib found.
+        nme: float [found], mean over the landmarks.
+        offset: float [68, 2], mean of dlib - ours along and across the line through the outer eye corners.
+        per_point: float [68], mean over the found faces.
+    """
 
     count: int
     found: int
@@ -46,13 +54,13 @@ class Report:
         return self.found / self.count
 
 
-def load_dlib():
-    """dlib's detector and predictor; exits with one sentence where the packages are missing."""
+def load_dlib() -> tuple[Any, Any]:
+    """The detector and the predictor of dlib; exits with one sentence if a package is missing."""
     try:
         import dlib
     except ImportError:
         sys.exit("check_synthetic needs dlib: pip install 'mlcm_jax[dev]' (dlib-bin, face-recognition-models).")
-    # The package's own function imports pkg_resources, which recent setuptools lack; the file is all we need.
+    # The package's own function imports pkg_resources, which recent setuptools lack, and we only need the file.
     spec = importlib.util.find_spec("face_recognition_models")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("check_synthetic needs the weights in face-recognition-models: pip install 'mlcm_jax[dev]'.")
@@ -63,7 +71,7 @@ def load_dlib():
 
 
 def render(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Image `index`, uint8 [size, size, 3], and our landmarks [68, 2]."""
+    """RGB image `index`, uint8 [size, size, 3], and our landmarks [68, 2] in its pixels."""
     subject = sample_subject(seed, index)
     rng = np.random.default_rng([seed, 4, index])
     scene = sample_scene(rng, subject, frontal=True, well_lit=True)
@@ -71,8 +79,8 @@ def render(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarr
     return shade_rgb(buffer, subject, scene, rng), truth.landmarks
 
 
-def detect(image: np.ndarray, detector, predictor, ours: np.ndarray) -> np.ndarray | None:
-    """dlib's landmarks [68, 2] for the detection nearest to our face, or None."""
+def detect(image: np.ndarray, detector: Any, predictor: Any, ours: np.ndarray) -> np.ndarray | None:
+    """Landmarks [68, 2] by dlib for a detection near our face, or None if there is none."""
     boxes = detector(image, 1)
     centre, reach = ours.mean(0), np.ptp(ours, axis=0).max()
     near = [b for b in boxes if np.hypot(b.center().x - centre[0], b.center().y - centre[1]) < 0.35 * reach]
@@ -83,7 +91,7 @@ def detect(image: np.ndarray, detector, predictor, ours: np.ndarray) -> np.ndarr
 
 
 def draw(image: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None, zoom: int = 2) -> np.ndarray:
-    """BGR tile with our points green and dlib's red; a missed face gets a red border."""
+    """A BGR tile with our points green and dlib's red; a face that dlib missed gets a red border."""
     tile = cv2.resize(image[..., ::-1], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     for points, colour in ((ours, (0, 220, 0)), (theirs, (0, 0, 255))):
         for x, y in [] if points is None else (points + 0.5) * zoom - 0.5:
@@ -94,7 +102,7 @@ def draw(image: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None, zoom: i
 
 
 def check(count: int, seed: int, out: pathlib.Path | None, tiles: int = 24) -> Report:
-    """Run the check; writes the contact sheet under `out` unless it is None."""
+    """Run the check and, unless `out` is None, write a contact sheet of the first `tiles` images into that folder."""
     detector, predictor = load_dlib()
     nme, offsets, sheet = [], [], []
     for index in range(count):
@@ -122,7 +130,7 @@ def check(count: int, seed: int, out: pathlib.Path | None, tiles: int = 24) -> R
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns 0 if the faces pass (80 % found, median NME of 8 % or better)."""
+    """Returns 0 if the faces pass: at least 80 % found, and a median NME of at most 8 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="images to render")
     parser.add_argument("--seed", type=int, default=0, help="seed of the subjects and scenes")

@@ -1,8 +1,9 @@
 """The image `landmarks.png` of every dataset's folder: `python -m benchmarks.layout_images`.
 
-A synthetic face carries the numbered landmarks of the set's layout. Its 68 points are exact, and so is what is
-converted from them; the other points of tfake70, wflw98, cofw29 and charlotte73 are derived from those, and the image
-says that it is schematic. Folders whose README does not show `landmarks.png` are left out.
+It shows a synthetic face with the numbered landmarks of the dataset's layout. The face's 68 points are exact, and so
+are points that `landmarks.convert` makes of them. The other points of tfake70, wflw98, cofw29 and charlotte73 are
+estimated from the 68; such an image says that it is schematic. Folders whose README does not show `landmarks.png` are
+left out.
 """
 
 from __future__ import annotations
@@ -23,31 +24,34 @@ from mlcm_jax.data.draw import numbered
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate
 
-_SEED = flags.DEFINE_integer("seed", 5, "number of the synthetic set from which the face is taken", lower_bound=0)
-_INDEX = flags.DEFINE_integer("index", 404, "number of the pair in it", lower_bound=0)
-_ONLY = flags.DEFINE_list("only", [], "datasets; all by default")
+_SEED = flags.DEFINE_integer("seed", 5, "seed of the synthetic face", lower_bound=0)
+_INDEX = flags.DEFINE_integer("index", 404, "number of the synthetic pair", lower_bound=0)
+_ONLY = flags.DEFINE_list("only", [], "names of datasets; all by default")
 SIDE = 640
 DIM = 0.6  # how much of its brightness the face keeps, so that the numbers stand out
 MOST_BYTES = 60_000
 
 
 def builder_of(name: str) -> type:
-    """The builder class of a dataset: the one of its module that states a layout."""
+    """The builder class of a dataset, which is the class of its module that states a layout."""
     module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
     return next(kind for kind in kinds if hasattr(kind, "LAYOUT"))
 
 
 def place(points: np.ndarray, jaw3d: np.ndarray, layout: landmarks.Layout) -> tuple[np.ndarray, bool]:
-    """The landmarks of a layout on a face of which iBUG's are known, and whether they are only schematic.
+    """The landmarks of a layout on a face whose iBUG landmarks are known.
 
     Args:
-      points: [68, 2].
-      jaw3d: [17, 2], the jaw fixed on the head.
-      layout: a public one, or charlotte73.
+        points: iBUG landmarks [68, 2].
+        jaw3d: the jaw as points fixed on the head [17, 2].
+        layout: one of `landmarks.LAYOUTS`, or charlotte73.
+
+    Returns:
+        The landmarks [K, 2], and whether they are only schematic.
 
     Raises:
-      InputError: a layout of which it is not known where its points lie.
+        InputError: for a layout whose points this function cannot place.
     """
     if layout.name in landmarks.LAYOUTS and landmarks.route("ibug68", layout) is layout:
         return landmarks.convert(points, "ibug68", layout), False
@@ -78,7 +82,7 @@ def place(points: np.ndarray, jaw3d: np.ndarray, layout: landmarks.Layout) -> tu
         found[18] = points[31] + 0.35 * (points[31] - points[33]) - down
         found[19] = points[35] + 0.35 * (points[35] - points[33]) - down
         return found, True
-    raise InputError(f"Where the points of {layout.name} lie on a face is not known here.")
+    raise InputError(f"benchmarks/layout_images.py cannot place the points of {layout.name}; extend its `place`.")
 
 
 def draw(layout: landmarks.Layout, *, thermal: bool, seed: int, index: int) -> np.ndarray:
@@ -99,7 +103,7 @@ def draw(layout: landmarks.Layout, *, thermal: bool, seed: int, index: int) -> n
 
 
 def encode(image: np.ndarray) -> bytes:
-    """PNG with as many palette colours as MOST_BYTES allow."""
+    """PNG with as many colours in its palette as MOST_BYTES allows."""
     for colors in (128, 64, 32, 16, 8):
         buffer = io.BytesIO()
         small = Image.fromarray(image).quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -110,6 +114,7 @@ def encode(image: np.ndarray) -> bytes:
 
 
 def main(_: list[str]) -> None:
+    """Write `landmarks.png` into every folder of `tfds_builders` whose README shows it."""
     root = pathlib.Path(tfds_builders.__file__).parent
     for readme in sorted(root.glob("*/README.md")):
         name = readme.parent.name
@@ -119,7 +124,7 @@ def main(_: list[str]) -> None:
             print(f"{name}: left out, its README shows no landmarks.png")
             continue
         kind = builder_of(name)
-        # A set whose configs differ in it has a property here; all of those have thermal images.
+        # If a dataset's configs differ in MODALITIES, it is a property here; all such datasets have thermal images.
         thermal = kind.MODALITIES != ("rgb",)
         try:
             image = draw(landmarks.get(kind.LAYOUT), thermal=thermal, seed=_SEED.value, index=_INDEX.value)

@@ -36,20 +36,21 @@ def tile(pair: dict, zoom: float) -> np.ndarray:
 
 
 def sheet(seed: int, rows: int, columns: int, size: int, zoom: float) -> np.ndarray:
-    """Pairs of different subjects in a grid, uint8 BGR."""
-    step = generate.PAIRS_PER_SUBJECT + 1  # another person each time, and not always that person's first image
+    """Pairs of different subjects in a grid, uint8 [H, W, 3] in OpenCV's BGR order."""
+    step = generate.PAIRS_PER_SUBJECT + 1  # another person every time, and not always that person's first image
     tiles = [tile(generate.example(seed, step * k, size=size), zoom) for k in range(rows * columns)]
     return np.concatenate([np.concatenate(tiles[k * columns : (k + 1) * columns], axis=1) for k in range(rows)])
 
 
 def main(_: list[str]) -> None:
+    """Write the sheet to `--out`."""
     path = pathlib.Path(_OUT.value)
     if path.suffix.lower() not in (".png", ".jpg"):
-        raise InputError(f"--out must end in .png or .jpg, got {path}")
+        raise InputError(f"--out={path} must end in .png or .jpg.")
     image = sheet(_SEED.value, _ROWS.value, _COLUMNS.value, _SIZE.value, _ZOOM.value)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 82]):
-        raise InputError(f"cannot write {path}")
+        raise InputError(f"--out={path} cannot be written; check the folder's rights and the space on its disk.")
     print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 

@@ -12,53 +12,10 @@ from mlcm_jax.synthetic.gbuffer import FACE_PARTS
 from mlcm_jax.synthetic.raster import render_gbuffer
 from mlcm_jax.synthetic.scene import sample_scene, sample_subject
 
-MIRROR = np.array(
-    [
-        *range(16, -1, -1),
-        *range(26, 16, -1),
-        27,
-        28,
-        29,
-        30,
-        35,
-        34,
-        33,
-        32,
-        31,
-        45,
-        44,
-        43,
-        42,
-        47,
-        46,
-        39,
-        38,
-        37,
-        36,
-        41,
-        40,
-        54,
-        53,
-        52,
-        51,
-        50,
-        49,
-        48,
-        59,
-        58,
-        57,
-        56,
-        55,
-        64,
-        63,
-        62,
-        61,
-        60,
-        67,
-        66,
-        65,
-    ]
-)  # fmt: skip
+MIRROR = np.array([
+    *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,
+])  # fmt: skip
 
 
 def plain(pose=(0.0, 0.0, 0.0), subject=None, **changes):
