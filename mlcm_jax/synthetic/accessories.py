@@ -38,7 +38,7 @@ class Piece:
     coordinates: np.ndarray
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)  # hands lie elsewhere every time, so an unlimited cache would grow with every image
 def _anchor(*xy: float) -> PointSet:
     return locate(np.array(xy).reshape(-1, 2))
 
