@@ -1,7 +1,7 @@
 """Dual-Injected Knowledge Distillation (MLCM-KD, arXiv 2510.11128): arrays and two heads in, one loss per example out.
 
 Forward injection (FI) feeds the teacher's features through the student's head, reverse injection (RI) the student's
-features through the teacher's frozen head. This file knows neither the task loss nor the networks, and imports jax
+features through the teacher's frozen head. This file knows neither the task loss nor the networks, and needs jax
 alone.
 
 A head is a pair `(apply, params)` with `apply(params, features) -> [B, K, 2]`. What the paper leaves open is inferred
@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
@@ -20,22 +21,92 @@ Head = tuple[Callable[[Any, jax.Array], jax.Array], Any]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _mean(values: jax.Array, weights: ArrayLike | None) -> jax.Array:
-    """[B, K, 2] to [B], in float32 at least; `weights` [B, K] weigh the mean, and an example without weight gives 0."""
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+def masked_mean(values: ArrayLike, weights: ArrayLike | None = None) -> jax.Array:
+    """The mean of each example, over all axes but the batch; every loss here and in the training step reduces by it.
+
+    It lives in this file because this file has to work with jax alone.
+
+    Args:
+        values: float [B, ...].
+        weights: float or bool of a shape that leads that of `values`, such as [B] or [B, K]; None weighs all alike.
+            Where a weight is 0, the value may be NaN and reaches neither the result nor the gradient. Only the ratios
+            of an example's weights matter, however small they are.
+
+    Returns:
+        float [B], of float32 at least. An example without weight gives 0, and no gradient.
+
+    Raises:
+        ValueError: weights of another shape.
+    """
+    values = jnp.asarray(values)
+    values = values.astype(np.promote_types(values.dtype, np.float32))  # jnp's refuses under strict promotion.
+    others = tuple(range(1, values.ndim))
     if weights is None:
-        return values.mean(axis=tuple(range(1, values.ndim)))
-    weights = jnp.asarray(weights).astype(values.dtype)
-    total = weights.sum(axis=1) * values.shape[2]
-    return (values * weights[..., None]).sum(axis=(1, 2)) / jnp.where(total > 0, total, 1.0)
+        return values.mean(axis=others)
+    weights = jnp.asarray(weights)
+    if weights.ndim == 0 or weights.shape != values.shape[: weights.ndim]:
+        raise ValueError(f"weights {weights.shape} do not lead the shape of the values {values.shape}")
+    shape = weights.shape + (1,) * (values.ndim - weights.ndim)
+    weights = jnp.broadcast_to(weights.astype(values.dtype).reshape(shape), values.shape)
+    counts = weights > 0
+    # Divided by the largest weight of the example, so that the sums of tiny weights do not underflow.
+    largest = stop_gradient(weights.max(axis=others, keepdims=True))
+    weights = jnp.where(counts, weights, 0.0) / jnp.where(largest > 0, largest, 1.0)
+    total = weights.sum(axis=others)
+    return (jnp.where(counts, values, 0.0) * weights).sum(axis=others) / jnp.where(total > 0, total, 1.0)
 
 
-def _apply(name: str, head: Head, features: jax.Array, target: ArrayLike) -> jax.Array:
+def _labelled(target: ArrayLike, weights: ArrayLike | None) -> jax.Array:
+    """The target with 0 where it has no weight: NaN has to go before the loss, whose gradient NaN * 0 would poison."""
+    target = jnp.asarray(target)
+    if weights is None:
+        return target
+    if jnp.shape(weights) != target.shape[:2]:
+        raise ValueError(f"weights {jnp.shape(weights)} do not match the landmarks {target.shape[:2]}")
+    return jnp.where(jnp.asarray(weights, jnp.float32)[..., None] > 0, target, 0.0)
+
+
+def _apply(name: str, head: Head, features: jax.Array, target: jax.Array) -> jax.Array:
     apply, params = head
     prediction = apply(params, features)
-    if prediction.shape != jnp.shape(target):
-        raise ValueError(f"the {name}'s head gives {prediction.shape}, but the target has shape {jnp.shape(target)}")
+    if prediction.shape != target.shape:
+        raise ValueError(f"the {name}'s head gives {prediction.shape}, but the target has shape {target.shape}")
     return prediction
+
+
+def forward(
+    teacher_features: ArrayLike,
+    student_head: Head,
+    target: ArrayLike,
+    *,
+    loss: Loss,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    """Forward injection alone, FI [B]; arguments as in `dikd`."""
+    target = _labelled(target, weights)
+    return masked_mean(loss(_apply("student", student_head, stop_gradient(teacher_features), target), target), weights)
+
+
+def reverse(
+    student_features: ArrayLike,
+    teacher_features: ArrayLike,
+    teacher_head: Head,
+    target: ArrayLike,
+    *,
+    loss: Loss,
+    weights: ArrayLike | None = None,
+    reverse_target: str = "teacher",
+) -> jax.Array:
+    """Reverse injection alone, RI [B]; arguments as in `dikd`."""
+    if reverse_target not in ("teacher", "truth"):
+        raise ValueError(f"reverse_target is 'teacher' or 'truth', not {reverse_target!r}")
+    target = _labelled(target, weights)
+    apply, params = teacher_head
+    params = stop_gradient(params)
+    returned = _apply("teacher", (apply, params), student_features, target)
+    if reverse_target == "teacher":
+        target = stop_gradient(apply(params, stop_gradient(teacher_features)))
+    return masked_mean(loss(returned, target), weights)
 
 
 def dikd(
@@ -97,23 +168,19 @@ def dikd(
         >>> [round(float(jnp.linalg.norm(gradient)), 2) for gradient in (to_f_t, to_p_t)]
         [0.2, 0.72]
     """
-    if reverse_target not in ("teacher", "truth"):
-        raise ValueError(f"reverse_target is 'teacher' or 'truth', not {reverse_target!r}")
-    if weights is not None:
-        if jnp.shape(weights) != jnp.shape(target)[:2]:
-            raise ValueError(f"weights {jnp.shape(weights)} do not match the landmarks {jnp.shape(target)[:2]}")
-        # An unlabelled landmark may hold NaN. It has to go before the loss: NaN * 0 is NaN, in the gradient too.
-        target = jnp.where(jnp.asarray(weights)[..., None] > 0, target, 0.0)
-    teacher_apply, teacher_params = teacher_head
-    teacher_params = stop_gradient(teacher_params)
-    teacher_features = stop_gradient(teacher_features)
-
-    forward = _mean(loss(_apply("student", student_head, teacher_features, target), target), weights)
-    returned = _apply("teacher", (teacher_apply, teacher_params), student_features, target)
-    if reverse_target == "teacher":
-        target = stop_gradient(teacher_apply(teacher_params, teacher_features))
-    reverse = _mean(loss(returned, target), weights)
-    return alpha * forward + beta * reverse, {"forward": forward, "reverse": reverse}
+    parts = {
+        "forward": forward(teacher_features, student_head, target, loss=loss, weights=weights),
+        "reverse": reverse(
+            student_features,
+            teacher_features,
+            teacher_head,
+            target,
+            loss=loss,
+            weights=weights,
+            reverse_target=reverse_target,
+        ),
+    }
+    return alpha * parts["forward"] + beta * parts["reverse"], parts
 
 
 def feature(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
@@ -133,12 +200,12 @@ def feature(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Arr
             f"features {jnp.shape(student_features)} of the student and {jnp.shape(teacher_features)} of the teacher "
             "differ; apply an adapter to the student's first"
         )
-    return _mean(jnp.square(student_features - stop_gradient(teacher_features)), None)
+    return masked_mean(jnp.square(student_features - stop_gradient(teacher_features)))
 
 
 def logit(student_landmarks: ArrayLike, teacher_landmarks: ArrayLike, *, loss: Loss) -> jax.Array:
     """Logit distillation, LD = mean loss(h_t(f_t), sg[h_r(f_r)]). Landmarks [B, K, 2] of both -> float [B]."""
-    return _mean(loss(student_landmarks, stop_gradient(teacher_landmarks)), None)
+    return masked_mean(loss(student_landmarks, stop_gradient(teacher_landmarks)))
 
 
 def decay(progress: ArrayLike, schedule: str = "linear") -> jax.Array:

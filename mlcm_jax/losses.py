@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from mlcm_jax import codecs
+from mlcm_jax import codecs, dikd
 from mlcm_jax.codecs import decompose
 
 
@@ -263,8 +263,8 @@ def control(
         float [B, K, 2]: target + t, without gradient.
     """
     t = stop_gradient(jnp.abs(_error(teacher, target)))
-    weights = jnp.ones(t.shape[:2]) if weights is None else stop_gradient(weights)
-    mean = (t.mean(-1) * weights).sum() / jnp.maximum(weights.sum(), 1e-6)
+    weights = jnp.ones(t.shape[:2]) if weights is None else stop_gradient(jnp.asarray(weights))
+    mean = dikd.masked_mean(t[None], weights[None])[0]  # of the whole batch
     if kind == "shuffled":
         if key is None:
             raise ValueError("the control 'shuffled' needs a key")
@@ -328,12 +328,6 @@ def awing_weight(target: ArrayLike) -> jax.Array:
     return 1.0 + 10.0 * (dilated >= 0.2)
 
 
-def _weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """[B, N] to [B]; an example without weight gives 0."""
-    total = weights.sum(-1)
-    return jnp.where(weights > 0, values * weights, 0.0).sum(-1) / jnp.where(total > 0, total, 1.0)
-
-
 def star_system(
     heatmaps: ArrayLike,
     points: ArrayLike,
@@ -380,13 +374,13 @@ def star_system(
         return (awing(prediction.astype(jnp.float32), drawing) * awing_weight(drawing)).mean((1, 2))
 
     parts = {
-        "star": _weighted_mean(star(heatmaps, target, **options), weights),
-        "points": _weighted_mean(maps(points, codecs.point_maps(target, size, drawn, sigma)), weights),
+        "star": dikd.masked_mean(star(heatmaps, target, **options), weights),
+        "points": dikd.masked_mean(maps(points, codecs.point_maps(target, size, drawn, sigma)), weights),
     }
     total = parts["star"] + point_weight * parts["points"]
     if found:
         of_edges = jnp.stack([weights[:, list(chain)].min(-1) for chain in chains], -1)
-        parts["edges"] = _weighted_mean(maps(edges, codecs.edge_maps(target, chains, size, drawn)), of_edges)
+        parts["edges"] = dikd.masked_mean(maps(edges, codecs.edge_maps(target, chains, size, drawn)), of_edges)
         total = total + edge_weight * parts["edges"]
     return total, parts
 

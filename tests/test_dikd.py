@@ -186,6 +186,97 @@ def test_low_precision_predictions_are_averaged_in_float32(world):
     assert value.dtype == parts["forward"].dtype == jnp.float32
 
 
+@pytest.mark.parametrize("reverse_target", ["teacher", "truth"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_each_injection_is_a_term_of_its_own(world, weights, reverse_target):
+    def features(student, teacher):
+        return backbone(student["backbone"], world["thermal"]), backbone(teacher["backbone"], world["rgb"])
+
+    def forward(student, teacher):
+        _, of_teacher = features(student, teacher)
+        head_of_student = (head, student["head"])
+        return dikd.forward(of_teacher, head_of_student, world["target"], loss=losses.smooth_l1, weights=weights)
+
+    def reverse(student, teacher):
+        options = {"loss": losses.smooth_l1, "weights": weights, "reverse_target": reverse_target}
+        return dikd.reverse(*features(student, teacher), (head, teacher["head"]), world["target"], **options)
+
+    networks = world["student"], world["teacher"]
+    value, parts = total(**world, weights=weights, alpha=0.7, beta=1.9, reverse_target=reverse_target)
+    np.testing.assert_array_equal(parts["forward"], forward(*networks))
+    np.testing.assert_array_equal(parts["reverse"], reverse(*networks))
+    np.testing.assert_allclose(value, 0.7 * forward(*networks) + 1.9 * reverse(*networks), rtol=1e-6)
+    for term, trained in ((forward, "head"), (reverse, "backbone")):
+        student, teacher = jax.grad(lambda *n, term=term: term(*n).sum(), argnums=(0, 1))(*networks)
+        assert {part for part in student if size(student[part]) > 1e-2} == {trained}
+        assert size(teacher) == 0 and min(size(student["head"]), size(student["backbone"])) == 0
+
+
+def reference_mean(values, weights):
+    """Entry by entry."""
+    means = []
+    for b in range(len(values)):
+        entries = [i for i in np.ndindex(values.shape[1:]) if weights[(b, *i)[: weights.ndim]] > 0]
+        of = np.array([weights[(b, *i)[: weights.ndim]] for i in entries], np.float64)
+        means.append((np.array([values[(b, *i)] for i in entries]) * of).sum() / of.sum() if entries else 0.0)
+    return np.array(means)
+
+
+MEANS = np.random.default_rng(3).normal(size=(4, 3, 2))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.array([True, False, True, True]),
+        np.array([0.5, 1.0, 0.0, 3.0]),
+        WEIGHTS,
+        WEIGHTS.astype(bool),
+        WEIGHTS * [[0.1, 2.0, 7.0]],
+        np.random.default_rng(4).uniform(size=MEANS.shape) * (np.random.default_rng(5).random(MEANS.shape) > 0.4),
+    ],
+)
+def test_the_masked_mean_against_a_loop(weights):
+    single = np.float32 if weights.dtype != bool else bool
+    found = jax.jit(dikd.masked_mean)(MEANS.astype(np.float32), weights.astype(single))
+    assert found.shape == (4,) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, reference_mean(MEANS, weights), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(dikd.masked_mean(MEANS.astype(np.float32)), MEANS.mean((1, 2)), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 1), (4, 2), (1, 3), (4, 3, 1), (4, 3, 2, 1), (2, 3)])
+def test_the_masked_mean_refuses_weights_that_do_not_lead(shape):
+    with pytest.raises(ValueError, match=r"do not lead the shape of the values \(4, 3, 2\)"):
+        dikd.masked_mean(MEANS, np.ones(shape))
+
+
+def test_what_has_no_weight_reaches_neither_mean_nor_gradient():
+    values = jnp.where(WEIGHTS[..., None] > 0, jnp.asarray(MEANS, jnp.float32), jnp.nan)
+    mean = jax.jit(dikd.masked_mean)
+    np.testing.assert_allclose(mean(values, WEIGHTS), reference_mean(MEANS, WEIGHTS), rtol=1e-5)
+    to_values, to_weights = jax.grad(lambda v, w: mean(v, w).sum(), argnums=(0, 1))(values, WEIGHTS)
+    expected = WEIGHTS / np.maximum(2 * WEIGHTS.sum(1, keepdims=True), 1)
+    np.testing.assert_allclose(to_values, np.repeat(expected[..., None], 2, axis=-1), rtol=1e-6)
+    assert np.isfinite(to_weights).all()
+    assert mean(values, WEIGHTS)[3] == 0 and (to_values[3] == 0).all() and (to_weights[3] == 0).all()
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-6, 1e30])
+def test_only_the_ratios_of_weights_matter(factor):
+    weights = np.array([[1.0, 3.0, 0.5], [0.0, 2.0, 0.0], [1.0, 1.0, 1.0], [5.0, 0.0, 4.0]], np.float32)
+    values = MEANS.astype(np.float32)
+    tiny = dikd.masked_mean(values, weights * np.float32(factor))
+    np.testing.assert_allclose(tiny, reference_mean(MEANS, weights), rtol=1e-5)
+
+
+def test_the_masked_mean_keeps_float64_and_lifts_bfloat16():
+    values = np.full((1, 4096), 1.001)
+    low = dikd.masked_mean(jnp.asarray(values, jnp.bfloat16), jnp.ones((1, 4096), jnp.bfloat16))
+    assert low.dtype == jnp.float32 and float(low[0]) == 1.0
+    with jax.enable_x64(True):
+        assert dikd.masked_mean(values, np.ones(1, bool)).dtype == jnp.float64
+
+
 def test_mistakes_are_told(world):
     with pytest.raises(ValueError, match="'teacher' or 'truth', not 'student'"):
         total(**world, reverse_target="student")

@@ -270,6 +270,8 @@ def test_controls_keep_the_errors_and_lose_the_example():
     wild = jnp.where(weights[..., None] > 0, tough, 99.0)
     mean = t[np.asarray(weights) > 0].mean()
     np.testing.assert_allclose(losses.control(wild, y, "constant", weights=weights) - y, mean, rtol=1e-4)
+    tiny = losses.control(wild, y, "constant", weights=1e-12 * weights)
+    np.testing.assert_allclose(tiny - y, mean, rtol=1e-4)  # only ratios count
     shuffled = losses.control(wild, y, "shuffled", key=jax.random.key(1), weights=weights) - y
     expected = np.where(np.asarray(weights)[..., None] > 0, t, mean)[order]
     np.testing.assert_allclose(shuffled, expected, atol=1e-5)
