@@ -232,6 +232,12 @@ def membership(chains: Chains, count: int) -> np.ndarray:
     return matrix
 
 
+def edge_weights(chains: Chains, weights: ArrayLike) -> jax.Array:
+    """The weight of each edge, [B, E]: that of its least landmark. `weights` are float or bool [B, K]."""
+    weights = jnp.asarray(weights)
+    return jnp.stack([weights[:, list(chain)].min(-1) for chain in chains], -1)
+
+
 @functools.cache
 def _spline_matrix(chain: tuple[int, ...], count: int, segments: int) -> np.ndarray:
     """float32 [segments + 1, count]: landmarks -> places on the cubic spline through those of a chain.

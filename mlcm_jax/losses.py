@@ -328,10 +328,25 @@ def awing_weight(target: ArrayLike) -> jax.Array:
     return 1.0 + 10.0 * (dilated >= 0.2)
 
 
+def map_awing(maps: ArrayLike, drawing: ArrayLike) -> jax.Array:
+    """`awing` of point or edge maps against their drawing, times `awing_weight`: the mean over the cells of each map.
+
+    The terms AWing(P, P*) and AWing(E, E*) of arXiv 2404.06029, each of weight 10 there.
+
+    Args:
+        maps: float [B, h, w, N] in [0, 1].
+        drawing: float [B, h, w, N] in [0, 1], from `codecs.point_maps` or `codecs.edge_maps`; it carries no gradient.
+
+    Returns:
+        float32 [B, N].
+    """
+    return (awing(jnp.asarray(maps).astype(jnp.float32), drawing) * awing_weight(drawing)).mean((1, 2))
+
+
 def star_system(
-    heatmaps: ArrayLike,
-    points: ArrayLike,
-    edges: ArrayLike | None,
+    heatmaps: jax.Array,
+    points: jax.Array,
+    edges: jax.Array | None,
     target: ArrayLike,
     *,
     chains: codecs.Chains = (),
@@ -340,48 +355,31 @@ def star_system(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """STAR(F, y) + 10 AWing(P, P*) + 10 AWing(E, E*), the loss of arXiv 2404.06029 without its distillation.
 
-    Each term is a mean over the landmarks, or over the cells and then over the landmarks or edges.
-
     Args:
         heatmaps: float [B, S, S, K], the fused maps F.
         points: float [B, S, S, K] in [0, 1], the point maps P.
         edges: float [B, S, S, E] in [0, 1], the edge maps E; None, with no chains, leaves the term out.
         target: float [B, K, 2] in u.
         chains: the E edges, `codecs.edge_chains`.
-        weights: optional float or bool [B, K] (visibility); a landmark of weight 0 may hold NaN. An edge weighs as much
-            as its least landmark.
+        weights: optional float or bool [B, K] (visibility); a landmark of weight 0 may hold NaN.
         **options: weights of the terms (point_weight, edge_weight), `codecs.point_maps` (drawn, sigma), and `star`.
 
     Returns:
         (float32 [B], {"star", "points", "edges"} [B] not multiplied by their weights; without edges, no such part).
     """
     point_weight, edge_weight = options.pop("point_weight", 10.0), options.pop("edge_weight", 10.0)
-    drawn, sigma = options.pop("drawn", 256), options.pop("sigma", 1.5)
-    target = jnp.asarray(target)
-    if heatmaps.shape != points.shape or heatmaps.shape[1] != heatmaps.shape[2]:
-        raise ValueError(f"heatmaps {heatmaps.shape} and points {points.shape} are not both [B, S, S, K]")
-    found = 0 if edges is None else edges.shape[-1]
-    if found != len(chains):
-        raise ValueError(f"{found} edge maps do not fit {len(chains)} chains")
-    if weights is None:
-        weights = jnp.ones(target.shape[:2], jnp.float32)
-    weights = jnp.asarray(weights).astype(jnp.float32)
-    target = jnp.where(weights[..., None] > 0, target, 0.5)  # before the loss: NaN * 0 is NaN, in the gradient too
-    size = heatmaps.shape[1]
-
-    def maps(prediction: jax.Array, drawing: jax.Array) -> jax.Array:
-        """[B, S, S, N] to [B, N]."""
-        return (awing(prediction.astype(jnp.float32), drawing) * awing_weight(drawing)).mean((1, 2))
-
-    parts = {
-        "star": dikd.masked_mean(star(heatmaps, target, **options), weights),
-        "points": dikd.masked_mean(maps(points, codecs.point_maps(target, size, drawn, sigma)), weights),
+    size, drawn, sigma = heatmaps.shape[1], options.pop("drawn", 256), options.pop("sigma", 1.5)
+    weights = jnp.ones(jnp.shape(target)[:2]) if weights is None else jnp.asarray(weights, jnp.float32)
+    target = jnp.where(weights[..., None] > 0, target, 0.5)  # NaN has to go before the loss.
+    unreduced = {
+        "star": (star(heatmaps, target, **options), weights),
+        "points": (map_awing(points, codecs.point_maps(target, size, drawn, sigma)), weights),
     }
-    total = parts["star"] + point_weight * parts["points"]
-    if found:
-        of_edges = jnp.stack([weights[:, list(chain)].min(-1) for chain in chains], -1)
-        parts["edges"] = dikd.masked_mean(maps(edges, codecs.edge_maps(target, chains, size, drawn)), of_edges)
-        total = total + edge_weight * parts["edges"]
+    if edges is not None:
+        drawing = codecs.edge_maps(target, chains, size, drawn)
+        unreduced["edges"] = map_awing(edges, drawing), codecs.edge_weights(chains, weights)
+    parts = {name: dikd.masked_mean(*values) for name, values in unreduced.items()}
+    total = parts["star"] + point_weight * parts["points"] + edge_weight * parts.get("edges", 0.0)
     return total, parts
 
 

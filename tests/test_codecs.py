@@ -113,6 +113,13 @@ def test_membership():
         codecs.membership(((0, 5),), 5)
 
 
+def test_an_edge_weighs_what_its_least_landmark_does():
+    weights = np.array([[1.0, 0.5, 2.0, 1.0], [0.0, 1.0, 1.0, 1.0]], np.float32)
+    chains = ((0, 1), (1, 2, 3, 1))
+    np.testing.assert_array_equal(codecs.edge_weights(chains, weights), [[0.5, 0.5], [0.0, 1.0]])
+    np.testing.assert_array_equal(codecs.edge_weights(chains, weights > 0), [[True, True], [False, True]])
+
+
 @pytest.mark.parametrize("chain", [(2, 0, 4, 1, 3), (1, 0, 3, 4, 2, 1), (3, 0), (0, 1, 2, 0)])
 def test_splines_are_those_of_scipy(chain):
     points = np.random.default_rng(3).uniform(size=(5, 2))

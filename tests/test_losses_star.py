@@ -228,12 +228,27 @@ def test_landmarks_without_weight_neither_count_nor_poison():
     assert parts["star"][2] == parts["edges"][2] == 0
 
 
-def test_edges_and_chains_must_fit():
+def test_maps_of_another_number_or_shape_are_refused():
     fused, points, edges, target = maps_of(2)
-    with pytest.raises(ValueError, match="0 edge maps do not fit 2 chains"):
-        losses.star_system(fused, points, None, target, chains=CHAINS)
-    with pytest.raises(ValueError, match="S, S, K"):
+    with pytest.raises(ValueError, match=r"\(3, 16, 16, 2\) and target \(3, 16, 16, 1\) differ in shape"):
+        losses.star_system(fused, points, edges, target, chains=CHAINS[:1])
+    with pytest.raises(ValueError, match="differ in shape"):
         losses.star_system(fused[:, :8], points[:, :8], edges, target, chains=CHAINS)
+
+
+def test_map_awing_is_the_weighted_mean_over_cells():
+    _, points, _, target = maps_of(3)
+    drawing = np.asarray(codecs.point_maps(target, 16, 64))
+    expected = (reference_awing(points.astype(float), drawing) * reference_weight(drawing)).mean((1, 2))
+    found = jax.jit(losses.map_awing)(points, drawing)
+    assert found.shape == (3, 5) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert losses.map_awing(jnp.asarray(points, jnp.bfloat16), drawing).dtype == jnp.float32
+    to_maps, to_drawing = jax.grad(lambda m, d: losses.map_awing(m, d).sum(), argnums=(0, 1))(
+        jnp.asarray(points), jnp.asarray(drawing)
+    )
+    assert (np.sign(to_maps) == np.sign(points - drawing)).mean() > 0.99
+    np.testing.assert_array_equal(to_drawing, 0.0)
 
 
 def test_map_distillation_is_the_mean_square_and_stops_the_teacher():
