@@ -21,7 +21,7 @@ from mlcm_jax.errors import InputError
 Array = np.ndarray | jax.Array
 Chains = Sequence[Sequence[int]]
 
-GRIDS = ("cells", "align_corners")
+GRIDS = ("cells", "published")
 _KAPPA = 1e-5  # The published code adds it to V1 and V2, so that the covariance of a one-hot map is 0 and not 0 / 0.
 _ROUND = 1e-3  # Where the two variances differ by less than this share, the axes of the ellipse are arbitrary.
 
@@ -99,9 +99,9 @@ def decompose(
         heatmaps: float [B, H, W, K], nonnegative, of any sum.
         target: float [B, K, 2] in u.
         eps: the variance below which a map counts as a point; see above.
-        grid: "cells": cell i sits at u = (i + 0.5) / W. "align_corners": at 2 i / (W - 1) - 1, the [-1, 1] of the
-            original code, where lengths are about twice and variances about four times those of "cells"; `target`,
-            still in u, is mapped to it.
+        grid: "cells", in which our heads decode: cell i sits at u = (i + 0.5) / W. "published", the one of STAR's code:
+            cell i sits at 2 i / (W - 1) - 1 and the target at 2 u - 1, two axes that differ by the factor (W - 1) / W.
+            Its lengths are about twice, its variances about four times those of "cells".
         floor: sum below which a map is not normalised further; the missing mass counts as lying in the middle.
 
     Returns:
@@ -147,14 +147,14 @@ def decompose(
 def _axis(u: jax.Array, count: int, grid: str, like: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cells [1, count, 1] and target [B, K] along one axis, from the middle of the image, in units of the grid."""
     u = u.astype(like.dtype)
+    cells = (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1)
     if grid == "cells":
-        return (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1), u - 0.5
-    if grid != "align_corners":
+        return cells, u - 0.5
+    if grid != "published":
         raise ValueError(f"unknown grid {grid!r}: use {' or '.join(GRIDS)}")
     if count < 2:
-        raise ValueError("the grid 'align_corners' needs maps of at least 2 x 2 cells")
-    stretch = 2.0 * count / (count - 1)
-    return (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1) * stretch, (u - 0.5) * stretch
+        raise ValueError("the grid 'published' needs maps of at least 2 x 2 cells")
+    return cells * (2.0 * count / (count - 1)), 2.0 * u - 1.0
 
 
 @functools.cache

@@ -292,16 +292,20 @@ def star(
     mu is the map's mean and (lambda_j, v_j) are the eigenpairs of its covariance, so that an error along an ambiguous
     edge costs less than one across it; the last term keeps the map from buying that with width. Eigenvalues and
     eigenvectors carry gradient; see `codecs.decompose`. Zhou et al., "STAR loss: reducing semantic ambiguity in facial
-    landmark detection", CVPR 2023.
+    landmark detection", CVPR 2023; as in their code, rho is taken before the division.
+
+    The published numbers, weight 1, eps 1e-5 (1e-4 in arXiv 2404.06029) and scale 0.01, are in units of the grid
+    "published". Lengths in "cells" are half as long, so that the equal loss there has weight 4, eps / 4 and scale / 2
+    (up to the factor (W - 1) / W between the two axes of the published grid).
 
     Args:
         heatmaps: float [B, H, W, K], nonnegative, of any sum.
         target: float [B, K, 2] in u.
         weight: of the eigenvalues.
-        eps: 1e-4 in arXiv 2404.06029, 1e-5 in STAR itself.
+        eps: in units of the grid, squared.
         distance: rho: "smooth_l1" (beta = `scale`), "l1", "l2", or "wing" (w = `scale`, epsilon = 2).
-        scale: of rho; like eps, in units of the grid.
-        grid: see `codecs.decompose`.
+        scale: of rho, in units of the grid.
+        grid: "cells" or "published"; see `codecs.decompose`.
 
     Returns:
         float32 [B, K].
