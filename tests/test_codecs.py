@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.interpolate import CubicSpline
 
 from mlcm_jax import codecs, landmarks
 from mlcm_jax.errors import InputError
@@ -120,14 +119,40 @@ def test_an_edge_weighs_what_its_least_landmark_does():
     np.testing.assert_array_equal(codecs.edge_weights(chains, weights > 0), [[True, True], [False, True]])
 
 
-@pytest.mark.parametrize("chain", [(2, 0, 4, 1, 3), (1, 0, 3, 4, 2, 1), (3, 0), (0, 1, 2, 0)])
-def test_splines_are_those_of_scipy(chain):
+def reference_spline(chain, points, places):
+    """Cubic pieces from the second derivatives M: M[i-1] + 4 M[i] + M[i+1] = 6 (y[i-1] - 2 y[i] + y[i+1])."""
+    y, closed = points[list(chain)], len(chain) > 2 and chain[0] == chain[-1]
+    n = len(chain) - closed
+    left, right = np.eye(n), np.zeros((n, 2))
+    for i in range(n) if closed else range(1, n - 1):
+        before, after = (i - 1) % n, (i + 1) % n
+        left[i] = 0
+        for at, value in ((before, 1), (i, 4), (after, 1)):
+            left[i, at] += value
+        right[i] = 6 * (y[before] - 2 * y[i] + y[after])
+    second = np.linalg.solve(left, right)
+    curve = []
+    for place in places:
+        i = min(int(place), len(chain) - 2)
+        j, s = (i + 1) % n, place - i
+        curve.append((1 - s) * y[i] + s * y[j] + (((1 - s) ** 3 - 1 + s) * second[i] + (s**3 - s) * second[j]) / 6)
+    return np.array(curve)
+
+
+CHAIN_SHAPES = [(2, 0, 4, 1, 3), (1, 0, 3, 4, 2, 1), (3, 0), (0, 1, 2, 0), (0, 1, 0), (0, 1, 2, 3, 1)]
+
+
+@pytest.mark.parametrize("chain", CHAIN_SHAPES)
+def test_splines_are_natural_or_periodic(chain):
     points = np.random.default_rng(3).uniform(size=(5, 2))
-    curve = codecs._spline_matrix(chain, 5, 24) @ points
-    knots = points[list(chain)]
-    bc_type = "periodic" if chain[0] == chain[-1] else "natural"
-    wanted = CubicSpline(np.arange(len(chain)), knots, bc_type=bc_type)(np.linspace(0, len(chain) - 1, 25))
-    np.testing.assert_allclose(curve, wanted, atol=1e-6)
+    wanted = reference_spline(chain, points, np.linspace(0, len(chain) - 1, 25))
+    np.testing.assert_allclose(codecs._spline_matrix(chain, 5, 24) @ points, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(("drawn", "size"), [(256, 64), (64, 16), (32, 16), (8, 8), (8, 4), (2, 1), (16, 32), (3, 7)])
+def test_resizing_is_that_of_jax(drawn, size):
+    wanted = jax.image.resize(jnp.eye(drawn), (size, drawn), "linear", antialias=False)
+    np.testing.assert_allclose(codecs._resize_matrix(drawn, size), wanted, atol=1e-6)
 
 
 def test_edge_maps_against_a_drawing_of_every_pixel():
