@@ -51,8 +51,9 @@ def smooth_l1(prediction: ArrayLike, target: ArrayLike, *, beta: float = 1.0) ->
     """
     if isinstance(beta, int | float) and beta <= 0:
         raise ValueError(f"beta = {beta} must be positive; for beta = 0 use l1")
-    e = _magnitude(_error(prediction, target))
-    return jnp.where(e < beta, e**2 / (2 * beta), e - beta / 2)
+    import optax  # Here, so that the other losses need jax alone.
+
+    return optax.huber_loss(_error(prediction, target), delta=beta) / beta
 
 
 def wing(prediction: ArrayLike, target: ArrayLike, *, w: float = 10.0, epsilon: float = 2.0) -> jax.Array:

@@ -109,6 +109,19 @@ def test_shapes_must_agree(name):
         loss(jnp.zeros((2, 1, 2)), jnp.zeros((2, 3, 2)))
 
 
+@pytest.mark.parametrize("beta", [0.01, 0.5, 1.0, 3.0])
+def test_smooth_l1_is_that_of_the_formula_at_its_seams_too(beta):
+    error = np.array([-1e3, -2 * beta, -beta, -beta / 3, 0.0, beta / 2, beta, 1.5 * beta, 40.0], np.float32)
+
+    def loss(e):
+        return losses.smooth_l1(e, jnp.zeros_like(e), beta=beta)
+
+    np.testing.assert_allclose(jax.jit(loss)(error), reference_smooth_l1(error.astype(float), beta), rtol=1e-6)
+    slope = jax.jit(jax.grad(lambda e: loss(e).sum()))(error)
+    np.testing.assert_allclose(slope, np.clip(error.astype(float) / beta, -1, 1), rtol=1e-6)
+    assert slope[4] == 0
+
+
 def test_smooth_l1_wants_a_positive_beta():
     with pytest.raises(ValueError, match="use l1"):
         losses.smooth_l1(jnp.zeros(2), jnp.zeros(2), beta=0)
