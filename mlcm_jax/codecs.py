@@ -200,9 +200,11 @@ def point_maps(points: ArrayLike, size: int = 64, drawn: int = 256, sigma: float
 
 
 def edge_chains(layout: str | landmarks.Layout) -> tuple[tuple[int, ...], ...]:
-    """The lines that a layout draws, as landmarks in order; a closed line repeats its first landmark.
+    """The lines that a layout draws, as landmarks in order, sorted; a closed line repeats its first landmark.
 
-    For ibug68, jaw, brows, nose bridge and nose base are open, eyes and lips closed.
+    The pairs in `layout.edges` may stand in any order and direction. An open line runs from its lower end, a closed one
+    from its lowest landmark towards the lower of the two neighbours. For ibug68, jaw, brows, nose bridge and nose base
+    are open, eyes and lips closed.
 
     Args:
         layout: name, or the layout itself.
@@ -211,16 +213,36 @@ def edge_chains(layout: str | landmarks.Layout) -> tuple[tuple[int, ...], ...]:
         InputError: an unknown layout, or one without edges.
     """
     layout = landmarks.get(layout)
-    chains: list[list[int]] = []
+    neighbours: dict[int, set[int]] = {}
     for first, second in layout.edges:
-        # A closed line is complete, even where the next one starts at the same landmark.
-        if chains and chains[-1][-1] == first and chains[-1][0] != first:
-            chains[-1].append(second)
-        else:
-            chains.append([first, second])
-    if not chains:
+        if first != second:
+            neighbours.setdefault(first, set()).add(second)
+            neighbours.setdefault(second, set()).add(first)
+    if not neighbours:
         raise InputError(f"Layout {layout.name} has no edges; choose a layout that has some, such as ibug68.")
-    return tuple(map(tuple, chains))
+    chains = []
+    # Open ends come first: a walk from the middle of an open line would cut it in two.
+    for start in sorted(neighbours, key=lambda point: (len(neighbours[point]) % 2 == 0, point)):
+        while neighbours[start]:
+            chains.append(_walk(start, neighbours, layout.groups))
+    return tuple(sorted(chains))
+
+
+def _walk(start: int, neighbours: dict[int, set[int]], groups: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Follows edges from a landmark until it is reached again or none is left, and takes them out of `neighbours`."""
+    chain = [start]
+    while neighbours[chain[-1]] and (len(chain) == 1 or chain[-1] != start):
+        before, here = chain[-2:][0], chain[-1]
+        # Where lines meet, as lips do in their corners, go on within the part of the face that the line comes from.
+        after = min(neighbours[here], key=lambda point: (not _share_group(before, point, groups), point))
+        neighbours[here].remove(after)
+        neighbours[after].remove(here)
+        chain.append(after)
+    return tuple(chain)
+
+
+def _share_group(first: int, second: int, groups: dict[str, tuple[int, ...]]) -> bool:
+    return any(first in group and second in group for group in groups.values())
 
 
 def membership(chains: Chains, count: int) -> np.ndarray:

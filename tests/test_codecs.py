@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlcm_jax import codecs, landmarks
 from mlcm_jax.errors import InputError
@@ -88,6 +90,33 @@ def test_the_height_of_a_point_map_depends_on_the_place_in_its_cell():
     assert 0.18 < profile[2] ** 2 < 0.19 and 0.89 < profile[0] ** 2 < 0.9
 
 
+def drawn_pairs(chains):
+    return sorted(sorted(pair) for chain in chains for pair in itertools.pairwise(chain))
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(data=st.data())
+def test_edges_do_not_depend_on_the_order_of_pairs(data):
+    layout = landmarks.get(data.draw(st.sampled_from(sorted(landmarks.LAYOUTS))))
+    pairs = data.draw(st.permutations(layout.edges))
+    turned = data.draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
+    edges = tuple(pair[::-1] if turn else pair for pair, turn in zip(pairs, turned, strict=True))
+    assert codecs.edge_chains(dataclasses.replace(layout, edges=edges)) == codecs.edge_chains(layout)
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda p: p[0] != p[1]), min_size=1),
+    order=st.randoms(use_true_random=False),
+)
+def test_any_edges_are_drawn_once_each(pairs, order):
+    layout = dataclasses.replace(landmarks.get("cofw29"), edges=tuple(pairs))
+    chains = codecs.edge_chains(layout)
+    assert drawn_pairs(chains) == sorted(map(list, {tuple(sorted(pair)) for pair in pairs}))
+    order.shuffle(pairs)
+    assert codecs.edge_chains(dataclasses.replace(layout, edges=tuple(p[::-1] for p in pairs))) == chains
+
+
 def test_edges_of_the_layouts():
     chains = codecs.edge_chains("ibug68")
     brows_and_nose = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36))  # and the jaw; open
@@ -95,11 +124,12 @@ def test_edges_of_the_layouts():
     wanted = [*(range(*ends) for ends in brows_and_nose), *([*range(*ends), ends[0]] for ends in eyes_and_lips)]
     assert chains == tuple(map(tuple, wanted))
     assert codecs.edge_chains("sf_tl54")[-2:] == ((48, 49, 50, 51, 48), (48, 52, 50, 53, 48))
-    assert codecs.edge_chains("cofw29")[-2:] == ((18, 21, 19), (22, 25, 23, 26, 22))
+    lines_of_cofw = ((18, 21, 19), (22, 24, 23, 27, 22), (22, 25, 23, 26, 22))
+    assert codecs.edge_chains("cofw29")[-3:] == lines_of_cofw
     assert codecs.edge_chains("tfw5") == ((3, 4),)
+    assert [len(codecs.edge_chains(name)) for name in ("ibug68", "ibug51", "wflw98")] == [9, 8, 9]
     for layout in landmarks.LAYOUTS.values():
-        pairs = [pair for chain in codecs.edge_chains(layout) for pair in itertools.pairwise(chain)]
-        assert tuple(pairs) == layout.edges
+        assert drawn_pairs(codecs.edge_chains(layout)) == sorted(map(sorted, layout.edges))
     with pytest.raises(InputError, match="no edges"):
         codecs.edge_chains(dataclasses.replace(landmarks.get("tfw5"), edges=()))
 
