@@ -31,7 +31,11 @@ from tfds_builders import formats, options, prepare, resume
 from tfds_builders.base import Builder, tensor
 from tfds_builders.prepare import Face, Thermal
 
-__all__ = ["Face", "FaceBuilder", "Thermal", "configs", "tensor", "text"]
+__all__ = ["LISTS", "Face", "FaceBuilder", "Thermal", "configs", "tensor", "text"]
+
+
+# Split -> the list of its images, for datasets that come with such lists.
+LISTS = {split: f"{split}.txt" for split in ("train", "val", "test")}
 
 
 def configs(**descriptions: str) -> list[tfds.core.BuilderConfig]:
@@ -86,7 +90,10 @@ class FaceBuilder(Builder, skip_registration=True):
 
     @abc.abstractmethod
     def parse(self, folder: pathlib.Path) -> dict[str, list[Face]]:
-        """Reads the faces of every split from the label files in --manual_dir; images are not read yet."""
+        """Reads the faces of every split from the label files; images are not read yet.
+
+        `folder` is --manual_dir. The dataset's files may lie in a folder in it, which `tree.find` finds.
+        """
 
     def thermal(self) -> Thermal:
         """What the thermal files of this config hold."""
@@ -139,7 +146,7 @@ class FaceBuilder(Builder, skip_registration=True):
         folder = pathlib.Path(given).expanduser()
         if not folder.is_dir():
             raise InputError(f"--manual_dir={given} is not a folder. {self.HOW_TO_GET}")
-        splits, remarks = self._usable(self.parse(folder), folder)
+        splits, remarks = self._usable(self._parsed(folder), folder)
         self.total = sum(map(len, splits.values()))
         if not self.total:
             raise InputError(f"{folder} holds no faces of {self.name}. {self.HOW_TO_GET}")
@@ -159,6 +166,15 @@ class FaceBuilder(Builder, skip_registration=True):
             split: self._generate_examples(stream, split, len(mine), tally, remarks if split == last else None)
             for split, mine in splits.items()
         }
+
+    def _parsed(self, folder: pathlib.Path) -> dict[str, list[Face]]:
+        """Calls `parse`; a message about a missing file also says where to get the dataset."""
+        try:
+            return self.parse(folder)
+        except InputError as error:
+            if isinstance(error.__context__, FileNotFoundError):
+                raise InputError(f"{error} {self.HOW_TO_GET}") from None
+            raise
 
     def _usable(self, splits: dict[str, list[Face]], folder: pathlib.Path) -> tuple[dict[str, list[Face]], list[str]]:
         """The faces that remain after --exclude and --allow_missing, and remarks about the others."""
@@ -184,7 +200,8 @@ class FaceBuilder(Builder, skip_registration=True):
             verb = "lacks" if len(lacking) == 1 else "lack"
             message = f"{len(lacking):,} of {formats.counted(len(faces), 'face', 'faces')} {verb} an image: {shown}"
             if not self.options.get("allow_missing"):
-                raise InputError(f"{message}. Complete {folder}, or leave them out with --allow_missing.")
+                hint = f" {self.HOW_TO_GET}" if len(lacking) == len(faces) else ""
+                raise InputError(f"{message}. Complete {folder}, or leave them out with --allow_missing.{hint}")
             remarks.append(f"{message}. {'It was' if len(lacking) == 1 else 'They were'} left out.")
             splits = {split: [face for face in mine if face.key not in lacking] for split, mine in splits.items()}
         prepare.check_subjects(splits)

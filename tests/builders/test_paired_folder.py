@@ -359,6 +359,24 @@ def test_mistakes(tmp_path, spoil, options, message):
     assert not list((tmp_path / "built").rglob("1.0.0"))
 
 
+def test_folders_in_upper_case_are_read(tmp_path):
+    written = write(tmp_path, ("a", "s1/b"))
+    write_labels(tmp_path, written)
+    (tmp_path / "subjects.csv").write_text("name,subject\na.png,anna\nthermal/s1/b.png,bert\n")
+    for name in ("rgb", "thermal", "landmarks", "subjects.csv"):
+        (tmp_path / name).rename(tmp_path / name.upper())
+    faces, _, _ = parse(tmp_path)
+    assert {key: face.subject for key, face in faces.items()} == {"THERMAL/a.png": "anna", "THERMAL/s1/b.png": "bert"}
+    np.testing.assert_allclose(faces["THERMAL/a.png"].landmarks, written["a"], atol=1e-4)
+    assert all(face.rgb.is_file() and face.thermal.is_file() for face in faces.values())
+
+
+def test_folders_one_level_down_are_pointed_at(tmp_path):
+    write(tmp_path / "own/pairs", ("a",))
+    with pytest.raises(InputError, match=r"thermal; give --manual_dir=\S+own/pairs, which has, or say"):
+        tfds_builders.build("paired_folder", tmp_path / "built", manual_dir=tmp_path / "own")
+
+
 def test_folders_and_names_that_are_none(tmp_path):
     with pytest.raises(InputError, match="has neither a folder rgb nor a folder thermal"):
         build(tmp_path)

@@ -174,7 +174,7 @@ def test_the_published_counts_are_known_for_every_config():
 
 def test_broken_lists_of_challenging_images(tmp_path, raw):
     path = raw / "challenging_images.csv"
-    with pytest.raises(InputError, match=r"challenging_images.csv does not exist"):
+    with pytest.raises(InputError, match=r"has no challenging_images.csv. Download sftl.zip"):
         build(tmp_path, "gray_published")
     for text, message in [
         ("sub_id,trial_id\n1,2\n", "no column 'pos_id'"),
@@ -196,7 +196,7 @@ def test_an_unpacked_archive_with_a_folder_of_its_own(tmp_path):
 
 def test_another_folder_is_told_how_to_get_the_set(tmp_path):
     (tmp_path / "raw").mkdir()
-    with pytest.raises(InputError, match=r"no folder gray. Download sftl.zip from huggingface"):
+    with pytest.raises(InputError, match=r"holds any of: gray, rgb. Download sftl.zip from huggingface"):
         build(tmp_path)
     with pytest.raises(InputError, match=r"is not built, and its files are not here. Download"):
         tfds_builders.build("sf_tl54", tmp_path)

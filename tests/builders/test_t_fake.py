@@ -142,7 +142,7 @@ def test_a_face_twice(tmp_path, raw):
 
 def test_folders_without_the_set(tmp_path):
     (tmp_path / "raw").mkdir()
-    with pytest.raises(InputError, match=r"warm holds no files of T-FAKE. Download warm or cold by the links"):
+    with pytest.raises(InputError, match=r"holds any of: warm, face_synthetics. Download warm or cold by the links"):
         build(tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_configs_take_their_environment(tmp_path):
     }
     assert counts == {"indoor": 1, "outdoor": 2}
     (tmp_path / "TFW/val/outdoor.csv").unlink()
-    with pytest.raises(InputError, match=r"outdoor.csv does not exist"):
+    with pytest.raises(InputError, match=r"TFW has no val/outdoor.csv. Take it from huggingface"):
         tfds_builders.build("tfw/all", tmp_path / "data", manual_dir=tmp_path / "TFW")
 
 

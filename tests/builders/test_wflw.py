@@ -193,7 +193,7 @@ def test_a_truncated_image_and_a_missing_list_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"a name\.png is damaged or incomplete"):
         build(root, tmp_path)
     (root / LISTS.format("test")).unlink()
-    with pytest.raises(InputError, match=r"list_98pt_rect_attr_test\.txt does not exist"):
+    with pytest.raises(InputError, match=r"has no .*list_98pt_rect_attr_test\.txt\. Fetch the images"):
         build(root, tmp_path)
 
 

@@ -108,7 +108,7 @@ def _double_row(folder):
         (_replace("landmarks.csv", ",0.91,", ",0.91,1.0,"), "Row 2 of .* has 141 columns; the header has 140"),
         (_replace("landmarks.csv", ",train,", ",test,"), "is of the split 'test' by"),
         (_double_row, "has two rows for 'te_Abdel"),
-        (lambda folder: (folder / "val.txt").unlink(), r"val\.txt does not exist"),
+        (lambda folder: (folder / "val.txt").unlink(), r"has no val\.txt\. Take the frames"),
     ],
 )
 def test_mistakes(tmp_path, spoil, message):
@@ -133,7 +133,9 @@ def test_one_person_in_two_splits(tmp_path):
 def test_any_table_is_read_or_refused(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp() / "fuzzed"
     folder.mkdir(exist_ok=True)
-    (folder / "train.txt").write_text("a.jpg\n")
+    (folder / "images").mkdir(exist_ok=True)
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.txt").write_text("a.jpg\n")
     (folder / "landmarks.csv").write_bytes(content)
     with pytest.raises(InputError):  # none of these has 140 columns
         _parse(folder)

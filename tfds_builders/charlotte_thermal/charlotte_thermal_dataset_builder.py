@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 LAYOUTS = {name: landmarks.get(f"charlotte{count}") for name, count in (("frontal", 73), ("profile", 43))}
 # Boxes are made without the forehead points, which other datasets lack.
@@ -20,6 +20,7 @@ _BOXED = {"frontal": 68, "profile": 39}
 
 # The first of the ten subjects, ordered by the SHA-1 of "charlotte_thermal N", and the two that follow it.
 VAL, TEST = (3,), (4, 7)
+SUBJECTS = range(1, 11)
 
 _FACTS = {
     "distance": ("Distance", "metres from the camera"),
@@ -121,18 +122,20 @@ class CharlotteThermal(faces.FaceBuilder):
         """Reads S{k}.csv, which labels S{k}/{ID}.tiff, for every subject k that is there."""
         splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
         odd: dict[str, int] = {}
-        tables = {int(m[1]): path for path in folder.glob("S*.csv") if (m := re.fullmatch(r"S(\d+)\.csv", path.name))}
-        for subject, path in sorted(tables.items()):
+        names = [name for k in SUBJECTS for name in (f"S{k}.csv", f"S{k}")]
+        places = tree.find(folder, names, self.HOW_TO_GET, partly=True)
+        for subject in (k for k in SUBJECTS if f"S{k}.csv" in places):
             split = "val" if subject in VAL else "test" if subject in TEST else "train"
-            for name, points, facts in read_labels(path):
-                face = self._face(f"S{subject}/{name}.tiff", folder, points, facts, odd)
+            images = places.get(f"S{subject}", folder / f"S{subject}")
+            for name, points, facts in read_labels(places[f"S{subject}.csv"]):
+                face = self._face(f"S{subject}/{name}.tiff", images, points, facts, odd)
                 if face:
                     splits[split].append(face)
         self._refuse(odd)
         return splits
 
     def _face(
-        self, key: str, folder: pathlib.Path, points: np.ndarray, facts: Mapping, odd: dict[str, int]
+        self, key: str, images: pathlib.Path, points: np.ndarray, facts: Mapping, odd: dict[str, int]
     ) -> faces.Face | None:
         """The face of a row, or None if it belongs to the other config; rows that fit neither are added to `odd`."""
         config, layout = self.builder_config.name, self.LAYOUT
@@ -142,7 +145,7 @@ class CharlotteThermal(faces.FaceBuilder):
             return None
         subject = key.split("/")[0]
         extra = dict(facts) | ({"side": ""} if config == "profile" else {})
-        face = faces.Face(key, thermal=folder / key, subject=subject, extra=extra)
+        face = faces.Face(key, thermal=images / key.split("/")[1], subject=subject, extra=extra)
         whole = count == layout.count or (config == "frontal" and count == 72)  # the paper counts 72 points
         if not whole or not labelled[:count].all():
             odd[key] = count

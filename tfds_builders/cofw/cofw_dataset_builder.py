@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 # Split -> file and its variables: images, shapes, boxes.
 FILES = {
@@ -54,8 +54,9 @@ class Cofw(faces.FaceBuilder):
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads the labels of both files; an image is read when its example is prepared."""
         splits = {}
+        found = tree.find(folder, [name for name, *_ in FILES.values()], self.HOW_TO_GET)
         for split, (name, *variables) in FILES.items():
-            path = folder / name
+            path = found[name]
             points, visible, boxes, references = read_labels(path, *variables)
             splits[split] = [
                 faces.Face(
@@ -164,8 +165,6 @@ def _check_version(path: pathlib.Path) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(520)
-    except FileNotFoundError:
-        raise InputError(f"The file {path} does not exist. {Cofw.HOW_TO_GET}") from None
     except OSError as error:
         raise InputError(
             f"The file {path} cannot be read ({error.strerror or error}); check its name and its rights."

@@ -9,7 +9,7 @@ from collections.abc import Container
 import tensorflow_datasets as tfds
 
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 # The division that every publication since Ren et al. (CVPR 2014) uses.
 FOLDERS = {
@@ -49,16 +49,11 @@ class Ibug300w(faces.FaceBuilder):
         """Reads NAME.pts, which counts from 1, beside NAME.jpg or NAME.png."""
         self._left_out: dict[str, list[str]] = {"mirrored": [], "copies": []}
         allowed = bool(self.options.get("allow_missing"))
-        present = [sub for subs in FOLDERS.values() for sub in subs if (folder / sub).is_dir()]
-        absent = [sub for subs in FOLDERS.values() for sub in subs if sub not in present]
-        if absent and not (allowed and present):
-            raise InputError(
-                f"{folder} has no folder {absent[0]}{f' (and {len(absent) - 1} more)' if absent[1:] else ''}. "
-                f"{self.HOW_TO_GET}"
-            )
+        names = [sub for subs in FOLDERS.values() for sub in subs]
+        present = tree.find(folder, names, self.HOW_TO_GET, partly=allowed)
         unlabelled: list[str] = []
         splits = {
-            split: [face for sub in subs if sub in present for face in self._folder(folder, sub, unlabelled)]
+            split: [face for sub in subs if sub in present for face in self._folder(present[sub], sub, unlabelled)]
             for split, subs in FOLDERS.items()
         }
         if unlabelled and not allowed:
@@ -88,11 +83,11 @@ class Ibug300w(faces.FaceBuilder):
             ]
         }
 
-    def _folder(self, root: pathlib.Path, sub: str, unlabelled: list[str]) -> list[faces.Face]:
-        """The faces of a folder, sorted by name; names of images without labels are appended to `unlabelled`."""
+    def _folder(self, folder: pathlib.Path, sub: str, unlabelled: list[str]) -> list[faces.Face]:
+        """The faces of the folder called `sub`, sorted; names of images without labels are added to `unlabelled`."""
         labels: dict[str, pathlib.Path] = {}
         images: dict[str, list[str]] = {}
-        for path in sorted((root / sub).iterdir()):
+        for path in sorted(folder.iterdir()):
             ending = path.suffix.lower()
             if path.name.startswith("."):  # such as ._NAME.pts in archives made on a Mac
                 continue
@@ -113,7 +108,7 @@ class Ibug300w(faces.FaceBuilder):
             if len(names) > 1:
                 raise InputError(f"Beside {path} lie {names[0]} and {names[1]}; remove the wrong one.")
             points = formats.read_pts(path, 68)
-            found.append(faces.Face(f"{sub}/{names[0]}", rgb=root / sub / names[0], landmarks=points))
+            found.append(faces.Face(f"{sub}/{names[0]}", rgb=folder / names[0], landmarks=points))
         return found
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from mlcm_jax.errors import InputError
-from tfds_builders import formats
+from tfds_builders import formats, tree
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 
@@ -74,14 +74,16 @@ def find_images(
             found[modality] = match(find_files(folder), glob, f"{modality}_glob")
             if not found[modality]:
                 raise InputError(f"--{modality}_glob={glob} fits no file in {folder}.")
-        elif not (rgb_glob or thermal_glob) and (folder / modality).is_dir():
-            stems = by_stem(folder / modality, IMAGES)
-            found[modality] = {name: f"{modality}/{path}" for name, path in stems.items()}
+        elif not (rgb_glob or thermal_glob) and (place := tree.locate(folder, modality)):
+            stems = by_stem(place, IMAGES)
+            found[modality] = {name: f"{place.name}/{path}" for name, path in stems.items()}
             if not found[modality]:
-                raise InputError(f"{folder / modality} holds no images ({', '.join(IMAGES)}); fill or remove it.")
+                raise InputError(f"{place} holds no images ({', '.join(IMAGES)}); fill or remove it.")
     if not found:
+        inner = [path for path in tree.subfolders(folder) if tree.locate(path, "rgb") or tree.locate(path, "thermal")]
+        hint = f"give --manual_dir={inner[0]}, which has" if inner else "make them"
         raise InputError(
-            f"{folder} has neither a folder rgb nor a folder thermal; make them, or say which files are which with "
+            f"{folder} has neither a folder rgb nor a folder thermal; {hint}, or say which files are which with "
             "--rgb_glob='*_rgb.png' --thermal_glob='*_thermal.png'."
         )
     return found
@@ -104,7 +106,8 @@ class Names:
         means: dict[str, set[str]] = collections.defaultdict(set)
         for modality, files in images.items():
             for name, path in files.items():
-                for alias in (path, path.removeprefix(f"{modality}/")):
+                head, _, tail = path.partition("/")
+                for alias in (path, tail if head.lower() == modality else path):
                     means[alias].add(name)
                     means[_stem(alias)].add(name)
         self._means = {alias: next(iter(names)) for alias, names in means.items() if len(names) == 1}

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from mlcm_jax import landmarks, layout_file
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats, options
+from tfds_builders import faces, formats, options, tree
 from tfds_builders.paired_folder import folder as folders
 from tfds_builders.paired_folder import labels as label_files
 from tfds_builders.paired_folder import splits, thermal_kind
@@ -146,7 +146,7 @@ class PairedFolder(faces.FaceBuilder):
         return np.array([*((low + high) / 2 - side * np.array([1.12, 1.19])), 2.24 * side, 2.45 * side], np.float32)
 
     def _split(self, by_name: dict[str, list[faces.Face]], folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        lists = {split: folder / f"{split}.txt" for split in splits.NAMES if (folder / f"{split}.txt").is_file()}
+        lists = {split: path for split, name in faces.LISTS.items() if (path := tree.locate(folder, name))}
         shares = self.facts["options"]["splits"]
         if lists and shares:
             raise InputError(
@@ -239,7 +239,7 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"--{flag}={options[flag]} is for thermal images, and {folder} has none.")
     boxes = _beside(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
     boxes = label_files.read_boxes(boxes, resolve) if boxes else {}
-    subjects = _subjects(folder / "subjects.csv", resolve)
+    subjects = _subjects(tree.locate(folder, "subjects.csv"), resolve)
     strays = {
         words: [name for name in some if not resolve.known(name)]
         for words, some in ((("box", "boxes"), boxes), (("subject", "subjects"), subjects))
@@ -271,8 +271,9 @@ def _labels(folder: pathlib.Path, given: str | None, resolve: folders.Names) -> 
     """Name -> faces, from all sources; the first source that labels an image wins."""
     sources: list[str] = [word.strip() for word in given.split(",")] if given else []
     if not given:
-        sources = ["landmarks"] if (folder / "landmarks").is_dir() else []
-        sources += sorted(path.name for path in folder.glob("*.json") if path.name != "boxes.json")
+        place = tree.locate(folder, "landmarks")
+        sources = [place.name] if place else []
+        sources += sorted(path.name for path in folder.glob("*.json") if path.name.lower() != "boxes.json")
         if len(sources) > 1:
             raise InputError(
                 f"{folder} has {sources[0]} and {sources[1]}; say with --labels which one holds, or "
@@ -315,7 +316,7 @@ def _beside(folder: pathlib.Path, given: str | None, usual: Sequence[str], flag:
             if path.exists():
                 return path
         raise InputError(f"--{flag}={given} exists neither in {folder} nor as a path of its own.")
-    return next((folder / name for name in usual if (folder / name).is_file()), None)
+    return next((path for name in usual if (path := tree.locate(folder, name))), None)
 
 
 def _layout(given: str | None, count: int | None, folder: pathlib.Path) -> str | landmarks.Layout:
@@ -331,8 +332,8 @@ def _layout(given: str | None, count: int | None, folder: pathlib.Path) -> str |
     return "ibug68"
 
 
-def _subjects(path: pathlib.Path, resolve: folders.Names) -> dict[str, str]:
-    if not path.is_file():
+def _subjects(path: pathlib.Path | None, resolve: folders.Names) -> dict[str, str]:
+    if path is None:
         return {}
     rows = [(row["name"].partition("#"), row["subject"]) for row in formats.read_table(path, ("name", "subject"))]
     return {f"{resolve(head, path)}{sign}{number}": who for (head, sign, number), who in rows}

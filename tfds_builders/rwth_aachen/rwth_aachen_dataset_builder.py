@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from mlcm_jax import files, landmarks
 from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 _NAME = re.compile(r"irface_sub(\d{1,9})_seq(\d{1,9})_frm(\d{1,9})\b.*")
 
@@ -124,9 +124,9 @@ class RwthAachen(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads every .ljson file and finds the image of the same stem; images without labels are left out."""
-        images = {path.stem: path for path in sorted(folder.rglob("irface_*.png"))}
+        images = {path.stem: path for path in tree.files(folder, "**/irface_*.png")}
         splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
-        for path in sorted(folder.rglob("*.ljson")):
+        for path in tree.files(folder, "**/*.ljson"):
             match = _NAME.fullmatch(path.stem)
             if not match or not int(match[1]):
                 raise InputError(

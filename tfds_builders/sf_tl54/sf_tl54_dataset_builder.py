@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from mlcm_jax import files
 from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 # {sub}_{trial}_2_{pos}_{cmd}_{frame}_1 in session 2, {sub}_{trial}_1_{pos}_{frame}_1 in session 1.
 _NUMBER = "([0-9]{1,6})"
@@ -20,6 +20,7 @@ _SESSIONS = {
     2: re.compile(f"{_NUMBER}_{_NUMBER}_2_{_NUMBER}_[0-9]+_[0-9]+_1"),
     1: re.compile(f"{_NUMBER}_{_NUMBER}_1_{_NUMBER}_[0-9]+_1"),
 }
+_CHALLENGING = "challenging_images.csv"
 _FAR = 1e6  # no image is that large
 
 
@@ -81,16 +82,18 @@ class SfTl54(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads {gray,iron}/SPLIT/json/NAME.json beside images/NAME.png; RGB mates are in rgb/SPLIT."""
-        root = _root(folder, self._colour)
-        dropped = read_challenging(root / "challenging_images.csv") if self._variant == "published" else set()
+        names = [self._colour, *(["rgb"] if "rgb" in self.MODALITIES else [])]
+        names += [_CHALLENGING] if self._variant == "published" else []
+        places = tree.find(folder, names, self.HOW_TO_GET)
+        dropped = read_challenging(places[_CHALLENGING]) if self._variant == "published" else set()
         self._left_out = {"challenging": 0, "unlabelled": 0}
         splits = {}
         for split in ("train", "val", "test"):
-            mine = root / self._colour / split
+            mine = places[self._colour] / split
             if not mine.is_dir():
                 continue
             self._check_labelled(mine)
-            found = [self._face(root, split, path) for path in _files(mine / "json", "json")]
+            found = [self._face(path, split, places.get("rgb")) for path in tree.files(mine / "json", "*.json")]
             kept = [face for face, image in found if image not in dropped]
             self._left_out["challenging"] += len(found) - len(kept)
             splits[split] = kept
@@ -105,8 +108,8 @@ class SfTl54(faces.FaceBuilder):
         return self.builder_config.name.split("_")[1]
 
     def _check_labelled(self, folder: pathlib.Path) -> None:
-        labelled = {path.stem for path in _files(folder / "json", "json")}
-        lacking = [path for path in _files(folder / "images", "png") if path.stem not in labelled]
+        labelled = {path.stem for path in tree.files(folder / "json", "*.json")}
+        lacking = [path for path in tree.files(folder / "images", "*.png") if path.stem not in labelled]
         if lacking and not self.options.get("allow_missing"):
             raise InputError(
                 f"{formats.counted(len(lacking), 'image has', 'images have')} no labels: {lacking[0]} lacks "
@@ -115,14 +118,16 @@ class SfTl54(faces.FaceBuilder):
             )
         self._left_out["unlabelled"] += len(lacking)
 
-    def _face(self, root: pathlib.Path, split: str, path: pathlib.Path) -> tuple[faces.Face, tuple[int, int, int]]:
+    def _face(
+        self, path: pathlib.Path, split: str, rgb: pathlib.Path | None
+    ) -> tuple[faces.Face, tuple[int, int, int]]:
+        """The face of a label file, and its subject, trial and position; `rgb` is the folder of the mates."""
         subject, trial, session, position = read_name(path)
-        image = root / self._colour / split / "images" / f"{path.stem}.png"
         points, box = read_labels(path)
         face = faces.Face(
-            image.relative_to(root).as_posix(),
-            rgb=root / "rgb" / split / f"{path.stem[:-1]}3.png" if "rgb" in self.MODALITIES else None,
-            thermal=image,
+            f"{self._colour}/{split}/images/{path.stem}.png",
+            rgb=rgb / split / f"{path.stem[:-1]}3.png" if rgb else None,
+            thermal=path.parent.parent / "images" / f"{path.stem}.png",
             landmarks=points,
             box=box,
             subject=str(subject),
@@ -198,16 +203,3 @@ def _points(shape: dict, path: str | os.PathLike) -> np.ndarray:
     if points.size and np.abs(points).max() > _FAR:
         raise InputError(f"The file {path} holds the coordinate {np.abs(points).max():g}; pixels belong there.")
     return points
-
-
-def _files(folder: pathlib.Path, ending: str) -> list[pathlib.Path]:
-    """The files with an ending, sorted, without the `._` files of archives made on a Mac."""
-    return sorted(path for path in folder.glob(f"*.{ending}") if not path.name.startswith("."))
-
-
-def _root(folder: pathlib.Path, colour: str) -> pathlib.Path:
-    """The folder that holds gray, iron and rgb: the given one, or the only such folder in it."""
-    inner = [folder] if (folder / colour).is_dir() else [path.parent for path in sorted(folder.glob(f"*/{colour}"))]
-    if len(inner) != 1:
-        raise InputError(f"{folder} has no folder {colour}. {SfTl54.HOW_TO_GET}")
-    return inner[0]

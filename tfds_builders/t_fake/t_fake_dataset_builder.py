@@ -9,7 +9,7 @@ import re
 import tensorflow_datasets as tfds
 
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 _THERMAL_NAME = re.compile(r"([0-9]{6})(_thermal)?\.png")
 _LABEL_NAME = re.compile(r"([0-9]{6})_ldmks\.txt")
@@ -56,21 +56,23 @@ class TFake(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads {warm,cold}/ID_thermal.png, and face_synthetics/ID_ldmks.txt and ID.png, at any depth."""
-        thermal = _by_id(folder / self.builder_config.name.removesuffix("_alone"), _THERMAL_NAME)
-        labels = _by_id(folder / "face_synthetics", _LABEL_NAME)
+        version = self.builder_config.name.removesuffix("_alone")
+        found = tree.find(folder, (version, "face_synthetics"), self.HOW_TO_GET)
+        thermal = _by_id(found[version], _THERMAL_NAME)
+        labels = _by_id(found["face_synthetics"], _LABEL_NAME)
         lacking = sorted(thermal.keys() - labels.keys())
         self._unlabelled = len(lacking)
         if lacking and not self.options.get("allow_missing"):
             raise InputError(
                 f"{formats.counted(len(lacking), 'thermal image has', 'thermal images have')} no landmarks: "
                 f"{thermal[lacking[0]]} lacks "
-                f"{lacking[0]}_ldmks.txt in {folder / 'face_synthetics'}; complete it, or leave them out with "
+                f"{lacking[0]}_ldmks.txt in {found['face_synthetics']}; complete it, or leave them out with "
                 "--allow_missing."
             )
         splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
         for number in sorted(thermal.keys() & labels.keys()):
             face = faces.Face(
-                thermal[number].relative_to(folder).as_posix(),
+                f"{version}/{thermal[number].relative_to(found[version]).as_posix()}",
                 rgb=labels[number].with_name(f"{number}.png") if "rgb" in self.MODALITIES else None,
                 thermal=thermal[number],
                 landmarks=formats.read_points(labels[number], 70),
@@ -93,7 +95,7 @@ def split_of(number: str) -> str:
 def _by_id(folder: pathlib.Path, pattern: re.Pattern) -> dict[str, pathlib.Path]:
     """Six digits -> the file below `folder` named by them; InputError if there is none, or if a face has two."""
     found: dict[str, pathlib.Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in tree.files(folder, "**/*"):
         match = pattern.fullmatch(path.name)
         if match and found.setdefault(match[1], path) != path:
             raise InputError(f"Both {found[match[1]]} and {path} are face {match[1]}; remove one of them.")

@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 
 from mlcm_jax import files
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
+_SPLITS = ("train", "val", "test")
 _ENVIRONMENTS = {
     "all": ("indoor", "outdoor"),
     "indoor": ("indoor",),
@@ -62,8 +63,8 @@ def _has_number(words: list[str]) -> bool:
 
 def _folder(split: pathlib.Path, environment: str) -> pathlib.Path:
     """The folder of the images; the gray one is preferred, as its images need no palette inversion."""
-    gray = split / f"{environment}_gray"
-    return gray if gray.is_dir() else split / environment
+    found = tree.locate(split, f"{environment}_gray") or tree.locate(split, environment)
+    return found or split / environment
 
 
 def _mate(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -111,22 +112,20 @@ class Tfw(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads {train,val,test}/{indoor,outdoor}.csv; images are in the folders of those names, or in *_gray."""
-        return {
-            split: [
-                face
-                for environment in _ENVIRONMENTS[self.builder_config.name]
-                for face in self._faces(folder / split, environment)
-            ]
-            for split in ("train", "val", "test")
-        }
+        wanted = [(split, environment) for split in _SPLITS for environment in _ENVIRONMENTS[self.builder_config.name]]
+        places = tree.find(folder, [f"{split}/{environment}.csv" for split, environment in wanted], self.HOW_TO_GET)
+        splits: dict[str, list[faces.Face]] = {split: [] for split in _SPLITS}
+        for split, environment in wanted:
+            splits[split] += self._faces(places[f"{split}/{environment}.csv"], split, environment)
+        return splits
 
-    def _faces(self, split: pathlib.Path, environment: str) -> list[faces.Face]:
-        listing, images = split / f"{environment}.csv", _folder(split, environment)
+    def _faces(self, listing: pathlib.Path, split: str, environment: str) -> list[faces.Face]:
+        images = _folder(listing.parent, environment)
         times: collections.Counter[str] = collections.Counter()
         found = []
         for name, values in read_labels(listing):
             image = formats.inside(images, name, listing)
-            key = f"{split.name}/{environment}/{image.relative_to(images).as_posix()}"
+            key = f"{split}/{environment}/{image.relative_to(images).as_posix()}"
             times[key] += 1
             xs, ys, xe, ye = values[:4].tolist()
             face = faces.Face(
@@ -137,6 +136,6 @@ class Tfw(faces.FaceBuilder):
                 extra={"environment": environment},
             )
             if "rgb" in self.MODALITIES:
-                face.rgb = _mate(split / f"{environment}_rgb", name)
+                face.rgb = _mate(listing.parent / f"{environment}_rgb", name)
             found.append(face)
         return found

@@ -6,7 +6,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 
 class WebmorphFaces(faces.FaceBuilder):
@@ -33,12 +33,15 @@ class WebmorphFaces(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads images/NAME.pts beside NAME.jpg for the names in train.txt, val.txt and test.txt."""
-        return {split: self._split(folder, f"{split}.txt") for split in ("train", "val", "test")}
+        places = tree.find(folder, ("images", *faces.LISTS.values()), self.HOW_TO_GET)
+        return {split: _faces(places["images"], places[listing]) for split, listing in faces.LISTS.items()}
 
-    def _split(self, folder: pathlib.Path, listing: str) -> list[faces.Face]:
-        found = []
-        for name in formats.read_lines(folder / listing):
-            image = formats.inside(folder / "images", f"{name}.jpg", folder / listing)
-            points = formats.read_pts(image.with_suffix(".pts"), 68)
-            found.append(faces.Face(f"images/{name}.jpg", rgb=image, landmarks=points, subject=name))
-        return found
+
+def _faces(images: pathlib.Path, listing: pathlib.Path) -> list[faces.Face]:
+    """The faces that a list names; the name is also the person's."""
+    found = []
+    for name in formats.read_lines(listing):
+        image = formats.inside(images, f"{name}.jpg", listing)
+        points = formats.read_pts(image.with_suffix(".pts"), 68)
+        found.append(faces.Face(f"images/{name}.jpg", rgb=image, landmarks=points, subject=name))
+    return found

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from mlcm_jax import files
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 # The attributes in the order of their columns, and what 1 means.
 ATTRIBUTES = {
@@ -23,7 +23,10 @@ ATTRIBUTES = {
     "occlusion": "occluded",
     "blur": "blurred",
 }
-_LISTS = pathlib.PurePosixPath("WFLW_annotations/list_98pt_rect_attr_train_test")
+_LISTS = {
+    split: f"WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{split}.txt"
+    for split in ("train", "test")
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,10 +70,11 @@ class Wflw(faces.FaceBuilder):
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads one face a line; an image with several faces has several lines, and may be in both lists."""
         seen: collections.Counter[str] = collections.Counter()
-        images = folder / "WFLW_images"
+        places = tree.find(folder, ("WFLW_images", *_LISTS.values()), self.HOW_TO_GET)
+        images = places["WFLW_images"]
         splits = {}
-        for split in ("train", "test"):
-            listing = folder / _LISTS / f"list_98pt_rect_attr_{split}.txt"
+        for split, name in _LISTS.items():
+            listing = places[name]
             found = splits[split] = []
             for row in read_list(listing):
                 path = formats.inside(images, row.name, listing)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats
+from tfds_builders import faces, formats, tree
 
 _COORDINATES = [f"{axis}{k}" for k in range(68) for axis in "xy"]
 
@@ -40,19 +41,22 @@ class YoutubeFaces68(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads the rows of landmarks.csv (pixels from 0) for the names in train.txt, val.txt and test.txt."""
-        table = folder / "landmarks.csv"
+        places = tree.find(folder, ("images", "landmarks.csv", *faces.LISTS.values()), self.HOW_TO_GET)
+        table = places["landmarks.csv"]
         rows: dict[str, dict[str, str]] = {}
         for row in formats.read_table(table, ("name", "identity", "split", "scale", *_COORDINATES)):
             if row["name"] in rows:
                 raise InputError(f"{table} has two rows for {row['name']!r}; remove one.")
             rows[row["name"]] = row
-        return {split: self._split(folder, split, rows) for split in ("train", "val", "test")}
+        return {split: self._faces(split, rows, places) for split in faces.LISTS}
 
-    def _split(self, folder: pathlib.Path, split: str, rows: dict[str, dict[str, str]]) -> list[faces.Face]:
-        table, listing = folder / "landmarks.csv", folder / f"{split}.txt"
+    def _faces(
+        self, split: str, rows: Mapping[str, Mapping[str, str]], places: Mapping[str, pathlib.Path]
+    ) -> list[faces.Face]:
+        table, listing = places["landmarks.csv"], places[faces.LISTS[split]]
         found = []
         for name in formats.read_lines(listing):
-            image = formats.inside(folder / "images", name, listing)
+            image = formats.inside(places["images"], name, listing)
             if name not in rows:
                 raise InputError(f"{listing} names {name!r}, which has no row in {table}.")
             row, where = rows[name], f"The row of {name} in {table}"

@@ -1,0 +1,86 @@
+"""Finds a dataset's files below --manual_dir, even if the archive has a folder of its own or names differ in case."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from mlcm_jax.errors import InputError
+from tfds_builders import formats
+
+
+def locate(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The file or folder `name`, such as "helen/trainset", in `folder`, in lower or upper case; None if there is none.
+
+    Raises:
+        InputError: two that differ from `name` in case only.
+    """
+    path = folder
+    for part in name.split("/"):
+        if (path / part).exists():
+            path /= part
+            continue
+        same = sorted(found for found in _entries(path) if found.name.lower() == part.lower())
+        if not same:
+            return None
+        if len(same) > 1:
+            raise InputError(f"{same[0]} and {same[1]} could both be {name}; remove one.")
+        path = same[0]
+    return path
+
+
+def find(
+    folder: pathlib.Path, names: Sequence[str], how_to_get: str, *, partly: bool = False
+) -> dict[str, pathlib.Path]:
+    """Finds files and folders of a dataset in --manual_dir or in one folder directly below it.
+
+    The folder that holds most of the names is taken; if others hold as many, it must be `folder` itself.
+
+    Args:
+        folder: --manual_dir.
+        names: paths with /, relative to the dataset's top folder.
+        how_to_get: sentences that end the message if something is missing.
+        partly: accept a folder that holds only some of the names.
+
+    Returns:
+        Name -> path, for the names that were found.
+
+    Raises:
+        InputError: no folder holds any of the names, or one of them is missing, or two folders hold as many.
+    """
+    found = {folder: _held(folder, names)}
+    if len(found[folder]) < len(names):
+        found |= {path: _held(path, names) for path in subfolders(folder)}
+    most = max(map(len, found.values()))
+    best = [place for place in found if len(found[place]) == most]
+    if not most:
+        raise InputError(f"Neither {folder} nor a folder in it holds any of: {formats.listed(names)}. {how_to_get}")
+    if folder not in best and len(best) > 1:
+        raise InputError(
+            f"{best[0]} and {best[1]} both hold {formats.listed(found[best[0]])}; give --manual_dir one of them."
+        )
+    missing = [name for name in names if name not in found[best[0]]]
+    if missing and not partly:
+        raise InputError(f"{best[0]} has no {formats.listed(missing)}. {how_to_get}")
+    return found[best[0]]
+
+
+def files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """The files that fit a pattern such as "**/*.png", sorted, without the `._` files of archives made on a Mac."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders directly below a folder, sorted."""
+    return sorted(path for path in _entries(folder) if path.is_dir())
+
+
+def _held(folder: pathlib.Path, names: Sequence[str]) -> dict[str, pathlib.Path]:
+    return {name: path for name in names if (path := locate(folder, name))}
+
+
+def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What a folder holds, without hidden entries and the copies of them that macOS puts into archives."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
