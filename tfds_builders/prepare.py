@@ -182,6 +182,10 @@ class Tally:
                     "the mouth or left and right are swapped; are the rows [y, x] instead of [x, y], or is the layout "
                     "a different one? Look at preview.png."
                 )
+            if mine["points"] and mine["hidden"] == mine["points"]:
+                found.append(
+                    f"No landmark of the split {split} is visible; do the labels say so, or are flags inverted?"
+                )
         if self.duplicates:
             found.append(self.describe_duplicates())
         counts = {name: mine["examples"] for name, mine in self._splits.items()}

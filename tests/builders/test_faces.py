@@ -214,6 +214,13 @@ def test_a_small_split_of_swapped_coordinates_is_not_lost_in_a_large_one():
     assert remark.startswith("In 1 of 1 face of the split test the eyes lie below the mouth")
 
 
+def test_a_split_without_any_visible_landmark_is_remarked(folder):
+    hidden = [face(folder, "a", visible=np.zeros(5, bool))]
+    remarks = build(folder, {"train": [face(folder, "b")], "test": hidden}).info.metadata["remarks"]
+    assert [remark for remark in remarks if remark.startswith("No landmark of the split test is visible")]
+    assert not [remark for remark in remarks if "split train" in remark]
+
+
 def test_one_rgb_image_in_two_splits_of_pairs(folder):
     (folder / "b_r.jpg").write_bytes((folder / "a_r.jpg").read_bytes())
     remarks = build(folder, {"train": [face(folder, "a")], "test": [face(folder, "b")]}).info.metadata["remarks"]

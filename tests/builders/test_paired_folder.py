@@ -12,9 +12,7 @@ import tfds_builders
 from mlcm_jax import landmarks
 from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
-from tfds_builders import prepare
 from tfds_builders.paired_folder import paired_folder_dataset_builder as paired
-from tfds_builders.paired_folder import splits
 
 REAL = Path(__file__).parents[3] / "shared/data/rgb_thermal_pairs"
 SIZE = (80, 96)
@@ -136,6 +134,20 @@ def test_coco_keypoints(tmp_path):
     np.testing.assert_allclose(faces["thermal/a.png#2"].landmarks, written["b"], atol=1e-4)
 
 
+def test_coco_keypoints_without_a_2_are_visible_and_told(tmp_path):
+    written = write(tmp_path, ("a", "b", "c"))
+    images = [{"id": k, "file_name": f"{name}.png"} for k, name in enumerate(written)]
+    ones = np.ones((68, 1))
+    annotations = [
+        {"id": k, "image_id": k, "keypoints": np.concatenate([points.astype(float), ones], 1).ravel().tolist()}
+        for k, points in enumerate(written.values())
+    ]
+    (tmp_path / "coco.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    builder = build(tmp_path, splits="1,0,0")
+    assert builder.info.metadata["splits"]["train"]["invisible"] == 0
+    assert builder.info.metadata["remarks"][0].startswith("No keypoint in coco.json has v = 2, so v = 1 counts as")
+
+
 @pytest.mark.parametrize("form", ["list", "by name"])
 def test_one_json_file_beside_a_flat_folder(tmp_path, form):
     written = write(tmp_path, ("a", "b"))
@@ -228,59 +240,6 @@ def test_coloured_thermal_images(tmp_path, kind):
     np.testing.assert_allclose(example["thermal"][..., 0].astype(int), gray, atol=1)
 
 
-def test_lists_and_shares(tmp_path):
-    written = write(tmp_path)
-    write_labels(tmp_path, written)
-    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfa\r\nthermal/b.png\r\n")
-    (tmp_path / "test.txt").write_text("s1/c\n")
-    _, found, builder = parse(tmp_path)
-    keys = {split: [face.extra["name"] for face in mine] for split, mine in found.items()}
-    assert keys == {"train": ["a", "b"], "test": ["s1/c"], "unlabelled": []}
-    assert builder.notes()["not_listed"] == 1  # d
-    with pytest.raises(InputError, match=r"--splits=0.5,0.5,0 and .*train\.txt exclude each other"):
-        parse(tmp_path, splits="0.5,0.5,0")
-    (tmp_path / "val.txt").write_text("c\na\n")
-    with pytest.raises(InputError, match=r"val\.txt names 'a', which is in the split train already"):
-        parse(tmp_path)
-    (tmp_path / "val.txt").write_text("ghost\n")
-    with pytest.raises(InputError, match="1 of 4 faces lacks an image: ghost lacks its"):
-        build(tmp_path)
-    (tmp_path / "val.txt").write_text("../a\n")
-    with pytest.raises(InputError, match=r"val\.txt names the file '\.\./a', which lies outside"):
-        parse(tmp_path)
-
-
-def test_nobody_changes_sides_when_images_are_added():
-    people = {f"p{k}": [paired.faces.Face(f"p{k}", subject=f"s{k // 3}")] for k in range(3000)}
-    placed = splits.by_subject(people, (0.8, 0.1, 0.1))
-    shares = [len(placed[split]) / 3000 for split in splits.NAMES]
-    np.testing.assert_allclose(shares, (0.8, 0.1, 0.1), atol=0.03)
-    owner = {face.subject: split for split, mine in placed.items() for face in mine}
-    fewer = splits.by_subject({k: v for k, v in people.items() if int(k[1:]) % 2}, (0.8, 0.1, 0.1))
-    assert all(owner[face.subject] == split for split, mine in fewer.items() for face in mine)
-    assert sum(map(len, placed.values())) == 3000
-    prepare.check_subjects(placed)
-    prepare.check_subjects(placed)
-
-
-def test_small_sets_leave_no_split_empty_and_shared_images_bind_people():
-    few = {name: [paired.faces.Face(name)] for name in "abc"}
-    assert [len(mine) for mine in splits.by_subject(few, (0.8, 0.1, 0.1)).values()] == [1, 1, 1]
-    assert [len(mine) for mine in splits.by_subject(few, (1.0, 0.0, 0.0)).values()] == [3, 0, 0]
-    chain = {
-        k: [paired.faces.Face(k, subject=s) for s in pair] for k, pair in {"a": "xy", "b": "yz", "c": "zw"}.items()
-    }
-    assert sorted(len(mine) for mine in splits.by_subject(chain, (0.4, 0.3, 0.3)).values()) == [0, 0, 6]
-
-
-def test_a_person_may_be_labelled_here_and_unlabelled_there(tmp_path):
-    written = write(tmp_path, ("a", "b"))
-    write_labels(tmp_path, {"a": written["a"]})
-    (tmp_path / "subjects.csv").write_text("name,subject\na,anna\nb,anna\n")
-    builder = build(tmp_path)
-    assert {split: info.num_examples for split, info in builder.info.splits.items()} == {"train": 1, "unlabelled": 1}
-
-
 def test_a_missing_mate_is_listed_and_left_out_on_demand(tmp_path):
     write_labels(tmp_path, write(tmp_path))
     (tmp_path / "rgb/d.png").unlink()
@@ -293,15 +252,6 @@ def test_a_missing_mate_is_listed_and_left_out_on_demand(tmp_path):
     builder = build(tmp_path, allow_missing=True)
     assert sum(info.num_examples for info in builder.info.splits.values()) == 3
     assert "2 of 5 faces lack" in builder.info.metadata["remarks"][0]
-
-
-def test_an_image_in_two_splits_is_refused(tmp_path):
-    write_labels(tmp_path, write(tmp_path, ("a", "b", "c")))
-    (tmp_path / "thermal/b.png").write_bytes((tmp_path / "thermal/a.png").read_bytes())
-    for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
-        (tmp_path / f"{split}.txt").write_text(name)
-    with pytest.raises(InputError, match=r"1 image is in two splits: thermal/b\.png of val is also thermal/a\.png"):
-        build(tmp_path)
 
 
 def _text(name, content):

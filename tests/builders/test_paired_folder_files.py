@@ -1,30 +1,19 @@
-"""Tests of the label, box and layout files of `paired_folder`: values, messages and fuzzing."""
+"""Tests of the label and box files of `paired_folder`: values, messages and fuzzing."""
 
 import json
 
 import cv2
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlcm_jax import landmarks, layout_file
 from mlcm_jax.errors import InputError
-from tfds_builders.paired_folder import folder, labels, splits, thermal_kind
+from tfds_builders.paired_folder import folder, labels, thermal_kind
 from tfds_builders.paired_folder import paired_folder_dataset_builder as paired
 
 FUZZ = settings(max_examples=80, derandomize=True, deadline=None)
 TWO = [[1, 2], [3.5, -4]]
-MINE = {
-    "name": "mine",
-    "names": ["re", "le", "nose", "rm", "lm"],
-    "flip": [["re", "le"], [3, "4"]],
-    "eye_corners": ["re", "le"],
-    "pupils": [[0], ["le"]],
-    "groups": {"right_eye": [0], "left_eye": [1], "outer_lips": ["rm", "lm"]},
-    "edges": [["rm", "lm"]],
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +24,10 @@ def place(tmp_path_factory):
 def _read(place, content, read=labels.read_one):
     path = place / "a.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read(path) if read is labels.read_one else read(path, lambda word, source: word)
+    if read is labels.read_one:
+        return read(path)
+    found = read(path, lambda word, source: word)
+    return found[0] if read is labels.read_all else found
 
 
 def test_an_entry(place):
@@ -126,6 +118,18 @@ def test_coco_that_is_wrong(place, change, message):
         _read(place, COCO | change, labels.read_all)
 
 
+@pytest.mark.parametrize(
+    ("flags", "visible", "remarked"), [([1, 1, 1], "111", True), ([0, 1, 1], "011", True), ([2, 1, 0], "100", False)]
+)
+def test_coco_of_tools_that_write_1_for_labelled(place, flags, visible, remarked):
+    keypoints = [value for k, flag in enumerate(flags) for value in (k, k + 1, flag)]
+    annotations = [{"image_id": 1, "keypoints": keypoints}, {"image_id": 1, "keypoints": [0] * 9}]
+    (place / "a.json").write_text(json.dumps(COCO | {"annotations": annotations}))
+    found, remarks = labels.read_all(place / "a.json", lambda word, source: word)
+    assert "".join(str(int(flag)) for flag in found["a.png"][0].visible) == visible
+    assert [remark.split(",")[0] for remark in remarks] == ["No keypoint in a.json has v = 2"] * remarked
+
+
 def test_two_words_for_one_pair(place):
     (place / "a.json").write_text(json.dumps({"rgb/a.png": None, "thermal/a.png": None}))
     names = folder.Names({"rgb": {"a": "rgb/a.png"}, "thermal": {"a": "thermal/a.png"}}, place)
@@ -163,79 +167,6 @@ def test_patterns():
     assert folder.match(paths, "./s/t[*].png", "f") == {"1": "s/t[1].png"}
     with pytest.raises(InputError, match=r"--f=\*/\* has two files for the name"):
         folder.match(["a/b", "a/b"], "*/*", "f")
-
-
-def test_a_layout_and_its_inverse():
-    layout = layout_file.layout_from_dict(MINE)
-    assert (layout.name, layout.count, layout.eye_corners, layout.pupils) == ("mine", 5, (0, 1), ((0,), (1,)))
-    assert layout.flip.tolist() == [1, 0, 2, 4, 3] and layout.edges == ((3, 4),)
-    assert layout.groups == {"right_eye": (0,), "left_eye": (1,), "outer_lips": (3, 4)}
-
-
-@pytest.mark.parametrize("name", sorted(landmarks.LAYOUTS))
-def test_every_known_layout_survives_json(name):
-    before = landmarks.LAYOUTS[name]
-    plain = json.loads(json.dumps(layout_file.layout_to_dict(before)))
-    after = layout_file.layout_from_dict(plain | {"name": "copy"})
-    for field in ("count", "groups", "eye_corners", "pupils", "edges"):
-        assert getattr(after, field) == getattr(before, field), field
-    np.testing.assert_array_equal(after.flip, before.flip)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"flips": []}, "has the key 'flips'; did you mean 'flip'"),
-        ({"name": "ibug68"}, "not a known layout's name"),
-        ({"name": "a/b"}, "letters, digits"),
-        ({"names": ["a", "b", "a"]}, "two points with the name 'a'"),
-        ({"names": ["1", "2"]}, "mistaken for an index"),
-        ({"names": "ab"}, "not a list of words"),
-        ({"count": 6}, "5 names for 6 points"),
-        ({"count": "many"}, "needs count"),
-        ({"count": 10**12}, "needs count"),
-        ({"flip": None}, "lacks flip"),
-        ({"flip": [[0, 1, 2]]}, r"flip: \[0, 1, 2\]; it must be 2 points"),
-        ({"flip": [[0, 1], [1, 2]]}, "point 1 twice among the flip pairs"),
-        ({"flip": [[2, 2]]}, "point 2 twice"),
-        ({"flip": [["re", "lee"]]}, "refers to 'lee', which is no point's index or name"),
-        ({"flip": [[0, 5]]}, "points run from 0 to 4"),
-        ({"flip": [[0, -1]]}, "points run from 0 to 4"),
-        ({"flip": [[0, True]]}, "refers to 'True'"),
-        ({"flip": []}, "eye_corners that are not each other's mirror images"),
-        ({"eye_corners": [0]}, r"eye_corners: \[0\]; it must be 2 points"),
-        ({"pupils": [0, 1]}, "pupils: 0; it must be a list"),
-        ({"pupils": [[0]]}, "not two lists"),
-        ({"groups": [1]}, "must map parts of the face"),
-        ({"groups": {"nose": []}}, "no points in nose"),
-        ({"groups": {"right_eye": [0], "left_eye": [2]}}, "right_eye and left_eye that are not"),
-        ({"edges": [[0]]}, "it must be 2 points"),
-    ],
-)
-def test_layouts_that_are_wrong(change, message):
-    with pytest.raises(InputError, match=message):
-        layout_file.layout_from_dict(MINE | change)
-
-
-def test_layouts_by_number():
-    assert [layout_file.by_count(n) for n in (68, 54, 70, 98, 29, 5)] == [
-        "ibug68", "sf_tl54", "tfake70", "wflw98", "cofw29", "tfw5"
-    ]  # fmt: skip
-    with pytest.raises(InputError, match="The first label has 3 points, which is no known layout"):
-        layout_file.by_count(3)
-
-
-def test_yaml_files(place):
-    path = place / "my points.yaml"
-    path.write_bytes(b"\xef\xbb\xbf" + yaml.safe_dump({k: v for k, v in MINE.items() if k != "name"}).encode())
-    assert layout_file.read_layout(path).name == "my_points"
-    for content, message in (("a: [", "is not YAML"), ("- 1", "bare list"), ("count: 2\nflip: []\n", None)):
-        path.write_text(content)
-        if message:
-            with pytest.raises(InputError, match=message):
-                layout_file.read_layout(path)
-        else:
-            assert layout_file.read_layout(path).count == 2
 
 
 def test_the_box_of_five_points(tmp_path):
@@ -297,17 +228,6 @@ def test_palettes_by_name(place):
         thermal_kind.read_palette("none.csv", place)
 
 
-@pytest.mark.parametrize("value", ["0.8,0.1", "0.8,0.1,0.2", "1,1,-1", "8,1,1", "nan,0,0", "", "a"])
-def test_shares_that_are_wrong(value):
-    with pytest.raises(InputError, match="--splits="):
-        splits.parse_shares(value)
-
-
-def test_shares():
-    assert splits.parse_shares(None) == (0.8, 0.1, 0.1)
-    assert splits.parse_shares("70, 20, 10") == pytest.approx((0.7, 0.2, 0.1))
-
-
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400)
 _KEYS = st.sampled_from(
     ["landmarks", "landmarks5", "visible", "box", "name", "images", "annotations", "id", "image_id"]
@@ -344,43 +264,6 @@ def test_any_json_is_read_or_refused(place, content):
                 count = len(face.landmarks)
                 assert face.landmarks.shape == (count, 2) and np.isfinite(face.landmarks).all()
                 assert face.visible.shape == face.confidence.shape == (count,)
-
-
-_POINTS = st.integers(-1, 6) | st.sampled_from(["re", "le", "nose", "", "1"])
-_LISTS = st.lists(st.lists(_POINTS, max_size=3) | _POINTS, max_size=4)
-_LAYOUT = st.fixed_dictionaries({}, optional={
-    "name": st.text(max_size=3), "count": st.integers(-1, 7), "names": st.just(MINE["names"]) | _JSON,
-    "flip": st.just(MINE["flip"]) | _LISTS, "eye_corners": _LISTS, "pupils": _LISTS, "edges": _LISTS,
-    "groups": st.dictionaries(st.sampled_from(["right_eye", "left_eye"]), _LISTS, max_size=2) | _JSON,
-})  # fmt: skip
-
-
-@FUZZ
-@given(content=_LAYOUT | _JSON)
-def test_any_layout_is_read_or_refused(content):
-    try:
-        layout = layout_file.layout_from_dict(content)
-    except InputError:
-        return
-    again = layout_file.layout_from_dict(json.loads(json.dumps(layout_file.layout_to_dict(layout))))
-    assert again.flip.tolist() == layout.flip.tolist() and again.groups == layout.groups
-    assert (layout.flip[layout.flip] == np.arange(layout.count)).all()
-
-
-_YAML = st.lists(
-    st.sampled_from(["count: ", "2", "\n", "flip: ", "[", "]", "{", "!!int ''", "&a", "*a", ": ", "- ", "'"])
-)
-
-
-@FUZZ
-@given(content=st.binary(max_size=60) | _YAML.map(lambda words: "".join(words).encode()))
-def test_any_yaml_is_read_or_refused(place, content):
-    path = place / "fuzzed.yaml"
-    path.write_bytes(content)
-    try:
-        assert layout_file.read_layout(path).count >= 1
-    except InputError as error:
-        assert "fuzzed.yaml" in str(error)
 
 
 @FUZZ

@@ -50,19 +50,24 @@ def read_one(path: pathlib.Path) -> list[Label]:
     return [_label([tuple(row) for row in points.tolist()], f"The file {path}", {})]
 
 
-def read_all(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, list[Label]]:
-    """Reads the faces of all images from one JSON file: name -> faces.
+def read_all(
+    path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]
+) -> tuple[dict[str, list[Label]], list[str]]:
+    """Reads the faces of all images from one JSON file.
 
     Args:
         path: a file with a list of entries with `name`, entries by name, or COCO keypoints.
         resolve: turns a word for an image, and the file that holds it, into the pair's name.
 
+    Returns:
+        Name -> faces, and remarks for the user.
+
     Raises:
         InputError: another form, NaN, flags that do not fit the points, two words for one image.
     """
-    content = files.read_json(path)
+    content, remarks = files.read_json(path), []
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-        rows = _coco(content, path)
+        rows, remarks = _coco(content, path)
     elif isinstance(content, dict):
         rows = [(word, _faces(value, f"{word[:80]!r} in {path}")) for word, value in content.items()]
     elif isinstance(content, list):
@@ -76,7 +81,7 @@ def read_all(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str
         if words.setdefault(name, word) != word:
             raise InputError(f"{path} labels the pair {name} twice, as {words[name]!r} and as {word!r}; keep one.")
         result.setdefault(name, []).extend(faces)
-    return result
+    return result, remarks
 
 
 def _row(entry: Any, k: int, path: pathlib.Path) -> tuple[str, list[Label]]:
@@ -142,8 +147,12 @@ def _label(points: Any, where: str, entry: dict) -> Label:
     return label
 
 
-def _coco(content: dict, path: pathlib.Path) -> list[tuple[str, list[Label]]]:
-    """Faces by `file_name` from COCO keypoints: triples x, y, v, where v is 0 without label, 1 hidden, 2 visible."""
+def _coco(content: dict, path: pathlib.Path) -> tuple[list[tuple[str, list[Label]]], list[str]]:
+    """Faces by `file_name` from COCO keypoints, and remarks.
+
+    Keypoints are triples x, y, v, where v is 0 without label, 1 hidden, 2 visible. Some tools (MMPose's converters for
+    300W and WFLW are among them) write 1 for every labelled point; therefore 1 counts as visible if no v is 2.
+    """
     files: dict = {}
     for k, image in enumerate(_list(content["images"], f"images in {path}")):
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
@@ -153,6 +162,7 @@ def _coco(content: dict, path: pathlib.Path) -> list[tuple[str, list[Label]]]:
             raise InputError(f"Image {image['file_name'][:80]!r} of {path} has no id of its own.")
         files[number] = image["file_name"]
     found: dict[str, list[Label]] = {file: [] for file in files.values()}
+    triples: list[tuple[str, dict[str, Any], str, list[list[float]]]] = []
     for k, row in enumerate(_list(content["annotations"], f"annotations in {path}")):
         where = f"Annotation {k} of {path}"
         number = row.get("image_id") if isinstance(row, dict) else None
@@ -161,14 +171,19 @@ def _coco(content: dict, path: pathlib.Path) -> list[tuple[str, list[Label]]]:
         keypoints = row.get("keypoints")
         if not isinstance(keypoints, list) or len(keypoints) % 3 or not keypoints:
             raise InputError(f"{where} has no keypoints x, y, v.")
-        triples = [_floats(keypoints[i : i + 3], 3, where) for i in range(0, len(keypoints), 3)]
-        if not all(v in (0, 1, 2) for _, _, v in triples):
+        points = [_floats(keypoints[i : i + 3], 3, where) for i in range(0, len(keypoints), 3)]
+        if not all(v in (0, 1, 2) for _, _, v in points):
             raise InputError(f"{where} has a keypoint whose v is not 0, 1 or 2.")
+        triples.append((files[number], row, where, points))
+    values = {v for _, _, _, points in triples for _, _, v in points}
+    visible = 2 if 2 in values else 1
+    for file, row, where, points in triples:
         entry = {key: row.get(key) for key in ("subject", "pseudo", "confidence")}
         entry["box"] = row.get("bbox") or None
-        entry["visible"] = [v == 2 for _, _, v in triples]
-        found[files[number]].append(_label([(x, y) if v else None for x, y, v in triples], where, entry))
-    return list(found.items())
+        entry["visible"] = [v == visible for _, _, v in points]
+        found[file].append(_label([(x, y) if v else None for x, y, v in points], where, entry))
+    remark = f"No keypoint in {path.name} has v = 2, so v = 1 counts as visible; nothing says which points are hidden."
+    return list(found.items()), [remark] if 1 in values and 2 not in values else []
 
 
 def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, boxes.Box]:

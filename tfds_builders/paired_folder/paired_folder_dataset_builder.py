@@ -223,7 +223,7 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"--manual_dir={folder} is not a folder. {PairedFolder.HOW_TO_GET}")
     images = folders.find_images(folder, options["rgb_glob"], options["thermal_glob"])
     resolve = folders.Names(images, folder)
-    found = _labels(folder, options["labels"], resolve)
+    found, remarks = _labels(folder, options["labels"], resolve)
     count = next((len(face.landmarks) for some in found.values() for face in some if face.landmarks is not None), None)
     layout = _layout(options["layout"], count, folder)
     without = set(formats.read_lines(options["exclude"])) if options["exclude"] else set()
@@ -250,7 +250,8 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
         "labels": found,
         "boxes": boxes,
         "subjects": subjects,
-        "left_out": [
+        "left_out": remarks
+        + [
             f"{formats.counted(len(names), f'{what} has a name', f'{many} have names')} that no image has: "
             f"{formats.listed(map(repr, names), 3)}. Check the spelling."
             for (what, many), names in strays.items()
@@ -267,8 +268,10 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _labels(folder: pathlib.Path, given: str | None, resolve: folders.Names) -> dict[str, list[Label]]:
-    """Name -> faces, from all sources; the first source that labels an image wins."""
+def _labels(
+    folder: pathlib.Path, given: str | None, resolve: folders.Names
+) -> tuple[dict[str, list[Label]], list[str]]:
+    """Name -> faces, from all sources (the first that labels an image wins), and remarks."""
     sources: list[str] = [word.strip() for word in given.split(",")] if given else []
     if not given:
         place = tree.locate(folder, "landmarks")
@@ -280,22 +283,25 @@ def _labels(folder: pathlib.Path, given: str | None, resolve: folders.Names) -> 
                 f"--labels={sources[0]},{sources[1]}."
             )
     found: dict[str, list[Label]] = {}
+    remarks: list[str] = []
     for source in sources:
-        for name, some in _source(folder, source, resolve).items():
+        faces_of, told = _source(folder, source, resolve)
+        remarks += told
+        for name, some in faces_of.items():
             if all(label.landmarks is None for label in found.get(name, [])):
                 found[name] = some
-    return found
+    return found, remarks
 
 
-def _source(folder: pathlib.Path, given: str, resolve: folders.Names) -> dict[str, list[Label]]:
+def _source(folder: pathlib.Path, given: str, resolve: folders.Names) -> tuple[dict[str, list[Label]], list[str]]:
     if "*" in given:
         paths = folders.match(folders.find_files(folder), given, "labels")
         if not paths:
             raise InputError(f"--labels={given} fits no file in {folder}.")
-        return _read_each(folder, paths, resolve)
+        return _read_each(folder, paths, resolve), []
     place = _beside(folder, given, (), "labels")
     if place.is_dir():
-        return _read_each(place, folders.by_stem(place, label_files.ENDINGS), resolve)
+        return _read_each(place, folders.by_stem(place, label_files.ENDINGS), resolve), []
     return label_files.read_all(place, resolve)
 
 
