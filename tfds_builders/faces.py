@@ -15,6 +15,7 @@ class MyDataset(faces.FaceBuilder):
 from __future__ import annotations
 
 import abc
+import contextlib
 import io
 import os
 import pathlib
@@ -61,6 +62,8 @@ class FaceBuilder(Builder, skip_registration=True):
         SUBSETS: further splits, each of the examples of a split whose bool feature is true, such as `test_pose`.
         OWN_SPLITS: whether the splits are the user's. Then an image in two of them is a mistake; otherwise it was the
             publisher's choice.
+        remarks: sentences for the user, which `parse` may add.
+        passed_over: keys of faces that `parse` met but left out, which a file for --exclude may name.
     """
 
     OPTIONS = options.FILES
@@ -77,6 +80,8 @@ class FaceBuilder(Builder, skip_registration=True):
 
     def __init__(self, options: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         self.options = dict(options or {})
+        self.remarks: list[str] = []
+        self.passed_over: set[str] = set()
         super().__init__(**kwargs)
 
     @classmethod
@@ -104,7 +109,7 @@ class FaceBuilder(Builder, skip_registration=True):
         return {}
 
     def notes(self) -> dict[str, Any]:
-        """Facts for `info.metadata` that a later load needs; sentences under "left_out" are shown to the user."""
+        """Facts for `info.metadata` that a later load needs."""
         return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -149,7 +154,8 @@ class FaceBuilder(Builder, skip_registration=True):
         splits, remarks = self._usable(self._parsed(folder), folder)
         self.total = sum(map(len, splits.values()))
         if not self.total:
-            raise InputError(f"{folder} holds no faces of {self.name}. {self.HOW_TO_GET}")
+            told = " ".join([*remarks, *self.remarks, self.HOW_TO_GET])
+            raise InputError(f"{folder} holds no faces of {self.name}/{self.builder_config.name}. {told}")
         faces = [face for mine in splits.values() for face in mine]
         layout, thermal = landmarks.get(self.LAYOUT), self.thermal()
 
@@ -182,12 +188,14 @@ class FaceBuilder(Builder, skip_registration=True):
         if self.options.get("exclude"):
             names = set(formats.read_lines(self.options["exclude"]))
             known = {face.key for mine in splits.values() for face in mine}
-            strange = sorted(names - known)
+            strange = sorted(names - known - self.passed_over)
+            strange = strange and sorted({*strange} - self._keys_of_other_configs(folder))
             if strange:
                 raise InputError(f"{self.options['exclude']} names {strange[0]!r}, which is not a face of {self.name}.")
             splits = {split: [face for face in mine if face.key not in names] for split, mine in splits.items()}
-            left = formats.counted(len(names), "face was", "faces were")
-            remarks.append(f"{left} left out by {self.options['exclude']}.")
+            left, others = formats.counted(len(names & known), "face was", "faces were"), len(names - known)
+            more = f"; {formats.counted(others, 'name in it is', 'names in it are')} not needed for this config"
+            remarks.append(f"{left} left out by {self.options['exclude']}{more if others else ''}.")
         faces = [face for mine in splits.values() for face in mine]
         keys: set[str] = set()
         for face in faces:
@@ -207,6 +215,16 @@ class FaceBuilder(Builder, skip_registration=True):
         prepare.check_subjects(splits)
         return {split: mine for split, mine in splits.items() if mine}, remarks
 
+    def _keys_of_other_configs(self, folder: pathlib.Path) -> set[str]:
+        """One file for --exclude serves all configs; this finds the keys of faces that this config does not have."""
+        found: set[str] = set()
+        for config in self.BUILDER_CONFIGS:
+            if config.name != self.builder_config.name:
+                with contextlib.suppress(InputError):  # the files of another config need not exist
+                    other = self.make(config.name, self._data_dir_root, **self.options)
+                    found |= {face.key for mine in other.parse(folder).values() for face in mine} | other.passed_over
+        return found
+
     def _generate_examples(
         self, stream: Iterator[dict[str, Any]], split: str, count: int, tally: prepare.Tally, remarks: list[str] | None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -223,7 +241,7 @@ class FaceBuilder(Builder, skip_registration=True):
                     f"{tally.describe_duplicates()} An image belongs to one split only; nothing was built."
                 )
             notes = self.notes()
-            remarks = remarks + notes.get("left_out", []) + tally.remarks()
+            remarks = remarks + self.remarks + tally.remarks()
             facts = {"splits": tally.summary(), "remarks": remarks, "exclude": str(self.options.get("exclude") or "")}
             self.info.metadata.update(notes | facts)
 

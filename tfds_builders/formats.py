@@ -54,6 +54,29 @@ def numbers(words: Iterable[str], where: str) -> np.ndarray:
     return np.array(values, np.float64)
 
 
+def is_blank(word: str) -> bool:
+    """Whether a cell of a table holds nothing: no text, or an error of a spreadsheet, such as #DIV/0! or Err:502."""
+    return not word or word.startswith("#") or bool(re.fullmatch(r"Err:\d+", word))
+
+
+def cells(words: Iterable[str], where: str) -> np.ndarray:
+    """Converts cells of a table to float32 [N]; blank cells and errors of spreadsheets become NaN.
+
+    Args:
+        words: the cells, without spaces around them.
+        where: opens the message, such as "Row 3 of a.csv".
+
+    Raises:
+        InputError: a cell that holds other text.
+    """
+    words = list(words)
+    bad = next((word for word in words if not is_blank(word) and not _is_number(word)), None)
+    if bad is not None:
+        raise InputError(f"{where} holds {bad[:40]!r} where a number belongs.")
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and count as unlabelled or are refused
+        return np.array([math.nan if is_blank(word) else float(word) for word in words]).astype(np.float32)
+
+
 def read_pts(path: str | os.PathLike, count: int | None = None, *, first: float = 1.0) -> np.ndarray:
     """Reads landmarks from a `.pts` file: `version: 1`, `n_points: 68`, `{`, rows of x y, `}`.
 
@@ -89,10 +112,26 @@ def read_points(path: str | os.PathLike, count: int | None = None) -> np.ndarray
     return _points(path, numbers([word for row in rows for word in row], f"The file {path}"), count)
 
 
-def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """Reads the rows of a CSV file with a header, as {column: text}, without spaces around the texts.
+def read_rows(path: str | os.PathLike) -> list[list[str]]:
+    """Reads the rows of a CSV file, without spaces around the cells.
 
-    Commas, semicolons and tabs are understood. Blank rows are skipped.
+    Commas, semicolons and tabs are understood. Rows in which `is_blank` holds for every cell are skipped.
+
+    Raises:
+        InputError: a missing file, or one that is not a CSV file.
+    """
+    text = read_text(path).lstrip("\n")
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+    try:
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+        rows = [[word.strip() for word in row] for row in reader]
+    except csv.Error as error:
+        raise InputError(f"The file {path} is not a CSV file: {error}.") from None
+    return [row for row in rows if not all(map(is_blank, row))]
+
+
+def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """Reads the rows of a CSV file with a header, as {column: text}; see `read_rows`.
 
     Args:
         path: the file.
@@ -101,14 +140,7 @@ def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[
     Raises:
         InputError: a missing file or column, or a row that is longer or shorter than the header.
     """
-    text = read_text(path).lstrip("\n")
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
-    try:
-        rows = [[word.strip() for word in row] for row in reader if any(word.strip() for word in row)]
-    except csv.Error as error:
-        raise InputError(f"The file {path} is not a CSV file: {error}.") from None
+    rows = read_rows(path)
     if not rows:
         raise InputError(f"The file {path} holds no text.")
     names = rows[0]

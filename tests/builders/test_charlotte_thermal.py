@@ -165,31 +165,106 @@ def test_72_points_lack_the_last_of_the_forehead(tmp_path):
     assert example["visible"].tolist() == [True] * 72 + [False]
 
 
-def test_odd_rows_are_listed_and_can_be_excluded(tmp_path):
+def odd_tree(folder):
+    """Two good rows, one for each config, and two odd ones for each; returns the keys of the odd ones."""
     points = frontal(np.random.default_rng(4))
     gap = row("R3", points).split(",")
     gap[11] = ""  # x5
     lines = [row("R1", points), row("R2", points[:50]), ",".join(gap), row("R4", profile()), row("R5", profile()[:20])]
-    write_subject(tmp_path, lines, ["R1", "R2", "R3", "R4", "R5"])
-    odd = r"2 rows have neither 73 points nor the first 43: S1/R2.tiff \(50\), S1/R3.tiff \(72\); fix them"
-    with pytest.raises(InputError, match=odd):
-        tfds_builders.build("charlotte_thermal/frontal", tmp_path / "data", manual_dir=tmp_path)
-    with pytest.raises(InputError, match=r"1 rows have neither .* S1/R5.tiff \(20\)"):
-        tfds_builders.build("charlotte_thermal/profile", tmp_path / "data", manual_dir=tmp_path)
-    listing = tmp_path / "wrong.txt"
-    listing.write_text("# known wrong labels\nS1/R2.tiff\nS1/R3.tiff\n")
-    built = tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path, exclude=listing)
+    write_subject(folder, [*lines, row("R6", [])], ["R1", "R2", "R3", "R4", "R5"])
+    return {"frontal": "S1/R2.tiff (50), S1/R3.tiff (72)", "profile": "S1/R5.tiff (20), S1/R6.tiff (0)"}
+
+
+@pytest.mark.parametrize("config", ["frontal", "profile"])
+def test_odd_rows_are_left_out_and_listed(tmp_path, config):
+    odd = odd_tree(tmp_path)[config]
+    built = tfds_builders.build(f"charlotte_thermal/{config}", tmp_path / "data", manual_dir=tmp_path)
     assert built.info.splits["train"].num_examples == 1
-    assert "2 faces were left out" in built.info.metadata["remarks"][0]
+    told = f"2 rows have neither 73 points nor only the first 43: {odd}. They were left out."
+    assert built.info.metadata["remarks"] == [told]
 
 
-def test_a_repeated_row_counts_once_and_another_label_is_refused(tmp_path):
+@pytest.mark.parametrize("config", ["frontal", "profile"])
+def test_all_odd_rows_of_the_published_tables_fit_into_the_remark(tmp_path, config):
+    count = {"frontal": 50, "profile": 20}[config]
+    write_subject(tmp_path, [row(f"R{k}", profile()[:1].repeat(count, 0)) for k in range(48)])
+    builder = tfds_builders.load(f"charlotte_thermal/{config}", tmp_path / "data")
+    builder.parse(tmp_path)
+    (remark,) = builder.remarks
+    assert all(f"S1/R{k}.tiff ({count})" in remark for k in range(48))
+
+
+@pytest.mark.parametrize("config", ["frontal", "profile"])
+def test_one_exclude_list_serves_both_configs(tmp_path, config):
+    odd_tree(tmp_path)
     points = frontal(np.random.default_rng(5))
-    write_subject(tmp_path, [row("R1", points), row("R1", points)], ["R1"])
-    assert len(module.read_labels(tmp_path / "S1.csv")) == 1
-    write_subject(tmp_path, [row("R1", points), row("R1", points + 1)], ["R1"])
-    with pytest.raises(InputError, match=r"S1/R1.tiff occurs twice"):
-        tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
+    write_subject(tmp_path, [row("R7", points), row("R8", profile())], ["R7", "R8"], subject=2)
+    listing = tmp_path / "wrong.txt"
+    listing.write_text("# known wrong labels\n" + "\n".join(f"S1/R{k}.tiff" for k in (1, 2, 3, 4, 5)))
+    name = f"charlotte_thermal/{config}"
+    built = tfds_builders.build(name, tmp_path / "data", manual_dir=tmp_path, exclude=listing)
+    assert [one["key"] for one in built.as_data_source(split="train")] == [
+        b"S2/R7.tiff" if config == "frontal" else b"S2/R8.tiff"
+    ]
+    remark = built.info.metadata["remarks"][0]
+    assert remark == f"1 face was left out by {listing}; 4 names in it are not needed for this config."
+    listing.write_text("S1/R9.tiff")
+    with pytest.raises(InputError, match=r"wrong.txt names 'S1/R9.tiff', which is not a face of charlotte_thermal"):
+        tfds_builders.build(name, tmp_path / "other", manual_dir=tmp_path, exclude=listing)
+
+
+@pytest.mark.parametrize("error", ["#DIV/0!", "#REF!", "#N/A", "#NV", "Err:502"])
+def test_residue_of_a_spreadsheet_is_passed_over(tmp_path, error):
+    points = frontal(np.random.default_rng(6))
+    residue = row("", [], facts=f",{error},0,{error},")
+    broken = row("R2", points).replace(f",{points[7, 0]:g},", f",{error},", 1)
+    write_subject(tmp_path, [row("R1", points), broken, residue, residue, row(error, [])], ["R1", "R2"])
+    write_subject(tmp_path, [row("R3", points, facts=f"1,{error},0,{error},"), residue], ["R3"], subject=2)
+    built = tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
+    examples = trees.read_back("charlotte_thermal/frontal", "train", tmp_path / "data")
+    assert list(examples) == ["S1/R1.tiff", "S2/R3.tiff"]
+    facts = examples["S2/R3.tiff"]["metadata"]
+    assert facts["distance"] == 1 and np.isnan([facts["room"], facts["humidity"], facts["sensation"]]).all()
+    assert built.info.metadata["remarks"] == [
+        "4 rows without an ID were passed over: 3 in S1.csv, 1 in S2.csv.",
+        "1 row has neither 73 points nor only the first 43: S1/R2.tiff (72). It was left out.",
+    ]
+
+
+def test_rows_of_one_id_that_tell_other_facts(tmp_path):
+    points = frontal(np.random.default_rng(7))
+    lines = [
+        row("R1", points, facts="1.4,53,0,24.4,-1"),
+        row("R2", points, facts="2,50,,24,1"),
+        row("R1", points, facts="1.4,57,0,25.9,"),
+        row("R2", points, facts=",50,1,24,1"),
+        row("R1", points, facts="1.4,53,0,24.4,-1"),
+    ]
+    write_subject(tmp_path, lines, ["R1", "R2"])
+    built = tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
+    examples = trees.read_back("charlotte_thermal/frontal", "train", tmp_path / "data")
+    facts = {
+        key: [float(example["metadata"][name]) for name in ("distance", "humidity", "airflow", "room", "sensation")]
+        for key, example in examples.items()
+    }
+    np.testing.assert_array_equal(facts["S1/R1.tiff"], [np.float32(1.4), np.nan, 0, np.nan, -1])
+    np.testing.assert_array_equal(facts["S1/R2.tiff"], [2, 50, 1, 24, 1])
+    (remark,) = built.info.metadata["remarks"]
+    assert remark.startswith("1 image has several rows with the same points but other facts") and "S1/R1.tiff" in remark
+    with pytest.raises(InputError, match=r"holds no faces of charlotte_thermal/profile\. Follow the link"):
+        tfds_builders.build("charlotte_thermal/profile", tmp_path / "data", manual_dir=tmp_path)
+    builder = tfds_builders.load("charlotte_thermal/profile", tmp_path / "data")
+    assert builder.parse(tmp_path) == {"train": [], "val": [], "test": []} and builder.remarks == []
+
+
+def test_an_image_with_two_labels_is_left_out(tmp_path):
+    points = frontal(np.random.default_rng(8))
+    write_subject(tmp_path, [row("R1", points), row("R2", points), row("R1", points + 1)], ["R1", "R2"])
+    built = tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
+    assert list(trees.read_back("charlotte_thermal/frontal", "train", tmp_path / "data")) == ["S1/R2.tiff"]
+    assert built.info.metadata["remarks"] == ["1 image has rows with different points: S1/R1.tiff. It was left out."]
+    (tmp_path / "wrong.txt").write_text("S1/R1.tiff")
+    tfds_builders.build("charlotte_thermal", tmp_path / "x", manual_dir=tmp_path, exclude=tmp_path / "wrong.txt")
 
 
 def test_bad_images_and_places(tmp_path):
@@ -226,7 +301,7 @@ def test_swapped_axes_are_remarked(tmp_path):
     [
         (lambda text: text.replace("x42,", "z42,"), r"has no column 'x42'"),
         (lambda text: text.replace("R1,", "../R1,"), r"Row 2 of .* has the ID '../R1'; an image's name"),
-        (lambda text: text.replace("1.4,52.5", "far,52.5"), r"Row 2 of .* holds text where a number belongs"),
+        (lambda text: text.replace("1.4,52.5", "far,52.5"), r"Row 2 of .* holds 'far' where a number belongs"),
         (lambda text: text + ",7", r"Row 2 of .* has 153 columns; the header has 152"),
         (lambda text: "", "is empty"),
     ],
@@ -250,8 +325,9 @@ def test_any_text_parses_or_is_refused(tmp_path_factory, cells, tail, free):
     body = ",".join(cells).encode("utf-8", "surrogatepass") + tail
     path.write_bytes(body if free else HEADER.encode() + b"\nR1," + body)
     try:
-        rows = module.read_labels(path)
+        table = module.read_labels(path)
     except InputError as error:
         assert str(error)
     else:
-        assert all(points.shape[1] == 2 and points.dtype == np.float32 for _, points, _ in rows)
+        assert table.points.keys() == table.facts.keys()
+        assert all(points.shape[1] == 2 and points.dtype == np.float32 for points in table.points.values())

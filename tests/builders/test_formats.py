@@ -124,6 +124,17 @@ def test_a_quoted_comma_stays(path):
     assert formats.read_table(path) == [{"name": "a,b", "x": "1"}]
 
 
+def test_cells_of_spreadsheets(path):
+    path.write_text("name,x,y\n,#DIV/0!,\na,#N/A,2\n")
+    assert formats.read_table(path) == [{"name": "a", "x": "#N/A", "y": "2"}]
+    np.testing.assert_array_equal(
+        formats.cells(["#N/A", "2", "", "nan", "Err:502"], "Row 2"), [np.nan, 2, *[np.nan] * 3]
+    )
+    for word in ("x", "N/A", "1,5", "Err: no"):
+        with pytest.raises(InputError, match=f"Row 2 holds '{word}' where a number belongs"):
+            formats.cells(["1", word], "Row 2")
+
+
 def test_tables_that_are_wrong(path):
     path.write_text("name,y\na,1\n")
     with pytest.raises(InputError, match="no column 'x'; its columns are name, y"):

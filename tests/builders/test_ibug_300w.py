@@ -91,7 +91,7 @@ def test_full_is_common_and_challenge(built):
 
 def test_copies_and_mirrored_images_are_left_out_and_told(built):
     metadata = built[2].info.metadata
-    mirrored, copies = metadata["left_out"]
+    mirrored, copies = metadata["remarks"][:2]
     assert mirrored.startswith("1 mirrored image") and mirrored.endswith("afw/134212_1_mirror.jpg.")
     assert copies.startswith("1 second download") and copies.endswith("ibug/image_003_1 (1).jpg.")
     assert any("3 challenge (published: 135)" in remark for remark in metadata["remarks"])
@@ -126,6 +126,10 @@ def test_missing_files_are_listed_and_left_out_on_request(tmp_path):
     (root / "ibug/image_003_1.pts").unlink()
     with pytest.raises(InputError, match=r"^1 image has no \.pts file: ibug/image_003_1\.jpg\. Complete"):
         build(root, tmp_path)
+    listing = tmp_path / "wrong.txt"
+    listing.write_text("ibug/image_003_1.jpg\nhelen/testset/296814969_3.jpg")  # the first has no label anyway
+    counts = build(root, tmp_path / "excluded", allow_missing=True, exclude=listing).info.splits
+    assert counts["common"].num_examples == 1
     (root / "ibug").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"300W has no ibug\. Fetch"):
         build(root, tmp_path)

@@ -193,10 +193,10 @@ def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
     assert [face.subject for face in some] == ["anna", "bert", "anna"]
     assert [list(face.box) for face in some] == [[2, 2, 8, 8], [3, 3, 7, 7], [1, 1, 9, 9]]
     builder = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path)
-    assert builder.notes()["left_out"] == []
+    assert builder.remarks == []
     (tmp_path / "boxes.csv").write_text("name,x,y,w,h\na#2,3,3,7,7\nb,2,2,8,8\nc#2,2,2,8,8\n")
     (tmp_path / "subjects.csv").write_text("name,subject\nann,anna\n")
-    told = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).notes()["left_out"]
+    told = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).remarks
     assert told == [
         "2 boxes have names that no image has: 'b', 'c#2'. Check the spelling.",
         "1 subject has a name that no image has: 'ann'. Check the spelling.",

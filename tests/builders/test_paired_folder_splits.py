@@ -30,6 +30,9 @@ def test_lists_and_shares(tmp_path):
     keys = {split: [face.extra["name"] for face in mine] for split, mine in found.items()}
     assert keys == {"train": ["a", "b"], "test": ["s1/c"], "unlabelled": []}
     assert builder.notes()["not_listed"] == 1  # d
+    (tmp_path / "wrong.txt").write_text("thermal/d.png\nthermal/a.png")  # d is in no list
+    built = build(tmp_path, "excluded", exclude=tmp_path / "wrong.txt")
+    assert {split: info.num_examples for split, info in built.info.splits.items()} == {"train": 1, "test": 1}
     with pytest.raises(InputError, match=r"--splits=0.5,0.5,0 and .*train\.txt exclude each other"):
         parse(tmp_path, splits="0.5,0.5,0")
     (tmp_path / "val.txt").write_text("c\na\n")

@@ -167,6 +167,18 @@ def test_published_drops_what_is_listed_however_it_is_written(tmp_path, raw, tex
     assert list(read(tmp_path, "test", "gray_published")) == ["gray/test/images/111_2_2_3_12_40_1.png"]
 
 
+def test_one_exclude_list_serves_all_configs(tmp_path, raw):
+    write_tree(raw, "iron")
+    (raw / "challenging_images.csv").write_text("sub_id,trial_id,pos_id\n1,2,5\n")
+    listing = tmp_path / "wrong.txt"
+    names = ("gray/train/images/1_2_2_5_101_3_1.png", "gray/val/images/101_1_2_3_7_88_1.png")
+    listing.write_text("\n".join([*names, "iron/test/images/142_1_1_3_255_1.png"]))
+    builder = build(tmp_path, "gray_published", exclude=listing)
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    assert counts == {"train": 2, "test": 2}
+    assert "1 face was left out" in builder.info.metadata["remarks"][0]
+
+
 def test_the_published_counts_are_known_for_every_config():
     assert sf.SfTl54.EXPECTED.keys() == {config.name for config in sf.SfTl54.BUILDER_CONFIGS}
     assert sf.SfTl54.EXPECTED["iron_published"] == {"train": 1779, "val": 180, "test": 572}

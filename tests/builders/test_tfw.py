@@ -132,7 +132,7 @@ def test_bad_faces(tmp_path):
         r"train/indoor/2.png lacks .*2.png. Complete": row("2.png", box, points),
         r"indoor.csv names the file '../1.png', which lies outside": row("../1.png", box, points),
         r"Row 2 of .*indoor.csv has 13 columns": row("1.png", box, points[:4]),
-        r"Row 2 of .*indoor.csv holds text where a number belongs": row("1.png", box, points).replace(",12,", ",top,"),
+        r"Row 2 of .*indoor.csv holds 'top' where a number belongs": row("1.png", box, points).replace(",12,", ",top,"),
         r"holds no faces of tfw": "",
     }
     for sentence, line in cases.items():
@@ -144,6 +144,32 @@ def test_bad_faces(tmp_path):
     lines = [row("1.png", box, points), row("./1.png", box, gap)]
     built = build_one(folder, tmp_path / "data", lines, exclude=listing)
     assert built.info.splits["train"].num_examples == 1
+
+
+def test_residue_of_a_spreadsheet(tmp_path):
+    rng = np.random.default_rng(6)
+    box, points = make_face(rng)
+    for name in ("1.png", "2.png"):
+        trees.write_image(tmp_path / "TFW/train/indoor" / name, trees.make_image(SIZE, rng, channels=1))
+    broken = row("2.png", box, points).replace(",12,", ",#DIV/0!,")
+    lines = [row("1.png", box, points), broken, "," * 14, ",#REF!" + "," * 13]
+    with pytest.raises(InputError, match=r"The box of train/indoor/2.png holds a number that is not finite"):
+        build_one(tmp_path / "TFW", tmp_path / "data", lines)
+    (tmp_path / "wrong.txt").write_text("train/indoor/2.png")
+    built = build_one(tmp_path / "TFW", tmp_path / "data", lines, exclude=tmp_path / "wrong.txt")
+    assert built.info.splits["train"].num_examples == 1
+
+
+def test_one_exclude_list_serves_all_configs(tmp_path):
+    make_tree(tmp_path / "TFW", np.random.default_rng(7))
+    listing = tmp_path / "wrong.txt"
+    listing.write_text("train/outdoor/3312.png#2\ntrain/indoor/103_1_1_4_450_1.png")
+    options = {"manual_dir": tmp_path / "TFW", "exclude": listing}
+    built = tfds_builders.build("tfw/outdoor", tmp_path / "data", **options)
+    assert built.info.splits["train"].num_examples == 1
+    listing.write_text("train/outdoor/3312.png#3")
+    with pytest.raises(InputError, match=r"'train/outdoor/3312.png#3', which is not a face of tfw"):
+        tfds_builders.build("tfw/all", tmp_path / "data", **options)
 
 
 def test_bad_images(tmp_path):

@@ -118,6 +118,20 @@ def test_mistakes(tmp_path, spoil, message):
         _parse(tmp_path)
 
 
+def test_residue_of_a_spreadsheet(tmp_path):
+    write(tmp_path / "source")
+    table = tmp_path / "source/landmarks.csv"
+    lines = table.read_text().splitlines()
+    cells = lines[1].split(",")
+    lines[1] = ",".join([*cells[:9], "#VALUE!", *cells[10:]])
+    table.write_text("\n".join([*lines, ",,,#DIV/0!" + "," * 136, ",,,,1" + "," * 135, ",,,,1" + "," * 135]))
+    with pytest.raises(InputError, match=r"images/te_Abdel_Aziz_Al-Hakim_01.jpg: Landmark 2 is not a finite number"):
+        tfds_builders.build("youtube_faces_68", tmp_path / "built", manual_dir=tmp_path / "source")
+    (tmp_path / "wrong.txt").write_text("images/te_Abdel_Aziz_Al-Hakim_01.jpg")
+    options = {"manual_dir": tmp_path / "source", "exclude": tmp_path / "wrong.txt"}
+    assert tfds_builders.build("youtube_faces_68", tmp_path / "x", **options).info.splits["train"].num_examples == 1
+
+
 def test_one_person_in_two_splits(tmp_path):
     write(tmp_path / "source")
     _replace("landmarks.csv", "Abdullah_Gul,val", "Abdel_Aziz_Al-Hakim,val")(tmp_path / "source")

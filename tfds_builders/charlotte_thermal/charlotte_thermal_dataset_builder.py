@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ LAYOUTS = {name: landmarks.get(f"charlotte{count}") for name, count in (("fronta
 # Boxes are made without the forehead points, which other datasets lack.
 _BOXED = {"frontal": 68, "profile": 39}
 
-# The first of the ten subjects, ordered by the SHA-1 of "charlotte_thermal N", and the two that follow it.
-VAL, TEST = (3,), (4, 7)
 SUBJECTS = range(1, 11)
+# The ten subjects are ordered by the SHA-1 of "charlotte_thermal N": the first is val, the next two are test.
+_SPLITS = {"S3": "val", "S4": "test", "S7": "test"}
+_SHOWN = 60  # keys in a remark; the published tables have 48 rows with a wrong number of points
 
 _FACTS = {
     "distance": ("Distance", "metres from the camera"),
@@ -45,41 +47,59 @@ def visible_side(points: np.ndarray) -> str:
     return "left" if ax * by - ay * bx > 0 else "right"
 
 
-def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray, dict[str, np.float32]]]:
-    """Reads the rows of `S{k}.csv`; a row that repeats the one before it counts once.
+@dataclasses.dataclass(eq=False)
+class Table:
+    """The rows of `S{k}.csv`.
 
-    Returns:
-        ID, points float32 [K, 2] with NaN for blank cells, and facts of the recording, for every row. K is the number
-        of pairs x0, y0, x1, y1, … in the header.
+    Attributes:
+        points: ID -> float32 [K, 2], NaN for cells that hold nothing. K is the number of pairs x0, y0, x1, y1, … in the
+            header.
+        facts: ID -> facts of the recording by name; NaN: not told, or told differently by several rows.
+        nameless: number of rows without an ID, which were passed over.
+        unclear: IDs of which several rows tell different facts.
+        contradicting: IDs of which several rows have different points; `points` and `facts` do not hold them.
+    """
+
+    points: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    facts: dict[str, dict[str, np.float32]] = dataclasses.field(default_factory=dict)
+    nameless: int = 0
+    unclear: set[str] = dataclasses.field(default_factory=set)
+    contradicting: set[str] = dataclasses.field(default_factory=set)
+
+
+def read_labels(path: pathlib.Path) -> Table:
+    """Reads `S{k}.csv`. Errors that a spreadsheet left in cells, such as #DIV/0!, count as blank.
 
     Raises:
         InputError: a missing file, no CSV, missing columns, a cell that is not a number, an ID that is not a file name.
     """
-    found: list[tuple[str, np.ndarray, dict[str, np.float32]]] = []
+    table = Table()
+    told: dict[str, list[np.ndarray]] = {}
     for k, row in enumerate(formats.read_table(path, ("ID", *_columns(43))), 2):
-        where = f"Row {k} of {path}"
-        if not re.fullmatch(r"\w+", row["ID"]):
-            raise InputError(f"{where} has the ID {row['ID'][:40]!r}; an image's name such as R11102 belongs there.")
+        where, name = f"Row {k} of {path}", row["ID"]
+        if formats.is_blank(name):
+            table.nameless += 1
+            continue
+        if not re.fullmatch(r"\w+", name):
+            raise InputError(f"{where} has the ID {name[:40]!r}; an image's name such as R11102 belongs there.")
         count = next(i for i in range(43, len(row)) if f"x{i}" not in row or f"y{i}" not in row)
-        points = _numbers((row[name] for name in _columns(count)), where).reshape(-1, 2)
-        facts = _numbers((row.get(column, "") for column, _ in _FACTS.values()), where)
-        same = found and found[-1][0] == row["ID"] and np.array_equal(found[-1][1], points, equal_nan=True)
-        if not same:
-            found.append((row["ID"], points, dict(zip(_FACTS, facts, strict=True))))
-    return found
+        points = formats.cells([row[column] for column in _columns(count)], where).reshape(-1, 2)
+        if not np.array_equal(table.points.setdefault(name, points), points, equal_nan=True):
+            table.contradicting.add(name)
+        told.setdefault(name, []).append(formats.cells([row.get(column, "") for column, _ in _FACTS.values()], where))
+    for name in table.contradicting:
+        del table.points[name], told[name]
+    for name, rows in told.items():
+        facts = [{value for value in column if np.isfinite(value)} for column in np.transpose(rows).tolist()]
+        if any(len(values) > 1 for values in facts):
+            table.unclear.add(name)
+        single = [values.pop() if len(values) == 1 else np.nan for values in facts]
+        table.facts[name] = dict(zip(_FACTS, map(np.float32, single), strict=True))
+    return table
 
 
 def _columns(count: int) -> tuple[str, ...]:
     return tuple(f"{axis}{i}" for i in range(count) for axis in "xy")
-
-
-def _numbers(words: Iterable[str], where: str) -> np.ndarray:
-    words = list(words)
-    try:
-        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and do not count as points
-            return np.array([float(word or "nan") for word in words]).astype(np.float32)
-    except ValueError:
-        raise InputError(f"{where} holds text where a number belongs.") from None
 
 
 class CharlotteThermal(faces.FaceBuilder):
@@ -120,52 +140,80 @@ class CharlotteThermal(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads S{k}.csv, which labels S{k}/{ID}.tiff, for every subject k that is there."""
-        splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
-        odd: dict[str, int] = {}
         names = [name for k in SUBJECTS for name in (f"S{k}.csv", f"S{k}")]
         places = tree.find(folder, names, self.HOW_TO_GET, partly=True)
-        for subject in (k for k in SUBJECTS if f"S{k}.csv" in places):
-            split = "val" if subject in VAL else "test" if subject in TEST else "train"
-            images = places.get(f"S{subject}", folder / f"S{subject}")
-            for name, points, facts in read_labels(places[f"S{subject}.csv"]):
-                face = self._face(f"S{subject}/{name}.tiff", images, points, facts, odd)
-                if face:
-                    splits[split].append(face)
-        self._refuse(odd)
+        tables = {f"S{k}": read_labels(places[f"S{k}.csv"]) for k in SUBJECTS if f"S{k}.csv" in places}
+        splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
+        odd: dict[str, int] = {}
+        for subject, table in tables.items():
+            split = _SPLITS.get(subject, "train")
+            for name, points in table.points.items():
+                key = f"{subject}/{name}.tiff"
+                if self._fits(points):
+                    image = places.get(subject, folder / subject) / f"{name}.tiff"
+                    splits[split].append(self._face(key, image, points, table.facts[name]))
+                    continue
+                self.passed_over.add(key)
+                count = int(_labelled(points).sum())
+                if (self.builder_config.name == "frontal") == (count > 43):
+                    odd[key] = count
+            self.passed_over |= {f"{subject}/{name}.tiff" for name in table.contradicting}
+        built = {face.key for mine in splits.values() for face in mine}
+        self.remarks = list(_remarks(tables, odd, built))
         return splits
 
-    def _face(
-        self, key: str, images: pathlib.Path, points: np.ndarray, facts: Mapping, odd: dict[str, int]
-    ) -> faces.Face | None:
-        """The face of a row, or None if it belongs to the other config; rows that fit neither are added to `odd`."""
-        config, layout = self.builder_config.name, self.LAYOUT
-        labelled = np.isfinite(points).all(1)
+    def _fits(self, points: np.ndarray) -> bool:
+        """Whether a row has the points of this config: the first 43, or all 73, of which the last may be missing."""
+        labelled = _labelled(points)
         count = int(labelled.sum())
-        if (config == "frontal") != (count > 43):
-            return None
-        subject = key.split("/")[0]
-        extra = dict(facts) | ({"side": ""} if config == "profile" else {})
-        face = faces.Face(key, thermal=images / key.split("/")[1], subject=subject, extra=extra)
-        whole = count == layout.count or (config == "frontal" and count == 72)  # the paper counts 72 points
-        if not whole or not labelled[:count].all():
-            odd[key] = count
-            return face
-        face.landmarks, face.visible = points[: layout.count].copy(), np.arange(layout.count) < count
-        if count == 72:
-            face.landmarks = np.concatenate([points[:72], points[71:72]])
-        if config == "profile":
-            face.extra["side"] = visible_side(face.landmarks)
-        boxed = face.landmarks[: _BOXED[config]]
-        if np.ptp(boxed, axis=0).all():
-            face.box = tuple(landmarks.box_from_points(boxed).tolist())
-        return face
+        # The paper counts 72 points.
+        known = count == self.LAYOUT.count or (self.builder_config.name == "frontal" and count == 72)
+        return known and bool(labelled[:count].all())
 
-    def _refuse(self, odd: Mapping[str, int]) -> None:
-        excluded = set(formats.read_lines(self.options["exclude"])) if self.options.get("exclude") else set()
-        left = {key: count for key, count in odd.items() if key not in excluded}
-        if left:
-            shown = ", ".join(f"{key} ({count})" for key, count in list(left.items())[:5])
-            raise InputError(
-                f"{len(left)} rows have neither 73 points nor the first 43: {shown}{', …' if len(left) > 5 else ''}; "
-                "fix them, or name them in a file for --exclude."
-            )
+    def _face(self, key: str, image: pathlib.Path, points: np.ndarray, facts: Mapping[str, np.float32]) -> faces.Face:
+        """The face of a row that fits; a missing 73rd point is placed at the 72nd."""
+        config, count = self.builder_config.name, int(_labelled(points).sum())
+        points = np.concatenate([points[:72], points[71:72]]) if count == 72 else points[: self.LAYOUT.count].copy()
+        boxed = points[: _BOXED[config]]
+        return faces.Face(
+            key,
+            thermal=image,
+            landmarks=points,
+            visible=np.arange(self.LAYOUT.count) < count,
+            box=landmarks.box_from_points(boxed).tolist() if np.ptp(boxed, axis=0).all() else None,
+            subject=key.split("/")[0],
+            extra=dict(facts) | ({"side": visible_side(points)} if config == "profile" else {}),
+        )
+
+
+def _labelled(points: np.ndarray) -> np.ndarray:
+    return np.isfinite(points).all(1)
+
+
+def _remarks(tables: Mapping[str, Table], odd: Mapping[str, int], built: Container[str]) -> Iterator[str]:
+    """What was passed over or is not clear; `odd` are rows with a wrong number of points, `built` the keys of faces."""
+    nameless = {subject: table.nameless for subject, table in tables.items() if table.nameless}
+    if nameless:
+        where = ", ".join(f"{number} in {subject}.csv" for subject, number in nameless.items())
+        rows = formats.counted(sum(nameless.values()), "row without an ID was", "rows without an ID were")
+        yield f"{rows} passed over: {where}."
+    if odd:
+        rows = formats.counted(len(odd), "row has", "rows have")
+        shown = formats.listed((f"{key} ({number})" for key, number in odd.items()), _SHOWN)
+        left = "It was" if len(odd) == 1 else "They were"
+        yield f"{rows} neither 73 points nor only the first 43: {shown}. {left} left out."
+    contradicting = [
+        f"{subject}/{name}.tiff" for subject, table in tables.items() for name in sorted(table.contradicting)
+    ]
+    if contradicting:
+        images = formats.counted(len(contradicting), "image has rows", "images have rows")
+        left = "It was" if len(contradicting) == 1 else "They were"
+        yield f"{images} with different points: {formats.listed(contradicting, _SHOWN)}. {left} left out."
+    unclear = [f"{subject}/{name}.tiff" for subject, table in tables.items() for name in sorted(table.unclear)]
+    unclear = [key for key in unclear if key in built]
+    if unclear:
+        images = formats.counted(len(unclear), "image has", "images have")
+        yield (
+            f"{images} several rows with the same points but other facts, such as the room's temperature: "
+            f"{formats.listed(unclear)}. Facts that differ are stored as not told (NaN)."
+        )

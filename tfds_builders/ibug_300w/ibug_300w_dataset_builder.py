@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import tensorflow_datasets as tfds
 
@@ -47,13 +47,13 @@ class Ibug300w(faces.FaceBuilder):
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads NAME.pts, which counts from 1, beside NAME.jpg or NAME.png."""
-        self._left_out: dict[str, list[str]] = {"mirrored": [], "copies": []}
+        surplus: dict[str, list[str]] = {"mirrored": [], "copies": []}
         allowed = bool(self.options.get("allow_missing"))
         names = [sub for subs in FOLDERS.values() for sub in subs]
         present = tree.find(folder, names, self.HOW_TO_GET, partly=allowed)
         unlabelled: list[str] = []
         splits = {
-            split: [face for sub in subs if sub in present for face in self._folder(present[sub], sub, unlabelled)]
+            split: [face for sub in subs if sub in present for face in _faces(present[sub], sub, unlabelled, surplus)]
             for split, subs in FOLDERS.items()
         }
         if unlabelled and not allowed:
@@ -61,10 +61,7 @@ class Ibug300w(faces.FaceBuilder):
                 f"{formats.counted(len(unlabelled), 'image has', 'images have')} no .pts file: "
                 f"{formats.listed(unlabelled)}. Complete {folder}, or leave them out with --allow_missing."
             )
-        return splits
-
-    def notes(self) -> dict[str, list[str]]:
-        """Returns `left_out`: sentences about files in the folder that are not part of 300W."""
+        self.passed_over = {*unlabelled, *surplus["mirrored"], *surplus["copies"]}
         because = {
             "mirrored": (
                 "mirrored image, as some redistributions add them, was left out",
@@ -75,41 +72,42 @@ class Ibug300w(faces.FaceBuilder):
                 "second downloads, which file managers mark with (1), were left out",
             ),
         }
-        return {
-            "left_out": [
-                f"{formats.counted(len(names), *because[why])}: {formats.listed(names, 1)}."
-                for why, names in self._left_out.items()
-                if names
-            ]
-        }
+        self.remarks = [
+            f"{formats.counted(len(names), *because[why])}: {formats.listed(names, 1)}."
+            for why, names in surplus.items()
+            if names
+        ]
+        return splits
 
-    def _folder(self, folder: pathlib.Path, sub: str, unlabelled: list[str]) -> list[faces.Face]:
-        """The faces of the folder called `sub`, sorted; names of images without labels are added to `unlabelled`."""
-        labels: dict[str, pathlib.Path] = {}
-        images: dict[str, list[str]] = {}
-        for path in sorted(folder.iterdir()):
-            ending = path.suffix.lower()
-            if path.name.startswith("."):  # such as ._NAME.pts in archives made on a Mac
-                continue
-            if ending == ".pts":
-                labels[path.stem] = path
-            elif ending in _ENDINGS:
-                images.setdefault(path.stem, []).append(path.name)
-        stems = labels.keys() | images.keys()
-        for stem in sorted(stems):
-            why = _surplus(stem, stems)
-            if why:
-                labels.pop(stem, None)
-                self._left_out[why].append(f"{sub}/{(images.pop(stem, None) or [f'{stem}.pts'])[0]}")
-        unlabelled += [f"{sub}/{names[0]}" for stem, names in images.items() if stem not in labels]
-        found = []
-        for stem, path in labels.items():
-            names = images.get(stem, [f"{stem}.jpg"])  # a missing image is reported under its usual name
-            if len(names) > 1:
-                raise InputError(f"Beside {path} lie {names[0]} and {names[1]}; remove the wrong one.")
-            points = formats.read_pts(path, 68)
-            found.append(faces.Face(f"{sub}/{names[0]}", rgb=folder / names[0], landmarks=points))
-        return found
+
+def _faces(folder: pathlib.Path, sub: str, unlabelled: list[str], surplus: Mapping[str, list[str]]) -> list[faces.Face]:
+    """The faces of the folder called `sub`, sorted by name.
+
+    Keys of images without labels are added to `unlabelled`, and those of images that are not part of 300W to `surplus`.
+    """
+    labels: dict[str, pathlib.Path] = {}
+    images: dict[str, list[str]] = {}
+    for path in tree.files(folder, "*"):
+        ending = path.suffix.lower()
+        if ending == ".pts":
+            labels[path.stem] = path
+        elif ending in _ENDINGS:
+            images.setdefault(path.stem, []).append(path.name)
+    stems = labels.keys() | images.keys()
+    for stem in sorted(stems):
+        why = _surplus(stem, stems)
+        if why:
+            labels.pop(stem, None)
+            surplus[why].append(f"{sub}/{(images.pop(stem, None) or [f'{stem}.pts'])[0]}")
+    unlabelled += [f"{sub}/{names[0]}" for stem, names in images.items() if stem not in labels]
+    found = []
+    for stem, path in labels.items():
+        names = images.get(stem, [f"{stem}.jpg"])  # a missing image is reported under its usual name
+        if len(names) > 1:
+            raise InputError(f"Beside {path} lie {names[0]} and {names[1]}; remove the wrong one.")
+        points = formats.read_pts(path, 68)
+        found.append(faces.Face(f"{sub}/{names[0]}", rgb=folder / names[0], landmarks=points))
+    return found
 
 
 def _surplus(stem: str, stems: Container[str]) -> str:

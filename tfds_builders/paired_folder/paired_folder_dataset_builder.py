@@ -44,6 +44,7 @@ class PairedFolder(faces.FaceBuilder):
             self.LAYOUT, self.MODALITIES = facts["layout"], tuple(facts["modalities"])
             self.THERMAL = facts["thermal"]
         super().__init__(options, **kwargs)
+        self.remarks = list(facts.get("remarks", ()))
 
     @classmethod
     def make(cls, config: str | None, data_dir: str | os.PathLike, **options: Any) -> Self:
@@ -98,7 +99,6 @@ class PairedFolder(faces.FaceBuilder):
             "thermal": self.THERMAL.kind,
             "options": self.facts["options"],
             "not_listed": self.facts["not_listed"],
-            "left_out": self.facts["left_out"],
         }
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
@@ -130,6 +130,10 @@ class PairedFolder(faces.FaceBuilder):
                     face.box = self._box(face)
                 by_name[name].append(face)
         return self._split(by_name, folder)
+
+    def _keys_of_other_configs(self, folder: pathlib.Path) -> set[str]:
+        """No keys: other configs are other datasets of the user's."""
+        return set()
 
     def _box(self, face: faces.Face) -> np.ndarray | None:
         """The box around five points; `prepare.example` makes those of other layouts.
@@ -177,9 +181,9 @@ class PairedFolder(faces.FaceBuilder):
                 place[name] = split
                 some = by_name.setdefault(name, [faces.Face(name)])  # a missing image is reported later
                 mine[split] += [face for face in some if face.landmarks is not None]
-        self.facts["not_listed"] = sum(
-            some[0].landmarks is not None and name not in place for name, some in by_name.items()
-        )
+        left = [some for name, some in by_name.items() if some[0].landmarks is not None and name not in place]
+        self.facts["not_listed"] = len(left)
+        self.passed_over = {face.key for some in left for face in some}
         return mine
 
 
@@ -250,7 +254,7 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
         "labels": found,
         "boxes": boxes,
         "subjects": subjects,
-        "left_out": remarks
+        "remarks": remarks
         + [
             f"{formats.counted(len(names), f'{what} has a name', f'{many} have names')} that no image has: "
             f"{formats.listed(map(repr, names), 3)}. Check the spelling."

@@ -92,9 +92,10 @@ class SfTl54(faces.FaceBuilder):
             mine = places[self._colour] / split
             if not mine.is_dir():
                 continue
-            self._check_labelled(mine)
+            self._check_labelled(mine, split)
             found = [self._face(path, split, places.get("rgb")) for path in tree.files(mine / "json", "*.json")]
             kept = [face for face, image in found if image not in dropped]
+            self.passed_over |= {face.key for face, image in found if image in dropped}
             self._left_out["challenging"] += len(found) - len(kept)
             splits[split] = kept
         return splits
@@ -107,7 +108,7 @@ class SfTl54(faces.FaceBuilder):
     def _variant(self) -> str:
         return self.builder_config.name.split("_")[1]
 
-    def _check_labelled(self, folder: pathlib.Path) -> None:
+    def _check_labelled(self, folder: pathlib.Path, split: str) -> None:
         labelled = {path.stem for path in tree.files(folder / "json", "*.json")}
         lacking = [path for path in tree.files(folder / "images", "*.png") if path.stem not in labelled]
         if lacking and not self.options.get("allow_missing"):
@@ -117,6 +118,7 @@ class SfTl54(faces.FaceBuilder):
                 "--allow_missing."
             )
         self._left_out["unlabelled"] += len(lacking)
+        self.passed_over |= {f"{self._colour}/{split}/images/{path.name}" for path in lacking}
 
     def _face(
         self, path: pathlib.Path, split: str, rgb: pathlib.Path | None

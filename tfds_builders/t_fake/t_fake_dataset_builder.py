@@ -62,6 +62,7 @@ class TFake(faces.FaceBuilder):
         labels = _by_id(found["face_synthetics"], _LABEL_NAME)
         lacking = sorted(thermal.keys() - labels.keys())
         self._unlabelled = len(lacking)
+        self.passed_over = {f"{version}/{thermal[k].relative_to(found[version]).as_posix()}" for k in lacking}
         if lacking and not self.options.get("allow_missing"):
             raise InputError(
                 f"{formats.counted(len(lacking), 'thermal image has', 'thermal images have')} no landmarks: "

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import collections
-import csv
-import io
 import pathlib
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mlcm_jax import files
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 
@@ -27,38 +24,23 @@ def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
     """Reads the rows of a CSV file; a header row is skipped.
 
     Returns:
-        The image's name and float32 [14] (xs, ys, xe, ye, and five points x, y) for every row. Blank cells and "nan"
-        become NaN, which the build refuses unless the face is excluded.
+        The image's name and float32 [14] (xs, ys, xe, ye, and five points x, y) for every row. Blank cells, "nan" and
+        errors of spreadsheets become NaN, which the build refuses unless the face is excluded.
 
     Raises:
         InputError: a missing file, no CSV, a row without 15 columns, without a name, or with text among the numbers.
     """
-    reader = csv.reader(io.StringIO(files.read_text(path)), skipinitialspace=True)
-    try:
-        rows = [row for row in reader if any(word.strip() for word in row)]
-    except csv.Error as error:
-        raise InputError(f"The file {path} is not a CSV file: {error}.") from None
     found = []
-    for k, row in enumerate(rows, 1):
-        name, *words = (word.strip() for word in row)
+    for k, (name, *words) in enumerate(formats.read_rows(path), 1):
         if len(words) != 14 or not name:
             raise InputError(
-                f"Row {k} of {path} has {formats.counted(len(row), 'column', 'columns')}; a name, a box of 4 and 5 "
-                "points, 15 in all, belong there."
+                f"Row {k} of {path} has {formats.counted(1 + len(words), 'column', 'columns')}; a name, a box of 4 and "
+                "5 points, 15 in all, belong there."
             )
-        try:
-            with np.errstate(over="ignore"):  # values beyond float32 become infinite, and the build refuses them
-                values = np.array([float(word or "nan") for word in words]).astype(np.float32)
-        except ValueError:
-            if k > 1 or _has_number(words):
-                raise InputError(f"Row {k} of {path} holds text where a number belongs.") from None
-            continue
-        found.append((name, values))
+        if k == 1 and not any(word.lower() == "nan" or word.lstrip("+-")[:1].isdigit() for word in words):
+            continue  # the header
+        found.append((name, formats.cells(words, f"Row {k} of {path}")))
     return found
-
-
-def _has_number(words: list[str]) -> bool:
-    return any(word.lstrip("+-")[:1].isdigit() for word in words)
 
 
 def _folder(split: pathlib.Path, environment: str) -> pathlib.Path:

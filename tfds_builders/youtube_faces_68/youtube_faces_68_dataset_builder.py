@@ -45,7 +45,7 @@ class YoutubeFaces68(faces.FaceBuilder):
         table = places["landmarks.csv"]
         rows: dict[str, dict[str, str]] = {}
         for row in formats.read_table(table, ("name", "identity", "split", "scale", *_COORDINATES)):
-            if row["name"] in rows:
+            if row["name"] and row["name"] in rows:
                 raise InputError(f"{table} has two rows for {row['name']!r}; remove one.")
             rows[row["name"]] = row
         return {split: self._faces(split, rows, places) for split in faces.LISTS}
@@ -62,7 +62,7 @@ class YoutubeFaces68(faces.FaceBuilder):
             row, where = rows[name], f"The row of {name} in {table}"
             if row["split"] != split:
                 raise InputError(f"{listing} names {name}, which is of the split {row['split']!r} by {table}.")
-            points = formats.numbers([row[c] for c in _COORDINATES], where).astype(np.float32).reshape(68, 2)
+            points = formats.cells([row[c] for c in _COORDINATES], where).reshape(68, 2)
             scale = formats.numbers([row["scale"]], where).astype(np.float32)[0]
             found.append(
                 faces.Face(
