@@ -4,7 +4,6 @@ class MyDataset(faces.FaceBuilder):
     \"\"\"One line that says what it is.\"\"\"
 
     name = "my_dataset"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(all="every image")      # the first is the default
     LAYOUT, MODALITIES, NORMALIZER = "ibug68", ("rgb",), "outer_eyes"
     LICENSE, CITATION, HOMEPAGE, HOW_TO_GET = …
@@ -76,7 +75,8 @@ class FaceBuilder(Builder, skip_registration=True):
     UNIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     SUBSETS: ClassVar[Mapping[str, tuple[str, str]]] = {}
     OWN_SPLITS = False
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version.", "1.1.0": "`known` tells which landmarks are labelled."}
 
     def __init__(self, options: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         self.options = dict(options or {})
@@ -126,7 +126,10 @@ class FaceBuilder(Builder, skip_registration=True):
         points = f"{layout.name}; pixels (x, y), pixel centres at integers; NaN: unlabelled"
         features |= {
             "landmarks": tensor((layout.count, 2), np.float32, points),
-            "visible": tensor((layout.count,), np.bool_, "not marked as hidden, and inside the image"),
+            "known": tensor(
+                (layout.count,), np.bool_, "False: nobody marked this point; its coordinates are a placeholder"
+            ),
+            "visible": tensor((layout.count,), np.bool_, "known, not marked as hidden, and inside the image"),
             "box": tensor((4,), np.float32, "x, y, w, h of the face in pixels"),
             "subject": text("who it is; empty if the dataset does not say"),
             "key": text("the image's path in the dataset, with #2 for its second face"),
@@ -147,7 +150,9 @@ class FaceBuilder(Builder, skip_registration=True):
         del dl_manager  # nothing is downloaded
         given = self.options.get("manual_dir")
         if not given:
-            raise InputError(f"{self.name} is not built, and its files are not here. {self.HOW_TO_GET}")
+            older = sorted(path.name for path in pathlib.Path(self.data_dir).parent.glob("[0-9]*.[0-9]*.[0-9]*"))
+            hint = f" Version {older[-1]}, which is on disk, cannot be used any more." if older else ""
+            raise InputError(f"{self.name} is not built, and its files are not here.{hint} {self.HOW_TO_GET}")
         folder = pathlib.Path(given).expanduser()
         if not folder.is_dir():
             raise InputError(f"--manual_dir={given} is not a folder. {self.HOW_TO_GET}")
@@ -251,7 +256,6 @@ def _stamp(face: Face) -> tuple:
     sources = [part for source in (face.rgb, face.thermal) for part in (source, *getattr(source, "args", ()))]
     files = [part for part in sources if isinstance(part, pathlib.Path)]  # includes those a functools.partial reads
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    labels = [
-        None if value is None else np.asarray(value).tolist() for value in (face.landmarks, face.visible, face.box)
-    ]
-    return (face.key, face.subject, *states, *labels, repr(face.extra))
+    labels = (face.landmarks, face.known, face.visible, face.box)
+    values = [None if value is None else np.asarray(value).tolist() for value in labels]
+    return (face.key, face.subject, *states, *values, repr(face.extra))

@@ -32,6 +32,7 @@ class Face:
         thermal: the thermal image, if the dataset has one.
         landmarks: float [K, 2] in pixels (x, y) of the thermal image, or of the RGB image if there is no other;
             None: unlabelled.
+        known: bool [K], which landmarks somebody labelled; the others are placeholders. None: all.
         visible: bool [K]; None: all.
         box: x, y, w, h in the same pixels; None: derived from the landmarks, or the whole image if there are none.
         subject: who it is; "" if the dataset does not say.
@@ -42,6 +43,7 @@ class Face:
     rgb: Source | None = None
     thermal: Source | None = None
     landmarks: np.ndarray | None = None
+    known: np.ndarray | None = None
     visible: np.ndarray | None = None
     box: Sequence[float] | None = None
     subject: str = ""
@@ -68,10 +70,10 @@ class Thermal:
 
 
 def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[str, Any]:
-    """Makes the example of a face: encoded images, checked landmarks, `visible`, `box`, and `_facts` for `Tally`.
+    """Makes the example of a face: encoded images, checked landmarks, `known`, `visible`, `box`, `_facts` for `Tally`.
 
-    Landmarks outside the image are kept and marked invisible. An RGB image whose size differs from that of the thermal
-    one, but whose aspect ratio is the same within 2 %, is resized to it.
+    Landmarks outside the image are kept and marked invisible; unknown ones are invisible too. An RGB image whose size
+    differs from that of the thermal one, but whose aspect ratio is the same within 2 %, is resized to it.
 
     Args:
         face: what `parse` found.
@@ -94,31 +96,40 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
         size = size or rgb_size
         digests.append(digest)
         result["rgb"] = content
-    points, visible = _labels(face, layout, size)
+    points, known, visible = _labels(face, layout, size)
     box = face.box
     if box is None:
-        box = _box(points, face.key) if face.landmarks is not None else (0.0, 0.0, *map(float, size))
+        box = _box(points[known], face.key) if known.any() else (0.0, 0.0, *map(float, size))
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, which `checked` refuses
         box = np.asarray(box, np.float32)
     boxes.check_inside(boxes.checked(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
-    facts = {"digests": digests, "size": size, "plausible": face.landmarks is None or plausible(points, layout)}
-    given = {"landmarks": points, "visible": visible, "box": box, "subject": face.subject, "key": face.key}
-    return result | given | face.extra | {"_facts": facts}
+    facts = {"digests": digests, "size": size, "plausible": plausible(points, layout, known)}
+    labels = {"landmarks": points, "known": known, "visible": visible, "box": box}
+    return result | labels | {"subject": face.subject, "key": face.key} | face.extra | {"_facts": facts}
 
 
-def plausible(points: np.ndarray, layout: landmarks.Layout) -> bool:
+def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | None = None) -> bool:
     """Whether the eyes lie above the mouth and the subject's right eye on the left, as in nearly every portrait.
 
     If rows of [y, x] were read as [x, y], or if the points are in another order than the layout's, most faces fail.
-    Layouts without eyes or lips pass.
+    Faces whose layout has no eyes or lips, or whose eyes or lips nobody labelled, pass.
+
+    Args:
+        points: float [K, 2].
+        layout: their layout.
+        known: bool [K]; None: all.
     """
-    eyes, mouth = [], layout.groups.get("outer_lips") or layout.groups.get("mouth")
-    for side in ("right_eye", "left_eye"):
-        if side in layout.groups:
-            eyes.append(points[list(layout.groups[side])].mean(0))
-    if len(eyes) == 2 and eyes[0][0] >= eyes[1][0]:
+
+    def middle(*names: str) -> np.ndarray | None:
+        indices = next((list(layout.groups[name]) for name in names if name in layout.groups), [])
+        indices = [i for i in indices if known is None or known[i]]
+        return points[indices].mean(0) if indices else None
+
+    right, left, mouth = middle("right_eye"), middle("left_eye"), middle("outer_lips", "mouth")
+    if right is not None and left is not None and right[0] >= left[0]:
         return False
-    return not (eyes and mouth) or bool(np.mean(eyes, axis=0)[1] < points[list(mouth)].mean(0)[1])
+    eyes = [eye for eye in (right, left) if eye is not None]
+    return not eyes or mouth is None or bool(np.mean(eyes, axis=0)[1] < mouth[1])
 
 
 class Tally:
@@ -144,16 +155,16 @@ class Tally:
         mine = self._splits.setdefault(split, start | {"hash": hashlib.sha256()})
         mine["examples"] += 1
         mine["sizes"]["x".join(map(str, facts["size"]))] += 1
-        if np.isfinite(item["landmarks"]).all():
-            mine["hidden"] += int((~item["visible"]).sum())
-            mine["points"] += item["visible"].size
+        known = item.get("known", np.ones_like(item["visible"]))  # synthetic faces have no unknown landmarks
+        mine["hidden"] += int((known & ~item["visible"]).sum())
+        mine["points"] += int(known.sum())
         mine["odd"] += not facts["plausible"]
         mine["hash"].update(facts["digests"][0].encode() + np.asarray(item["landmarks"], "<f4").tobytes())
         earlier = [self._seen.setdefault(digest, (item["key"], split)) for digest in facts["digests"]]
         self.duplicates += [(item["key"], split, *one) for one in earlier if one[1] != split][:1]
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """Split -> {examples, sizes (the five most frequent), invisible (share of points), sha256}, fit for JSON."""
+        """Split -> {examples, sizes (the five most frequent), invisible (share of known points), sha256}, for JSON."""
         return {
             name: {
                 "examples": mine["examples"],
@@ -229,26 +240,36 @@ def _box(points: np.ndarray, key: str) -> np.ndarray:
         raise InputError(f"{key}: {error} Fix it, or name it in a file for --exclude.") from None
 
 
-def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Landmarks, `known` and `visible` of a face."""
     if face.landmarks is None:
-        return np.full((layout.count, 2), np.nan, np.float32), np.zeros(layout.count, bool)
+        nothing = np.zeros(layout.count, bool)
+        return np.full((layout.count, 2), np.nan, np.float32), nothing, nothing
     try:
         points = landmarks.check(np.asarray(face.landmarks, np.float32), layout)
     except InputError as error:
         raise InputError(f"{face.key}: {error} Fix it, or name it in a file for --exclude.") from None
-    visible = np.ones(layout.count, bool) if face.visible is None else np.asarray(face.visible, bool)
-    if visible.shape != (layout.count,):
-        flags = formats.counted(visible.size, "visibility flag", "visibility flags")
-        raise InputError(f"{face.key}: {flags} for {formats.counted(layout.count, 'landmark', 'landmarks')}.")
+    known, visible = (_flags(flags, layout, face.key) for flags in (face.known, face.visible))
     inside = ((points > -0.5 - 1e-3) & (points < np.array(size) - 0.5 + 1e-3)).all(1)
-    outside = layout.count - int(inside.sum())
-    if outside > 0.5 * layout.count:
-        which = f"{outside} of {formats.counted(layout.count, 'landmark', 'landmarks')}"
+    count, outside = int(known.sum()), int((known & ~inside).sum())
+    if not count:
+        raise InputError(f"{face.key}: none of its landmarks is known; fix it, or name it in a file for --exclude.")
+    if outside > 0.5 * count:
+        which = f"{outside} of {formats.counted(count, 'landmark', 'landmarks')}"
         raise InputError(
             f"{face.key}: {which} {'lies' if outside == 1 else 'lie'} outside the image, which is {size[0]} x "
             f"{size[1]}; fix it, or name it in a file for --exclude."
         )
-    return points, visible & inside
+    return points, known, visible & inside & known
+
+
+def _flags(given: np.ndarray | None, layout: landmarks.Layout, key: str) -> np.ndarray:
+    """Flags bool [K] of landmarks; None: all True."""
+    flags = np.ones(layout.count, bool) if given is None else np.asarray(given, bool)
+    if flags.shape != (layout.count,):
+        count = formats.counted(flags.size, "flag", "flags")
+        raise InputError(f"{key}: {count} for {formats.counted(layout.count, 'landmark', 'landmarks')}.")
+    return flags
 
 
 def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:

@@ -160,9 +160,9 @@ def test_72_points_lack_the_last_of_the_forehead(tmp_path):
     points = frontal(np.random.default_rng(3))
     write_subject(tmp_path, [row("R1", points[:72])], ["R1"])
     tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
-    (example,) = trees.read_back("charlotte_thermal/frontal", "train", tmp_path / "data").values()
+    (example,) = tfds_builders.load("charlotte_thermal", tmp_path / "data").as_data_source(split="train")
     np.testing.assert_allclose(example["landmarks"], points[[*range(72), 71]], atol=1e-4)
-    assert example["visible"].tolist() == [True] * 72 + [False]
+    assert example["known"].tolist() == example["visible"].tolist() == [True] * 72 + [False]
 
 
 def odd_tree(folder):

@@ -27,7 +27,6 @@ class Made(faces.FaceBuilder):
     """Holds the faces that a test puts into `found`."""
 
     name = "made"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(all="everything", other="the same")
     LAYOUT, MODALITIES = "tfw5", ("rgb", "thermal")
     HOW_TO_GET = "Ask the test."
@@ -103,6 +102,32 @@ def test_points_outside_are_kept_and_invisible(folder):
     assert one["visible"].tolist() == [True, True, True, False, True] and one["landmarks"][3].tolist() == [-3.0, 30.0]
 
 
+def test_points_that_nobody_marked_are_not_known_and_count_for_nothing(folder):
+    points = POINTS.copy()
+    points[[0, 1]] = (30, 39), (-9, 39)  # placeholders: as they lie, the eyes are below the mouth and swapped
+    known, visible = np.arange(5) > 1, np.arange(5) != 4
+    labelled = [face(folder, "a", landmarks=points, known=known, visible=visible), face(folder, "b", visible=visible)]
+    builder = build(folder, {"train": labelled, "unlabelled": [face(folder, "c", landmarks=None)]})
+    first, second = builder.as_data_source(split="train")
+    assert first["known"].tolist() == known.tolist() and second["known"].all()
+    assert first["visible"].tolist() == [False, False, True, True, False]
+    np.testing.assert_array_equal(first["landmarks"], points)
+    np.testing.assert_allclose(first["box"], landmarks.box_from_points(POINTS[2:]))
+    assert not builder.as_data_source(split="unlabelled")[0]["known"].any()
+    facts = dict(builder.info.metadata)
+    assert facts["splits"]["train"]["invisible"] == 0.25  # 2 of the 3 + 5 known ones
+    assert facts["splits"]["unlabelled"]["invisible"] == 0 and not any("eyes lie" in one for one in facts["remarks"])
+    assert builder.info.features["known"].np_dtype == np.bool_ and "1.1.0" in builder.info.release_notes
+
+
+def test_a_dataset_of_an_older_version_must_be_built_again(folder):
+    (folder / "built/made/all/1.0.0").mkdir(parents=True)
+    with pytest.raises(
+        InputError, match=r"are not here\. Version 1\.0\.0, which is on disk, cannot be used any more\. Ask"
+    ):
+        Made.make("all", folder / "built").download_and_prepare()
+
+
 def test_rgb_of_another_size_is_fitted_and_of_another_shape_refused(folder):
     large = trees.make_image((96, 80), np.random.default_rng(1))
     trees.write_image(folder / "b_r.jpg", large)
@@ -124,13 +149,19 @@ def test_rgb_of_another_size_is_fitted_and_of_another_shape_refused(folder):
         ({"box": (0, 0, 1e300, 5)}, "The box of a holds a number that is not finite"),
         ({"box": (500, 0, 9, 5)}, "The box of a, 500,0,9,5, lies outside the image, which has 48 x 40 pixels"),
         ({"box": (-20, 0, 20, 5)}, "The box of a, .*, lies outside the image"),
-        ({"visible": np.ones(4, bool)}, "a: 4 visibility flags for 5 landmarks"),
+        ({"visible": np.ones(4, bool)}, "a: 4 flags for 5 landmarks"),
+        ({"known": np.ones(1, bool)}, "a: 1 flag for 5 landmarks"),
+        ({"known": np.zeros(5, bool)}, "a: none of its landmarks is known; fix it"),
+        (
+            {"known": np.arange(5) < 1, "landmarks": POINTS + 48 * (np.arange(5) < 1)[:, None]},
+            "a: 1 of 1 landmark lies outside the image",
+        ),
     ],
 )
 def test_bad_labels_name_the_face(folder, changes, message):
     with pytest.raises(InputError, match=message):
         build(folder, {"train": [face(folder, "a", **changes)]})
-    assert not (folder / "built" / "made" / "all" / "1.0.0").exists()
+    assert not (folder / "built" / "made" / "all" / "1.1.0").exists()
 
 
 def test_boxes_are_accepted_by_the_same_rule_as_before(folder):
@@ -209,7 +240,8 @@ def test_a_small_split_of_swapped_coordinates_is_not_lost_in_a_large_one():
     for k in range(30):
         split = "test" if k == 0 else "train"
         facts = {"size": (48, 40), "plausible": k > 0, "digests": [str(k)]}
-        tally.add(split, {"key": str(k), "landmarks": POINTS, "visible": np.ones(5, bool), "_facts": facts})
+        flags = {"known": np.ones(5, bool), "visible": np.ones(5, bool)}
+        tally.add(split, {"key": str(k), "landmarks": POINTS, "_facts": facts} | flags)
     (remark,) = tally.remarks()
     assert remark.startswith("In 1 of 1 face of the split test the eyes lie below the mouth")
 
@@ -265,7 +297,7 @@ def test_a_build_that_failed_goes_on_with_what_was_prepared(folder, monkeypatch)
     monkeypatch.setattr(prepare, "example", counting)
     with pytest.raises(InputError, match="stop here"):
         build(folder, splits)
-    assert not (folder / "built" / "made" / "all" / "1.0.0").exists()
+    assert not (folder / "built" / "made" / "all" / "1.1.0").exists()
     made.clear()
     builder = build(folder, splits)
     assert "a" not in made and "c" in made
@@ -304,7 +336,7 @@ def test_a_killed_build_is_not_read_as_whole_and_goes_on(tmp_path, how):
             time.sleep(0.02)
         process.send_signal(how)
         process.communicate(timeout=30)
-    assert process.returncode != 0 and not (root / "1.0.0").exists()
+    assert process.returncode != 0 and not (root / "1.1.0").exists()
     kept = {path: path.stat().st_mtime_ns for path in root.glob(".partial_*/*/*.pickle")}
     options = {"manual_dir": str(tmp_path / "own"), "layout": "tfw5"}
     builder = tfds_builders.build("paired_folder/many", tmp_path / "built", **options)

@@ -162,7 +162,7 @@ def test_broken_files_are_refused(tmp_path, name, change, message):
     with pytest.raises(InputError, match=f"(?i){message}") as caught:
         build(root, tmp_path)
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("ibug_300w/*/1.0.0"))
+    assert not list(tmp_path.glob("ibug_300w/*/1.1.0"))
 
 
 @settings(max_examples=40, derandomize=True, deadline=None)

@@ -128,6 +128,7 @@ def test_coco_keypoints(tmp_path):
     first = faces["thermal/a.png"]
     np.testing.assert_allclose(first.landmarks[:67], written["a"][:67], atol=1e-4)
     np.testing.assert_allclose(first.landmarks[67], written["a"][:67].mean(0), atol=1e-3)
+    assert first.known.tolist() == [True] * 67 + [False]
     assert first.visible.tolist() == [True] * 66 + [False, False]
     assert first.extra["confidence"].tolist() == [1.0] * 67 + [0.0]
     assert list(first.box) == [5, 6, 40, 50] and faces["thermal/a.png#2"].box is None
@@ -248,7 +249,7 @@ def test_a_missing_mate_is_listed_and_left_out_on_demand(tmp_path):
     with pytest.raises(InputError, match=message) as error:
         build(tmp_path)
     assert "thermal/d.png lacks" in str(error.value) and "ghost lacks" in str(error.value)
-    assert not list((tmp_path / "built").rglob("1.0.0"))
+    assert not list((tmp_path / "built").rglob("1.1.0"))
     builder = build(tmp_path, allow_missing=True)
     assert sum(info.num_examples for info in builder.info.splits.values()) == 3
     assert "2 of 5 faces lack" in builder.info.metadata["remarks"][0]
@@ -306,7 +307,7 @@ def test_mistakes(tmp_path, spoil, options, message):
         spoil(tmp_path)
     with pytest.raises(InputError, match=message):
         build(tmp_path, **options)
-    assert not list((tmp_path / "built").rglob("1.0.0"))
+    assert not list((tmp_path / "built").rglob("1.1.0"))
 
 
 def test_folders_in_upper_case_are_read(tmp_path):

@@ -33,7 +33,8 @@ def _read(place, content, read=labels.read_one):
 def test_an_entry(place):
     (plain,) = _read(place, TWO)
     np.testing.assert_array_equal(plain.landmarks, np.float32(TWO))
-    assert plain.visible.all() and plain.confidence.tolist() == [1, 1] and plain.box is None and not plain.pseudo
+    assert plain.known.all() and plain.visible.all() and plain.confidence.tolist() == [1, 1]
+    assert plain.box is None and not plain.pseudo
     entry = {
         "landmarks": [[1, 2], None, [3, 6]],
         "visible": [1, True, False],
@@ -42,6 +43,7 @@ def test_an_entry(place):
     }
     (full,) = _read(place, entry | {"pseudo": True, "box": [0, 1, 2, 3], "subject": "anna"})
     np.testing.assert_array_equal(full.landmarks, np.float32([[1, 2], [2, 4], [3, 6]]))  # None: mean of the others
+    assert full.known.tolist() == [True, False, True]
     assert full.visible.tolist() == [True, False, False] and full.confidence.tolist() == [0.5, 0, 1]
     assert full.pseudo and full.box == (0, 1, 2, 3) and full.subject == "anna"
 
@@ -49,7 +51,7 @@ def test_an_entry(place):
 @pytest.mark.parametrize("content", ["null", '{"landmarks": null}', "[null, null]", '{"landmarks68": [null]}'])
 def test_unlabelled(place, content):
     (label,) = _read(place, content)
-    assert label.landmarks is None and label.confidence is None
+    assert label.landmarks is None and label.known is None and label.confidence is None
 
 
 def test_several_faces(place):

@@ -86,11 +86,13 @@ def test_points_without_a_place(tmp_path):
     held[gone] = np.nan
     name = "irface_sub002_seq01_frm00001.jpg_lfb"
     write_face(tmp_path / "set", name, held, rng)
-    tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path / "set")
-    (example,) = trees.read_back("rwth_aachen/all", "train", tmp_path / "data").values()
+    built = tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path / "set")
+    (example,) = built.as_data_source(split="train")
     kept = np.setdiff1d(np.arange(68), gone)
     np.testing.assert_allclose(example["landmarks"][kept], points[kept], atol=1e-4)
-    np.testing.assert_array_equal(np.flatnonzero(~example["visible"]), gone)
+    np.testing.assert_array_equal(np.flatnonzero(~example["known"]), gone)
+    np.testing.assert_array_equal(example["visible"], example["known"])
+    assert built.info.metadata["splits"]["train"]["invisible"] == 0
     np.testing.assert_allclose(example["landmarks"][36], points[37:42].mean(0), atol=1e-3)
     np.testing.assert_allclose(example["landmarks"][60], points[kept].mean(0), atol=1e-3)
     np.testing.assert_allclose(example["box"], landmarks.box_from_points(points[kept]), atol=1e-3)

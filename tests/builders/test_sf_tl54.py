@@ -291,7 +291,7 @@ def test_broken_labels(tmp_path, raw, change, message):
     edit(raw, change)
     with pytest.raises(InputError, match=message):
         build(tmp_path)
-    assert not (tmp_path / "built/sf_tl54/gray_all/1.0.0").exists()
+    assert not (tmp_path / "built/sf_tl54/gray_all/1.1.0").exists()
 
 
 def test_swapped_coordinates_are_remarked_not_refused(tmp_path, raw):

@@ -131,7 +131,7 @@ def test_mistakes(tmp_path, spoil, message):
     spoil(tmp_path / "source")
     with pytest.raises(InputError, match=message):
         tfds_builders.build("webmorph_faces", tmp_path / "built", manual_dir=tmp_path / "source")
-    assert not (tmp_path / "built/webmorph_faces/all/1.0.0").exists()
+    assert not (tmp_path / "built/webmorph_faces/all/1.1.0").exists()
 
 
 def test_a_missing_image_is_left_out_on_demand(tmp_path):

@@ -106,7 +106,6 @@ class CharlotteThermal(faces.FaceBuilder):
     """Thermal faces of ten people in absolute °C: four room temperatures, ten distances, 25 poses of the head."""
 
     name = "charlotte_thermal"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(
         frontal="faces labelled with 73 points: iBUG 68 and the forehead",
         profile="faces labelled with the 43 points of the side that is seen",
@@ -179,7 +178,7 @@ class CharlotteThermal(faces.FaceBuilder):
             key,
             thermal=image,
             landmarks=points,
-            visible=np.arange(self.LAYOUT.count) < count,
+            known=np.arange(self.LAYOUT.count) < count,
             box=landmarks.box_from_points(boxed).tolist() if np.ptp(boxed, axis=0).all() else None,
             subject=key.split("/")[0],
             extra=dict(facts) | ({"side": visible_side(points)} if config == "profile" else {}),

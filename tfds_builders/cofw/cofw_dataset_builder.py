@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
@@ -33,7 +32,6 @@ class Cofw(faces.FaceBuilder):
     """Caltech Occluded Faces in the Wild: 29 points, each marked as visible or occluded."""
 
     name = "cofw"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(
         all="every face; boxes of the file, from a face detector", landmark_box="every face; boxes from the landmarks"
     )

@@ -6,8 +6,6 @@ import pathlib
 import re
 from collections.abc import Container, Mapping
 
-import tensorflow_datasets as tfds
-
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 
@@ -24,7 +22,6 @@ class Ibug300w(faces.FaceBuilder):
     """300W: 68 points on in-the-wild faces; test splits common (HELEN, LFPW), challenge (iBUG), and both as full."""
 
     name = "ibug_300w"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(all="every face; boxes from the landmarks")
     LAYOUT = "ibug68"
     MODALITIES = ("rgb",)

@@ -26,6 +26,7 @@ class Label:
     Attributes:
         landmarks: float32 [K, 2] in pixels; None: unlabelled. A point without a label is placed at the mean of the
             others, is not visible, and has the confidence 0.
+        known: bool [K], which points have a label.
         visible: bool [K].
         confidence: float32 [K], 0 to 1.
         box: x, y, w, h in pixels.
@@ -34,6 +35,7 @@ class Label:
     """
 
     landmarks: np.ndarray | None = None
+    known: np.ndarray | None = None
     visible: np.ndarray | None = None
     confidence: np.ndarray | None = None
     box: boxes.Box | None = None
@@ -129,7 +131,7 @@ def _label(points: Any, where: str, entry: dict) -> Label:
     if not known.any():
         return label
     count = len(points)
-    label.visible, label.confidence = known.copy(), known.astype(np.float32)
+    label.known, label.visible, label.confidence = known, known.copy(), known.astype(np.float32)
     if entry.get("visible") is not None:
         flags = entry["visible"]
         if not isinstance(flags, list) or len(flags) != count or not all(flag in (0, 1) for flag in flags):

@@ -26,7 +26,6 @@ class PairedFolder(faces.FaceBuilder):
     """The user's own images and landmarks."""
 
     name = "paired_folder"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(default="a folder of the user's; any other name is another dataset")
     OPTIONS = options.FILES | options.PAIRED_FOLDER
     LAYOUT = "ibug68"
@@ -121,6 +120,7 @@ class PairedFolder(faces.FaceBuilder):
                     f"{path}{mark}",
                     **sources,
                     landmarks=label.landmarks,
+                    known=label.known,
                     visible=label.visible,
                     box=boxes.get(f"{name}{mark}", label.box),
                     subject=subjects.get(f"{name}{mark}") or subjects.get(name) or label.subject,

@@ -98,7 +98,6 @@ class RwthAachen(faces.FaceBuilder):
     """2,935 thermal images of 90 people at 1024 x 768: head movements, action units, emotions; 68 points."""
 
     name = "rwth_aachen"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(all="all 2,935 images")
     LAYOUT = "ibug68"
     MODALITIES = ("thermal",)
@@ -141,7 +140,7 @@ class RwthAachen(faces.FaceBuilder):
                 beside.name,
                 thermal=functools.partial(_gray, image) if _deep(image) else image,
                 landmarks=points,
-                visible=placed,
+                known=placed,
                 subject=f"{subject:03d}",
                 extra={"sequence": np.int32(sequence), "frame": np.int32(frame)},
             )

@@ -28,7 +28,6 @@ class SfTl54(faces.FaceBuilder):
     """2,556 thermal portraits of 142 people at nine head positions, 54 hand-placed landmarks, aligned RGB images."""
 
     name = "sf_tl54"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(
         gray_all="gray thermal images with their RGB mates",
         gray_published="the same without the images in challenging_images.csv, as in the published runs",

@@ -6,8 +6,6 @@ import hashlib
 import pathlib
 import re
 
-import tensorflow_datasets as tfds
-
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 
@@ -19,7 +17,6 @@ class TFake(faces.FaceBuilder):
     """100,000 rendered faces of Face Synthetics, 512 x 512, converted to thermal by a network, warm and cold."""
 
     name = "t_fake"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(
         warm="warm faces with their RGB mates",
         cold="faces after cold exposure with their RGB mates",

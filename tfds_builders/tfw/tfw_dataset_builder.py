@@ -61,7 +61,6 @@ class Tfw(faces.FaceBuilder):
     """9,982 thermal images with 16,509 faces, indoors and outdoors; a box and five points for each face."""
 
     name = "tfw"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(
         all="indoors and outdoors",
         indoor="indoors",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pathlib
 
-import tensorflow_datasets as tfds
-
 from tfds_builders import faces, formats, tree
 
 
@@ -13,7 +11,6 @@ class WebmorphFaces(faces.FaceBuilder):
     """139 frontal, neutral adult faces; 68 points mapped from a hand-placed template of 189."""
 
     name = "webmorph_faces"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(all="all 139 images")
     LAYOUT = "ibug68"
     MODALITIES = ("rgb",)

@@ -43,7 +43,6 @@ class Wflw(faces.FaceBuilder):
     """10,000 faces of WIDER FACE with 98 hand-placed points; test splits by pose, expression, light, blur and more."""
 
     name = "wflw"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(
         all="every face; boxes of the file, from a face detector", landmark_box="every face; boxes from the landmarks"
     )

@@ -18,7 +18,6 @@ class YoutubeFaces68(faces.FaceBuilder):
     """3,470 crops of 347 people, 192 pixels wide, with 68 machine-made points. Research use only."""
 
     name = "youtube_faces_68"
-    VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = faces.configs(all="all 3,470 crops")
     LAYOUT = "ibug68"
     MODALITIES = ("rgb",)
