@@ -31,11 +31,18 @@ from tfds_builders import formats, options, prepare, resume
 from tfds_builders.base import Builder, tensor
 from tfds_builders.prepare import Face, Thermal
 
-__all__ = ["LISTS", "Face", "FaceBuilder", "Thermal", "configs", "tensor", "text"]
+__all__ = ["LISTS", "Face", "FaceBuilder", "Thermal", "box_configs", "configs", "tensor", "text"]
 
 
 # Split -> the list of its images, for datasets that come with such lists.
 LISTS = {split: f"{split}.txt" for split in ("train", "val", "test")}
+
+
+def box_configs() -> list[tfds.core.BuilderConfig]:
+    """`BUILDER_CONFIGS` of a dataset whose files hold the boxes of a face detector."""
+    return configs(
+        all="every face; boxes of the file, from a face detector", landmark_box="every face; boxes from the landmarks"
+    )
 
 
 def configs(**descriptions: str) -> list[tfds.core.BuilderConfig]:
@@ -212,13 +219,34 @@ class FaceBuilder(Builder, skip_registration=True):
             shown = formats.listed(f"{key} lacks {what}" for key, what in lacking.items())
             verb = "lacks" if len(lacking) == 1 else "lack"
             message = f"{len(lacking):,} of {formats.counted(len(faces), 'face', 'faces')} {verb} an image: {shown}"
-            if not self.options.get("allow_missing"):
-                hint = f" {self.HOW_TO_GET}" if len(lacking) == len(faces) else ""
-                raise InputError(f"{message}. Complete {folder}, or leave them out with --allow_missing.{hint}")
-            remarks.append(f"{message}. {'It was' if len(lacking) == 1 else 'They were'} left out.")
+            hint = f" {self.HOW_TO_GET}" if len(lacking) == len(faces) else ""
+            remarks.append(self._may_be_missing(message, len(lacking), folder, hint))
             splits = {split: [face for face in mine if face.key not in lacking] for split, mine in splits.items()}
         prepare.check_subjects(splits)
         return {split: mine for split, mine in splits.items() if mine}, remarks
+
+    def leave_out_unlabelled(self, lacking: Mapping[str, str], folder: pathlib.Path) -> None:
+        """Lets `parse` leave out images without labels, which only --allow_missing permits.
+
+        Args:
+            lacking: key of an image -> name of the label file that is missing.
+            folder: where that file belongs, for the message.
+
+        Raises:
+            InputError: there are such images, and --allow_missing is not given.
+        """
+        if lacking:
+            shown = formats.listed(f"{key} lacks {name}" for key, name in lacking.items())
+            message = f"{formats.counted(len(lacking), 'image has', 'images have')} no labels: {shown}"
+            self.remarks.append(self._may_be_missing(message, len(lacking), folder))
+            self.passed_over |= lacking.keys()
+
+    def _may_be_missing(self, message: str, count: int, folder: pathlib.Path, hint: str = "") -> str:
+        """Returns a remark if --allow_missing is given, and raises InputError otherwise."""
+        what, were = ("it", "It was") if count == 1 else ("them", "They were")
+        if self.options.get("allow_missing"):
+            return f"{message}. {were} left out."
+        raise InputError(f"{message}. Complete {folder}, or leave {what} out with --allow_missing.{hint}")
 
     def _keys_of_other_configs(self, folder: pathlib.Path) -> set[str]:
         """One file for --exclude serves all configs; this finds the keys of faces that this config does not have."""

@@ -124,7 +124,9 @@ def test_missing_files_are_listed_and_left_out_on_request(tmp_path):
     with pytest.raises(InputError, match=r"1 of 9 faces lacks an image: lfpw/trainset/image_0001.*--allow_missing"):
         build(root, tmp_path)
     (root / "ibug/image_003_1.pts").unlink()
-    with pytest.raises(InputError, match=r"^1 image has no \.pts file: ibug/image_003_1\.jpg\. Complete"):
+    with pytest.raises(
+        InputError, match=r"^1 image has no labels: ibug/image_003_1\.jpg lacks image_003_1\.pts\. Complete"
+    ):
         build(root, tmp_path)
     listing = tmp_path / "wrong.txt"
     listing.write_text("ibug/image_003_1.jpg\nhelen/testset/296814969_3.jpg")  # the first has no label anyway

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import trees
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,15 +102,6 @@ def test_yaml_files(place):
             assert layout_file.read_layout(path).count == 2
 
 
-_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400)
-_KEYS = st.sampled_from(
-    ["landmarks", "landmarks5", "visible", "box", "name", "images", "annotations", "id", "image_id"]
-)
-_JSON = st.recursive(
-    _SCALARS,
-    lambda s: st.lists(s, max_size=4) | st.dictionaries(_KEYS | st.text(max_size=4), s, max_size=4),
-    max_leaves=12,
-)
 _POINTS = st.integers(-1, 6) | st.sampled_from(["re", "le", "nose", "", "1"])
 
 
@@ -117,14 +109,14 @@ _LISTS = st.lists(st.lists(_POINTS, max_size=3) | _POINTS, max_size=4)
 
 
 _LAYOUT = st.fixed_dictionaries({}, optional={
-    "name": st.text(max_size=3), "count": st.integers(-1, 7), "names": st.just(MINE["names"]) | _JSON,
+    "name": st.text(max_size=3), "count": st.integers(-1, 7), "names": st.just(MINE["names"]) | trees.JSON,
     "flip": st.just(MINE["flip"]) | _LISTS, "eye_corners": _LISTS, "pupils": _LISTS, "edges": _LISTS,
-    "groups": st.dictionaries(st.sampled_from(["right_eye", "left_eye"]), _LISTS, max_size=2) | _JSON,
+    "groups": st.dictionaries(st.sampled_from(["right_eye", "left_eye"]), _LISTS, max_size=2) | trees.JSON,
 })  # fmt: skip
 
 
 @FUZZ
-@given(content=_LAYOUT | _JSON)
+@given(content=_LAYOUT | trees.JSON)
 def test_any_layout_is_read_or_refused(content):
     try:
         layout = layout_file.layout_from_dict(content)

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -230,29 +231,28 @@ def test_palettes_by_name(place):
         thermal_kind.read_palette("none.csv", place)
 
 
-_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400)
-_KEYS = st.sampled_from(
-    ["landmarks", "landmarks5", "visible", "box", "name", "images", "annotations", "id", "image_id"]
-)
-_JSON = st.recursive(
-    _SCALARS,
-    lambda s: st.lists(s, max_size=4) | st.dictionaries(_KEYS | st.text(max_size=4), s, max_size=4),
-    max_leaves=12,
-)
 _NUMBERS = st.lists(st.lists(st.integers(-9, 9) | st.none(), min_size=2, max_size=3) | st.none(), max_size=4)
 _ENTRY = st.fixed_dictionaries(
     {"landmarks": _NUMBERS},
-    optional={"visible": _JSON, "box": _JSON, "confidence": _JSON, "pseudo": _SCALARS, "subject": _SCALARS},
+    optional={
+        "visible": trees.JSON,
+        "box": trees.JSON,
+        "confidence": trees.JSON,
+        "pseudo": trees.SCALARS,
+        "subject": trees.SCALARS,
+    },
 )
-_ANNOTATION = st.fixed_dictionaries({"image_id": st.integers(0, 1)}, optional={"keypoints": _JSON, "bbox": _JSON})
+_ANNOTATION = st.fixed_dictionaries(
+    {"image_id": st.integers(0, 1)}, optional={"keypoints": trees.JSON, "bbox": trees.JSON}
+)
 _COCO = st.fixed_dictionaries({
-    "images": st.just([{"id": 0, "file_name": "a"}]) | _JSON,
-    "annotations": st.lists(_ANNOTATION, max_size=2) | _JSON,
+    "images": st.just([{"id": 0, "file_name": "a"}]) | trees.JSON,
+    "annotations": st.lists(_ANNOTATION, max_size=2) | trees.JSON,
 })  # fmt: skip
 
 
 @FUZZ
-@given(content=_JSON | _ENTRY | st.lists(_ENTRY, max_size=2) | _COCO)
+@given(content=trees.JSON | _ENTRY | st.lists(_ENTRY, max_size=2) | _COCO)
 def test_any_json_is_read_or_refused(place, content):
     for read in (labels.read_one, labels.read_all, labels.read_boxes):
         try:

@@ -225,10 +225,14 @@ def test_missing_mates_are_counted_and_left_out_on_request(tmp_path, raw):
 
 def test_images_without_labels(tmp_path, raw):
     (raw / "gray/train/json/7_1_1_9_120_1.json").unlink()
-    with pytest.raises(InputError, match=r"1 image has no labels: .*7_1_1_9_120_1.png lacks .*allow_missing"):
+    with pytest.raises(
+        InputError, match=r"1 image has no labels: .*7_1_1_9_120_1.png lacks .* leave it out with --allow_missing"
+    ):
         build(tmp_path)
     builder = build(tmp_path, allow_missing=True)
-    assert builder.info.splits["train"].num_examples == 2 and builder.info.metadata["unlabelled"] == 1
+    assert builder.info.splits["train"].num_examples == 2
+    told = "1 image has no labels: gray/train/images/7_1_1_9_120_1.png lacks 7_1_1_9_120_1.json. It was left out."
+    assert told in builder.info.metadata["remarks"]
 
 
 def drop_last(content):

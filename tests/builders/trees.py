@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from hypothesis import strategies as st
 
 import tfds_builders
 from mlcm_jax import landmarks
@@ -24,6 +25,15 @@ _PARTS = {
     "eye": (0.34, 0.38, 0.06, 0.02),
     "chin": (0.5, 0.95, 0.0, 0.0),
 }
+
+# What a JSON file may hold, with keys of label files among others.
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400)
+KEYS = st.sampled_from(["landmarks", "landmarks5", "visible", "box", "name", "images", "annotations", "id", "image_id"])
+JSON = st.recursive(
+    SCALARS,
+    lambda s: st.lists(s, max_size=4) | st.dictionaries(KEYS | st.text(max_size=4), s, max_size=4),
+    max_leaves=12,
+)
 
 
 def make_points(layout, size, rng) -> np.ndarray:

@@ -32,9 +32,7 @@ class Cofw(faces.FaceBuilder):
     """Caltech Occluded Faces in the Wild: 29 points, each marked as visible or occluded."""
 
     name = "cofw"
-    BUILDER_CONFIGS = faces.configs(
-        all="every face; boxes of the file, from a face detector", landmark_box="every face; boxes from the landmarks"
-    )
+    BUILDER_CONFIGS = faces.box_configs()
     LAYOUT = "cofw29"
     MODALITIES = ("rgb",)
     NORMALIZER = "outer_eyes"

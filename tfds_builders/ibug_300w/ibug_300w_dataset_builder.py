@@ -53,12 +53,9 @@ class Ibug300w(faces.FaceBuilder):
             split: [face for sub in subs if sub in present for face in _faces(present[sub], sub, unlabelled, surplus)]
             for split, subs in FOLDERS.items()
         }
-        if unlabelled and not allowed:
-            raise InputError(
-                f"{formats.counted(len(unlabelled), 'image has', 'images have')} no .pts file: "
-                f"{formats.listed(unlabelled)}. Complete {folder}, or leave them out with --allow_missing."
-            )
-        self.passed_over = {*unlabelled, *surplus["mirrored"], *surplus["copies"]}
+        self.remarks = []
+        self.passed_over = {*surplus["mirrored"], *surplus["copies"]}
+        self.leave_out_unlabelled({key: f"{pathlib.PurePath(key).stem}.pts" for key in unlabelled}, folder)
         because = {
             "mirrored": (
                 "mirrored image, as some redistributions add them, was left out",
@@ -69,7 +66,7 @@ class Ibug300w(faces.FaceBuilder):
                 "second downloads, which file managers mark with (1), were left out",
             ),
         }
-        self.remarks = [
+        self.remarks += [
             f"{formats.counted(len(names), *because[why])}: {formats.listed(names, 1)}."
             for why, names in surplus.items()
             if names

@@ -76,8 +76,8 @@ class SfTl54(faces.FaceBuilder):
         }
 
     def notes(self) -> dict[str, int]:
-        """How many images the list of challenging ones left out, and how many have no labels."""
-        return self._left_out
+        """How many images the list of challenging ones left out."""
+        return {"challenging": self._challenging}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads {gray,iron}/SPLIT/json/NAME.json beside images/NAME.png; RGB mates are in rgb/SPLIT."""
@@ -85,7 +85,7 @@ class SfTl54(faces.FaceBuilder):
         names += [_CHALLENGING] if self._variant == "published" else []
         places = tree.find(folder, names, self.HOW_TO_GET)
         dropped = read_challenging(places[_CHALLENGING]) if self._variant == "published" else set()
-        self._left_out = {"challenging": 0, "unlabelled": 0}
+        self._challenging = 0
         splits = {}
         for split in ("train", "val", "test"):
             mine = places[self._colour] / split
@@ -95,7 +95,7 @@ class SfTl54(faces.FaceBuilder):
             found = [self._face(path, split, places.get("rgb")) for path in tree.files(mine / "json", "*.json")]
             kept = [face for face, image in found if image not in dropped]
             self.passed_over |= {face.key for face, image in found if image in dropped}
-            self._left_out["challenging"] += len(found) - len(kept)
+            self._challenging += len(found) - len(kept)
             splits[split] = kept
         return splits
 
@@ -110,14 +110,8 @@ class SfTl54(faces.FaceBuilder):
     def _check_labelled(self, folder: pathlib.Path, split: str) -> None:
         labelled = {path.stem for path in tree.files(folder / "json", "*.json")}
         lacking = [path for path in tree.files(folder / "images", "*.png") if path.stem not in labelled]
-        if lacking and not self.options.get("allow_missing"):
-            raise InputError(
-                f"{formats.counted(len(lacking), 'image has', 'images have')} no labels: {lacking[0]} lacks "
-                f"{folder / 'json' / lacking[0].stem}.json; complete the folder, or leave them out with "
-                "--allow_missing."
-            )
-        self._left_out["unlabelled"] += len(lacking)
-        self.passed_over |= {f"{self._colour}/{split}/images/{path.name}" for path in lacking}
+        keys = {f"{self._colour}/{split}/images/{path.name}": f"{path.stem}.json" for path in lacking}
+        self.leave_out_unlabelled(keys, folder / "json")
 
     def _face(
         self, path: pathlib.Path, split: str, rgb: pathlib.Path | None

@@ -47,10 +47,6 @@ class TFake(faces.FaceBuilder):
         """What the config holds."""
         return ("thermal",) if self.builder_config.name.endswith("_alone") else ("rgb", "thermal")
 
-    def notes(self) -> dict[str, int]:
-        """How many thermal images were left out because they have no landmarks."""
-        return {"unlabelled": self._unlabelled}
-
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads {warm,cold}/ID_thermal.png, and face_synthetics/ID_ldmks.txt and ID.png, at any depth."""
         version = self.builder_config.name.removesuffix("_alone")
@@ -58,19 +54,12 @@ class TFake(faces.FaceBuilder):
         thermal = _by_id(found[version], _THERMAL_NAME)
         labels = _by_id(found["face_synthetics"], _LABEL_NAME)
         lacking = sorted(thermal.keys() - labels.keys())
-        self._unlabelled = len(lacking)
-        self.passed_over = {f"{version}/{thermal[k].relative_to(found[version]).as_posix()}" for k in lacking}
-        if lacking and not self.options.get("allow_missing"):
-            raise InputError(
-                f"{formats.counted(len(lacking), 'thermal image has', 'thermal images have')} no landmarks: "
-                f"{thermal[lacking[0]]} lacks "
-                f"{lacking[0]}_ldmks.txt in {found['face_synthetics']}; complete it, or leave them out with "
-                "--allow_missing."
-            )
+        keys = {number: f"{version}/{path.relative_to(found[version]).as_posix()}" for number, path in thermal.items()}
+        self.leave_out_unlabelled({keys[k]: f"{k}_ldmks.txt" for k in lacking}, found["face_synthetics"])
         splits: dict[str, list[faces.Face]] = {"train": [], "val": [], "test": []}
         for number in sorted(thermal.keys() & labels.keys()):
             face = faces.Face(
-                f"{version}/{thermal[number].relative_to(found[version]).as_posix()}",
+                keys[number],
                 rgb=labels[number].with_name(f"{number}.png") if "rgb" in self.MODALITIES else None,
                 thermal=thermal[number],
                 landmarks=formats.read_points(labels[number], 70),

@@ -43,9 +43,7 @@ class Wflw(faces.FaceBuilder):
     """10,000 faces of WIDER FACE with 98 hand-placed points; test splits by pose, expression, light, blur and more."""
 
     name = "wflw"
-    BUILDER_CONFIGS = faces.configs(
-        all="every face; boxes of the file, from a face detector", landmark_box="every face; boxes from the landmarks"
-    )
+    BUILDER_CONFIGS = faces.box_configs()
     LAYOUT = "wflw98"
     MODALITIES = ("rgb",)
     NORMALIZER = "outer_eyes"
