@@ -28,9 +28,9 @@ def counted(number: float, one: str, many: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first names, with commas, and … if there are more."""
+    """The first names, with commas, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def numbers(words: Iterable[str], where: str) -> np.ndarray:
@@ -172,8 +172,10 @@ def inside(folder: pathlib.Path, name: str, source: str | os.PathLike) -> pathli
         source: that file, for the message.
 
     Raises:
-        InputError: a name that leads out of the folder.
+        InputError: an empty name, or one that leads out of the folder.
     """
+    if not str(name).strip():
+        raise InputError(f"{source} holds an empty name where that of a file belongs.")
     parts = pathlib.PurePosixPath(str(name).strip().replace("\\", "/"))
     drive = len(parts.parts) and parts.parts[0].endswith(":")
     if not parts.parts or parts.is_absolute() or drive or ".." in parts.parts or "\0" in str(name):

@@ -178,9 +178,9 @@ class Tally:
     def describe_duplicates(self) -> str:
         """Says how many images are in two splits, and names the first."""
         key, split, other, where = self.duplicates[0]
-        number = len(self.duplicates)
-        images = formats.counted(number, "image is", "images are")
-        return f"{images} in two splits: {key} of {split} is also {other} of {where}{'' if number == 1 else ', …'}."
+        images = formats.counted(len(self.duplicates), "image is", "images are")
+        such = ":" if len(self.duplicates) == 1 else "; for example,"
+        return f"{images} in two splits{such} {key} of {split} is also {other} of {where}."
 
     def remarks(self) -> list[str]:
         """Says what a user should know: implausible faces, images in two splits, counts that are not as published."""

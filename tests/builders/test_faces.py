@@ -253,6 +253,14 @@ def test_a_split_without_any_visible_landmark_is_remarked(folder):
     assert not [remark for remark in remarks if "split train" in remark]
 
 
+def test_several_images_in_two_splits(folder):
+    for name in "bc":
+        (folder / f"{name}_t.png").write_bytes((folder / "a_t.png").read_bytes())
+    splits = {"train": [face(folder, "a")], "test": [face(folder, "b"), face(folder, "c")]}
+    remarks = build(folder, splits).info.metadata["remarks"]
+    assert "2 images are in two splits; for example, b of test is also a of train." in remarks
+
+
 def test_one_rgb_image_in_two_splits_of_pairs(folder):
     (folder / "b_r.jpg").write_bytes((folder / "a_r.jpg").read_bytes())
     remarks = build(folder, {"train": [face(folder, "a")], "test": [face(folder, "b")]}).info.metadata["remarks"]

@@ -167,7 +167,11 @@ def test_what_is_counted_agrees_in_number(number, text):
 
 
 def test_long_lists_are_cut():
-    assert formats.listed("abc") == "a, b, c" and formats.listed("abc", 2) == "a, b, …" and formats.listed([]) == ""
+    assert (
+        formats.listed("abc") == "a, b, c"
+        and formats.listed("abc", 2) == "a, b and 1 more"
+        and formats.listed([]) == ""
+    )
 
 
 def test_lists_of_names(path):
@@ -190,10 +194,16 @@ def test_names_inside(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["../a", "a/../../b", "/etc/passwd", "..\\a", "\\a", "C:\\a", "c:/a", "", " ", ".", "a\0b", "sub/.."]
+    "name", ["../a", "a/../../b", "/etc/passwd", "..\\a", "\\a", "C:\\a", "c:/a", ".", "a\0b", "sub/.."]
 )
 def test_names_that_lead_out(tmp_path, name):
     with pytest.raises(InputError, match=r"list\.txt names the file .*, which lies outside"):
+        formats.inside(tmp_path, name, "list.txt")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_empty_names(tmp_path, name):
+    with pytest.raises(InputError, match=r"list\.txt holds an empty name where that of a file belongs"):
         formats.inside(tmp_path, name, "list.txt")
 
 
