@@ -54,9 +54,14 @@ def numbers(words: Iterable[str], where: str) -> np.ndarray:
     return np.array(values, np.float64)
 
 
+# Errors that spreadsheets write into cells, in any language: #DIV/0!, #N/A, #NAME?, #¡VALOR!, #GETTING_DATA, #####.
+_SPREADSHEET_ERROR = re.compile(r"#+|#[¡¿]?[^\W\d_]+([/_][^\W_]+)?[!?]?|ERR:\d+")
+
+
 def is_blank(word: str) -> bool:
     """Whether a cell of a table holds nothing: no text, or an error of a spreadsheet, such as #DIV/0! or Err:502."""
-    return not word or word.startswith("#") or bool(re.fullmatch(r"Err:\d+", word))
+    error = _SPREADSHEET_ERROR.fullmatch(word.upper()) and (word.isupper() or word.startswith(("##", "Err:")))
+    return not word or bool(error)
 
 
 def cells(words: Iterable[str], where: str) -> np.ndarray:

@@ -289,6 +289,15 @@ def test_what_a_user_asks_for_is_said_when_it_is_not_there(tmp_path):
         tfds_builders.load("webmorph_faces", tmp_path, celsius="1,0")
 
 
+def test_every_option_has_a_help_text_and_a_dataset_that_takes_it(tmp_path):
+    taken = {}
+    for name in {name.partition("/")[0] for name in tfds_builders.names()}:
+        taken |= tfds_builders.load(name, tmp_path).OPTIONS
+    assert taken.keys() == tfds_builders.OPTIONS.keys() >= tfds_builders.SWITCHES
+    assert all(text.endswith(".") for text in tfds_builders.OPTIONS.values())
+    assert tfds_builders.load("synthetic_faces", tmp_path).OPTIONS == {}
+
+
 def test_a_build_that_failed_goes_on_with_what_was_prepared(folder, monkeypatch):
     splits = {"train": [face(folder, "a"), face(folder, "b"), face(folder, "c")]}
     stream = faces.resume.stream

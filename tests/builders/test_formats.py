@@ -124,6 +124,19 @@ def test_a_quoted_comma_stays(path):
     assert formats.read_table(path) == [{"name": "a,b", "x": "1"}]
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["", "#DIV/0!", "#N/A", "#NAME?", "#REF!", "#VALUE!", "#¡VALOR!", "#ÜBERLAUF!", "#GETTING_DATA", "####", "Err:502"],
+)
+def test_what_spreadsheets_leave_counts_as_blank(word):
+    assert formats.is_blank(word)
+
+
+@pytest.mark.parametrize("word", ["0", "a", "#12", "#12.png", "#a", "#name?", "a#2", "N/A", "Err", "nan", "-"])
+def test_names_and_numbers_are_not_blank(word):
+    assert not formats.is_blank(word)
+
+
 def test_cells_of_spreadsheets(path):
     path.write_text("name,x,y\n,#DIV/0!,\na,#N/A,2\n")
     assert formats.read_table(path) == [{"name": "a", "x": "#N/A", "y": "2"}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from mlcm_jax import landmarks, layout_file
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, formats, options, tree
+from tfds_builders import faces, formats, options, resume, tree
 from tfds_builders.paired_folder import folder as folders
 from tfds_builders.paired_folder import labels as label_files
 from tfds_builders.paired_folder import splits, thermal_kind
@@ -266,9 +265,7 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
         "thermal": thermal,
         "options": dict(options),
         "not_listed": 0,
-        "stamp": hashlib.sha256(repr(state).encode()).hexdigest()[
-            :16
-        ],  # because a palette file may change between builds
+        "stamp": resume.fingerprint(*state),  # because a palette file may change between builds
     }
 
 
@@ -289,9 +286,9 @@ def _labels(
     found: dict[str, list[Label]] = {}
     remarks: list[str] = []
     for source in sources:
-        faces_of, told = _source(folder, source, resolve)
+        labelled, told = _source(folder, source, resolve)
         remarks += told
-        for name, some in faces_of.items():
+        for name, some in labelled.items():
             if all(label.landmarks is None for label in found.get(name, [])):
                 found[name] = some
     return found, remarks
