@@ -16,7 +16,7 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from mlcm_jax import landmarks
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 
 Array = np.ndarray | jax.Array
 Chains = Sequence[Sequence[int]]
@@ -199,7 +199,7 @@ def point_maps(points: ArrayLike, size: int = 64, drawn: int = 256, sigma: float
     return cells[:, :, None, :, 1] * cells[:, None, :, :, 0]
 
 
-def edge_chains(layout: str | landmarks.Layout) -> tuple[tuple[int, ...], ...]:
+def edge_chains(layout: str | landmarks.Layout, *, closed: Sequence[str] = ()) -> tuple[tuple[int, ...], ...]:
     """The lines that a layout draws, as landmarks in order, sorted; a closed line repeats its first landmark.
 
     The pairs in `layout.edges` may stand in any order and direction. An open line runs from its lower end, a closed one
@@ -208,9 +208,10 @@ def edge_chains(layout: str | landmarks.Layout) -> tuple[tuple[int, ...], ...]:
 
     Args:
         layout: name, or the layout itself.
+        closed: groups whose line is to be closed. The published code closes ("right_brow", "left_brow") of 51 points.
 
     Raises:
-        InputError: an unknown layout, or one without edges.
+        InputError: an unknown layout, one without edges, or a group without a line of its own.
     """
     layout = landmarks.get(layout)
     neighbours: dict[int, set[int]] = {}
@@ -225,7 +226,15 @@ def edge_chains(layout: str | landmarks.Layout) -> tuple[tuple[int, ...], ...]:
     for start in sorted(neighbours, key=lambda point: (len(neighbours[point]) % 2 == 0, point)):
         while neighbours[start]:
             chains.append(_walk(start, neighbours, layout.groups))
-    return tuple(sorted(chains))
+    chains.sort()
+    lines = {name: i for name, group in layout.groups.items() for i, line in enumerate(chains) if set(line) == {*group}}
+    for name in closed:
+        if name not in lines:
+            raise InputError(f"Layout {layout.name} has no line of the group {name!r}; {did_you_mean(name, lines)}")
+        line = chains[lines[name]]
+        if line[0] != line[-1]:
+            chains[lines[name]] = (*line, line[0])
+    return tuple(chains)
 
 
 def _walk(start: int, neighbours: dict[int, set[int]], groups: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
@@ -261,20 +270,50 @@ def edge_weights(chains: Chains, weights: ArrayLike) -> jax.Array:
     return jnp.stack([weights[:, list(chain)].min(-1) for chain in chains], -1)
 
 
-@functools.cache
-def _spline_matrix(chain: tuple[int, ...], count: int, segments: int) -> np.ndarray:
-    """float32 [segments + 1, count]: landmarks -> places on the cubic spline through those of a chain.
+def _splines(points: jax.Array, chains: Chains, pieces: int) -> tuple[jax.Array, np.ndarray]:
+    """Places along the cubic spline through the landmarks of each chain, `pieces` from landmark to landmark.
 
-    Knots are equidistant, so that the places are linear in the landmarks; ends are natural, or periodic for a closed
-    chain.
+    The parameter of a spline is the length of its chords; ends are natural, or periodic for a closed chain. All chords
+    of all chains are computed at once.
+
+    Args:
+        points: float [B, K, 2].
+        chains: E tuples of landmarks.
+        pieces: between two landmarks.
+
+    Returns:
+        (float [B, 2, N], float32 [E, N, S]), whose product over N is the S places of each chain; shorter chains repeat
+        their end.
     """
-    from scipy import interpolate
+    first, last = (np.concatenate([chain[part] for chain in chains]) for part in (slice(-1), slice(1, None)))
+    chords = np.split(np.arange(len(first)), np.cumsum([len(chain) - 1 for chain in chains])[:-1])
+    before, after = (np.concatenate([np.roll(own, shift) for own in chords]) for shift in (1, -1))
+    # An open chain has no bend in its first landmark, which also stands for the one in its last.
+    closed = [len(chain) > 2 and chain[0] == chain[-1] for chain in chains]
+    bends = np.concatenate([(own > own[0]) | circle for own, circle in zip(chords, closed, strict=True)])
 
-    if len(chain) < 2 or not all(0 <= point < count for point in chain):
-        raise ValueError(f"chain {chain} must hold at least two of {count} landmarks")
-    ends = "periodic" if len(chain) > 2 and chain[0] == chain[-1] else "natural"
-    spline = interpolate.CubicSpline(np.arange(len(chain)), np.eye(count)[list(chain)], bc_type=ends)
-    return spline(np.linspace(0, len(chain) - 1, segments + 1)).astype(np.float32)
+    y, z = (points.swapaxes(1, 2)[:, :, ends] for ends in (first, last))  # [B, 2, number of chords]
+    step = jnp.maximum(jnp.sqrt(((z - y) ** 2).sum(1, keepdims=True)), 1e-3)
+    slope = (z - y) / step
+
+    def sweep(_: int, m: jax.Array) -> jax.Array:
+        rest = 6 * (slope - slope[..., before]) - step[..., before] * m[..., before] - step * m[..., after]
+        return jnp.where(bends[None, None], rest / (2 * (step[..., before] + step)), 0.0)
+
+    # The second derivatives m solve step[i-1] m[i-1] + 2 (step[i-1] + step[i]) m[i] + step[i] m[i+1] = 6 (slope[i] -
+    # slope[i-1]). The diagonal weighs twice the rest of its row, so that each sweep at least halves the error,
+    # and no linear solver is needed, which a mesh may not split along the batch.
+    m = jax.lax.fori_loop(0, 24, sweep, jnp.zeros_like(y))
+    parts = jnp.concatenate([y, z, m * step**2 / 6, m[..., after] * step**2 / 6], axis=-1)
+
+    basis = np.zeros((len(chains), 4, len(first), pieces * max(map(len, chords)) + 1), np.float32)
+    for e, own in enumerate(chords):
+        place = np.minimum(np.arange(basis.shape[-1]) / pieces, len(own))
+        chord = np.minimum(place.astype(int), len(own) - 1)
+        t = place - chord
+        for k, value in enumerate((1 - t, t, (1 - t) ** 3 - (1 - t), t**3 - t)):
+            basis[e, k, own[chord], np.arange(len(t))] = value
+    return parts, basis.reshape(len(chains), -1, basis.shape[-1])
 
 
 def edge_maps(
@@ -283,15 +322,15 @@ def edge_maps(
     size: int = 64,
     drawn: int = 256,
     thickness: float = 1.3,
-    segments: int = 64,
+    shift: float = 0.0,
 ) -> jax.Array:
     """E* of arXiv 2404.06029: lines through the landmarks of each edge, drawn anti-aliased, then resized bilinearly.
 
     The published code draws with OpenCV; this equivalent runs on the device, under jit. A drawn pixel at distance d (in
-    drawn pixels) from the line has the intensity clip((thickness + 1) / 2 - d, 0, 1). The line is a polyline of
-    `segments` pieces along the cubic spline through the landmarks, with equidistant knots (theirs follow the arc
-    length). Only the 2 x 2 drawn pixels per cell that resizing reads are computed, one edge after the other. Being
-    targets, the maps carry no gradient.
+    drawn pixels) from the line has the intensity clip((thickness + 1) / 2 - d, 0, 1). As theirs, the line is a polyline
+    of five pieces from landmark to landmark, along the cubic spline over the length of the chords. Only the 2 x 2 drawn
+    pixels per cell that resizing reads are computed, one edge after the other. Being targets, the maps carry no
+    gradient.
 
     Args:
         points: float [B, K, 2] in u.
@@ -299,7 +338,8 @@ def edge_maps(
         size: cells per side of the result.
         drawn: pixels per side of the drawing.
         thickness: of the line, in drawn pixels; OpenCV's anti-aliased line of 1 (4 on 1024 pixels) is 1.3 wide.
-        segments: pieces per edge.
+        shift: moves the lines to the right and down, in drawn pixels. -0.375 puts them where the published code does:
+            it draws on 4 times as many pixels at 4 x, and not at 4 (x + 0.5) - 0.5.
 
     Returns:
         float32 [B, size, size, E] in [0, 1].
@@ -307,18 +347,21 @@ def edge_maps(
     _check_drawn(size, drawn)
     points = jax.lax.stop_gradient(jnp.asarray(points, jnp.float32))
     batch, count, _ = points.shape
+    for chain in chains:
+        if len(chain) < 2 or not all(0 <= point < count for point in chain):
+            raise ValueError(f"chain {tuple(chain)} must hold at least two of {count} landmarks")
     if not chains:
         return jnp.zeros((batch, size, size, 0), jnp.float32)
-    matrices = jnp.asarray(np.stack([_spline_matrix(tuple(chain), count, segments) for chain in chains]))
+    parts, basis = _splines(points * drawn - 0.5 + shift, chains, pieces=5)
     # The drawn pixels that some cell reads, and how much each of them counts for it.
     resize = _resize_matrix(drawn, size)
     used = np.flatnonzero(resize.any(axis=0))
     taps = jnp.asarray(resize[:, used])
     exact = jax.lax.Precision.HIGHEST
 
-    def draw(matrix: jax.Array) -> jax.Array:
+    def draw(basis: jax.Array) -> jax.Array:
         """One edge, [B, size, size]."""
-        curve = jnp.einsum("sk,bkc->bcs", matrix, points * drawn - 0.5, precision=exact)  # in drawn pixels
+        curve = jnp.einsum("bcn,ns->bcs", parts, basis, precision=exact)
         start, along = curve[:, :, :-1], jnp.diff(curve, axis=-1)
         square = (along**2).sum(1)[:, None, None, :]
         x, y = (jnp.asarray(used, jnp.float32).reshape(shape) for shape in ((1, 1, -1, 1), (1, -1, 1, 1)))
@@ -329,4 +372,4 @@ def edge_maps(
         line = jnp.clip((thickness + 1) / 2 - distance, 0.0, 1.0)
         return jnp.einsum("byx,iy,jx->bij", line, taps, taps, precision=exact)
 
-    return jnp.moveaxis(jax.lax.map(draw, matrices), 0, -1)
+    return jnp.moveaxis(jax.lax.map(draw, jnp.asarray(basis)), 0, -1)

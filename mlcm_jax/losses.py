@@ -367,12 +367,15 @@ def star_system(
         target: float [B, K, 2] in u.
         chains: the E edges, `codecs.edge_chains`.
         weights: optional float or bool [B, K] (visibility); a landmark of weight 0 may hold NaN.
-        **options: weights of the terms (point_weight, edge_weight), `codecs.point_maps` (drawn, sigma), and `star`.
+        **options: weights of the terms (point_weight, edge_weight), `codecs.point_maps` (drawn, sigma),
+            `codecs.edge_maps` (shift), and `star`; `closed` is for the caller's `codecs.edge_chains`, and not read.
 
     Returns:
         (float32 [B], {"star", "points", "edges"} [B] not multiplied by their weights; without edges, no such part).
     """
     point_weight, edge_weight = options.pop("point_weight", 10.0), options.pop("edge_weight", 10.0)
+    shift = options.pop("shift", 0.0)
+    options.pop("closed", None)
     size, drawn, sigma = heatmaps.shape[1], options.pop("drawn", 256), options.pop("sigma", 1.5)
     weights = jnp.ones(jnp.shape(target)[:2]) if weights is None else jnp.asarray(weights, jnp.float32)
     target = jnp.where(weights[..., None] > 0, target, 0.5)  # NaN has to go before the loss.
@@ -381,7 +384,7 @@ def star_system(
         "points": (map_awing(points, codecs.point_maps(target, size, drawn, sigma)), weights),
     }
     if edges is not None:
-        drawing = codecs.edge_maps(target, chains, size, drawn)
+        drawing = codecs.edge_maps(target, chains, size, drawn, shift=shift)
         unreduced["edges"] = map_awing(edges, drawing), codecs.edge_weights(chains, weights)
     parts = {name: dikd.masked_mean(*values) for name, values in unreduced.items()}
     total = parts["star"] + point_weight * parts["points"] + edge_weight * parts.get("edges", 0.0)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import interpolate
+from test_landmarks import template
 
-from mlcm_jax import codecs, landmarks
+from mlcm_jax import codecs, config, landmarks
 from mlcm_jax.errors import InputError
 
 
@@ -149,34 +151,32 @@ def test_an_edge_weighs_what_its_least_landmark_does():
     np.testing.assert_array_equal(codecs.edge_weights(chains, weights > 0), [[True, True], [False, True]])
 
 
-def reference_spline(chain, points, places):
-    """Cubic pieces from the second derivatives M: M[i-1] + 4 M[i] + M[i+1] = 6 (y[i-1] - 2 y[i] + y[i+1])."""
-    y, closed = points[list(chain)], len(chain) > 2 and chain[0] == chain[-1]
-    n = len(chain) - closed
-    left, right = np.eye(n), np.zeros((n, 2))
-    for i in range(n) if closed else range(1, n - 1):
-        before, after = (i - 1) % n, (i + 1) % n
-        left[i] = 0
-        for at, value in ((before, 1), (i, 4), (after, 1)):
-            left[i, at] += value
-        right[i] = 6 * (y[before] - 2 * y[i] + y[after])
-    second = np.linalg.solve(left, right)
-    curve = []
-    for place in places:
-        i = min(int(place), len(chain) - 2)
-        j, s = (i + 1) % n, place - i
-        curve.append((1 - s) * y[i] + s * y[j] + (((1 - s) ** 3 - 1 + s) * second[i] + (s**3 - s) * second[j]) / 6)
-    return np.array(curve)
+def spline(chain, points, pieces=5):
+    """Places on scipy's spline over the length of the chords, `pieces` from landmark to landmark."""
+    y, ends = points[list(chain)], "periodic" if len(chain) > 2 and chain[0] == chain[-1] else "natural"
+    knots = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(y, axis=0), axis=1))])
+    places = [place for a, b in itertools.pairwise(knots) for place in np.linspace(a, b, pieces, endpoint=False)]
+    return interpolate.CubicSpline(knots, y, bc_type=ends)([*places, knots[-1]])
 
 
-CHAIN_SHAPES = [(2, 0, 4, 1, 3), (1, 0, 3, 4, 2, 1), (3, 0), (0, 1, 2, 0), (0, 1, 0), (0, 1, 2, 3, 1)]
+@pytest.mark.parametrize("pieces", [1, 5, 7])
+def test_splines_are_those_of_scipy(pieces):
+    chains = [(2, 0, 4, 1, 3), (1, 0, 3, 4, 2, 1), (3, 0), (0, 1, 2, 0), (0, 1, 0), (0, 1, 2, 3, 1), tuple(range(33))]
+    points = np.random.default_rng(3).uniform(0, 256, size=(3, 33, 2))
+    points[1] += np.arange(33)[:, None] ** 2  # chords of very different length
 
+    def check(points, atol):
+        parts, basis = codecs._splines(jnp.asarray(points), chains, pieces)
+        curves = np.einsum("bcn,ens->ebsc", parts, basis)
+        assert curves.shape == (7, 3, 32 * pieces + 1, 2)
+        for (e, chain), b in itertools.product(enumerate(chains), range(3)):
+            wanted = spline(chain, points[b], pieces)
+            np.testing.assert_allclose(curves[e, b, : len(wanted)], wanted, atol=atol)
+            np.testing.assert_allclose(curves[e, b, len(wanted) :] - wanted[-1:], 0.0, atol=atol)
 
-@pytest.mark.parametrize("chain", CHAIN_SHAPES)
-def test_splines_are_natural_or_periodic(chain):
-    points = np.random.default_rng(3).uniform(size=(5, 2))
-    wanted = reference_spline(chain, points, np.linspace(0, len(chain) - 1, 25))
-    np.testing.assert_allclose(codecs._spline_matrix(chain, 5, 24) @ points, wanted, atol=1e-6)
+    check(points.astype(np.float32), 2e-3)
+    with jax.enable_x64(True):
+        check(points, 1e-4)
 
 
 @pytest.mark.parametrize(("drawn", "size"), [(256, 64), (64, 16), (32, 16), (8, 8), (8, 4), (2, 1), (16, 32), (3, 7)])
@@ -187,12 +187,12 @@ def test_resizing_is_that_of_jax(drawn, size):
 
 def test_edge_maps_against_a_drawing_of_every_pixel():
     points = np.random.default_rng(4).uniform(0.1, 0.9, (2, 5, 2)).astype(np.float32)
-    chains, size, drawn, segments = ((0, 1, 2), (3, 4), (1, 2, 3, 1)), 8, 32, 12
-    found = np.asarray(jax.jit(lambda p: codecs.edge_maps(p, chains, size, drawn, segments=segments))(points))
+    chains, size, drawn = ((0, 1, 2), (3, 4), (1, 2, 3, 1)), 8, 32
+    found = np.asarray(jax.jit(lambda p: codecs.edge_maps(p, chains, size, drawn))(points))
     assert found.shape == (2, size, size, 3) and found.dtype == np.float32
     pixels = np.stack(np.meshgrid(np.arange(drawn), np.arange(drawn)), -1).astype(float)
     for b, (e, chain) in itertools.product(range(2), enumerate(chains)):
-        curve = codecs._spline_matrix(chain, 5, segments).astype(float) @ (points[b].astype(float) * drawn - 0.5)
+        curve = spline(chain, points[b].astype(float) * drawn - 0.5)
         nearest = np.full((drawn, drawn), np.inf)
         for start, stop in itertools.pairwise(curve):
             part = ((pixels - start) @ (stop - start) / ((stop - start) ** 2).sum()).clip(0, 1)
@@ -205,13 +205,74 @@ def test_edge_maps_look_like_those_of_opencv():
     """The original's drawing: an anti-aliased polyline on 1024 x 1024, averaged to 256 x 256, resized to 64 x 64."""
     points = np.array([[0.2, 0.3], [0.4, 0.22], [0.62, 0.35], [0.8, 0.6]], np.float32)
     found = np.asarray(codecs.edge_maps(points[None], ((0, 1, 2, 3),)))[0, :, :, 0]
-    curve = codecs._spline_matrix((0, 1, 2, 3), 4, 64) @ (points * 1024 - 0.5)
+    curve = spline((0, 1, 2, 3), points * 1024 - 0.5)
     drawing = np.zeros((1024, 1024), np.uint8)
     cv2.polylines(drawing, [np.round(curve).astype(np.int32)], False, 255, 4, cv2.LINE_AA)
     theirs = cv2.resize(drawing / 255.0, (256, 256), interpolation=cv2.INTER_AREA)
     theirs = cv2.resize(theirs, (64, 64), interpolation=cv2.INTER_LINEAR)
     assert np.corrcoef(found.ravel(), theirs.ravel())[0, 1] > 0.99
     assert 0.95 < found.sum() / theirs.sum() < 1.05
+
+
+def published_edge_maps(points, lines):
+    """As STAR's code draws: splines along the arc length, on 4 times as many pixels at 4 x, rounded; [64, 64, E]."""
+    maps = []
+    for closed, line in lines:
+        part = points[[*line, *line[:1]] if closed else line]
+        spline, knots = interpolate.splprep(part.T, s=0, per=closed, k=3)
+        places = np.concatenate([np.linspace(a, b, 5, endpoint=False) for a, b in itertools.pairwise(knots)])
+        curve = np.stack(interpolate.splev(places if closed else [*places, knots[-1]], spline), -1)
+        drawing = np.zeros((1024, 1024), np.uint8)
+        cv2.polylines(drawing, [(curve * 4 + 0.5).astype(np.int32)], closed, 255, 4, cv2.LINE_AA)
+        small = cv2.resize(drawing / 255.0, (256, 256), interpolation=cv2.INTER_AREA)
+        maps.append(cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR))
+    return np.stack(maps, -1)
+
+
+# The table of arXiv 2404.06029's code for 51 points, and that of STAR's for 68 beyond the jaw, which leaves brows open.
+LINES = [(True, range(5)), (True, range(5, 10)), (False, range(10, 14)), (False, range(14, 19)), (True, range(19, 25))]
+LINES += [(True, range(25, 31)), (True, range(31, 43)), (True, range(43, 51))]
+
+
+@pytest.mark.parametrize("name", ["star_pair2024", "star_youtube"])
+def test_the_published_drawing_can_be_had(name):
+    chosen = config.load(f"configs/{name}.py")
+    chains = codecs.edge_chains(chosen.layout, closed=chosen.loss.options.closed)
+    turned = np.array([[0.99, 0.14], [-0.14, 0.99]])
+    whole = template("ibug68") @ turned * 9.3 + (127.3, 115.8)  # pixels of 256
+    points = whole[-landmarks.get(chosen.layout).count :]
+    brows_open = [(k > 1 and closed, line) for k, (closed, line) in enumerate(LINES)]
+    theirs = published_edge_maps(whole[17:], LINES if chosen.layout == "ibug51" else brows_open)
+
+    def likeness(chains, **options):
+        ours = codecs.edge_maps((points[None] + 0.5) / 256, chains, **options)[0, :, :, -8:]
+        pairs = zip(np.moveaxis(np.asarray(ours), -1, 0), np.moveaxis(theirs, -1, 0), strict=True)
+        return min(np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs)
+
+    assert likeness(chains, shift=chosen.loss.options.shift) > 0.98
+    assert likeness(chains) < 0.95
+    if chosen.loss.options.closed:
+        assert likeness(codecs.edge_chains(chosen.layout), shift=-0.375) < 0.9
+
+
+def test_closed_groups_keep_the_number_of_edges():
+    brows = ("right_brow", "left_brow")
+    chains = codecs.edge_chains("ibug51", closed=brows)
+    assert chains[:2] == ((0, 1, 2, 3, 4, 0), (5, 6, 7, 8, 9, 5))
+    assert chains[2:] == codecs.edge_chains("ibug51")[2:]
+    assert len(codecs.edge_chains("ibug68", closed=brows)) == 9
+    np.testing.assert_array_equal(codecs.membership(chains, 51), codecs.membership(codecs.edge_chains("ibug51"), 51))
+    assert codecs.edge_chains("ibug51", closed=("right_eye",)) == codecs.edge_chains("ibug51")  # closed as it is
+    with pytest.raises(InputError, match=r"ibug51 has no line of the group 'right_brows'; did you mean 'right_brow'\?"):
+        codecs.edge_chains("ibug51", closed=("right_brows",))
+    with pytest.raises(InputError, match="no line of the group 'nose'"):  # two lines
+        codecs.edge_chains("ibug51", closed=("nose",))
+
+
+def test_edge_maps_are_moved_by_drawn_pixels():
+    points = np.random.default_rng(6).uniform(0.2, 0.8, (1, 3, 2))
+    moved = codecs.edge_maps(points + 0.5 / 32, ((0, 1, 2),), 8, 32)
+    np.testing.assert_allclose(codecs.edge_maps(points, ((0, 1, 2),), 8, 32, shift=0.5), moved, atol=1e-5)
 
 
 def test_edge_maps_are_targets_of_finite_value():
