@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import torch_checkpoint
-from mlcm_jax.models.layers import BatchNorm, DepthwiseConv, LayerNorm
+from mlcm_jax.models.layers import BatchNorm, DepthwiseConv
 
 _CLASSIFIERS = ("fc", "classifier.1", "head", "head.fc")  # ResNet; MobileNetV2, EfficientNet; SwinV2; MobileViTv2
 # A state dict holds these beside parameters and statistics; the last two follow from SwinV2's window.
@@ -50,7 +50,7 @@ def _targets(backbone: nnx.Module) -> dict[str, tuple[nnx.Variable, tuple[int, .
     for name, module in backbone.torch_modules().items():
         if isinstance(module, nnx.Param):
             targets[name] = module, None
-        elif isinstance(module, LayerNorm):
+        elif isinstance(module, nnx.LayerNorm | nnx.GroupNorm):
             targets[f"{name}.weight"] = module.scale, None
             targets[f"{name}.bias"] = module.bias, None
         elif isinstance(module, nnx.Linear):

@@ -8,7 +8,7 @@ from flax import nnx
 
 from mlcm_jax import models
 from mlcm_jax.errors import InputError
-from mlcm_jax.models.layers import BatchNorm, Dropout
+from mlcm_jax.models.layers import Dropout
 
 TINY = {"depths": (1, 1), "width": 0.125, "stem": "small", "num_landmarks": 5}
 
@@ -107,18 +107,6 @@ def test_a_training_step_in_jit_learns_and_moves_the_statistics():
     before = nnx.state(model, nnx.BatchStat)
     _run(model, x)
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model, nnx.BatchStat), before)
-
-
-def test_batch_norm_in_both_modes():
-    norm = BatchNorm(3, momentum=0.9)
-    x = 5.0 + 2.0 * jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
-    np.testing.assert_allclose(norm(x), x / np.sqrt(1.0 + 1e-5), rtol=1e-5)
-    norm.train()
-    y = norm(x)
-    np.testing.assert_allclose(y.mean((0, 1, 2)), 0.0, atol=1e-5)
-    np.testing.assert_allclose(y.std((0, 1, 2)), 1.0, atol=1e-3)
-    np.testing.assert_allclose(norm.mean[...], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-4)
 
 
 def test_dropout_draws_from_the_call_and_rests_in_evaluation():

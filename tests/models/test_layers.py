@@ -1,0 +1,64 @@
+"""The shared layers against their formulas in numpy, in float32 and in bfloat16."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlcm_jax.models.layers import BatchNorm, group_norm, layer_norm
+
+BOTH_TYPES = pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+
+
+def _random(shape, *, mean=0.0, deviation=1.0, dtype=jnp.float32, seed=0):
+    """Normal numbers of `dtype`, and the same numbers as float64."""
+    x = jnp.asarray(np.random.default_rng(seed).normal(mean, deviation, shape), dtype)
+    return x, np.asarray(x, np.float64)
+
+
+def _assert_close(found, expected, dtype):
+    """To 1e-6 in float32; in bfloat16 to the rounding of the result alone."""
+    assert found.dtype == dtype
+    rounding = 1e-6 if dtype == jnp.float32 else 2.0**-8
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=rounding, atol=1e-6)
+
+
+def _standardised(x, axes):
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+
+
+@BOTH_TYPES
+@pytest.mark.parametrize(("make", "axes"), [(layer_norm, (3,)), (group_norm, (1, 2, 3))])
+def test_normalisation_is_the_formula(make, axes, dtype):
+    norm = make(6, dtype)
+    scale, wide_scale = _random((6,), mean=1.0, deviation=0.3, seed=1)
+    bias, wide_bias = _random((6,), seed=2)
+    norm.scale[...], norm.bias[...] = scale, bias
+    x, wide = _random((2, 4, 5, 6), dtype=dtype)
+    _assert_close(jax.jit(norm)(x), _standardised(wide, axes) * wide_scale + wide_bias, dtype)
+    assert {norm.scale.dtype, norm.bias.dtype} == {jnp.dtype("float32")}
+
+
+@BOTH_TYPES
+@pytest.mark.parametrize(("make", "axes"), [(layer_norm, (3,)), (group_norm, (1, 2, 3))])
+def test_statistics_of_a_normalisation_are_float32(make, axes, dtype):
+    """With a mean of 100 deviations, bfloat16 has no digit left for the variance, and one pass over float32 has few."""
+    x, wide = _random((2, 4, 5, 16), mean=300.0, deviation=3.0, dtype=dtype)
+    found = np.asarray(make(16, dtype)(x), np.float64)
+    np.testing.assert_allclose(
+        found, _standardised(wide, axes), rtol=2.0**-8 if dtype == jnp.bfloat16 else 0, atol=2e-4
+    )
+
+
+@BOTH_TYPES
+def test_batch_norm_is_the_formula_in_both_modes(dtype):
+    norm = BatchNorm(3, momentum=0.9, scale=2.0, dtype=dtype)
+    x, wide = _random((16, 8, 8, 3), mean=1.0, deviation=2.0, dtype=dtype)
+    _assert_close(norm(x), 2.0 * wide / np.sqrt(1.0 + 1e-5), dtype)
+    norm.train()
+    _assert_close(norm(x), 2.0 * _standardised(wide, (0, 1, 2)), dtype)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * wide.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * wide.var((0, 1, 2)), rtol=1e-5)
+    norm.eval()
+    mean, var = 0.1 * wide.mean((0, 1, 2)), 0.9 + 0.1 * wide.var((0, 1, 2))
+    _assert_close(norm(x), 2.0 * (wide - mean) / np.sqrt(var + 1e-5), dtype)
