@@ -11,9 +11,9 @@ from jax.typing import DTypeLike
 from mlcm_jax.models.layers import (
     Common,
     ConvNorm,
-    Dropout,
     SqueezeExcite,
     check_width,
+    dropout,
     make_divisible,
     normalise,
     run_stages,
@@ -53,14 +53,14 @@ class MBConv(nnx.Module):
         self.spatial = ConvNorm(hidden, hidden, size, stride, act=act, depthwise=True, **common)
         self.excite = SqueezeExcite(hidden, max(1, cin // 4), rngs=common["rngs"], dtype=common["dtype"])
         self.project = ConvNorm(hidden, cout, **common)
-        self.drop = Dropout(drop_path, per_example=True)
+        self.drop = dropout(drop_path, per_example=True)
         self.adds = stride == 1 and cin == cout
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout]."""
         y = self.expand(x) if self.expands else x
         y = self.project(self.excite(self.spatial(y)))
-        return x + self.drop(y, rngs) if self.adds else y
+        return x + self.drop(y, rngs=rngs) if self.adds else y
 
 
 class EfficientNet(nnx.Module):

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from mlcm_jax import codecs
 from mlcm_jax.errors import InputError
-from mlcm_jax.models.layers import Common, Conv, ConvNorm, Dropout, check_choice, check_upsample, normal
+from mlcm_jax.models import layers
+from mlcm_jax.models.layers import Common, Conv, ConvNorm, check_choice, check_upsample, normal
 
 
 class Prediction(NamedTuple):
@@ -92,12 +93,12 @@ class Coordinates(nnx.Module):
         del dtype
         self.kernel = nnx.Param(normal(rngs.params(), (channels, 2 * num_landmarks), 0.01 / math.sqrt(channels)))
         self.bias = nnx.Param(jnp.asarray(checked_mean_shape(mean_shape, num_landmarks).reshape(-1)))
-        self.dropout = Dropout(dropout)
+        self.dropout = layers.dropout(dropout)
         self.num_landmarks = num_landmarks
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
         """`rngs` feeds the dropout while training."""
-        pooled = self.dropout(features.mean((1, 2), dtype=jnp.float32), rngs)
+        pooled = self.dropout(features.mean((1, 2), dtype=jnp.float32), rngs=rngs)
         # By default a GPU computes this product in TF32, whose rounding is a thousandth of the image.
         flat = jnp.matmul(pooled, self.kernel[...], precision=jax.lax.Precision.HIGHEST)
         flat = flat + self.bias[...].reshape(1, -1)

@@ -321,27 +321,17 @@ def run_block(block: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, remat: 
     return nnx.remat(lambda block, x, rngs: block(x, rngs))(block, x, rngs)
 
 
-class Dropout(nnx.Module):
-    """Zeroes entries with probability `rate` while training and scales the rest by 1 / (1 - rate).
+def dropout(rate: float, *, per_example: bool = False) -> nnx.Dropout:
+    """Dropout in evaluation mode, without random state: while training it draws from the `rngs` of the call.
 
-    With `per_example` one draw decides for a whole example: stochastic depth of a residual branch (Huang et al. 2016,
-    the row mode of torchvision). Numbers come from the `rngs` of the call (stream `dropout`).
+    Args:
+        rate: probability of a zero, at least 0 and below 1.
+        per_example: whether one draw decides for a whole example of [B, H, W, C]: stochastic depth of a residual branch
+            (Huang et al. 2016, the row mode of torchvision).
+
+    Raises:
+        InputError: a rate out of range.
     """
-
-    def __init__(self, rate: float, *, per_example: bool = False) -> None:
-        if not 0.0 <= rate < 1.0:
-            raise InputError(f"A dropout rate is at least 0 and below 1, not {rate}.")
-        self.rate, self.per_example = rate, per_example
-        self.deterministic = True
-
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        """Any shape -> the same; `rngs` may be None in evaluation."""
-        if self.deterministic or self.rate == 0.0:
-            return x
-        if rngs is None:
-            raise InputError(
-                f"Training with a dropout of {self.rate} needs random numbers: call with rngs=nnx.Rngs(key)."
-            )
-        shape = (x.shape[0], *(1 for _ in x.shape[1:])) if self.per_example else x.shape
-        keep = jax.random.bernoulli(rngs.dropout(), 1.0 - self.rate, shape)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros((), x.dtype))
+    if not 0.0 <= rate < 1.0:
+        raise InputError(f"A dropout rate is at least 0 and below 1, not {rate}.")
+    return nnx.Dropout(rate, broadcast_dims=(1, 2, 3) if per_example else (), deterministic=True)

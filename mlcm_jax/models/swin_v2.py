@@ -19,10 +19,10 @@ from jax.typing import DTypeLike
 from mlcm_jax.errors import InputError
 from mlcm_jax.models.layers import (
     Conv,
-    Dropout,
     Plain,
     check_depths,
     check_width,
+    dropout,
     layer_norm,
     linear,
     make_divisible,
@@ -159,13 +159,13 @@ class Block(nnx.Module):
         self.expand = linear(channels, 4 * channels, **plain)
         self.project = linear(4 * channels, channels, **plain)
         self.norm2 = layer_norm(channels, plain["dtype"])
-        self.drop = Dropout(drop_path, per_example=True)
+        self.drop = dropout(drop_path, per_example=True)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         """[B, H, W, C] -> the same shape."""
-        x = x + self.drop(self.norm1(self.attn(x)), rngs)
+        x = x + self.drop(self.norm1(self.attn(x)), rngs=rngs)
         y = self.project(jax.nn.gelu(self.expand(x), approximate=False))
-        return x + self.drop(self.norm2(y), rngs)
+        return x + self.drop(self.norm2(y), rngs=rngs)
 
 
 class Stage(nnx.Module):

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from mlcm_jax.models.layers import BatchNorm, group_norm, layer_norm
+from mlcm_jax.errors import InputError
+from mlcm_jax.models.layers import BatchNorm, dropout, group_norm, layer_norm
 
 BOTH_TYPES = pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 
@@ -62,3 +64,30 @@ def test_batch_norm_is_the_formula_in_both_modes(dtype):
     norm.eval()
     mean, var = 0.1 * wide.mean((0, 1, 2)), 0.9 + 0.1 * wide.var((0, 1, 2))
     _assert_close(norm(x), 2.0 * (wide - mean) / np.sqrt(var + 1e-5), dtype)
+
+
+@BOTH_TYPES
+@pytest.mark.parametrize("per_example", [False, True])
+def test_dropout_is_the_formula(per_example, dtype):
+    layer = dropout(0.25, per_example=per_example)
+    x, wide = _random((4000, 2, 2, 3), dtype=dtype)
+    np.testing.assert_array_equal(layer(x, rngs=None), x)
+    layer.train()
+    found = layer(x, rngs=nnx.Rngs(dropout=3))
+    drawn = (4000, 1, 1, 1) if per_example else x.shape
+    kept = np.asarray(jax.random.bernoulli(nnx.Rngs(dropout=3).dropout(), 0.75, drawn))
+    _assert_close(found, np.where(kept, wide / 0.75, 0.0), dtype)
+    assert abs(kept.mean() - 0.75) < 0.03
+    np.testing.assert_array_equal(found, layer(x, rngs=nnx.Rngs(dropout=3)))
+    assert (found != layer(x, rngs=nnx.Rngs(dropout=4))).any()
+
+
+def test_a_dropout_keeps_no_random_state_and_asks_for_numbers():
+    layer = dropout(0.5)
+    assert not jax.tree.leaves(nnx.state(layer))
+    layer.train()
+    with pytest.raises(ValueError, match="rngs"):
+        layer(jnp.ones((2, 3)))
+    for rate in (1.0, -0.1):
+        with pytest.raises(InputError, match="rate"):
+            dropout(rate)

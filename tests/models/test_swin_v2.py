@@ -209,7 +209,7 @@ def test_stochastic_depth_draws_from_the_call_and_rests_in_evaluation():
     model = nnx.eval_shape(lambda: _tiny(depths=(2, 1), drop_path=0.4))
     assert [block.drop.rate for stage in model.stages for block in stage.blocks] == [0.0, 0.2, 0.4]
     model.train()
-    with pytest.raises(InputError, match="rngs"):
+    with pytest.raises(ValueError, match="rngs"):
         nnx.eval_shape(lambda model, x: model(x), model, _images())
     block = Block(8, 2, 2, 0, 0.5, rngs=nnx.Rngs(0), dtype=jnp.float32)
     x = jax.random.normal(jax.random.key(1), (100, 2, 2, 8))
