@@ -15,7 +15,7 @@ from flax import nnx
 from mlcm_jax import codecs, landmarks
 from mlcm_jax.errors import InputError
 from mlcm_jax.models.heads import Prediction
-from mlcm_jax.models.layers import BatchNorm, Common, Conv, Plain, check_choice, check_upsample, normal
+from mlcm_jax.models.layers import BatchNorm, Common, Plain, check_choice, check_upsample, conv, normal
 
 
 class UpNorm(nnx.Module):
@@ -127,7 +127,7 @@ class AAM(nnx.Module):
         self.chains = () if layout is None else codecs.edge_chains(layout)
         self.decoder, self.upsample = decoder, upsample
         if decoder == "transposed" or channels != head_channels:
-            self.reduce = Conv(channels, head_channels, bias=True, **plain)
+            self.reduce = conv(channels, head_channels, bias=True, **plain)
         else:
             self.reduce = None
         blocks = []
@@ -137,9 +137,9 @@ class AAM(nnx.Module):
                 blocks.append(UpNorm(head_channels, head_channels, stride, bn_momentum=bn_momentum, **plain))
         self.blocks = nnx.List(blocks)
         exact = Plain(rngs=plain["rngs"], dtype=jnp.float32)
-        self.heat = Conv(head_channels, num_landmarks, bias=True, **exact)
-        self.points = Conv(head_channels, num_landmarks, bias=True, **exact)
-        self.edges = Conv(head_channels, len(self.chains), bias=True, **exact) if self.chains else None
+        self.heat = conv(head_channels, num_landmarks, bias=True, **exact)
+        self.points = conv(head_channels, num_landmarks, bias=True, **exact)
+        self.edges = conv(head_channels, len(self.chains), bias=True, **exact) if self.chains else None
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
         """All heads take `rngs`; this one draws no random numbers."""

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from mlcm_jax import codecs
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import layers
-from mlcm_jax.models.layers import Common, Conv, ConvNorm, check_choice, check_upsample, normal
+from mlcm_jax.models.layers import Common, ConvNorm, check_choice, check_upsample, conv, normal
 
 
 class Prediction(NamedTuple):
@@ -157,7 +157,7 @@ class Heatmap(nnx.Module):
             blocks.append(ConvNorm(channels, head_channels, 3, act=jax.nn.relu, **common))
             channels = head_channels
         self.blocks = nnx.List(blocks)
-        self.maps = Conv(channels, num_landmarks, bias=True, rngs=rngs, dtype=jnp.float32)
+        self.maps = conv(channels, num_landmarks, bias=True, rngs=rngs, dtype=jnp.float32)
         # Maps are nearly flat at the start: the gradient of a softmax vanishes where one cell has all the weight.
         self.maps.kernel[...] *= 0.1
         self.learn_temperature, self.temperature = learn_temperature, temperature

@@ -14,10 +14,10 @@ from jax.typing import DTypeLike
 
 from mlcm_jax.models.layers import (
     Common,
-    Conv,
     ConvNorm,
     Plain,
     check_width,
+    conv,
     group_norm,
     make_divisible,
     run_stages,
@@ -75,8 +75,8 @@ class SeparableAttention(nnx.Module):
     """
 
     def __init__(self, channels: int, **plain: Unpack[Plain]) -> None:
-        self.qkv = Conv(channels, 1 + 2 * channels, bias=True, **plain)
-        self.out = Conv(channels, channels, bias=True, **plain)
+        self.qkv = conv(channels, 1 + 2 * channels, bias=True, **plain)
+        self.out = conv(channels, channels, bias=True, **plain)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, 4, N, C] -> the same shape."""
@@ -93,8 +93,8 @@ class Layer(nnx.Module):
         self.norm1 = group_norm(channels, plain["dtype"])
         self.attn = SeparableAttention(channels, **plain)
         self.norm2 = group_norm(channels, plain["dtype"])
-        self.expand = Conv(channels, 2 * channels, bias=True, **plain)
-        self.project = Conv(2 * channels, channels, bias=True, **plain)
+        self.expand = conv(channels, 2 * channels, bias=True, **plain)
+        self.project = conv(2 * channels, channels, bias=True, **plain)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, 4, N, C] -> the same shape."""
@@ -114,7 +114,7 @@ class MobileViTBlock(nnx.Module):
         plain = Plain(rngs=common["rngs"], dtype=common["dtype"])
         inner = make_divisible(channels / 2)
         self.spatial = ConvNorm(channels, channels, 3, act=jax.nn.silu, depthwise=True, **common)
-        self.reduce = Conv(channels, inner, **plain)
+        self.reduce = conv(channels, inner, **plain)
         self.layers = nnx.List([Layer(inner, **plain) for _ in range(depth)])
         self.norm = group_norm(inner, common["dtype"])
         self.project = ConvNorm(inner, channels, **common)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import torch_checkpoint
-from mlcm_jax.models.layers import BatchNorm, DepthwiseConv
+from mlcm_jax.models.layers import BatchNorm
 
 _CLASSIFIERS = ("fc", "classifier.1", "head", "head.fc")  # ResNet; MobileNetV2, EfficientNet; SwinV2; MobileViTv2
 # A state dict holds these beside parameters and statistics; the last two follow from SwinV2's window.
@@ -53,18 +53,15 @@ def _targets(backbone: nnx.Module) -> dict[str, tuple[nnx.Variable, tuple[int, .
         elif isinstance(module, nnx.LayerNorm | nnx.GroupNorm):
             targets[f"{name}.weight"] = module.scale, None
             targets[f"{name}.bias"] = module.bias, None
-        elif isinstance(module, nnx.Linear):
-            targets[f"{name}.weight"] = module.kernel, (1, 0)
-            if module.use_bias:
-                targets[f"{name}.bias"] = module.bias, None
         elif isinstance(module, BatchNorm):
             targets[f"{name}.weight"] = module.scale, None
             targets[f"{name}.bias"] = module.bias, None
             targets[f"{name}.running_mean"] = module.mean, None
             targets[f"{name}.running_var"] = module.var, None
         else:
-            targets[f"{name}.weight"] = module.kernel, (2, 3, 1, 0)  # OIHW -> HWIO; depthwise: [C, 1, k, k]
-            if not isinstance(module, DepthwiseConv) and module.has_bias:
+            # OI -> IO; OIHW -> HWIO, and [C, 1, k, k] -> [k, k, 1, C] of a depthwise convolution.
+            targets[f"{name}.weight"] = module.kernel, (1, 0) if isinstance(module, nnx.Linear) else (2, 3, 1, 0)
+            if module.use_bias:
                 targets[f"{name}.bias"] = module.bias, None
     return targets
 

@@ -18,10 +18,10 @@ from jax.typing import DTypeLike
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.models.layers import (
-    Conv,
     Plain,
     check_depths,
     check_width,
+    conv,
     dropout,
     layer_norm,
     linear,
@@ -207,7 +207,7 @@ class Stem(nnx.Module):
     """Patch embedding: patches of 4×4 pixels become vectors."""
 
     def __init__(self, channels: int, **plain: Unpack[Plain]) -> None:
-        self.conv = Conv(3, channels, 4, 4, bias=True, pads=False, **plain)
+        self.conv = conv(3, channels, 4, 4, bias=True, pads=False, **plain)
         self.norm = layer_norm(channels, plain["dtype"])
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mlcm_jax.errors import InputError
-from mlcm_jax.models.layers import BatchNorm, dropout, group_norm, layer_norm
+from mlcm_jax.models.layers import BatchNorm, conv, depthwise_conv, dropout, group_norm, layer_norm, normal
 
 BOTH_TYPES = pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 
@@ -91,3 +91,54 @@ def test_a_dropout_keeps_no_random_state_and_asks_for_numbers():
     for rate in (1.0, -0.1):
         with pytest.raises(InputError, match="rate"):
             dropout(rate)
+
+
+def _convolved(x, kernel, stride, pad):
+    """The sum over the window of every place; `kernel` [k, k, cin, cout]."""
+    size = kernel.shape[0]
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::stride, ::stride]
+    return np.einsum("bhwcij,ijcd->bhwd", windows, kernel)
+
+
+@BOTH_TYPES
+@pytest.mark.parametrize(
+    ("size", "stride", "pads"), [(1, 1, True), (1, 2, True), (3, 1, True), (3, 2, True), (7, 2, True), (4, 4, False)]
+)
+def test_convolution_is_the_sum(size, stride, pads, dtype):
+    layer = conv(5, 6, size, stride, bias=True, pads=pads, rngs=nnx.Rngs(0), dtype=dtype)
+    layer.bias[...] = _random((6,), seed=1)[0]
+    kernel, bias = (np.asarray(a[...].astype(dtype), np.float64) for a in (layer.kernel, layer.bias))
+    x, wide = _random((2, 9, 8, 5), dtype=dtype)
+    expected = _convolved(wide, kernel, stride, size // 2 if pads else 0)
+    found = jax.jit(layer)(x)
+    if dtype == jnp.float32:
+        _assert_close(found, expected + bias, dtype)
+    else:  # rounded before and after the bias is added
+        limit = 2.0**-7 * np.abs(expected).max()
+        np.testing.assert_allclose(np.asarray(found, np.float64), expected + bias, atol=limit)
+    assert found.dtype == dtype
+    assert layer.kernel.dtype == layer.bias.dtype == jnp.float32
+
+
+@BOTH_TYPES
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 2)])
+def test_depthwise_convolution_is_the_sum_of_each_channel(size, stride, dtype):
+    layer = depthwise_conv(5, size, stride, rngs=nnx.Rngs(0), dtype=dtype)
+    kernel = np.asarray(layer.kernel[...].astype(dtype), np.float64)
+    x, wide = _random((2, 9, 8, 5), dtype=dtype)
+    per_channel = [_convolved(wide[..., c : c + 1], kernel[..., c : c + 1], stride, size // 2) for c in range(5)]
+    _assert_close(jax.jit(layer)(x), np.concatenate(per_channel, -1), dtype)
+    assert not hasattr(nnx.state(layer), "bias")
+
+
+def test_every_convolution_draws_one_key():
+    """A bias or a normalisation must not move the draws after it: a network's initial parameters depend on them."""
+    keys, rngs = nnx.Rngs(7), nnx.Rngs(7)
+    first, second = keys.params(), keys.params()
+    layer = conv(3, 8, 3, bias=True, rngs=rngs, dtype=jnp.float32)
+    layer_norm(8), group_norm(8), BatchNorm(8)
+    last = depthwise_conv(8, 5, rngs=rngs, dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(layer.kernel[...], normal(first, (3, 3, 3, 8), 0.5 / 3))
+    np.testing.assert_array_equal(last.kernel[...], normal(second, (5, 5, 1, 8), np.sqrt(2.0) / 5))
+    np.testing.assert_array_equal(layer.bias[...], 0.0)
