@@ -6,13 +6,14 @@ Huang et al., ICCV 2021.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mlcm_jax import codecs, landmarks
+from mlcm_jax import codecs, landmarks, layout_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.models.heads import Prediction
 from mlcm_jax.models.layers import BatchNorm, Common, Plain, check_choice, check_upsample, conv, normal
@@ -81,6 +82,14 @@ def fuse(heat: jax.Array, points: jax.Array, edges: jax.Array | None, chains: Se
     return (on_edge + bias) * points * heat
 
 
+def _edge_chains(layout: str | Path | landmarks.Layout, num_landmarks: int) -> tuple[tuple[int, ...], ...]:
+    own = isinstance(layout, Path) or (isinstance(layout, str) and layout.endswith((".yaml", ".yml")))
+    found = layout_file.read_layout(layout) if own else landmarks.get(layout)
+    if found.count != num_landmarks:
+        raise InputError(f"Option layout is {found.name!r}, which has {found.count} landmarks, not {num_landmarks}.")
+    return codecs.edge_chains(found)
+
+
 class AAM(nnx.Module):
     """A decoder to maps of `upsample` times the features' size, then the anisotropic attention module.
 
@@ -94,7 +103,8 @@ class AAM(nnx.Module):
     Args:
         channels: C of the features.
         num_landmarks: K.
-        layout: name of the landmarks' layout, whose edges are drawn; None is a face without edges.
+        layout: of the landmarks, whose edges are drawn: a name, a `landmarks.Layout`, or the YAML file of a user's own;
+            None is a face without edges.
         decoder: "transposed" (the teacher's) is a 1×1 convolution to `head_channels` and two transposed convolutions
             with batch norm and ReLU, of strides 4 and 2 for an `upsample` of 8 (inferred from a public version of the
             code, which lacks the 1×1 convolution). "nearest" (the student's) repeats each cell, without parameters.
@@ -110,7 +120,7 @@ class AAM(nnx.Module):
         channels: int,
         num_landmarks: int,
         *,
-        layout: str | None = None,
+        layout: str | Path | landmarks.Layout | None = None,
         decoder: str = "transposed",
         head_channels: int = 256,
         upsample: int = 8,
@@ -121,10 +131,7 @@ class AAM(nnx.Module):
         check_upsample(upsample)
         if head_channels < 1:
             raise InputError(f"Option head_channels is {head_channels}; it must be at least 1.")
-        if layout is not None and landmarks.get(layout).count != num_landmarks:
-            count = landmarks.get(layout).count
-            raise InputError(f"Option layout is {layout!r}, which has {count} landmarks, not {num_landmarks}.")
-        self.chains = () if layout is None else codecs.edge_chains(layout)
+        self.chains = () if layout is None else _edge_chains(layout, num_landmarks)
         self.decoder, self.upsample = decoder, upsample
         if decoder == "transposed" or channels != head_channels:
             self.reduce = conv(channels, head_channels, bias=True, **plain)

@@ -11,6 +11,8 @@ from flax import nnx
 
 from mlcm_jax import codecs, losses
 from mlcm_jax.errors import InputError
+from mlcm_jax.layout_file import read_layout
+from mlcm_jax.models import create
 from mlcm_jax.models.aam import AAM, UpNorm, fuse, instance_norm
 
 CHAINS = ((0, 1, 2), (2, 3, 2))
@@ -137,6 +139,41 @@ def test_a_face_without_edges_is_its_points():
         instance_norm(nnx.jit(lambda m, x: m.heat(m.blocks[1](m.blocks[0](m.reduce(x)))))(module, features())), 0
     )
     np.testing.assert_allclose(found.heatmaps, heat * np.asarray(found.points), atol=1e-5)
+
+
+OWN = """
+names: [right_eye, left_eye, nose, right_corner, left_corner]
+flip: [[right_eye, left_eye], [right_corner, left_corner]]
+edges: [[right_eye, nose], [nose, left_eye], [right_corner, left_corner]]
+"""
+
+
+def test_a_layout_of_the_users_own_gives_its_edges(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN)
+    for layout in (path, str(path), read_layout(path)):
+        module = nnx.eval_shape(lambda layout=layout: head(layout=layout))
+        assert module.chains == ((0, 2, 1), (3, 4))
+    options = {"num_landmarks": 5, "head": "aam", "width": 0.1, "depths": (1,), "rngs": nnx.Rngs(0)}
+    model = create("resnet18", layout=str(path), head_channels=8, upsample=2, **options)
+    assert _run(model, jnp.zeros((1, 32, 32, 1))).edges.shape[-1] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("count: 4\nflip: []\nedges: [[0, 1]]", "'mine', which has 4 landmarks, not 5"),
+        ("count: 5\nflip: []", "mine.*edges"),
+        ("count: five", "mine.yaml"),
+        (None, "mine.yaml"),
+    ],
+    ids=["count", "edges", "content", "absent"],
+)
+def test_a_layout_file_that_does_not_fit_is_named(tmp_path, content, message):
+    if content:
+        (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(InputError, match=message):
+        head(layout=tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize(
