@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from mlcm_jax import codecs, dikd
-from mlcm_jax.codecs import decompose
 
 
 def _error(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
@@ -278,6 +278,9 @@ def control(
     return stop_gradient(target) + t
 
 
+_STEEPEST = 1e5  # Gaussians of half a cell reach this slope when they miss the target by thirty cells.
+
+
 def star(
     heatmaps: ArrayLike,
     target: ArrayLike,
@@ -295,9 +298,11 @@ def star(
     eigenvectors carry gradient; see `codecs.decompose`. Zhou et al., "STAR loss: reducing semantic ambiguity in facial
     landmark detection", CVPR 2023; as in their code, rho is taken before the division.
 
-    The published numbers, weight 1, eps 1e-5 (1e-4 in arXiv 2404.06029) and scale 0.01, are in units of the grid
-    "published". Lengths in "cells" are half as long, so that the equal loss there has weight 4, eps / 4 and scale / 2
-    (up to the factor (W - 1) / W between the two axes of the published grid).
+    The published weight 1, eps 1e-5 (1e-4 in arXiv 2404.06029) and scale 0.01 are in units of the grid "published".
+    Lengths in "cells" are half of those: the equal loss has weight 4, eps / 4 and scale / 2, up to (W - 1) / W.
+
+    The gradient of an empty or one-hot map would be up to 1e17, because its first further cell changes everything. The
+    gradient of each map is therefore scaled down until no cell exceeds 1e5 / max(sum F, 1); other maps stay below that.
 
     Args:
         heatmaps: float [B, H, W, K], nonnegative, of any sum.
@@ -319,9 +324,18 @@ def star(
     }
     if distance not in distances:
         raise ValueError(f"unknown distance {distance!r}: use one of {', '.join(distances)}")
-    error, variance = decompose(heatmaps, target, eps=eps, grid=grid)
-    value = distances[distance](error, jnp.zeros_like(error)) / jnp.sqrt(variance + eps)
-    return value.sum(-1) + weight * variance.sum(-1)
+
+    def loss(maps: jax.Array) -> jax.Array:
+        error, variance = codecs.decompose(maps, target, eps=eps, grid=grid)
+        value = distances[distance](error, jnp.zeros_like(error)) / jnp.sqrt(variance + eps)
+        return value.sum(-1) + weight * variance.sum(-1)
+
+    maps = jnp.asarray(heatmaps)
+    maps = maps.astype(np.promote_types(maps.dtype, np.float32))
+    fixed = stop_gradient(maps)
+    slope = jnp.abs(stop_gradient(jax.grad(lambda maps: loss(maps).sum())(fixed))).max((1, 2), keepdims=True)
+    steepest = _STEEPEST / jnp.maximum(fixed.sum((1, 2), keepdims=True), 1.0)
+    return loss(fixed + (maps - fixed) * jnp.minimum(1.0, steepest / jnp.maximum(slope, steepest)))
 
 
 def awing_weight(target: ArrayLike) -> jax.Array:
@@ -358,37 +372,23 @@ def star_system(
     weights: ArrayLike | None = None,
     **options: Any,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """STAR(F, y) + 10 AWing(P, P*) + 10 AWing(E, E*), the loss of arXiv 2404.06029 without its distillation.
+    """STAR(F, y) + 10 AWing(P, P*) + 10 AWing(E, E*) of arXiv 2404.06029: float32 [B], and its parts [B] by name.
 
-    Args:
-        heatmaps: float [B, S, S, K], the fused maps F.
-        points: float [B, S, S, K] in [0, 1], the point maps P.
-        edges: float [B, S, S, E] in [0, 1], the edge maps E; None, with no chains, leaves the term out.
-        target: float [B, K, 2] in u.
-        chains: the E edges, `codecs.edge_chains`.
-        weights: optional float or bool [B, K] (visibility); a landmark of weight 0 may hold NaN.
-        **options: weights of the terms (point_weight, edge_weight), `codecs.point_maps` (drawn, sigma),
-            `codecs.edge_maps` (shift), and `star`; `closed` is for the caller's `codecs.edge_chains`, and not read.
-
-    Returns:
-        (float32 [B], {"star", "points", "edges"} [B] not multiplied by their weights; without edges, no such part).
+    F and P are float [B, S, S, K], E is float [B, S, S, number of chains] or None. A landmark whose weight (float or
+    bool [B, K]) is 0 may hold NaN. Options are point_weight, edge_weight, drawn and sigma (`codecs.point_maps`), shift
+    (`codecs.edge_maps`) and those of `star`; `closed` is not read, as chains are given.
     """
-    point_weight, edge_weight = options.pop("point_weight", 10.0), options.pop("edge_weight", 10.0)
-    shift = options.pop("shift", 0.0)
-    options.pop("closed", None)
-    size, drawn, sigma = heatmaps.shape[1], options.pop("drawn", 256), options.pop("sigma", 1.5)
+    defaults = {"point_weight": 10.0, "edge_weight": 10.0, "drawn": 256, "sigma": 1.5, "shift": 0.0, "closed": ()}
+    point_weight, edge_weight, drawn, sigma, shift, _ = (options.pop(name, value) for name, value in defaults.items())
     weights = jnp.ones(jnp.shape(target)[:2]) if weights is None else jnp.asarray(weights, jnp.float32)
     target = jnp.where(weights[..., None] > 0, target, 0.5)  # NaN has to go before the loss.
-    unreduced = {
-        "star": (star(heatmaps, target, **options), weights),
-        "points": (map_awing(points, codecs.point_maps(target, size, drawn, sigma)), weights),
-    }
+    drawing = codecs.point_maps(target, heatmaps.shape[1], drawn, sigma)
+    parts = {"star": dikd.masked_mean(star(heatmaps, target, **options), weights)}
+    parts["points"] = dikd.masked_mean(map_awing(points, drawing), weights)
     if edges is not None:
-        drawing = codecs.edge_maps(target, chains, size, drawn, shift=shift)
-        unreduced["edges"] = map_awing(edges, drawing), codecs.edge_weights(chains, weights)
-    parts = {name: dikd.masked_mean(*values) for name, values in unreduced.items()}
-    total = parts["star"] + point_weight * parts["points"] + edge_weight * parts.get("edges", 0.0)
-    return total, parts
+        drawing = codecs.edge_maps(target, chains, heatmaps.shape[1], drawn, shift=shift)
+        parts["edges"] = dikd.masked_mean(map_awing(edges, drawing), codecs.edge_weights(chains, weights))
+    return parts["star"] + point_weight * parts["points"] + edge_weight * parts.get("edges", 0.0), parts
 
 
 def map_distillation(student_maps: ArrayLike, teacher_maps: ArrayLike) -> jax.Array:

@@ -81,7 +81,7 @@ def test_the_published_grid_is_the_published_loss(make, eps):
     maps, target = make(0)
     expected = reference_all(maps, target, grid="published", eps=eps)
     with jax.enable_x64(True):
-        found = losses.star(maps, target, grid="published", eps=eps)
+        found = jax.jit(functools.partial(losses.star, grid="published", eps=eps))(maps, target)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
 
 
@@ -91,7 +91,7 @@ def test_the_published_loss_in_cells():
     stretch = 2 * 64 / 63
     with jax.enable_x64(True):
         options = {"weight": stretch**2, "eps": 1e-4 / stretch**2, "scale": 0.01 / stretch}
-        found = losses.star(maps, 0.5 + (2 * target - 1) / stretch, **options)
+        found = jax.jit(functools.partial(losses.star, **options))(maps, 0.5 + (2 * target - 1) / stretch)
         np.testing.assert_allclose(found, reference_all(maps, target, grid="published"), rtol=0, atol=1e-8)
 
 
@@ -103,14 +103,17 @@ def test_the_published_configs_train_the_published_loss(name):
     chosen = {key: chosen[key] for key in ("weight", "eps", "scale", "distance", "grid")}
     assert chosen["grid"] == "cells"  # in which the heads decode
 
+    def star(maps, target, **options):
+        return jax.jit(functools.partial(losses.star, **options))(maps, target)
+
     def value_and_share(loss, **options):
         both, errors = (float(np.mean(loss(maps, target, **options | change))) for change in ({}, {"weight": 0.0}))
         return both, (both - errors) / errors
 
     value, share = value_and_share(reference_all, grid="published")
-    assert value_and_share(losses.star, **chosen) == (pytest.approx(value, rel=0.01), pytest.approx(share, rel=0.06))
+    assert value_and_share(star, **chosen) == (pytest.approx(value, rel=0.01), pytest.approx(share, rel=0.06))
     assert 0.65 < share < 0.72
-    assert value_and_share(losses.star, **chosen | {"weight": 1.0, "eps": 1e-4, "scale": 0.01})[1] < 0.18
+    assert value_and_share(star, **chosen | {"weight": 1.0, "eps": 1e-4, "scale": 0.01})[1] < 0.18
 
 
 def test_star_by_hand():
@@ -183,6 +186,47 @@ def test_degenerate_maps_give_finite_values_and_slopes(distance, grid):
         if name == "flat":  # round: the value depends on axes that are arbitrary, unless rho is the square
             expected = expected if distance == "l2" else values[0, list(DEGENERATE).index(name)]
         np.testing.assert_allclose(values[0, list(DEGENERATE).index(name)], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"grid": "published"},
+        {"grid": "published", "eps": 1e-5},
+        {"grid": "cells", "weight": 4.0, "eps": 2.5e-5, "scale": 0.005},
+        {"grid": "cells"},
+    ],
+)
+def test_the_gradient_of_no_map_explodes(numbers):
+    """Without the bound it is 1e9 and more for a one-hot map, 1e15 and more for an empty one."""
+    maps = [*DEGENERATE.values(), DEGENERATE["one-hot"] + 1e-3 * np.eye(36)[15].reshape(6, 6)]
+    maps = np.stack([factor * m for m in maps for factor in (1e-6, 1.0, 50.0)], -1)[None]
+    maps, target = jnp.asarray(maps, jnp.float32), jnp.full((1, maps.shape[-1], 2), 0.1)
+    slopes = jax.jit(jax.grad(lambda m, y: losses.star(m, y, **numbers).sum(), argnums=(0, 1)))
+    to_maps, to_target = slopes(maps, target)
+    steepest = np.abs(to_maps).max((1, 2))
+    assert (steepest <= 1.001e5 / np.maximum(maps.sum((1, 2)), 1.0)).all()
+    assert (steepest > 0).all()  # scaled down, not cut off
+    assert np.isfinite(to_target).all() and np.abs(to_target).max() < 2 * 2 / np.sqrt(1e-5)
+
+
+@pytest.mark.parametrize("grid", codecs.GRIDS)
+def test_gradients_of_gaussians_stay_as_they_are(grid):
+    """Maps of sum 1, as sharp as half a cell and up to eight cells off, keep the gradient of the formula."""
+    y, x = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5, indexing="ij")
+    square = ((x - 32.3) ** 2 + (y - 29.1) ** 2 / 1.7)[..., None]
+    gaussians = np.exp(-square / (2 * np.repeat([0.5, 1.0, 3.0], 3) ** 2))[None]
+    offsets = np.tile([[0.001, 0.002], [0.03, -0.01], [0.1, 0.08]], (3, 1))
+    maps, target = gaussians / gaussians.sum((1, 2), keepdims=True), offsets[None] + np.array([32.3, 29.1]) / 64
+
+    def formula(maps):
+        error, variance = codecs.decompose(maps, target, grid=grid)
+        value = losses.smooth_l1(error, jnp.zeros_like(error), beta=0.01) / jnp.sqrt(variance + 1e-4)
+        return (value + variance).sum()
+
+    with jax.enable_x64(True):
+        found = jax.jit(jax.grad(lambda m: losses.star(m, target, grid=grid).sum()))(maps)
+        np.testing.assert_allclose(found, jax.jit(jax.grad(formula))(maps), rtol=1e-9)
 
 
 def test_a_step_against_the_gradient_lowers_star_from_a_flat_map():
@@ -278,10 +322,11 @@ def test_landmarks_without_weight_neither_count_nor_poison():
 
 def test_maps_of_another_number_or_shape_are_refused():
     fused, points, edges, target = maps_of(2)
+    one = functools.partial(losses.star_system, chains=CHAINS[:1])
     with pytest.raises(ValueError, match=r"\(3, 16, 16, 2\) and target \(3, 16, 16, 1\) differ in shape"):
-        losses.star_system(fused, points, edges, target, chains=CHAINS[:1])
+        jax.eval_shape(one, fused, points, edges, target)
     with pytest.raises(ValueError, match="differ in shape"):
-        losses.star_system(fused[:, :8], points[:, :8], edges, target, chains=CHAINS)
+        jax.eval_shape(one, fused[:, :8], points[:, :8], edges, target)
 
 
 def test_map_awing_is_the_weighted_mean_over_cells():
@@ -291,10 +336,9 @@ def test_map_awing_is_the_weighted_mean_over_cells():
     found = jax.jit(losses.map_awing)(points, drawing)
     assert found.shape == (3, 5) and found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    assert losses.map_awing(jnp.asarray(points, jnp.bfloat16), drawing).dtype == jnp.float32
-    to_maps, to_drawing = jax.grad(lambda m, d: losses.map_awing(m, d).sum(), argnums=(0, 1))(
-        jnp.asarray(points), jnp.asarray(drawing)
-    )
+    assert jax.eval_shape(losses.map_awing, jnp.asarray(points, jnp.bfloat16), drawing).dtype == jnp.float32
+    slopes = jax.jit(jax.grad(lambda m, d: losses.map_awing(m, d).sum(), argnums=(0, 1)))
+    to_maps, to_drawing = slopes(points, drawing)
     assert (np.sign(to_maps) == np.sign(points - drawing)).mean() > 0.99
     np.testing.assert_array_equal(to_drawing, 0.0)
 
