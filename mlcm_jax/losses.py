@@ -278,7 +278,7 @@ def control(
     return stop_gradient(target) + t
 
 
-_STEEPEST = 1e5  # Gaussians of half a cell reach this slope when they miss the target by thirty cells.
+_STEEPEST = 1e5  # Gaussians of half a cell reach this slope when they miss the target by twenty.
 
 
 def star(

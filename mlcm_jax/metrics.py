@@ -12,9 +12,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mlcm_jax import landmarks
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 
-NORMALIZERS = ("outer_eyes", "pupils", "box")
+# What an NME is a fraction of, by name; the words are those of tables and plots.
+NORMALIZERS = {
+    "outer_eyes": "the distance of the outer eye corners",
+    "pupils": "the distance of the pupils",
+    "box": "√(w·h) of the box",
+}
 
 Array = np.ndarray | jax.Array
 
@@ -51,7 +56,7 @@ def normalizer_length(
         # Two negative sides must not multiply to a positive length.
         return xp.sqrt(xp.maximum(box[:, 2], 0.0) * xp.maximum(box[:, 3], 0.0))
     if normalizer not in NORMALIZERS:
-        raise InputError(f"Unknown normaliser {normalizer!r}; use one of {', '.join(NORMALIZERS)}.")
+        raise InputError(f"Unknown normaliser {normalizer!r}; {did_you_mean(normalizer, NORMALIZERS)}")
     if layout is None:
         raise InputError(f"The normaliser {normalizer!r} needs the landmarks' layout.")
     layout = landmarks.get(layout)

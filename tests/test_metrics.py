@@ -55,6 +55,14 @@ def test_normalizers_against_numpy(layout, normalizer, first, second):
     np.testing.assert_allclose(compiled(prediction, target), wanted, rtol=1e-5)
 
 
+def test_every_normalizer_has_words_and_a_length():
+    assert set(metrics.NORMALIZERS) == {"outer_eyes", "pupils", "box"}
+    for name, words in metrics.NORMALIZERS.items():
+        assert words and words != name
+        length = metrics.normalizer_length(face("ibug68"), normalizer=name, layout="ibug68", box=np.ones((2, 4)))
+        assert length.shape == (2,) and (length > 0).all()
+
+
 def test_weights_choose_landmarks_and_may_hide_nan():
     target, prediction = face("tfw5"), face("tfw5", 3)
     weights = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool)
@@ -84,7 +92,8 @@ def test_degenerate_normalizers_are_errors_on_the_host_and_nan_on_the_device():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"normalizer": "eyes"}, "Unknown normaliser 'eyes'; use one of outer_eyes, pupils, box"),
+        ({"normalizer": "eyes"}, r"Unknown normaliser 'eyes'; did you mean 'outer_eyes'\?"),
+        ({"normalizer": "head"}, "Unknown normaliser 'head'; there are outer_eyes, pupils, box"),
         ({"normalizer": "box"}, "needs the boxes"),
         ({"normalizer": "box", "box": np.ones((1, 4))}, r"shape \(1, 4\), not \[2, 4\]"),
         ({"normalizer": "pupils"}, "needs the landmarks' layout"),
