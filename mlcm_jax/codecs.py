@@ -113,7 +113,7 @@ def decompose(
     heatmaps, target = jnp.asarray(heatmaps), jnp.asarray(target)
     if heatmaps.ndim != 4 or target.shape != (heatmaps.shape[0], heatmaps.shape[3], 2):
         raise ValueError(f"heatmaps {heatmaps.shape} and target {target.shape} are not [B, H, W, K] and [B, K, 2]")
-    maps = heatmaps.astype(jnp.promote_types(heatmaps.dtype, jnp.float32))
+    maps = heatmaps.astype(np.promote_types(heatmaps.dtype, np.float32))
     height, width = maps.shape[1:3]
     (x, goal_x), (y, goal_y) = _axis(target[..., 0], width, grid, maps), _axis(target[..., 1], height, grid, maps)
     p = maps / jnp.maximum(maps.sum((1, 2), keepdims=True), floor)

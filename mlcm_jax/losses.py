@@ -1,9 +1,10 @@
 """Landmark losses: functions of (prediction, target) that return one value per number and reduce nothing.
 
-Losses of coordinates take float arrays of one shape (landmarks [B, K, 2], for `awing` heatmaps [B, h, w, K]) and return
-that shape; `star` returns [B, K], `star_system` and `map_distillation` [B]. Options are keyword-only. The training step
-reduces over landmarks and examples. Every gradient is finite everywhere, and zero at zero error. Options with a unit
-(`beta`, `w`, `epsilon`) are in the unit of the coordinates: divide a paper's pixels by the side of the crop to get u.
+Losses of coordinates take float arrays of one shape (landmarks [B, K, 2], for `awing` heatmaps [B, h, w, K]) and keep
+shape and dtype. Losses of maps compute in float32 at least: `star` returns [B, K], `map_awing` [B, N],
+`map_distillation` [B]. Options are keyword-only. The training step reduces by `dikd.masked_mean`. Every gradient is
+finite, and zero at zero error. Options with a unit (`beta`, `w`, `epsilon`) are in the unit of the coordinates: divide
+a paper's pixels by the side of the crop to get u.
 """
 
 import functools
@@ -60,9 +61,8 @@ def wing(prediction: ArrayLike, target: ArrayLike, *, w: float = 10.0, epsilon: 
     """Wing loss: w ln(1 + |e| / epsilon) where |e| < w, else |e| - C with C = w - w ln(1 + w / epsilon).
 
     "Wing loss for robust facial landmark localisation with convolutional neural networks", Feng et al., CVPR 2018,
-    eq. 5. The defaults are the paper's, in *pixels*. Since wing(s e; s w, s epsilon) = s wing(e; w, epsilon), use
-    w = 10 / S and epsilon = 2 / S for u in a crop of side S; with the defaults, coordinates in [0, 1] never leave the
-    logarithm.
+    eq. 5. The defaults are the paper's, in *pixels*; in u they would never leave the logarithm. Since wing(s e; s w, s
+    epsilon) = s wing(e; w, epsilon), use w = 10 / S and epsilon = 2 / S for u in a crop of side S.
     """
     e = _magnitude(_error(prediction, target))
     offset = w - w * jnp.log1p(w / epsilon)
@@ -265,7 +265,7 @@ def control(
     """
     t = stop_gradient(jnp.abs(_error(teacher, target)))
     weights = jnp.ones(t.shape[:2]) if weights is None else stop_gradient(jnp.asarray(weights))
-    mean = dikd.masked_mean(t[None], weights[None])[0]  # of the whole batch
+    mean = dikd.masked_mean(t[None], weights[None])[0].astype(t.dtype)  # of the whole batch
     if kind == "shuffled":
         if key is None:
             raise ValueError("the control 'shuffled' needs a key")
@@ -344,7 +344,7 @@ def awing_weight(target: ArrayLike) -> jax.Array:
     float [B, h, w, K] -> the same shape, without gradient. "Adaptive wing loss", Wang et al., ICCV 2019.
     """
     dilated = jax.lax.reduce_window(stop_gradient(target), -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
-    return 1.0 + 10.0 * (dilated >= 0.2)
+    return jnp.where(dilated >= 0.2, 11.0, 1.0).astype(dilated.dtype)
 
 
 def map_awing(maps: ArrayLike, drawing: ArrayLike) -> jax.Array:
@@ -397,4 +397,4 @@ def map_distillation(student_maps: ArrayLike, teacher_maps: ArrayLike) -> jax.Ar
     The teacher's maps carry no gradient. In arXiv 2404.06029 these are the fused maps F, and the weight is 100.
     """
     error = _error(student_maps, stop_gradient(teacher_maps))
-    return jnp.square(error.astype(jnp.promote_types(error.dtype, jnp.float32))).mean((1, 2, 3))
+    return dikd.masked_mean(jnp.square(error.astype(np.promote_types(error.dtype, np.float32))))

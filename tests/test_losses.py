@@ -102,6 +102,29 @@ def test_gradients_at_zero_error_are_zero_and_finite(name):
     assert np.isfinite(to_target).all()
 
 
+UNREDUCED = {
+    **{name: case[0] for name, case in CASES.items()},
+    "awing": losses.awing,
+    "assistive": lambda p, y: losses.assistive(p, p + y, y),
+    "main": losses.main,
+    "main released": lambda p, y: losses.main(p, y, tolerant=p * y, variant="released"),
+    "kd": lambda p, y: losses.kd(p, p + y, p * y, y),
+    "kd released": lambda p, y: losses.kd(p, p + y, p * y, y, variant="released"),
+    "control": lambda p, y: losses.control(p, y, "constant"),
+    "control shuffled": lambda p, y: losses.control(p, y, "shuffled", key=jax.random.key(0)),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", UNREDUCED)
+def test_losses_of_coordinates_keep_dtype_and_shape(name, dtype):
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        p, y = (jax.ShapeDtypeStruct((2, 3, 2), dtype) for _ in range(2))
+        found = jax.eval_shape(UNREDUCED[name], p, y)
+        slope = jax.eval_shape(jax.grad(lambda p, y: UNREDUCED[name](p, y).sum()), p, y)
+    assert (found.shape, found.dtype) == (slope.shape, slope.dtype) == ((2, 3, 2), dtype)
+
+
 @pytest.mark.parametrize("name", [*CASES, "awing"])
 def test_shapes_must_agree(name):
     loss = losses.awing if name == "awing" else CASES[name][0]

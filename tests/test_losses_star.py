@@ -343,6 +343,18 @@ def test_map_awing_is_the_weighted_mean_over_cells():
     np.testing.assert_array_equal(to_drawing, 0.0)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_losses_of_maps_compute_in_float32_at_least(dtype):
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        maps, points = jax.ShapeDtypeStruct((2, 8, 8, 3), dtype), jax.ShapeDtypeStruct((2, 3, 2), dtype)
+        found = [jax.eval_shape(losses.star, maps, points), jax.eval_shape(losses.map_distillation, maps, maps)]
+        drawing = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+        found.append(jax.eval_shape(losses.map_awing, maps, drawing))
+    assert [value.shape for value in found] == [(2, 3), (2,), (2, 3)]
+    wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
+    assert [value.dtype for value in found] == [wide, wide, jnp.float32]
+
+
 def test_map_distillation_is_the_mean_square_and_stops_the_teacher():
     student, teacher = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 5)).astype(np.float32)
     found = losses.map_distillation(student, teacher)
