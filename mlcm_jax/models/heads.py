@@ -182,6 +182,6 @@ class Heatmap(nnx.Module):
 
     def _log_prior(self, h: int, w: int) -> jax.Array:
         """Logarithm of the Gaussians on the grid of cells, [1, h, w, K]."""
-        x = ((jnp.arange(w) + 0.5) / w).reshape(1, 1, w, 1) - self.centre[...][:, 0].reshape(1, 1, 1, -1)
-        y = ((jnp.arange(h) + 0.5) / h).reshape(1, h, 1, 1) - self.centre[...][:, 1].reshape(1, 1, 1, -1)
+        x = codecs.cell_centres(w).reshape(1, 1, w, 1) - self.centre[...][:, 0].reshape(1, 1, 1, -1)
+        y = codecs.cell_centres(h).reshape(1, h, 1, 1) - self.centre[...][:, 1].reshape(1, 1, 1, -1)
         return -(jnp.square(x) + jnp.square(y)) / (2 * self.prior**2)

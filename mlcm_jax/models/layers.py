@@ -7,7 +7,7 @@ weights see the pixels they were trained on. No module keeps random state: a lay
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
@@ -245,29 +245,32 @@ class BatchNorm(nnx.Module):
         return (x * factor.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)).astype(self.dtype)
 
 
-def _in_float32(arrays: Sequence[jax.Array], **_: Any) -> tuple[jax.Array, ...]:
-    """As flax's `promote_dtype` it makes a layer compute in float32; only the result then has the layer's dtype."""
-    return tuple(array.astype(jnp.float32) for array in arrays)
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation over the channels (Ba et al. 2016), computed in float32 whatever the type of its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, **_norm_options())
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> the same shape and dtype."""
+        return super().__call__(x).astype(x.dtype)
 
 
-def _norm_options(dtype: DTypeLike) -> dict[str, Any]:
-    return {
-        "epsilon": _EPSILON,
-        "dtype": dtype,
-        "promote_dtype": _in_float32,
-        "use_fast_variance": False,  # the fast one loses digits where the mean is large
-        "rngs": nnx.Rngs(0),  # not the network's: a layer of constants would change the kernels drawn after it
-    }
+class GroupNorm(nnx.GroupNorm):
+    """Like `LayerNorm`, but over all axes except the batch: group normalisation with one group (Wu & He 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 1, **_norm_options())
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, ..., C] -> the same shape and dtype."""
+        return super().__call__(x).astype(x.dtype)
 
 
-def layer_norm(channels: int, dtype: DTypeLike = jnp.float32) -> nnx.LayerNorm:
-    """Layer normalisation over the channels (Ba et al. 2016), computed in float32, with a result of `dtype`."""
-    return nnx.LayerNorm(channels, **_norm_options(dtype))
-
-
-def group_norm(channels: int, dtype: DTypeLike = jnp.float32) -> nnx.GroupNorm:
-    """Like `layer_norm`, over all but the batch axis: group normalisation with one group (Wu & He 2018)."""
-    return nnx.GroupNorm(channels, 1, **_norm_options(dtype))
+def _norm_options() -> dict[str, Any]:
+    # The fast variance loses digits where the mean is large. These `rngs` are not the network's: a layer of constants
+    # would change the kernels that are drawn after it.
+    return {"epsilon": _EPSILON, "dtype": jnp.float32, "use_fast_variance": False, "rngs": nnx.Rngs(0)}
 
 
 class ConvNorm(nnx.Module):

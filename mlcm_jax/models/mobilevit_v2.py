@@ -15,10 +15,10 @@ from jax.typing import DTypeLike
 from mlcm_jax.models.layers import (
     Common,
     ConvNorm,
+    GroupNorm,
     Plain,
     check_width,
     conv,
-    group_norm,
     make_divisible,
     run_stages,
     stem_stride,
@@ -90,9 +90,9 @@ class Layer(nnx.Module):
     """Separable attention, then two 1×1 convolutions: two residual branches that start with a normalisation."""
 
     def __init__(self, channels: int, **plain: Unpack[Plain]) -> None:
-        self.norm1 = group_norm(channels, plain["dtype"])
+        self.norm1 = GroupNorm(channels)
         self.attn = SeparableAttention(channels, **plain)
-        self.norm2 = group_norm(channels, plain["dtype"])
+        self.norm2 = GroupNorm(channels)
         self.expand = conv(channels, 2 * channels, bias=True, **plain)
         self.project = conv(2 * channels, channels, bias=True, **plain)
 
@@ -116,7 +116,7 @@ class MobileViTBlock(nnx.Module):
         self.spatial = ConvNorm(channels, channels, 3, act=jax.nn.silu, depthwise=True, **common)
         self.reduce = conv(channels, inner, **plain)
         self.layers = nnx.List([Layer(inner, **plain) for _ in range(depth)])
-        self.norm = group_norm(inner, common["dtype"])
+        self.norm = GroupNorm(inner)
         self.project = ConvNorm(inner, channels, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -18,12 +18,12 @@ from jax.typing import DTypeLike
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.models.layers import (
+    LayerNorm,
     Plain,
     check_depths,
     check_width,
     conv,
     dropout,
-    layer_norm,
     linear,
     make_divisible,
     normalise,
@@ -155,10 +155,10 @@ class Block(nnx.Module):
         self, channels: int, heads: int, window: int, shift: int, drop_path: float, **plain: Unpack[Plain]
     ) -> None:
         self.attn = WindowAttention(channels, heads, window, shift, **plain)
-        self.norm1 = layer_norm(channels, plain["dtype"])
+        self.norm1 = LayerNorm(channels)
         self.expand = linear(channels, 4 * channels, **plain)
         self.project = linear(4 * channels, channels, **plain)
-        self.norm2 = layer_norm(channels, plain["dtype"])
+        self.norm2 = LayerNorm(channels)
         self.drop = dropout(drop_path, per_example=True)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -184,7 +184,7 @@ class Stage(nnx.Module):
         self.merges, self.remat = merges, remat
         if merges:
             self.reduction = linear(2 * channels, channels, bias=False, **plain)
-            self.norm = layer_norm(channels, plain["dtype"])
+            self.norm = LayerNorm(channels)
         self.blocks = nnx.List(
             [
                 Block(channels, heads, window, 0 if index % 2 == 0 else window // 2, drop_path, **plain)
@@ -208,7 +208,7 @@ class Stem(nnx.Module):
 
     def __init__(self, channels: int, **plain: Unpack[Plain]) -> None:
         self.conv = conv(3, channels, 4, 4, bias=True, pads=False, **plain)
-        self.norm = layer_norm(channels, plain["dtype"])
+        self.norm = LayerNorm(channels)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, 3] -> [B, ceil(H / 4), ceil(W / 4), channels]."""
@@ -265,7 +265,7 @@ class SwinV2(nnx.Module):
             stages.append(Stage(channels * 2**index, heads * 2**index, window, some, merges, remat, **plain))
         self.stages = nnx.List(stages)
         self.channels = channels * 2 ** (len(depths) - 1)
-        self.last = layer_norm(self.channels, dtype)
+        self.last = LayerNorm(self.channels)
         self.stride = 4 * 2 ** (len(depths) - 1)
         self.dtype = dtype
 

@@ -18,6 +18,27 @@ def test_a_delta_is_read_at_the_centre_of_its_cell():
     np.testing.assert_allclose(found.heatmaps.sum((1, 2)), 1.0, rtol=1e-6)
 
 
+def test_soft_argmax_and_its_gradient_are_the_formula():
+    logits = np.random.default_rng(2).normal(size=(2, 5, 7, 3)) * 4
+    weights = np.exp(logits)
+    weights /= weights.sum((1, 2), keepdims=True)
+    x, y = ((np.arange(7) + 0.5) / 7)[None, None, :, None], ((np.arange(5) + 0.5) / 5)[None, :, None, None]
+    expected = np.stack([(weights * x).sum((1, 2)), (weights * y).sum((1, 2))], -1)
+    found = jax.jit(soft_argmax)(jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(found.landmarks, expected, atol=1e-6)
+    np.testing.assert_allclose(found.heatmaps, weights, atol=1e-6)
+    slope = jax.jit(jax.grad(lambda z: soft_argmax(z).landmarks.sum()))(jnp.asarray(logits, jnp.float32))
+    apart = x + y - expected.sum(-1)[:, None, None]
+    np.testing.assert_allclose(slope, weights * apart, atol=1e-6)
+
+
+def test_one_sharp_cell_of_bfloat16_is_read_in_float32():
+    logits = jnp.full((1, 64, 64, 1), -30.0).at[0, 10, 53, 0].set(60.0).astype(jnp.bfloat16)
+    found = jax.jit(soft_argmax)(logits).landmarks
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found[0, 0] * 64, [53.5, 10.5], atol=1e-3)
+
+
 @pytest.mark.parametrize("centre", [(0.5, 0.5), (0.413, 0.571), (0.37, 0.66)])
 def test_a_gaussian_between_cells_is_read_to_a_thousandth_of_a_cell(centre):
     width, height, sigma = 64, 32, 1.5  # sigma in cells

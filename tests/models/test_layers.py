@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mlcm_jax.errors import InputError
-from mlcm_jax.models.layers import BatchNorm, conv, depthwise_conv, dropout, group_norm, layer_norm, normal
+from mlcm_jax.models.layers import BatchNorm, GroupNorm, LayerNorm, conv, depthwise_conv, dropout, normal
 
 BOTH_TYPES = pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 
@@ -30,9 +30,9 @@ def _standardised(x, axes):
 
 
 @BOTH_TYPES
-@pytest.mark.parametrize(("make", "axes"), [(layer_norm, (3,)), (group_norm, (1, 2, 3))])
+@pytest.mark.parametrize(("make", "axes"), [(LayerNorm, (3,)), (GroupNorm, (1, 2, 3))])
 def test_normalisation_is_the_formula(make, axes, dtype):
-    norm = make(6, dtype)
+    norm = make(6)
     scale, wide_scale = _random((6,), mean=1.0, deviation=0.3, seed=1)
     bias, wide_bias = _random((6,), seed=2)
     norm.scale[...], norm.bias[...] = scale, bias
@@ -42,11 +42,11 @@ def test_normalisation_is_the_formula(make, axes, dtype):
 
 
 @BOTH_TYPES
-@pytest.mark.parametrize(("make", "axes"), [(layer_norm, (3,)), (group_norm, (1, 2, 3))])
+@pytest.mark.parametrize(("make", "axes"), [(LayerNorm, (3,)), (GroupNorm, (1, 2, 3))])
 def test_statistics_of_a_normalisation_are_float32(make, axes, dtype):
     """With a mean of 100 deviations, bfloat16 has no digit left for the variance, and one pass over float32 has few."""
     x, wide = _random((2, 4, 5, 16), mean=300.0, deviation=3.0, dtype=dtype)
-    found = np.asarray(make(16, dtype)(x), np.float64)
+    found = np.asarray(make(16)(x), np.float64)
     np.testing.assert_allclose(
         found, _standardised(wide, axes), rtol=2.0**-8 if dtype == jnp.bfloat16 else 0, atol=2e-4
     )
@@ -137,7 +137,7 @@ def test_every_convolution_draws_one_key():
     keys, rngs = nnx.Rngs(7), nnx.Rngs(7)
     first, second = keys.params(), keys.params()
     layer = conv(3, 8, 3, bias=True, rngs=rngs, dtype=jnp.float32)
-    layer_norm(8), group_norm(8), BatchNorm(8)
+    LayerNorm(8), GroupNorm(8), BatchNorm(8)
     last = depthwise_conv(8, 5, rngs=rngs, dtype=jnp.bfloat16)
     np.testing.assert_array_equal(layer.kernel[...], normal(first, (3, 3, 3, 8), 0.5 / 3))
     np.testing.assert_array_equal(last.kernel[...], normal(second, (5, 5, 1, 8), np.sqrt(2.0) / 5))
