@@ -335,7 +335,7 @@ def star(
     fixed = stop_gradient(maps)
     slope = jnp.abs(stop_gradient(jax.grad(lambda maps: loss(maps).sum())(fixed))).max((1, 2), keepdims=True)
     steepest = _STEEPEST / jnp.maximum(fixed.sum((1, 2), keepdims=True), 1.0)
-    return loss(fixed + (maps - fixed) * jnp.minimum(1.0, steepest / jnp.maximum(slope, steepest)))
+    return loss(fixed + (maps - fixed) * (steepest / jnp.maximum(slope, steepest)))
 
 
 def awing_weight(target: ArrayLike) -> jax.Array:
