@@ -1,13 +1,12 @@
 """Outside check of the synthetic faces: do dlib's detector and 68-point predictor, trained on photographs, agree?
 
-    python -m benchmarks.check_synthetic --count 200 --out /tmp/check
+    python -m benchmarks.check_synthetic --count 200 --out /tmp/check      # a minute
 
 It renders frontal (|yaw| < 20°), well-lit RGB images, prints the share of faces that dlib finds and the distances
 between its landmarks and ours over the distance of the outer eye corners, and writes `check_synthetic.png` (ours green,
-dlib's red). It needs `dlib-bin` and `face-recognition-models`, both in the `dev` extra.
+dlib's red). It needs `dlib-bin` and `face-recognition-models`, both in the `dev` extra. Results:
+tfds_builders/synthetic_faces/README.md.
 """
-
-from __future__ import annotations
 
 import argparse
 import dataclasses
@@ -15,6 +14,7 @@ import importlib.util
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -129,7 +129,7 @@ def check(count: int, seed: int, out: pathlib.Path | None, tiles: int = 24) -> R
     return Report(count, len(nme), points.mean(1), np.mean(offsets, 0), points.mean(0))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 if the faces pass: at least 80 % found, and a median NME of at most 8 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="images to render")

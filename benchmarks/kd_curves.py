@@ -1,16 +1,18 @@
-"""Curves of KD-Loss over the student's error as `losses` computes them, checked against the published weights.
+"""Draws KD-Loss over the student's error as `losses` computes it, and checks it against the published weights.
 
     python -m benchmarks.kd_curves                                  # writes docs/kd_loss.png, prints the table
     python -m benchmarks.kd_curves --tough=0.03 --tolerant=0.08 --out=kd.png
 
 The table compares the weight of the assistive term in each region with the published one (Fard and Mahoor, CVIU 2022;
-"released": their code), and holds its slope by automatic differentiation. The exit status is 1 where they differ. The
-jumps of "released" at βt are in their code: the weight falls from 0 to a negative number there.
+"released": their code), and shows its slope by automatic differentiation. The exit status is 1 if any differs. The
+jumps of "released" at βt are in their code: the weight falls from 0 to a negative number there. The figure stands in
+docs/ablations.md.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,19 +35,19 @@ REGIONS = ("t ≤ e", "βt ≤ e < t", "e < βt")
 
 def terms(e: np.ndarray, tough: float, tolerant: float, variant: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Value and slope [N] at errors e [N] of "main" (times 2.5), "tough", "tolerant", and of their sum, "KD-Loss"."""
+    _, *numbers = losses.kd_numbers(variant)
 
     def at(error: jax.Array, which: str) -> jax.Array:
-        one = [jnp.reshape(value, (1, 1, 1)) for value in (error, tough, tolerant, 0.0)]
-        prediction, hard, soft, target = one
-        main = 2.5 * losses.main(prediction, target, tolerant=soft, variant=variant)
-        if which == "main":
-            return main[0, 0, 0]
-        with_one = {"tough": (hard, None), "tolerant": (None, soft), "KD-Loss": (hard, soft)}[which]
-        if variant == "released" and which == "tough":  # Its main term needs the tolerant teacher, subtracted again.
-            both = losses.kd(prediction, hard, soft, target, variant=variant)
-            return (both - at(error, "tolerant") - main)[0, 0, 0]
-        total = losses.kd(prediction, *with_one, target, variant=variant)
-        return (total if which == "KD-Loss" else total - main)[0, 0, 0]
+        values = [jnp.reshape(value, (1, 1, 1)) for value in (error, tough, tolerant, 0.0)]
+        prediction, hard, soft, target = values
+        if which == "KD-Loss":
+            value = losses.kd(prediction, hard, soft, target, variant=variant)
+        elif which == "main":
+            value = 2.5 * losses.main(prediction, target, tolerant=soft, variant=variant)
+        else:
+            teacher, (alpha, inner) = (hard, numbers[0]) if which == "tough" else (soft, numbers[1])
+            value = losses.assistive(prediction, teacher, target, alpha=alpha, inner=inner, variant=variant)
+        return value[0, 0, 0]
 
     def both(which: str) -> tuple[jax.Array, jax.Array]:
         return jax.vmap(jax.value_and_grad(lambda error: at(error, which)))(jnp.asarray(e, jnp.float32))
@@ -99,13 +101,13 @@ def draw(path: str, tough: float, tolerant: float) -> None:
     figure.savefig(path, dpi=90)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table and draws the curves; see the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tough", type=float, default=0.04, help="error t of the tough teacher, in u")
     parser.add_argument("--tolerant", type=float, default=0.06, help="error t of the tolerant teacher, in u")
-    parser.add_argument("--out", default=os.path.join("docs", "kd_loss.png"))
-    arguments = parser.parse_args()
+    parser.add_argument("--out", default=os.path.join("docs", "kd_loss.png"), help="image to write")
+    arguments = parser.parse_args(argv)
     if min(arguments.tough, arguments.tolerant) <= 0:
         parser.error("--tough and --tolerant must be above 0")
     wrong = 0

@@ -1,24 +1,28 @@
-"""Does KD-Loss gain more with another rate, schedule, weight of its main term, or with teachers that know more?
+"""Does KD-Loss gain more with another rate, schedule or weight of its main term, or with better teachers?
 
-    python -m benchmarks.kd_sensitivity --run=runs/kdloss/shared --workdir=runs/kd_sensitivity [--only='rate × 2,…']
+    python -m benchmarks.kd_sensitivity --run=runs/kdloss/shared --workdir=runs/kd_sensitivity     # 78 minutes, 2 cores
+    python -m benchmarks.kd_sensitivity … --only='rate × 2,main weight 1'
 
-`--run` is the folder `shared` of `mlcm ablate --config=configs/ablation_kdloss.py`, whose teachers are taken as they
-are, but for the variant that trains its own for longer. The student alone and the one under KD-Loss are trained under
-the same changes, so that each pair tells what the teachers are worth there. Prints a table (docs/ablations.md).
+`--run` is the folder `shared` of `mlcm ablate --config=configs/ablation_kdloss.py`. Its teachers are used as they are,
+except in the variant that trains its own for longer. Each change applies to the student alone and to the student under
+KD-Loss, so that every pair shows what the teachers are worth under that change. Prints the table that docs/ablations.md
+holds.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
-from mlcm_jax import config as configs
+from benchmarks.strong_teacher import load_config, train_and_score
 from mlcm_jax.console import say
 from mlcm_jax.data.build import default_data_dir
-from mlcm_jax.data.examples import open_examples
-from mlcm_jax.evaluation import ablation, evaluate
-from mlcm_jax.training import run_stage, sharding
-from mlcm_jax.training.workdir import claim, load_stage
+from mlcm_jax.errors import InputError, did_you_mean
+from mlcm_jax.evaluation import ablation, ablation_rows
+from mlcm_jax.training import sharding
+from mlcm_jax.training.workdir import Trained, load_stage
 
 TEACHERS = ("teacher", "tolerant")
 VARIANTS = {
@@ -32,54 +36,64 @@ VARIANTS = {
 }
 
 
-def _own(variant: str) -> str:
-    """The variant of the student alone that this one is compared with."""
+def _control(variant: str) -> str:
+    """The variant whose student alone is the control: other weights and teachers do not change that student."""
     return variant if "train" in VARIANTS[variant] else "as published"
 
 
-def _nme(stage, variant, seed, teachers, arguments, mesh) -> dict[str, float]:
-    """NME in per cent on the test split by stage: of `stage`, and of teachers that are trained for it."""
-    config = configs.load("configs/ablation_kdloss.py")
-    config.seed, config.seeds, config.stages = seed, (), (stage,)
+def _score(
+    stage: str, variant: str, seed: int, *, given: Mapping[str, Trained], arguments: argparse.Namespace, mesh: Mesh
+) -> dict[str, float]:
+    """NME in per cent on the test split, by stage: of `stage`, and of teachers that are trained for it."""
+    config = ablation_rows.base(load_config(arguments.config))
+    config.seed, config.stages = seed, (stage,)
     for key, values in VARIANTS[variant].items():
         config[key].update(values)
     if stage == "kd" and "steps" in VARIANTS[variant]:
-        config.stages, teachers = (*TEACHERS, "kd"), {}
+        config.stages, given = (*TEACHERS, "kd"), {}
     folder = epath.Path(arguments.workdir) / variant.replace(" ", "_").replace("/", "by") / f"seed_{seed}"
-    claim(folder, config)
-    options = {"data_dir": arguments.data_dir, "mesh": mesh}
-    networks = run_stage.train_stages(config, folder, trained=dict(teachers), **options)
-    test = open_examples(config.dataset, "test", data_dir=arguments.data_dir, layout=config.layout)
-    scored = {name: networks[name] for name in config.stages}
-    rows, _, _ = evaluate.evaluate_networks(scored, test, config=config, split="test", mesh=mesh)
-    return {row["name"]: row["nme"] for row in rows["rows"]}
+    return train_and_score(config, folder, given, data_dir=arguments.data_dir, mesh=mesh)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", required=True, help="the folder with the teachers, seed by seed")
-    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--run", required=True, help="folder with the teachers, one run for each seed")
+    parser.add_argument("--workdir", required=True, help="where the students are kept")
     parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
+    parser.add_argument("--config", default="configs/ablation_kdloss.py", help="of the ablation")
     parser.add_argument("--data_dir", default=default_data_dir())
-    arguments = parser.parse_args()
-    mesh, found, chosen = sharding.make_mesh(), {}, arguments.only.split(",")
-    seeds = configs.load("configs/ablation_kdloss.py").seeds
+    arguments = parser.parse_args(argv)
+    chosen, seeds, mesh = arguments.only.split(","), load_config(arguments.config).seeds, sharding.make_mesh()
+    for variant in chosen:
+        if variant not in VARIANTS:
+            raise InputError(f"--only names {variant!r}, which is not a variant; {did_you_mean(variant, VARIANTS)}")
+    found: dict[tuple[str, str, int], dict[str, float]] = {}
     for seed in seeds:
-        teachers = {name: load_stage(f"{arguments.run}/seed_{seed}", name, mesh=mesh) for name in TEACHERS}
+        given = {name: load_stage(f"{arguments.run}/seed_{seed}", name, mesh=mesh) for name in TEACHERS}
         for variant in chosen:
-            for stage, of in (("light_alone", _own(variant)), ("kd", variant)):
-                if (stage, of, seed) not in found:
-                    found[stage, of, seed] = _nme(stage, of, seed, teachers, arguments, mesh)
-                    say(f"seed {seed}, {of}: " + ", ".join(f"{k} {v:.3f}" for k, v in found[stage, of, seed].items()))
+            for stage, changed in (("light_alone", _control(variant)), ("kd", variant)):
+                if (stage, changed, seed) not in found:
+                    scores = _score(stage, changed, seed, given=given, arguments=arguments, mesh=mesh)
+                    say(f"seed {seed}, {changed}: " + ", ".join(f"{key} {nme:.3f}" for key, nme in scores.items()))
+                    found[stage, changed, seed] = scores
     say("| change | student alone | KD-Loss | difference [95 %] | seeds better |\n|---|---|---|---|---|")
     for variant in chosen:
-        alone = [found["light_alone", _own(variant), seed]["light_alone"] for seed in seeds]
+        alone = [found["light_alone", _control(variant), seed]["light_alone"] for seed in seeds]
         taught = [found["kd", variant, seed]["kd"] for seed in seeds]
-        paired = ablation.paired(taught, alone)
-        cells = [f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" for values in (alone, taught)]
-        interval = f"{paired['difference']:+.2f} [{paired['low']:+.2f}, {paired['high']:+.2f}]"
-        say(f"| {variant} | {cells[0]} | {cells[1]} | {interval} | {paired['seeds_better']} of {paired['seeds']} |")
+        say(_row(variant, alone, taught))
+
+
+def _row(variant: str, alone: Sequence[float], taught: Sequence[float]) -> str:
+    """A row of the table; NME [seeds] in per cent of the student alone and under KD-Loss."""
+    found = ablation.paired(taught, alone)
+    cells = [variant]
+    for values in (alone, taught):
+        deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        cells.append(f"{np.mean(values):.2f}{deviation}")
+    interval = f" [{found['low']:+.2f}, {found['high']:+.2f}]" if len(alone) > 1 else ""
+    cells += [f"{found['difference']:+.2f}{interval}", f"{found['seeds_better']} of {found['seeds']}"]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""The image `landmarks.png` of every dataset's folder: `python -m benchmarks.layout_images`.
+"""Draws `landmarks.png`, which stands in every dataset's folder of `tfds_builders`.
 
-It shows a synthetic face with the numbered landmarks of the dataset's layout. The face's 68 points are exact, and so
-are points that `landmarks.convert` makes of them. The other points of tfake70, wflw98, cofw29 and charlotte73 are
-estimated from the 68; such an image says that it is schematic. Folders whose README does not show `landmarks.png` are
-left out.
+    python -m benchmarks.layout_images [--only=tfw,wflw]      # two seconds for each dataset
+
+The image shows a synthetic face with the numbered landmarks of the dataset's layout. The face's 68 points are exact,
+and so are points that `landmarks.convert` makes of them. The other points of tfake70, wflw98, cofw29 and charlotte73
+are estimated from the 68; such an image says that it is schematic. Folders whose README does not show `landmarks.png`
+are left out.
 """
 
-from __future__ import annotations
-
+import argparse
 import importlib
 import inspect
 import io
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
 from PIL import Image, ImageDraw, ImageFont
 
 import tfds_builders
@@ -24,16 +25,13 @@ from mlcm_jax.data.draw import numbered
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate
 
-_SEED = flags.DEFINE_integer("seed", 5, "seed of the synthetic face", lower_bound=0)
-_INDEX = flags.DEFINE_integer("index", 404, "number of the synthetic pair", lower_bound=0)
-_ONLY = flags.DEFINE_list("only", [], "names of datasets; all by default")
 SIDE = 640
 DIM = 0.6  # how much of its brightness the face keeps, so that the numbers stand out
 MOST_BYTES = 60_000
 
 
 def builder_of(name: str) -> type:
-    """The builder class of a dataset, which is the class of its module that states a layout."""
+    """The builder class of a dataset: the class in its module that has a LAYOUT."""
     module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
     return next(kind for kind in kinds if hasattr(kind, "LAYOUT"))
@@ -103,7 +101,7 @@ def draw(layout: landmarks.Layout, *, thermal: bool, seed: int, index: int) -> n
 
 
 def encode(image: np.ndarray) -> bytes:
-    """PNG with as many colours in its palette as MOST_BYTES allows."""
+    """The image as PNG with a palette, of as many colours as fit into MOST_BYTES."""
     for colors in (128, 64, 32, 16, 8):
         buffer = io.BytesIO()
         small = Image.fromarray(image).quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -113,12 +111,18 @@ def encode(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def main(_: list[str]) -> None:
-    """Write `landmarks.png` into every folder of `tfds_builders` whose README shows it."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes `landmarks.png` into every folder of `tfds_builders` whose README shows it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=5, help="of the synthetic face")
+    parser.add_argument("--index", type=int, default=404, help="number of the synthetic pair")
+    parser.add_argument("--only", default="", help="names of datasets, separated by commas; all by default")
+    arguments = parser.parse_args(argv)
+    only = [name for name in arguments.only.split(",") if name]
     root = pathlib.Path(tfds_builders.__file__).parent
     for readme in sorted(root.glob("*/README.md")):
         name = readme.parent.name
-        if _ONLY.value and name not in _ONLY.value:
+        if only and name not in only:
             continue
         if "landmarks.png" not in readme.read_text():
             print(f"{name}: left out, its README shows no landmarks.png")
@@ -127,7 +131,7 @@ def main(_: list[str]) -> None:
         # If a dataset's configs differ in MODALITIES, it is a property here; all such datasets have thermal images.
         thermal = kind.MODALITIES != ("rgb",)
         try:
-            image = draw(landmarks.get(kind.LAYOUT), thermal=thermal, seed=_SEED.value, index=_INDEX.value)
+            image = draw(landmarks.get(kind.LAYOUT), thermal=thermal, seed=arguments.seed, index=arguments.index)
         except InputError as error:
             print(f"{name}: left out. {error}")
             continue
@@ -137,4 +141,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,13 +1,14 @@
-"""How many pairs a second one core reads, crops and augments at 256 pixels.
+"""How many pairs per second one core reads, crops and augments at 256 pixels.
 
-    python -m benchmarks.loader [--data_dir=DIR] [--dataset=synthetic_faces/1000x256]
+    python -m benchmarks.loader --dataset=paired_folder/bench            # the dataset of RESULTS.md
+    python -m benchmarks.loader --dataset=synthetic_faces/48x48 --size=32          # only to see whether it runs
 
-Pins itself to one core, takes the training loader as training does (both modalities, the augmentation of
-configs/common.py, one thread), and prints pairs per second of processor time (so that other work on the machine does
-not count, but for what it takes from caches and memory): the median of chunks of 7 batches, and the fastest chunk. Of a
-set that is too large to be kept decoded, so is read and decoded in every pass; of the first pass over one that is kept,
-whose memory is claimed then; and of its later passes. Then, side by side: thermal images read from ArrayRecord and
-decoded, as OpenCV's ordinary PNG and as builders write it; and what a batch takes on its way to the devices.
+It pins itself to one core and takes batches as training does (both modalities, the default augmentation, one thread).
+Pairs per second of processor time are printed, so that other work on the machine does not count, except for what it
+takes from caches and memory: the median over chunks of 7 batches, and the fastest chunk. They are measured for a
+dataset too large to be kept decoded, which is read and decoded in every pass, and for the first and the later passes
+over one that is kept. Then it compares thermal images stored as an ordinary PNG and as builders store them, and batches
+sent to the devices as 8 bits and as floats. Results: RESULTS.md, "The loader".
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import pathlib
 import tempfile
 import time
+from collections.abc import Sequence
 
 import cv2
 import jax
@@ -26,16 +28,34 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from mlcm_jax.config import base
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, image_file, pipeline
-from mlcm_jax.data import examples as example_files
 from mlcm_jax.data.build import default_data_dir
-from mlcm_jax.data.examples import MODALITIES, Examples, open_examples
+from mlcm_jax.data.examples import MEMORY, MODALITIES, Examples, open_examples
 from mlcm_jax.training import sharding
 
 BATCH, CHUNK = 32, 7
 
 
+def _rates(examples: Examples, size: int, parts: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
+    """Prints pairs per second over (name, number of passes), one after the other; returns the next batch."""
+    options = base().augment.to_dict()
+    crop = pipeline.Crop(size, options.pop("expand"), examples.layout)
+    order, augmentation = pipeline.Order(BATCH, seed=0), augment.Augmentation(**options)
+    dataset = pipeline.train_batches([examples], crop, order, augmentation=augmentation, modalities=MODALITIES)
+    with pipeline.iterate(dataset, 0, threads=1) as source:
+        for name, passes in parts:
+            rates = []
+            for _ in range(max(1, len(examples) * passes // (CHUNK * BATCH))):
+                began = time.process_time()
+                for _ in range(CHUNK):
+                    next(source)
+                rates.append(CHUNK * BATCH / (time.process_time() - began))
+            taken = len(rates) * CHUNK * BATCH
+            say(f"{name}: {np.median(rates):.0f} pairs/s, at best {max(rates):.0f} ({taken} pairs)")
+        return next(source)
+
+
 def _storage(examples: Examples, count: int = 200) -> None:
-    """Prints size and time of thermal images as ordinary PNG and as `image_file.png`, the least of seven turns each."""
+    """Prints size and decoding time of thermal images as ordinary PNG and as `image_file.png`, the least of 7 turns."""
     images = [examples[k]["thermal"][..., 0] for k in range(min(count, len(examples)))]
     kinds = {"ordinary PNG": lambda image: cv2.imencode(".png", image)[1].tobytes(), "image_file.png": image_file.png}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,16 +71,16 @@ def _storage(examples: Examples, count: int = 200) -> None:
                 records = ArrayRecordDataSource([str(path)])
                 began = time.process_time()
                 for k in range(len(images)):
-                    example_files._decode(records[k])
+                    cv2.imdecode(np.frombuffer(records[k], np.uint8), cv2.IMREAD_UNCHANGED)
                 times[name].append((time.process_time() - began) / len(images))
         least = {name: 1e3 * min(values) for name, values in times.items()}
         for name, path in paths.items():
-            say(f"{name}: {path.stat().st_size / len(images) / 1e3:.1f} KB, {least[name]:.2f} ms a thermal image")
+            say(f"{name}: {path.stat().st_size / len(images) / 1e3:.1f} KB, {least[name]:.2f} ms per thermal image")
         say(f"ratio of times: {least['image_file.png'] / least['ordinary PNG']:.2f}")
 
 
 def _placing(batch: dict[str, np.ndarray]) -> None:
-    """Prints the least processor time of seven turns that a batch takes to the devices as 8 bits, and as floats."""
+    """Prints the processor time that a batch takes to the devices as 8 bits and as floats, the least of 7 turns."""
     mesh = sharding.make_mesh()
     images = {name: batch[name] for name in MODALITIES}
     floats = {name: (value / 255.0).astype(np.float32) for name, value in images.items()}
@@ -70,51 +90,33 @@ def _placing(batch: dict[str, np.ndarray]) -> None:
             began = time.process_time()
             jax.block_until_ready(sharding.put_batch(one, mesh))
             times.append(time.process_time() - began)
-        say(f"to the devices as {name}: {1e3 * min(times) / BATCH:.2f} ms a pair")
+        say(f"to the devices as {name}: {1e3 * min(times) / BATCH:.2f} ms per pair")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default=default_data_dir())
-    parser.add_argument("--dataset", default="synthetic_faces/1000x256")
-    parser.add_argument("--size", type=int, default=256)
-    arguments = parser.parse_args()
-    open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")  # builds
+    parser.add_argument("--dataset", default="synthetic_faces/1000x256", help="with both modalities; built if missing")
+    parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
+    arguments = parser.parse_args(argv)
+
+    def examples() -> Examples:
+        return open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")
+
+    examples()  # builds on all cores
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     cv2.setNumThreads(1)
-    for kept, parts in (
-        (0, [("nothing kept", 1)]),
-        (example_files._CACHE_BYTES, [("first pass", 1), ("later passes", 4)]),
-    ):
-        example_files._CACHE_BYTES = kept
-        examples = open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")
-        dataset = pipeline.train_batches(
-            [examples],
-            batch_size=BATCH,
-            size=arguments.size,
-            layout="ibug68",
-            augmentation=base().augment.to_dict(),
-            modalities=MODALITIES,
-            seed=0,
-        )
-        iterator = pipeline.iterate(dataset, 0, threads=1)
-        for name, passes in parts:
-            rates = []
-            for _ in range(max(1, len(examples) * passes // (CHUNK * BATCH))):
-                began = time.process_time()
-                for _ in range(CHUNK):
-                    next(iterator)
-                rates.append(CHUNK * BATCH / (time.process_time() - began))
-            taken = len(rates) * CHUNK * BATCH
-            say(f"{name}: {np.median(rates):.0f} pairs/s, at best {max(rates):.0f} ({taken} pairs)")
-        batch = next(iterator)
-        del iterator, dataset
+    budget, MEMORY.free = MEMORY.free, 0
+    _rates(examples(), arguments.size, [("nothing kept", 1)])
+    MEMORY.free = budget
+    kept = examples()
+    batch = _rates(kept, arguments.size, [("first pass", 1), ("later passes", 4)])
     began = time.process_time()
-    for k in range(len(examples)):
-        augment.crop(examples[k], size=arguments.size, layout="ibug68")
-    say(f"plain crop alone: {len(examples) / (time.process_time() - began):.0f} pairs/s; load {os.getloadavg()[0]:.1f}")
-    _storage(examples)
+    for k in range(len(kept)):
+        augment.crop(kept[k], size=arguments.size, layout="ibug68")
+    say(f"plain crop alone: {len(kept) / (time.process_time() - began):.0f} pairs/s; load {os.getloadavg()[0]:.1f}")
+    _storage(kept)
     _placing(batch)
 
 

@@ -1,35 +1,41 @@
-"""What a training step will need on a pod that nobody has to own: memory, time and communication, as compiled.
+"""What a training step needs on a pod: memory, time and communication, as XLA compiles it, without owning the pod.
 
-    TPU_SKIP_MDS_QUERY=1 python -m benchmarks.plan [--topology=v5e:2x4] [--batch=4096] [--accumulate=32] [--remat]
+    TPU_SKIP_MDS_QUERY=1 python -m benchmarks.plan --topology=v5e:2x4 --batch=4096 --accumulate=32 --blocks=2,4
 
-Compiles the transfer stage (KTL, SwinV2-B to SwinV2-B at 256 pixels, bfloat16) for a TPU topology, which needs the
-package libtpu (0.0.42.1 was used; in an environment of its own, it is no dependency) but no TPU. Prints a row of the
-table in docs/pods.md. `collectives` reads the communication of any compiled program.
+It compiles the stage `transfer` of KTL (SwinV2-B to SwinV2-B at 256 pixels, bfloat16) for a TPU topology and prints a
+row of the table in docs/pods.md. No TPU is needed, but the package libtpu is (0.0.42.1 was used; install it in an
+environment of its own). As compiling all 24 blocks of both networks takes long, `--blocks=2,4` compiles the third stage
+of the networks with 2 and with 4 blocks, and continues the numbers linearly to its 18.
 
-Compiling all 24 blocks of both networks takes long. With `--blocks=2,4` the
-third stage is compiled with so many blocks, and the numbers are continued linearly to its 18.
+`collectives` reads the communication of any compiled program, `shapes_of_step` and `compile_step` serve any stage.
 """
 
 import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
+from jax.stages import Compiled
+from ml_collections import ConfigDict
 
+from mlcm_jax import shape_model
 from mlcm_jax.config import base
 from mlcm_jax.console import say
+from mlcm_jax.data.examples import MODALITIES
+from mlcm_jax.models.network import Network
 from mlcm_jax.training import loop, run_stage, sharding, stages
-from mlcm_jax.training import state as states
-from mlcm_jax.training import step as steps
+from mlcm_jax.training.recipe import Recipe
+from mlcm_jax.training.state import TrainState
+from mlcm_jax.training.step import Teachers
 
-# Of a v5e chip (https://cloud.google.com/tpu/docs/v5e): bfloat16 operations a second; bytes a second to its memory; and
-# bytes a second to its neighbours: 1600 Gbit/s over four links, half of them, as smaller slices are no torus.
+# A v5e chip (https://cloud.google.com/tpu/docs/v5e): bfloat16 operations, bytes to its memory, and bytes to its
+# neighbours, each per second. Of its 1600 Gbit/s over four links, half count, because smaller slices are not a torus.
 FLOPS, MEMORY, LINKS = 197e12, 819e9, 1600e9 / 8 / 2
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
@@ -42,8 +48,12 @@ _CALLED = re.compile(r"\b(?:calls|body|condition|branch_computations|true_comput
 class Collective:
     """One collective operation of a compiled program.
 
-    `bytes`: of the data that is combined, on one device: the result, of a reduce-scatter the operand. `group`: devices
-    that combine it. `times`: how often a step runs it. `arrays`: the sizes of its parts, in numbers.
+    Attributes:
+        kind: XLA's name for it, such as "all-reduce".
+        bytes: size of the combined data on one device: of the result, or of the operand of a reduce-scatter.
+        group: number of devices that combine it.
+        times: how often a step runs it.
+        arrays: number of elements of each array in it.
     """
 
     kind: str
@@ -54,13 +64,13 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends in a step, by the ring algorithms."""
+        """Bytes that one device sends per step, by the ring algorithms."""
         rounds = {"all-reduce": 2.0, "collective-permute": self.group / max(self.group - 1, 1)}.get(self.kind, 1.0)
         return self.times * rounds * self.bytes * (self.group - 1) / self.group
 
 
 def _width(dtype: str) -> int:
-    """Bytes of a number: f32 -> 4, pred -> 1, token -> 0."""
+    """Bytes per element: f32 -> 4, pred -> 1, token -> 0."""
     digits = re.search(r"\d+", dtype)
     return 1 if dtype == "pred" else -(-int(digits.group()) // 8) if digits else 0
 
@@ -70,7 +80,7 @@ def _group(line: str, devices: int) -> int:
     named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line)
     if named:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
-        # 'axis':(m)n is the part of n of an axis that is split in m and n.
+        # 'axis':(m)n names the part of size n of an axis that is split into m and n.
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part) if part else sizes[name] for name, part in axes)
     iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=", line)
@@ -90,7 +100,7 @@ def _one(line: str, devices: int, times: int, scatters: bool) -> Collective | No
     parts = [(_width(d), math.prod(int(n) for n in dims.split(",") if n)) for d, dims in _ARRAY.findall(result)]
     group = _group(line, devices)
     total = sum(width * numbers for width, numbers in parts)
-    if starts and kind == "all-gather":  # the type of these pairs names the operands as well as the results
+    if starts and kind == "all-gather":  # the type of an asynchronous one lists operands and results
         total = total * group // (group + 1)
     if starts and kind == "collective-permute":
         total //= 2
@@ -114,7 +124,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _trips(line: str, bodies: dict[str, list[str]]) -> int:
-    """How often a loop runs its body: as XLA says, or the one number that its condition compares with; else 1."""
+    """How often a loop runs its body: what XLA says, or the one number that its condition compares with; else 1."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
     if known:
         return int(known[1])
@@ -129,9 +139,12 @@ def _trips(line: str, bodies: dict[str, list[str]]) -> int:
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program (`compiled.as_text()`), with the trip counts of the loops around them.
+    """The collectives of a compiled program, with the trip counts of the loops around them.
 
     A loop whose trip count XLA does not know counts once.
+
+    Args:
+        text: `compiled.as_text()`.
     """
     bodies, entry = _computations(text)
     count = re.search(r"num_partitions=(\d+)", text)
@@ -154,12 +167,22 @@ def collectives(text: str) -> list[Collective]:
 
 
 def shapes_of_step(
-    config: Any, stage: str = "transfer", *, soft: Any = None, networks: Mapping[str, states.Network] | None = None
-) -> tuple[steps.Recipe, states.TrainState, Any, dict[str, jax.ShapeDtypeStruct]]:
-    """(recipe, state, teacher, batch) of a stage, as training makes them, but as shapes: no array is made.
+    config: ConfigDict,
+    stage: str = "transfer",
+    *,
+    soft: shape_model.ShapeModel | None = None,
+    networks: Mapping[str, Network] | None = None,
+) -> tuple[Recipe, TrainState, Teachers, dict[str, jax.ShapeDtypeStruct]]:
+    """What the training step of a stage takes, as shapes: no array is made.
 
-    `soft` is the shape model of a stage that learns soft landmarks; `networks` are shapes of those that the stage reads
-    (None: worked out here).
+    Args:
+        config: of the run.
+        stage: its name.
+        soft: the shape model, for a stage that learns soft landmarks.
+        networks: shapes of the networks that the stage reads; None works them out here.
+
+    Returns:
+        (recipe, state, teachers, batch).
     """
     count, batch, side = stages.layout(config).count, config.train.batch_size, config.image_size
     recipe = stages.recipe(stage, config, soft=soft)
@@ -175,25 +198,31 @@ def shapes_of_step(
         "landmarks": ((batch, count, 2), jnp.float32),
         "weight": ((batch, count), jnp.float32),
         "visible": ((batch, count), jnp.bool_),
+        "known": ((batch, count), jnp.bool_),
         "mask": ((batch,), jnp.bool_),
     }
-    reads = (shapes.keys() - {"rgb", "thermal"}) | {recipe.modality, recipe.teacher_modality}
-    arrays = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items() if key in reads}
-    return recipe, state, run_stage.teacher_of(stage, recipe, networks), arrays
+    left_out = set(MODALITIES) - set(recipe.modalities)
+    arrays = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items() if key not in left_out}
+    return recipe, state, {name: networks[name] for name in recipe.teachers}, arrays
 
 
-def compile_step(config: Any, mesh: jax.sharding.Mesh, stage: str = "transfer") -> tuple[Any, states.TrainState]:
+def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh, stage: str = "transfer") -> tuple[Compiled, TrainState]:
     """(compiled training step, shapes of its state) of a stage for `mesh`; no array is made and no device needed."""
-    recipe, state, teacher, batch = shapes_of_step(config, stage)
-    step = loop.compile_step(recipe, state, teacher, mesh)
-    return step.lower(state, teacher, batch, jax.eval_shape(lambda: jax.random.key(0))).compile(), state
+    recipe, state, teachers, batch = shapes_of_step(config, stage)
+    step = loop.compile_step(recipe, state, teachers, mesh)
+    return step.lower(state, teachers, batch, jax.eval_shape(lambda: jax.random.key(0))).compile(), state
 
 
-def measure(compiled: Any, accumulate: int) -> dict[str, float]:
-    """Per device and step: `held` and `peak` bytes of memory, `flops`, `moved` bytes of memory, `sent` bytes.
+def measure(compiled: Compiled, accumulate: int) -> dict[str, float]:
+    """What a compiled training step needs, per device and step.
 
-    XLA counts the work of a loop's body once, so its counts are taken `accumulate` times; that also counts the
-    optimiser as often, which is small beside it.
+    Args:
+        compiled: the step.
+        accumulate: its micro-batches. XLA counts the body of a loop once, so its counts are multiplied by this number;
+            that also multiplies the optimiser's share, which is small.
+
+    Returns:
+        `held` and `peak` bytes of memory, `flops`, `moved` bytes to and from memory, and `sent` bytes to other devices.
     """
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -207,22 +236,26 @@ def measure(compiled: Any, accumulate: int) -> dict[str, float]:
 
 
 def seconds(needs: dict[str, float]) -> dict[str, float]:
-    """The roofline's time of a step by what bounds it, and `step`: communication after all work, nothing overlapped."""
+    """Seconds per step on v5e by the roofline model, from the result of `measure`.
+
+    Returns:
+        The time for each bound, and `step`, in which communication follows the computation without any overlap.
+    """
     times = {"compute": needs["flops"] / FLOPS, "memory": needs["moved"] / MEMORY, "links": needs["sent"] / LINKS}
     return times | {"step": max(times["compute"], times["memory"]) + times["links"]}
 
 
 def step_flags(parser: argparse.ArgumentParser, *, batch: int) -> None:
-    """Flags of a training step of KTL; `batch` is the default of --batch."""
-    parser.add_argument("--model", default="swin_v2_b")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=batch)
-    parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--remat", action="store_true")
+    """Adds the flags of a training step of KTL; `batch` is the default of --batch."""
+    parser.add_argument("--model", default="swin_v2_b", help="of both networks")
+    parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
+    parser.add_argument("--batch", type=int, default=batch, help="examples per step, over all devices")
+    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches per step")
+    parser.add_argument("--remat", action="store_true", help="compute the student's activations again when needed")
 
 
-def step_config(arguments: argparse.Namespace, **options: Any) -> Any:
-    """The config of `step_flags`; `options` are of both networks."""
+def step_config(arguments: argparse.Namespace, **options: Any) -> ConfigDict:
+    """The config that `step_flags` asks for; `options` are further arguments of both networks."""
     config = base()
     config.image_size = arguments.size
     config.train.update({"bf16": True, "batch_size": arguments.batch, "accumulate": arguments.accumulate})
@@ -231,14 +264,14 @@ def step_config(arguments: argparse.Namespace, **options: Any) -> Any:
     return config
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     step_flags(parser, batch=4096)
-    parser.add_argument("--topology", default="v5e:2x4")
-    parser.add_argument("--fsdp", type=int, default=1)
-    parser.add_argument("--blocks", default="18", help="blocks of the third stage; two numbers: continued to 18")
-    arguments = parser.parse_args()
+    parser.add_argument("--topology", default="v5e:2x4", help="of the TPU slice")
+    parser.add_argument("--fsdp", type=int, default=1, help="devices that split the state")
+    parser.add_argument("--blocks", default="18", help="blocks of the third stage; of two numbers, continued to 18")
+    arguments = parser.parse_args(argv)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology).devices
     mesh = sharding.make_mesh(devices, shape={"fsdp": arguments.fsdp})
     blocks, found = [int(number) for number in arguments.blocks.split(",")], []

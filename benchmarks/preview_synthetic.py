@@ -1,28 +1,23 @@
-"""Contact sheet of the synthetic faces: `python -m benchmarks.preview_synthetic --out FILE`.
+"""Draws a contact sheet of the synthetic faces, the `preview.jpg` of tfds_builders/synthetic_faces.
 
-Each pair is shown as RGB, thermal as the network sees it, and thermal with landmarks (green; red where hidden).
+    python -m benchmarks.preview_synthetic --rows 5 --columns 3 --size 128 --out preview.jpg      # three seconds
+
+Each pair is shown as RGB, as thermal, and as thermal with landmarks (green; red where hidden).
 """
 
-from __future__ import annotations
-
+import argparse
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
-from absl import app, flags
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate
 
-_OUT = flags.DEFINE_string("out", None, "image to write, .png or .jpg", required=True)
-_ROWS = flags.DEFINE_integer("rows", 6, "rows of pairs", lower_bound=1)
-_COLUMNS = flags.DEFINE_integer("columns", 4, "pairs in a row", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 96, "side of a rendered image, pixels", lower_bound=32, upper_bound=1024)
-_ZOOM = flags.DEFINE_float("zoom", 1.0, "side of a shown image over that of a rendered one", lower_bound=0.1)
-_SEED = flags.DEFINE_integer("seed", 0, "number of the set", lower_bound=0)
 
-
-def tile(pair: dict, zoom: float) -> np.ndarray:
+def tile(pair: Mapping[str, Any], zoom: float) -> np.ndarray:
     """One pair of `generate.example` side by side, uint8 [S * zoom, 3 * S * zoom, 3] in OpenCV's BGR order."""
     side = round(pair["thermal"].shape[0] * zoom)
     gray = cv2.cvtColor(pair["thermal"], cv2.COLOR_GRAY2BGR)
@@ -42,12 +37,22 @@ def sheet(seed: int, rows: int, columns: int, size: int, zoom: float) -> np.ndar
     return np.concatenate([np.concatenate(tiles[k * columns : (k + 1) * columns], axis=1) for k in range(rows)])
 
 
-def main(_: list[str]) -> None:
-    """Write the sheet to `--out`."""
-    path = pathlib.Path(_OUT.value)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the sheet to `--out`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="image to write, .png or .jpg")
+    parser.add_argument("--rows", type=int, default=6, help="rows of pairs")
+    parser.add_argument("--columns", type=int, default=4, help="pairs in a row")
+    parser.add_argument("--size", type=int, default=96, help="side of a rendered image in pixels, 32 to 1024")
+    parser.add_argument("--zoom", type=float, default=1.0, help="side of a shown image over that of a rendered one")
+    parser.add_argument("--seed", type=int, default=0, help="of the dataset")
+    arguments = parser.parse_args(argv)
+    path = arguments.out
     if path.suffix.lower() not in (".png", ".jpg"):
-        raise InputError(f"--out={path} must end in .png or .jpg.")
-    image = sheet(_SEED.value, _ROWS.value, _COLUMNS.value, _SIZE.value, _ZOOM.value)
+        parser.error(f"--out={path} must end in .png or .jpg")
+    if min(arguments.rows, arguments.columns) < 1 or not 32 <= arguments.size <= 1024 or arguments.zoom <= 0:
+        parser.error("--rows and --columns must be at least 1, --size 32 to 1024, and --zoom above 0")
+    image = sheet(arguments.seed, arguments.rows, arguments.columns, arguments.size, arguments.zoom)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 82]):
         raise InputError(f"--out={path} cannot be written; check the folder's rights and the space on its disk.")
@@ -55,4 +60,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

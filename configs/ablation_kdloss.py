@@ -1,19 +1,20 @@
-"""What each part of KD-Loss is worth on RGB faces: 8 rows × 3 seeds, one light student, two teachers.
+"""What each part of KD-Loss is worth on RGB faces: 8 rows × 3 seeds, one lightweight student, two teachers.
 
     mlcm ablate --config=configs/ablation_kdloss.py --workdir=runs/kdloss                # 47 minutes on two busy cores
     mlcm ablate --config=configs/ablation_kdloss.py:youtube --workdir=runs/kdloss_youtube    # a GPU; research data only
-    mlcm ablate --config=configs/ablation_kdloss.py:smoke --workdir=/tmp/smoke           # learns nothing: does it run?
+    mlcm ablate --config=configs/ablation_kdloss.py:smoke --workdir=/tmp/smoke           # only shows that it runs
 
 Result (docs/ablations.md): student alone 5.34, KD-Loss 5.26, t shuffled 5.29, t constant 5.23, plain L1 distillation
-5.09 %; three seeds separate none of them from the student alone. KD-Loss sees of a teacher only how far it is off,
-never in which direction: "t shuffled" (errors of another example) and "t constant" (one error for all) are its honest
-controls, and "L1 distillation" is what the direction is worth. The paper reports 4.50 -> 4.06 % on 300W (arXiv
-2111.07047; another dataset, other boxes).
+5.09 %. Three seeds tell none of them from the student alone.
+
+KD-Loss uses only how large a teacher's error is, never its direction. The fair controls are therefore "t shuffled",
+with the errors of another example, and "t constant", with one error for all. "L1 distillation" shows what the direction
+is worth. The paper reports 4.50 -> 4.06 % on 300W (arXiv 2111.07047), which is another dataset with other boxes.
 """
 
 from ml_collections import ConfigDict
 
-from mlcm_jax.config import check_variant, load
+from mlcm_jax.config import add_grid, check_variant, load
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -23,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.modalities = ConfigDict({"teacher": "rgb", "student": "rgb"})
     config.seeds = (0,) if variant == "smoke" else (0, 1, 2)
     config.stages = ("kd",)
-    # The weights of KD-Loss stay as they are to the last step; so do those of the distillation it is compared with.
+    # The weights of KD-Loss do not decay, so the distillation that it is compared with must not decay either.
     config.direct = ConfigDict(dict(config.direct) | {"gamma": 0.0, "delta": 1.0, "decay": "none"})
     if variant == "youtube":
         _youtube(config)
@@ -41,21 +42,18 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "smoke":
         grid = {name: grid[name] for name in ("student alone", "KD-Loss", "t shuffled")}
     pairs = (("KD-Loss", "t shuffled"), ("KD-Loss", "t constant"), ("KD-Loss", "L1 distillation"))
-    config.grid = ConfigDict(grid)
-    config.ablation = ConfigDict(
-        {
-            "rows": tuple(grid),
-            "control": "student alone",
-            "controls": {},
-            "shared": ("teacher", "tolerant"),
-            "comparisons": tuple(pair for pair in pairs if set(pair) <= set(grid)),
-        }
+    return add_grid(
+        config,
+        grid,
+        control="student alone",
+        controls={},
+        shared=("teacher", "tolerant"),
+        comparisons=tuple(pair for pair in pairs if set(pair) <= set(grid)),
     )
-    return config
 
 
 def _youtube(config: ConfigDict) -> None:
-    """EfficientNet-B3 teachers and a MobileNetV2 at 128 px, on frames with labels that a machine set."""
+    """Sets EfficientNet-B3 teachers and a MobileNetV2 student at 128 px, on video frames with machine-made labels."""
     config.dataset = "youtube_faces_68"
     config.normalizer = "outer_eyes"
     config.image_size = 128

@@ -1,25 +1,26 @@
 """What each part of MLCM-KD is worth on thermal faces: 14 rows × 3 seeds on 1,200 synthetic pairs.
 
     mlcm ablate --config=configs/ablation_synthetic.py --workdir=runs/ablation           # 71 minutes on two busy cores
-    mlcm ablate … --rows='none,FD+LD,DIKD'                                 # the least that tells something
+    mlcm ablate … --rows='none,FD+LD,DIKD'                                 # the smallest useful choice of rows
     mlcm ablate --config=configs/ablation_synthetic.py:long --workdir=runs/ablation_long # configs/tiny.py:long
-    mlcm ablate --config=configs/ablation_synthetic.py:strong --workdir=runs/strong      # a better teacher, adapters
-    mlcm ablate --config=configs/ablation_synthetic.py:smoke --workdir=/tmp/smoke        # learns nothing: does it run?
+    mlcm ablate --config=configs/ablation_synthetic.py:strong --workdir=runs/strong      # a larger teacher, adapters
+    mlcm ablate --config=configs/ablation_synthetic.py:smoke --workdir=/tmp/smoke        # only shows that it runs
 
 Result (docs/ablations.md): none 4.14, FD+LD 4.19, RI 4.05, DIKD 4.04 %; light alone 4.23, one step 4.41, one step DIKD
-4.09, two levels 4.19 %. Three seeds tell DIKD from FD+LD, and no row from its control.
-Rows of the thermal student (none … DIKD undecayed) have "none" as their control; those of the light network have "light
-alone": same initialisation, batches and steps. "second level alone" compresses a student that had no teacher: what "two
-levels" gains over it is what the first level passes on.
+4.09, two levels 4.19 %. Three seeds tell DIKD from FD+LD, but no row from its control.
+
+The rows of the thermal student, from "none" to "DIKD undecayed", have "none" as their control. Those of the lightweight
+student have "light alone". A row and its control share initialisation, batches and steps. "second level alone"
+compresses a student that had no teacher, so what "two levels" gains over it is what the first level passes on.
 """
 
 from ml_collections import ConfigDict
 
-from mlcm_jax.config import check_variant, load
+from mlcm_jax.config import add_grid, check_variant, load
 
 
-def _transfer(**weights) -> dict:
-    """Overrides of a row that trains the thermal student under these weights alone."""
+def _transfer(**weights: float) -> dict[str, dict[str, float]]:
+    """Overrides of a row whose thermal student has these distillation weights and no others."""
     return {"transfer": {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "delta": 0.0} | weights}
 
 
@@ -55,14 +56,11 @@ def get_config(variant: str = "") -> ConfigDict:
     controls = {name: "light alone" for name in light if name in grid}
     pairs = (("DIKD", "FD+LD"), ("two levels FD+LD", "one step"), ("two levels", "one step DIKD"))
     pairs += (("one step DIKD", "one step"), ("two levels", "second level alone"))
-    config.grid = ConfigDict(grid)
-    config.ablation = ConfigDict(
-        {
-            "rows": tuple(grid),  # in the order of the table
-            "control": "none",
-            "controls": controls | ({"light alone": ""} if controls else {}),  # of the rows that have another
-            "shared": ("teacher", "transfer"),  # trained once a seed for all rows that do not change them
-            "comparisons": tuple(pair for pair in pairs if set(pair) <= set(grid)),  # besides those with the control
-        }
+    return add_grid(
+        config,
+        grid,  # rows in the order of the table
+        control="none",
+        controls=controls | ({"light alone": ""} if controls else {}),  # the rows whose control is not `control`
+        shared=("teacher", "transfer"),  # trained once per seed, for all rows that don't change them
+        comparisons=tuple(pair for pair in pairs if set(pair) <= set(grid)),  # besides row and control
     )
-    return config

@@ -1,24 +1,32 @@
-"""KD-Loss on 300W with the published numbers: two EfficientNet-B3 teachers, MobileNetV2 student, 224 px, 68 points.
+"""KD-Loss on 300W with the published numbers: two EfficientNet-B3 teachers, MobileNetV2 student, 224 px, 68 landmarks.
 
     mlcm build ibug_300w --manual_dir=DIR
     mlcm train --config=configs/kdloss_300w.py --workdir=runs/kdloss_300w
-    mlcm train --config=configs/kdloss_300w.py:released --workdir=runs/kdloss_released    # the loss of their code
-    mlcm evaluate --workdir=runs/kdloss_300w --split=challenge                            # also common
+    mlcm train --config=configs/kdloss_300w.py:released --workdir=runs/kdloss_released   # the loss of the authors' code
+    mlcm evaluate --workdir=runs/kdloss_300w --split=challenge                           # or --split=common
 
-For a GPU (time and memory not measured). Expected result: not measured. Theirs, in their metric (the crop is stretched
-to a square), challenge / common / full: student alone 6.84 / 3.93 / 4.50, with both teachers 6.13 / 3.56 / 4.06,
-teacher 5.80 / 3.34 / 3.82 per cent. Ours is in pixels of the original image: compare differences, not values.
+This run needs a GPU. Its time, memory and result were not measured. The authors report these per cent for challenge /
+common / full: student alone 6.84 / 3.93 / 4.50, student with both teachers 6.13 / 3.56 / 4.06, teacher 5.80 / 3.34 /
+3.82. They measure in a crop that is stretched to a square, we in pixels of the original image: compare differences, not
+values.
 
-KNOWN (Fard and Mahoor, CVIU 2022, and their code): networks, 224 px, dropout 0.5 in the teachers, shape model that
-keeps 95 % and is clipped at 3 deviations, KD-Loss with α 0.9, β 0.4, main weight 2.5, γ 0.5; Adam 1e-3 with time decay
-1e-4, batch 70, 150 epochs; flip, rotation of up to 0.5 rad, gamma, noise, blur.
+KNOWN from the publication (Fard and Mahoor, CVIU 2022) and its code:
+- the networks, 224 px, and dropout 0.5 in the teachers;
+- a shape model that keeps 95 % of the variance and is clipped at 3 deviations;
+- KD-Loss with α 0.9, β 0.4, main weight 2.5 and γ 0.5;
+- Adam at 1e-3 with time decay 1e-4, batch 70, 150 epochs;
+- flips, rotation of up to 0.5 rad, gamma, noise and blur.
 
-INFERRED: the shape model is fitted to the augmented crops, rotated and mirrored; the decay counts steps, as Keras does;
-the teachers and the student alone train with L1, which is what the main term is below γ; no warm-up, weight decay or
-averaging; the teachers train as long as the student, from scratch (`--config.pretrained.teacher=FILE` for ImageNet
-weights); strengths of gamma, noise and blur (ours); the crop is 1.25 times the longer side of the landmarks' box.
+INFERRED, because they do not say:
+- the shape model is fitted to the augmented crops, rotated and mirrored;
+- the decay counts steps, as in Keras;
+- the teachers and the student alone train with L1, to which the main term is equal below γ;
+- there is no warm-up, weight decay or averaging;
+- the teachers train as long as the student, from scratch (`--config.pretrained.teacher=FILE` takes ImageNet weights);
+- the strengths of gamma, noise and blur are our own;
+- the crop is 1.25 times the longer side of the landmarks' box.
 
-DIFFERENT here: `photometric` also changes brightness, contrast, colour cast and light, and turns some images gray.
+DIFFERENT here: `photometric` also changes brightness, contrast, colour cast and lighting, and turns some images gray.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +35,7 @@ from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant` is "" or "paper" (the loss as printed), or "released" (as in the authors' code)."""
+    """`variant` is "" or "paper" for the loss as printed, or "released" for the loss of the authors' code."""
     check_variant(variant, ("paper", "released"), __file__)
     config = base()
     config.dataset = "ibug_300w"

@@ -1,13 +1,15 @@
-"""KD-Loss on WFLW: as configs/kdloss_300w.py, with 98 points and 7,500 training images.
+"""KD-Loss on WFLW: configs/kdloss_300w.py with 98 landmarks and 7,500 training images.
 
     mlcm build wflw/landmark_box --manual_dir=DIR
     mlcm train --config=configs/kdloss_wflw.py --workdir=runs/kdloss_wflw
-    mlcm evaluate --workdir=runs/kdloss_wflw --split=test_pose         # also test_expression, …
+    mlcm evaluate --workdir=runs/kdloss_wflw --split=test_pose         # or test_expression, …
 
-For a GPU (time and memory not measured). Expected result: not measured. Theirs, in their metric: student with both
-teachers 8.57 %, divided by the distance of the pupils. Ours is divided by the distance of the outer eye corners, as
-others report WFLW; `--config.normalizer=pupils` changes that. configs/kdloss_300w.py says what is KNOWN and what is
-INFERRED; that the boxes are those of the landmarks and not those in the file is INFERRED too.
+This run needs a GPU. Its time, memory and result were not measured. The authors report 8.57 % for the student with both
+teachers, divided by the distance of the pupils. Ours is divided by the distance of the outer eye corners, as others
+report WFLW; `--config.normalizer=pupils` divides as they do.
+
+configs/kdloss_300w.py lists what is KNOWN and what is INFERRED. It is INFERRED, too, that the boxes are those of the
+landmarks and not those in the file.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +18,7 @@ from mlcm_jax.config import load
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant` as of `kdloss_300w`."""
+    """`variant` is one of configs/kdloss_300w.py: "", "paper" or "released"."""
     config = load("kdloss_300w.py", variant, beside=__file__)
     config.dataset = "wflw/landmark_box"
     config.test_split = "test"

@@ -4,11 +4,13 @@
     mlcm train --config=configs/kdloss_youtube.py --workdir=runs/kdloss_youtube
     mlcm train --config=configs/kdloss_youtube.py:webmorph --workdir=runs/kdloss_webmorph    # 97 training images
 
-Time, memory and expected result: not measured. Published networks and loss; this package's training (cosine, averaged
-weights, augmentation). The labels come from a program, so the score is agreement with that program, and a difference of
-a few tenths of a per cent means nothing. `webmorph` has free images with points placed by hand, but only 97 of them,
-frontal and neutral: it shows that everything runs on real images and how fast 97 faces are memorised, and no more. It
-is more useful as a test set: `mlcm evaluate --workdir=runs/kdloss_youtube --dataset=webmorph_faces`.
+Time, memory and result were not measured. Networks and loss are the published ones; the training is this package's own
+(cosine schedule, averaged weights, augmentation). The labels come from a program, so the score is agreement with that
+program, and a difference of a few tenths of a per cent means nothing.
+
+The variant `webmorph` has free images with landmarks placed by hand, but only 97 of them, frontal and neutral. It only
+shows that everything runs on real images, and how fast 97 faces are memorised. That dataset is more useful for testing:
+`mlcm evaluate --workdir=runs/kdloss_youtube --dataset=webmorph_faces`.
 """
 
 from ml_collections import ConfigDict

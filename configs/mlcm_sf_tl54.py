@@ -2,15 +2,20 @@
 
     mlcm build sf_tl54 --manual_dir=DIR
     mlcm train --config=configs/mlcm_sf_tl54.py --workdir=runs/sf_tl54
-    mlcm train --config=configs/mlcm_sf_tl54.py:published --workdir=runs/sf_tl54_published   # challenging images out
+    mlcm train --config=configs/mlcm_sf_tl54.py:published --workdir=runs/sf_tl54_published  # without challenging images
 
-For a GPU (time and memory: not measured). Expected result: not measured.
+This run needs a GPU. Its time, memory and result were not measured.
 
-KNOWN of the publication (arXiv 2510.11128): the two levels, DIKD by forward and reverse injection, weakened as training
-goes on. INFERRED, for no number of it is known to us: everything else, that is the sum α FI + β RI, FD + LD in the
-second level, networks, size of the images, optimiser, steps, α = β = 1 with linear decay, FD and LD of weight 1,
-augmentation.
-The RGB images are aligned to the thermal ones to some pixels only, and the labels are the thermal images'.
+KNOWN from the publication (arXiv 2510.11128): the two levels, and DIKD by forward and reverse injection, which grows
+weaker as training goes on.
+
+INFERRED, because we know none of its numbers: everything else, that is
+- the sum α FI + β RI with α = β = 1 and linear decay;
+- FD + LD in the second level, with weights of 1;
+- the networks, the size of the images, the optimiser, the steps and the augmentation.
+
+The RGB images are aligned to the thermal ones only to within some pixels, and the labels are those of the thermal
+images.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +24,7 @@ from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant` is "" (all images) or "published" (without those that the published runs of the set dropped)."""
+    """`variant` is "" for all images, or "published" to leave out those that the published runs dropped."""
     check_variant(variant, ("published",), __file__)
     config = base()
     config.dataset = "sf_tl54/gray_published" if variant else "sf_tl54/gray_all"

@@ -4,10 +4,10 @@
     mlcm train --config=configs/mlcm_youtube.py --workdir=runs/mlcm_youtube
     mlcm train --config=configs/mlcm_youtube.py:webmorph --workdir=runs/mlcm_webmorph        # 97 training images
 
-For a GPU (time and memory: not measured). Expected result: not measured. Neither dataset has thermal images, so
-there is no modality to cross: one large RGB network teaches a light one by DIKD with features and landmarks (`direct`),
-beside the light one alone. What the two datasets are good for: see configs/kdloss_youtube.py. For the first level take
-synthetic_faces, SF-TL54 or pairs of your own.
+Time, memory and result were not measured. Neither dataset has thermal images, so no modality is crossed: one large RGB
+network teaches a lightweight student by DIKD with FD and LD (the stage `direct`), and the lightweight student is
+trained alone for comparison. configs/kdloss_youtube.py says what the two datasets are good for. For the first level,
+use synthetic_faces, SF-TL54 or pairs of your own.
 """
 
 from ml_collections import ConfigDict

@@ -5,35 +5,43 @@
         --config.pretrained.teacher=swin_v2_b-781e5279.pth             # ImageNet weights; "" starts from scratch
     mlcm train --config=configs/star_pair2024.py --workdir=runs/own --config.dataset=paired_folder/NAME …
 
-For a GPU (time and memory not measured; `--config.train.bf16=True` takes less). Expected result: not measured. Theirs
-is a score of the challenge (teacher 18.08, student 15.75), not an NME, and they published no student without
-distillation. As it stands, `light_alone` starts from the teacher's head too; `--config.light_head_init=scratch` makes
-it the control without any teacher.
+This run needs a GPU, and less memory with `--config.train.bf16=True`. Its time, memory and result were not measured.
+The authors report a score of the challenge (teacher 18.08, student 15.75), not an NME, and no student without
+distillation. By default `light_alone` starts from the teacher's head, too; `--config.light_head_init=scratch` makes it
+the control without any teacher.
 
-KNOWN (arXiv 2404.06029 and its code): 256 px, maps of 64², iBUG 68 without the jaw; SwinV2-B with windows of 16, 1×1
-convolution to 256 channels, two transposed convolutions, AAM head; student MobileViTv2-0.5, nearest ×8, AAM head that
-starts from the teacher's; STAR + 10 AWing + 10 AWing, ε 1e-4, s 0.01, weight 1 of the eigenvalues; distillation of the
-fused maps, weight 100 (1000 in an earlier version); AdamW 2e-4, heads 1e-3, weight decay 1e-4, cosine, 500 epochs,
-batch 32; shift 0.05, rotation 45°, scale 0.1, flip, occlusion, blur, gamma, noise, gray.
+KNOWN from arXiv 2404.06029 and its code:
+- 256 px, maps of 64², iBUG 68 without the jaw;
+- teacher: SwinV2-B with windows of 16, 1×1 convolution to 256 channels, two transposed convolutions, AAM head;
+- student: MobileViTv2-0.5, nearest ×8, AAM head that starts from the teacher's;
+- the loss STAR + 10 AWing + 10 AWing, with ε 1e-4, s 0.01, weight 1 of the eigenvalues;
+- distillation of the fused maps with weight 100 (1000 in an earlier version);
+- AdamW at 2e-4, heads at 1e-3, weight decay 1e-4, cosine schedule, 500 epochs, batch 32;
+- shift 0.05, rotation 45°, scale 0.1, flip, occlusion, blur, gamma, noise, gray.
 
-INFERRED: the data, as the challenge's are not public (300W stands in); the decoder counts as head for the learning
-rate; no warm-up, clipping or averaging; distillation does not decay; strengths and probabilities of occlusion, blur,
-gamma, noise and gray; the crop is 1.25 times the box.
+INFERRED:
+- the data: those of the challenge are not public, so 300W stands in;
+- the decoder counts as head for the learning rate;
+- there is no warm-up, clipping or averaging, and the distillation does not decay;
+- strengths and probabilities of occlusion, blur, gamma, noise and gray;
+- the crop is 1.25 times the box.
 
-The loss is the published one in our coordinates. Theirs span [-1, 1], the heads here decode in u in [0, 1] (the grid
-"cells"), where lengths are half as long: ε / 4 = 2.5e-5, s / 2 = 0.005, and weight 4 give the same loss, up to the
-factor 63/64 between the axis of their cells and that of their targets. ε 1e-4, s 0.01, weight 1 go with the grid
-"published". Edges are drawn as theirs: the brows are closed, and the lines lie 3/8 of a drawn pixel up and left.
+DIFFERENT here: their shift, rotation and scale are normally distributed with these deviations, ours uniformly up to
+them; biases and norms are not decayed.
 
-DIFFERENT here: their shift, rotation and scale are normal with these deviations, ours uniform up to them; biases and
-norms are not decayed.
+The loss is the published one in our coordinates. Theirs span [-1, 1]. The heads here decode in u in [0, 1] (the grid
+"cells"), where lengths are half as long. ε / 4 = 2.5e-5, s / 2 = 0.005 and weight 4 therefore give the same loss, up to
+the factor 63/64 between the axis of their cells and that of their targets. (The published numbers ε 1e-4, s 0.01 and
+weight 1 belong to the grid "published".) Edges are drawn as theirs: the brows are closed, and the lines lie 3/8 of a
+drawn pixel up and left.
 
-The student has 1,141,863 parameters, which is all that their forward pass uses (KNOWN, code): 1,113,593 in the backbone
-without classifier and 28,270 in three 1×1 convolutions to 51 points, 8 edges and 51 maps. INFERRED: their 1.245 M are
-the constants of the deployed TFLite file: batch norms folded into biases (-3,888), arrays of ones that a converter
-makes of the attention's `expand_as` (98,304), two grids of coordinates (8,192), points by edges (459): 1,244,930. No
-reading as a network that we tried comes near: with batch norm's statistics 1.150 M, one more 1×1 convolution 1.208 M,
-two 1.273 M, classifier 1.399 M.
+The student has 1,141,863 parameters, which are all that their forward pass uses (KNOWN, code): 1,113,593 in the
+backbone without classifier, and 28,270 in three 1×1 convolutions to 51 points, 8 edges and 51 maps. They report
+1.245 M. INFERRED: these are the constants of the deployed TFLite file, 1,244,930. They differ from the parameters by
+batch norms folded into biases (-3,888), arrays of ones that a converter makes of the attention's `expand_as` (98,304),
+two grids of coordinates (8,192), and points by edges (459). No count of the network itself that we tried comes near:
+1.150 M with batch norm's statistics, 1.208 M with one more 1×1 convolution, 1.273 M with two, 1.399 M with the
+classifier.
 """
 
 from ml_collections import ConfigDict
@@ -42,7 +50,7 @@ from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The challenge's system."""
+    """The system of the challenge; there are no variants."""
     check_variant(variant, (), __file__)
     config = base()
     config.dataset = "ibug_300w"

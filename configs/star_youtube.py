@@ -5,9 +5,10 @@
         --config.pretrained.teacher=swin_v2_t-b137f0e2.pth             # ImageNet weights; "" starts from scratch
     mlcm train --config=configs/star_youtube.py:webmorph --workdir=runs/star_webmorph        # 97 training images
 
-Time, memory and expected result: not measured. As configs/star_pair2024.py, loss included, with SwinV2-T (windows of 8)
-as teacher, all 68 points, fewer steps, a warm-up, clipping and averaged weights. configs/kdloss_youtube.py says what
-the two datasets are good for; a SwinV2 from scratch on 97 images learns nothing of use.
+Time, memory and result were not measured. The system and the loss are those of configs/star_pair2024.py, but the
+teacher is SwinV2-T with windows of 8, all 68 landmarks are used, and the training has fewer steps, a warm-up, clipping
+and averaged weights. configs/kdloss_youtube.py says what the two datasets are good for. A SwinV2 that starts from
+scratch learns nothing useful from 97 images.
 """
 
 from ml_collections import ConfigDict

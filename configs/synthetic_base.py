@@ -2,8 +2,9 @@
 
     mlcm train --config=configs/synthetic_base.py --workdir=runs/base
 
-For a GPU or TPU (bf16; global batch 128). Score: not measured. ImageNet weights help: name torchvision's files with
-`--config.pretrained.teacher=efficientnet_b3.pth --config.pretrained.student=… --config.pretrained.light=…`.
+This run needs a GPU or a TPU (bf16, global batch 128). Its time and result were not measured. To start from ImageNet
+weights, which should help, name torchvision's files with `--config.pretrained.teacher=efficientnet_b3.pth
+--config.pretrained.student=… --config.pretrained.light=…`.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@
         --config.pretrained.teacher=mobilenet_v2-b0353104.npz          # ImageNet weights; "" starts from scratch
     mlcm train --config=configs/youtube_mobilenet.py:cpu --workdir=runs/youtube_cpu …     # 96 px, 300 steps
 
-Expected result, test split (690 crops of 69 people), outer eye corners: see tfds_builders/youtube_faces_68/README.md.
-The labels are machine-made, so what is measured is agreement with another program.
+The expected result on the test split (690 crops of 69 people), divided by the distance of the outer eye corners, is in
+tfds_builders/youtube_faces_68/README.md. The labels are machine-made, so the score is agreement with another program.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant` is "" (for a GPU) or "cpu"."""
+    """`variant` is "", which needs a GPU, or "cpu"."""
     check_variant(variant, ("cpu",), __file__)
     config = base()
     config.dataset = "youtube_faces_68"

@@ -1,346 +1,347 @@
 """The command `mlcm`: flags only, the work is elsewhere.
 
-Commands are functions whose docstring is their help. Messages meant for the user come as InputError and are printed
-alone; exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 75 start me again (SIGTERM, or another process of the
-run has died).
+Commands are functions whose docstring is their help. Messages for the user come as InputError and are printed alone.
+Exit codes: 0 done; 1 failed or interrupted; 2 wrong usage; 75 start again (after SIGTERM, or when another process of
+the run has died).
 """
 
+import inspect
+import logging
 import os
 import re
 import signal
 import sys
+import textwrap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
+import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
 from mlcm_jax import __version__
-from mlcm_jax import config as config_files
+from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, Interrupted, did_you_mean
+from tfds_builders.options import OPTIONS, SWITCHES
 
-FLAGS = flags.FLAGS
-RESTART = 75  # exit code of what a scheduler should start again (EX_TEMPFAIL of sysexits.h)
-_MODULE = "mlcm"  # flags are filed under this name, so that help shows ours and not those of every library
+RESTART = 75  # exit code for what a scheduler should start again (EX_TEMPFAIL of sysexits.h)
+_WIDTH = 120  # of help texts
 
 
 class UsageError(Exception):
     """Wrong words on the command line; exit code 2."""
 
 
-def _string(name: str, default: str | None, text: str) -> None:
-    flags.DEFINE_string(name, default, text, module_name=_MODULE)
+# A command's flags: name -> (default, meaning). The default's type is that of the flag; None is a text without default.
+FlagTable = Mapping[str, tuple[Any, str]]
+_DATA_DIR = {"data_dir": (None, "Where built datasets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")}
+_WORKDIR = {"workdir": (None, "Where checkpoints, results and plots go; a run found there is resumed.")}
+_PROCESSES = {  # docs/pods.md
+    "distributed": ("", "auto: Slurm, Open MPI, TPU or GKE say which processes take part."),
+    "coordinator": ("", "Elsewhere: address:port of process 0; every process gets the same command."),
+    "processes": (0, "With --coordinator: how many processes there are."),
+    "process": (-1, "With --coordinator: the number of this one, from 0."),
+}
 
 
-def _switch(name: str, text: str) -> None:
-    flags.DEFINE_bool(name, False, text, module_name=_MODULE)
+class Flags:
+    """The flags of one call of the command. They live in a registry of their own, so that `main` may run twice."""
+
+    def __init__(self, table: FlagTable) -> None:
+        self.values = flags.FlagValues()
+        for name, (default, meaning) in table.items():
+            kinds = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
+            kinds.get(type(default), flags.DEFINE_string)(name, default, meaning, flag_values=self.values)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values[name].value
+
+    def require(self, name: str) -> str:
+        """The value of a flag that has to be given; raises UsageError without it."""
+        value = self.values[name].value if name in self.values else None
+        if not value:
+            raise UsageError(f"--{name} is missing.")
+        return value
+
+    def folder_of_data(self) -> str:
+        """--data_dir, or its default."""
+        from mlcm_jax.data.build import default_data_dir
+
+        return self.data_dir or default_data_dir()
 
 
-def _data_dir_flag() -> None:
-    _string("data_dir", None, "Where built datasets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")
+_BUILD = {name: (False if name in SWITCHES else None, meaning) for name, meaning in OPTIONS.items()}
+_LIST = {"list": (False, "Only list the datasets and whether they are built.")}
 
 
-def _data_dir() -> str:
-    from mlcm_jax.data.build import default_data_dir
+def build(words: Sequence[str], given: Flags) -> None:
+    """Builds a dataset on disk, prints what it holds and draws preview.png, 16 examples with numbered landmarks.
 
-    return FLAGS.data_dir or default_data_dir()
-
-
-def _require(name: str) -> str:
-    value = FLAGS[name].value
-    if not value:
-        raise UsageError(f"--{name} is missing.")
-    return value
-
-
-def _build_flags() -> None:
-    _data_dir_flag()
-    _switch("list", "Only list the datasets and whether they are built.")
-    _string("manual_dir", None, "Folder with the files of a dataset that cannot be downloaded.")
-    _switch("allow_missing", "Leave out faces whose image is missing, instead of refusing.")
-    _string("exclude", None, "File of keys of faces to leave out, one a line.")
-    # Of paired_folder:
-    _string("layout", None, "paired_folder: name, number of points, or a YAML file.")
-    _string("rgb_glob", None, "paired_folder: RGB images, such as '*_rgb.png'; * is the pair's name.")
-    _string("thermal_glob", None, "paired_folder: thermal images, such as '*_thermal.png'.")
-    _string("labels", None, "paired_folder: file, folder or pattern of landmarks; of several, with commas, the first.")
-    _string("boxes", None, "paired_folder: file of face boxes.")
-    _string("colormap", None, "paired_folder: palette of painted thermal images, a name or a file of r,g,b rows.")
-    _string("celsius", None, "paired_folder: scale,offset that make °C of 16-bit values.")
-    _string("splits", None, "paired_folder: shares of train, val and test, such as 0.8,0.1,0.1.")
-
-
-def build(arguments: Sequence[str]) -> None:
-    """mlcm build NAME [--manual_dir=DIR] [--data_dir=DIR] | mlcm build --list
-
-    Builds a dataset, prints what it holds and writes preview.png, 16 examples with numbered landmarks. Sets that are
-    not ours to give out are read from --manual_dir; without it you are told where to get them. `synthetic_faces` needs
-    no files (tiny, base, or any number and size of pairs, such as `synthetic_faces/6000x96`), and `paired_folder/NAME`
-    reads pairs of your own. One that is built already is left alone; one that was interrupted goes on.
+    Datasets that we may not distribute are read from --manual_dir; without it, the command says where to get them.
+    `synthetic_faces` needs no files (tiny, base, or any number and size of pairs, such as `synthetic_faces/6000x96`),
+    and `paired_folder/NAME` reads your own pairs. A dataset that is built is left alone; an interrupted build goes on.
     """
     from mlcm_jax.data import build as datasets
 
-    if FLAGS.list:
-        datasets.listing(_data_dir())
+    if given.list:
+        datasets.listing(given.folder_of_data())
         return
-    if len(arguments) != 1:
+    if len(words) != 1:
         raise UsageError("build takes the name of one dataset; `mlcm build --list` shows them.")
-    given = {name: FLAGS[name].value for name in _BUILD_OPTIONS if FLAGS[name].value}
-    datasets.build(arguments[0], _data_dir(), **given)
+    options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name)}
+    datasets.build(words[0], given.folder_of_data(), **options)
 
 
-_BUILD_OPTIONS = ("manual_dir", "allow_missing", "exclude", "layout", "rgb_glob", "thermal_glob")
-_BUILD_OPTIONS += ("labels", "boxes", "colormap", "celsius", "splits")
-
-
-def _config_path(value: str) -> str:
-    """`configs/x.py[:variant]` -> the same with a path that exists."""
-    path, colon, variant = value.partition(":")
-    try:
-        return f"{config_files.find(path)}{colon}{variant}"
-    except InputError as error:
-        raise UsageError(str(error)) from error
-
-
-def _train_flags() -> None:
-    config_flags.DEFINE_config_file("config", None, "The config, and overrides such as --config.student.width=0.5.")
-    _string("workdir", None, "Where checkpoints, results and images go; a run found there is resumed.")
-    _data_dir_flag()
-
-
-def _processes_flags() -> None:
-    """Of commands that run as several processes (docs/pods.md)."""
-    text = "auto: Slurm, Open MPI, TPU or GKE tell who takes part."
-    flags.DEFINE_enum("distributed", "", ["", "auto"], text, module_name=_MODULE)
-    _string("coordinator", "", "Elsewhere: address:port of process 0; every process gets the same command.")
-    flags.DEFINE_integer("processes", 0, "With --coordinator: how many processes there are.", module_name=_MODULE)
-    flags.DEFINE_integer("process", -1, "With --coordinator: which this one is, from 0.", module_name=_MODULE)
-
-
-def _join() -> None:
+def _join(given: Flags) -> None:
     from mlcm_jax.training import distributed
 
-    distributed.initialize(
-        auto=FLAGS.distributed == "auto",
-        coordinator=FLAGS.coordinator,
-        processes=FLAGS.processes,
-        process=FLAGS.process,
-    )
+    if given.distributed not in ("", "auto"):
+        raise UsageError(f"--distributed={given.distributed} must be auto, or be left out.")
+    place = {name: getattr(given, name) for name in ("coordinator", "processes", "process")}
+    distributed.initialize(auto=given.distributed == "auto", **place)
 
 
-def _train_and_processes_flags() -> None:
-    _train_flags()
-    _processes_flags()
+def train(_: Sequence[str], given: Flags) -> None:
+    """Trains the stages of a config and scores them: RGB teacher, thermal student, lightweight student, their controls.
 
-
-def train(arguments: Sequence[str]) -> None:
-    """mlcm train --config=configs/tiny.py --workdir=DIR [--config.KEY=VALUE …] [--data_dir=DIR]
-
-    Trains the stages of a config (RGB teacher, thermal student, lightweight student, and their controls), building the
-    dataset first where it is missing; prints the result table and writes results.json and images to the work directory.
-    The same command resumes a run that was stopped.
+    Builds the dataset where it is missing, prints the result table and writes results.json and plots to the work
+    directory. The same command resumes a run that was stopped.
     """
     from mlcm_jax.evaluation import seeds
 
-    if arguments:
-        raise UsageError(f"train takes flags only, not {arguments[0]!r}.")
-    workdir = _require("workdir")
-    if FLAGS.config is None:
-        raise UsageError("--config is missing.")
-    _join()
-    seeds.train(FLAGS.config, workdir, data_dir=_data_dir())
+    workdir, config = given.require("workdir"), given.require("config")
+    _join(given)
+    seeds.train(config, workdir, data_dir=given.folder_of_data())
 
 
-def _ablate_flags() -> None:
-    _train_flags()
-    _string("rows", "", "Train these rows alone, with commas between; the table has all.")
+_ROWS = {"rows": ("", "Train these rows alone, with commas between; the table has all rows.")}
 
 
-def ablate(arguments: Sequence[str]) -> None:
-    """mlcm ablate --config=configs/ablation_synthetic.py --workdir=DIR [--rows=A,B] [--config.KEY=VALUE …]
+def ablate(_: Sequence[str], given: Flags) -> None:
+    """Trains and scores a grid of methods × seeds, and writes one table.
 
-    Trains and scores a grid of methods × seeds, seed by seed, and writes one table after every row: NME with its
-    deviation, and what each row gains over its control, as ablation.md, ablation.json and ablation.png. Stages that
-    rows have in common are trained once. The same command goes on with what is missing.
+    After every row it writes NME with its deviation, and what each row gains over its control, to ablation.md,
+    ablation.json and ablation.png. Stages that rows share are trained once. The same command continues with what is
+    missing.
     """
     from mlcm_jax.evaluation import ablation
 
-    if arguments:
-        raise UsageError(f"ablate takes flags only, not {arguments[0]!r}.")
-    workdir = _require("workdir")
-    if FLAGS.config is None:
-        raise UsageError("--config is missing.")
-    ablation.ablate(FLAGS.config, workdir, data_dir=_data_dir(), only=[r for r in FLAGS.rows.split(",") if r])
+    workdir, config = given.require("workdir"), given.require("config")
+    rows = [row for row in given.rows.split(",") if row]
+    ablation.ablate(config, workdir, data_dir=given.folder_of_data(), only=rows)
 
 
-def _evaluate_flags() -> None:
-    _string("workdir", None, "The work directory of a run.")
-    _string("dataset", "", "The dataset; default: that of the run.")
-    _string("split", "test", "The split.")
-    _data_dir_flag()
-    _processes_flags()
+_EVALUATE = {
+    "workdir": (None, "The work directory of a run."),
+    "dataset": ("", "The dataset; default: that of the run."),
+    "split": ("test", "The split."),
+}
 
 
-def evaluate(arguments: Sequence[str]) -> None:
-    """mlcm evaluate --workdir=DIR [--dataset=NAME] [--split=test] [--data_dir=DIR]
+def evaluate(_: Sequence[str], given: Flags) -> None:
+    """Scores every finished stage of a run on a dataset.
 
-    Prints and saves NME, failure rate and AUC of every finished stage of a run, with the normaliser's name.
+    Prints and saves NME, failure rate and AUC, with the name of the normaliser.
     """
     from mlcm_jax.evaluation import evaluate as evaluation
 
-    if arguments:
-        raise UsageError(f"evaluate takes flags only, not {arguments[0]!r}.")
-    workdir = _require("workdir")
-    _join()
-    evaluation.evaluate(workdir, dataset=FLAGS.dataset, split=FLAGS.split, data_dir=_data_dir())
+    workdir = given.require("workdir")
+    _join(given)
+    evaluation.evaluate(workdir, dataset=given.dataset, split=given.split, data_dir=given.folder_of_data())
 
 
-def _predict_flags() -> None:
-    _string("model", None, "The work directory of a run.")
-    _string(
-        "stage", "compress", "Whose network: teacher (reads RGB), thermal_alone, transfer, light_alone or compress."
-    )
-    _string("box", "", "The face in every image given: x,y,w,h in pixels.")
-    _string("boxes", "", 'A JSON file {"file name": [x, y, w, h]}.')
-    _string("out", None, "Folder for predictions.json and one overlay an image.")
+_PREDICT = {
+    "model": (None, "The work directory of a run."),
+    "stage": ("", "Whose network, such as teacher (reads RGB) or compress; default: the last stage of the run."),
+    "box": ("", "The face in every image given: x,y,w,h in pixels."),
+    "boxes": ("", 'A JSON file {"file name": [x, y, w, h]}.'),
+    "out": (None, "Folder for predictions.json and one overlay for each image."),
+}
 
 
-def predict(arguments: Sequence[str]) -> None:
-    """mlcm predict --model=DIR --out=DIR [--stage=compress] [--box=x,y,w,h | --boxes=FILE.json] IMAGE…
+def predict(words: Sequence[str], given: Flags) -> None:
+    """Finds the landmarks of the face in each image: 8- or 16-bit gray, float °C (.npy, .tiff) or colour.
 
-    Landmarks of the face in each image: 8- or 16-bit gray, float °C (.npy, .tiff) or colour. Without a box the whole
-    image is taken to be the face. A box reaches from a little above the brows to the chin: the landmarks' extent
-    plus 4.5 % left and right, 13.5 % at the top and 4 % at the bottom.
+    Without a box the whole image is taken for the face. A box reaches from a little above the brows to the chin: the
+    landmarks' extent plus 4.5 % left and right, 13.5 % at the top and 4 % at the bottom.
     """
     from mlcm_jax.inference.predictor import predict_files
 
-    model, out = _require("model"), _require("out")
-    if not arguments:
+    model, out = given.require("model"), given.require("out")
+    if not words:
         raise UsageError("predict needs at least one image.")
-    if FLAGS.box and FLAGS.boxes:
+    if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    predict_files(arguments, model=model, stage=FLAGS.stage, box=FLAGS.box, boxes=FLAGS.boxes, out=out)
+    predict_files(words, model=model, stage=given.stage or None, box=given.box, boxes=given.boxes, out=out)
 
 
-def _label_flags() -> None:
-    _string("model", None, "The work directory of a run.")
-    _string("stage", "teacher", "Whose network: teacher reads RGB, the others thermal images.")
-    _string("dataset", None, "A built dataset, such as paired_folder/mine.")
-    _string("split", "unlabelled", "The split.")
-    _string("out", None, "Folder for the files: `landmarks` beside the pairs' images.")
-    _data_dir_flag()
+_LABEL = {
+    "model": (None, "The work directory of a run."),
+    "stage": ("teacher", "Whose network: teacher reads RGB, the others thermal images."),
+    "dataset": (None, "A built dataset, such as paired_folder/mine."),
+    "split": ("unlabelled", "The split."),
+    "out": (None, "Folder for the label files: `landmarks` beside the images of the pairs."),
+}
 
 
-def label(arguments: Sequence[str]) -> None:
-    """mlcm label --model=DIR --dataset=paired_folder/NAME --out=DIR/landmarks [--stage=teacher] [--split=unlabelled]
+def label(_: Sequence[str], given: Flags) -> None:
+    """Labels images that have no landmarks with the predictions of a trained network.
 
-    Writes a trained network's landmarks, with a confidence for each, as pseudo labels for images that have none, in
-    the format that `mlcm build paired_folder` reads; and labels.png to look at. An RGB teacher so labels RGB-thermal
-    pairs for the training of a thermal student.
+    Writes the landmarks with a confidence for each, as pseudo labels in the format that `mlcm build paired_folder`
+    reads, and labels.png to look at. An RGB teacher labels RGB-thermal pairs for a thermal student in this way.
     """
     from mlcm_jax.evaluation import pseudo_labels
 
-    if arguments:
-        raise UsageError(f"label takes flags only, not {arguments[0]!r}.")
-    model, dataset, out = _require("model"), _require("dataset"), _require("out")
-    pseudo_labels.label(model, dataset, out=out, stage=FLAGS.stage, split=FLAGS.split, data_dir=_data_dir())
+    model, dataset, out = given.require("model"), given.require("dataset"), given.require("out")
+    pseudo_labels.label(model, dataset, out=out, stage=given.stage, split=given.split, data_dir=given.folder_of_data())
 
 
-# name: (what runs, its flags, one line for the overview)
-COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
-    "build": (build, _build_flags, "make a dataset on disk"),
-    "train": (
-        train,
-        _train_and_processes_flags,
-        "train the stages of a config, print the result table, draw the images",
+class Command(NamedTuple):
+    """What runs, its flags, how to call it, and whether it reads a config or takes words that are no flags."""
+
+    run: Callable[[Sequence[str], Flags], None]
+    flags: FlagTable
+    usage: str
+    configured: bool = False
+    takes_words: bool = False
+
+
+COMMANDS = {
+    "build": Command(
+        build,
+        _DATA_DIR | _LIST | _BUILD,
+        "NAME [--manual_dir=DIR] [--data_dir=DIR] | mlcm build --list",
+        takes_words=True,
     ),
-    "ablate": (ablate, _ablate_flags, "train a grid of methods and seeds, and write one table"),
-    "evaluate": (evaluate, _evaluate_flags, "score the trained stages of a run on a dataset"),
-    "predict": (predict, _predict_flags, "find the landmarks in your images"),
-    "label": (label, _label_flags, "label pairs that have no landmarks by a trained network"),
+    "train": Command(
+        train,
+        _WORKDIR | _DATA_DIR | _PROCESSES,
+        "--config=configs/tiny.py --workdir=DIR [--config.KEY=VALUE …] [--data_dir=DIR]",
+        configured=True,
+    ),
+    "ablate": Command(
+        ablate,
+        _WORKDIR | _DATA_DIR | _ROWS,
+        "--config=configs/ablation_synthetic.py --workdir=DIR [--rows=A,B] [--config.KEY=VALUE …]",
+        configured=True,
+    ),
+    "evaluate": Command(
+        evaluate, _EVALUATE | _DATA_DIR | _PROCESSES, "--workdir=DIR [--dataset=NAME] [--split=test] [--data_dir=DIR]"
+    ),
+    "predict": Command(
+        predict,
+        _PREDICT,
+        "--model=DIR --out=DIR [--stage=NAME] [--box=x,y,w,h | --boxes=FILE.json] IMAGE…",
+        takes_words=True,
+    ),
+    "label": Command(
+        label,
+        _LABEL | _DATA_DIR,
+        "--model=DIR --dataset=paired_folder/NAME --out=DIR/landmarks [--stage=teacher] [--split=unlabelled]",
+    ),
 }
 
 
 def _overview() -> str:
-    lines = [
-        f"mlcm {__version__}: facial landmarks in thermal images, and what an RGB model can teach a thermal one",
-        "",
-    ]
-    lines += [f"  {name:<9} {text}" for name, (_, _, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "`mlcm COMMAND --help` tells more. Start with: mlcm train --config=configs/tiny.py --workdir=runs/tiny",
-        ]
-    )
+    title = f"mlcm {__version__}: facial landmarks in thermal images, and what an RGB model can teach a thermal one"
+    lines = [line for name, command in COMMANDS.items() for line in _column(name, _doc(command).splitlines()[0], 8)]
+    first = "mlcm train --config=configs/tiny.py --workdir=runs/tiny"
+    return "\n".join([title, "", *lines, "", f"`mlcm COMMAND --help` tells more. Start with: {first}"])
+
+
+def _doc(command: Command) -> str:
+    return inspect.cleandoc(command.run.__doc__)
+
+
+def _column(name: str, text: str, width: int) -> list[str]:
+    """`name` in a column of its own, and `text` beside it."""
+    wrapped = textwrap.wrap(text, _WIDTH - width - 4)
+    first = wrapped.pop(0) if len(name) <= width else ""
+    return [f"  {name:<{width}}  {first}".rstrip(), *(" " * (width + 4) + line for line in wrapped)]
 
 
 def _command_help(name: str) -> str:
-    function, _, _ = COMMANDS[name]
-    lines = ["\n".join(line.removeprefix("    ") for line in function.__doc__.rstrip().splitlines()), "", "Flags:"]
-    defined = FLAGS.flags_by_module_dict().get(_MODULE, [])
-    shown = [*([FLAGS["config"]] if "config" in FLAGS else []), *defined]
-    for flag in shown:
-        lines.append(f"  --{flag.name:<9} {flag.help}")
+    command = COMMANDS[name]
+    texts = {flag: meaning for flag, (_, meaning) in command.flags.items()}
+    if command.configured:
+        shipped = ", ".join(path.stem for path in sorted(configs.shipped().glob("*.py")))
+        texts = {"config": f"A config file, as configs/NAME.py[:variant]; the package ships {shipped}."} | texts
+    lines = [f"mlcm {name} {command.usage}", "", _doc(command), "", "Flags:"]
+    width = max(map(len, texts)) + 2
+    for flag, text in texts.items():
+        lines += _column(f"--{flag}", text, width)
+    if command.configured:
+        lines += ["", "Keys of the config, as --config.KEY=VALUE, with their defaults and what they decide:"]
+        for key_name, key in configs.SCHEMA.items():
+            default = "" if key.type is dict else f" = {key.default!r}"
+            lines += _column(f"{key_name}{default}", f"{key.comment} [{key.decides}]", 34)
     return "\n".join(lines)
 
 
-def _config_error(error: Exception, overrides: Sequence[str]) -> str:
-    """ml_collections' own 'Did you mean', out of its quotes and line breaks, and behind the flag that it is about."""
-    text = str(error.args[0]) if error.args else str(error)
-    text = text.replace("\\n", " ").replace("\\'", "'").replace("\n", " ").strip("'\" ")
-    missing = re.match(r"'?(\w+)'? +(Did you mean.*)", text)
-    if missing:
-        flag = next((o for o in overrides if missing.group(1) in o), "config")
-        return f"{flag}: the config has no key {missing.group(1)!r}. {missing.group(2)}"
-    return f"{', '.join(overrides)}: {text}" if overrides else text
+def _take_config(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The value of --config, "" without one, and the other words."""
+    found, others, rest = "", [], iter(words)
+    for word in rest:
+        if word.startswith("--config="):
+            found = word.removeprefix("--config=")
+        elif word == "--config":
+            found = next(rest, "")
+        else:
+            others.append(word)
+    return found, others
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses the flags of a command; returns what is not a flag."""
-    argv = list(argv)
-    for i, argument in enumerate(argv):
-        if argument.startswith("--config="):
-            argv[i] = "--config=" + _config_path(argument.removeprefix("--config="))
-        elif argument == "--config" and i + 1 < len(argv):
-            argv[i + 1] = _config_path(argv[i + 1])
+def _parse(name: str, words: Sequence[str]) -> tuple[list[str], Flags]:
+    """The words of a command that are no flags, and its flags."""
+    command = COMMANDS[name]
+    given = Flags(command.flags)
+    overrides: list[str] = []
     try:
-        return FLAGS(argv)[1:]
+        if command.configured:
+            path, words = _take_config(words)
+            overrides = [word for word in words if re.match(r"--(no)?config\.", word)]
+            if path:
+                path, _, variant = path.partition(":")
+                config = configs.load(path, variant)
+                configs.check(config)
+                configs.check_overrides(config, overrides)
+                argv = [f"mlcm {name}", *words]
+                config_flags.DEFINE_config_dict("config", config, flag_values=given.values, sys_argv=argv)
+        words = given.values([f"mlcm {name}", *words])[1:]
+        if "config" in given.values:
+            configs.check(given.config)
+    except InputError as error:
+        raise UsageError(str(error)) from error
     except flags.Error as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # A config file that raises is reported as a heading with the exception's text last.
-        raise UsageError(lines[-1] if lines[0].endswith(":") else lines[0]) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        overrides = [a for a in argv if a.startswith("--config.")]
-        raise UsageError(_config_error(error, overrides)) from error
+        raise UsageError(next(line.strip() for line in str(error).splitlines() if line.strip())) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a value of another type than the key's
+        raise UsageError(f"{', '.join(overrides)}: {' '.join(str(error).split())}") from error
+    if words and not command.takes_words:
+        raise UsageError(f"{name} takes flags only, not {words[0]!r}.")
+    return words, given
 
 
-def _dispatch(argv: Sequence[str]) -> None:
-    if not argv or argv[0] in ("--help", "-h", "help", "--version"):
-        print(__version__ if argv and argv[0] == "--version" else _overview())
+def _dispatch(words: Sequence[str]) -> None:
+    if not words or words[0] in ("--help", "-h", "help", "--version"):
+        print(__version__ if words and words[0] == "--version" else _overview())
         return
-    name, rest = argv[0], list(argv[1:])
+    name, rest = words[0], list(words[1:])
     if name not in COMMANDS:
         raise UsageError(f"There is no command {name!r}; {did_you_mean(name, COMMANDS)}")
-    function, define, _ = COMMANDS[name]
-    define()
     if any(word in ("--help", "-h", "--helpshort", "--helpfull") for word in rest):
         print(_command_help(name))
         return
-    function(_parse([f"mlcm {name}", *rest]))
+    COMMANDS[name].run(*_parse(name, rest))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the console script; `argv` without the program's name."""
-    # Libraries' warnings about what they do inside are not for the reader of a progress bar.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    sys.unraisablehook = _unraisable
-    if argv is None:  # until a training loop takes over, or JAX's service of several processes
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; `words` are those behind the program's name."""
+    _quiet_libraries()
+    if words is None:  # until a training loop takes over, or JAX's service for several processes
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        _dispatch(sys.argv[1:] if argv is None else argv)
+        _dispatch(sys.argv[1:] if words is None else words)
     except UsageError as error:
         _fail(str(error), 2)
     except InputError as error:
@@ -349,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # A scheduler that takes the machine away sends SIGTERM, and starts again what ends with this code.
         _fail(f"{stop} Run the same command again to resume.", RESTART if stop.number == signal.SIGTERM else 1)
     except KeyboardInterrupt:
-        _fail("stopped; run the same command again to go on from the last checkpoint.", 1)
+        _fail("stopped; run the same command again to continue from the last checkpoint.", 1)
     except Exception as error:
         from mlcm_jax.training import distributed
 
@@ -362,23 +363,36 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(f"{error.strerror or error}{where}; what was saved before is kept.", 1)
 
 
-def _terminate(number, _) -> None:
+def _quiet_libraries() -> None:
+    """Keeps the libraries' own logs away from the progress bar; errors still reach the user as our messages.
+
+    Orbax logs every save, and orbax and asyncio log tracebacks for errors that are reported anyway. This is done for
+    the command alone: a program that imports the package keeps its own logging.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
+
+
+def _terminate(number: int, _: Any) -> NoReturn:
     raise Interrupted("Stopped; what was saved is kept.", number)
 
 
-def _unraisable(unraisable) -> None:
-    """A write of tensorstore that outlives the event loop which gave up on it says so once a write; we say it once."""
+def _unraisable(unraisable: Any) -> None:
+    """Hides that tensorstore's pending writes outlive the event loop that gave up on them; `main` reports the error."""
     if "Event loop is closed" not in str(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     """Prints the message alone and exits."""
     print(f"mlcm: {message}", file=sys.stderr)
-    # Threads and coroutines of libraries that were cut off have their own complaints on the way out.
+    # Threads and coroutines of libraries that were cut off would complain on the way out.
     sys.unraisablehook = threading.excepthook = lambda _: None
-    if "mlcm_jax.distributed" in sys.modules:
-        sys.modules["mlcm_jax.distributed"].leave(code)
+    if "mlcm_jax.training.distributed" in sys.modules:
+        sys.modules["mlcm_jax.training.distributed"].leave(code)
     sys.exit(code)
 
 

@@ -109,7 +109,7 @@ def reverse(
     return masked_mean(loss(returned, target), weights)
 
 
-def dikd(
+def dikd(  # noqa: PLR0913
     student_features: ArrayLike,
     teacher_features: ArrayLike,
     student_head: Head,

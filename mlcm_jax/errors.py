@@ -29,4 +29,4 @@ def did_you_mean(word: str, known: Iterable[str], *, further: str = "") -> str:
     """
     known = list(known)
     near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}{further}."
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}{further}."

@@ -42,8 +42,9 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises:
         InputError: a file that is missing, or not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"The file {path} is not JSON: {error}.") from None
 

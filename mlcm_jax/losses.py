@@ -101,17 +101,17 @@ def awing(
     return jnp.where(near, curve, slope * e - offset)
 
 
-# Numbers of KD-Loss by variant: beta, (alpha, inner) of the tough teacher, (alpha, inner) of the tolerant one.
 _KD = {"paper": (0.4, (0.9, -0.45), (0.9, -0.45)), "released": (0.15, (1.9, -0.45), (1.8, -0.40))}
 
 
-def _kd_numbers(variant: str) -> tuple[float, tuple[float, float], tuple[float, float]]:
+def kd_numbers(variant: str) -> tuple[float, tuple[float, float], tuple[float, float]]:
+    """Of a variant of KD-Loss: beta, (alpha, inner) of the tough teacher, (alpha, inner) of the tolerant one."""
     if variant not in _KD:
         raise ValueError(f"unknown variant {variant!r}: use {' or '.join(_KD)}")
     return _KD[variant]
 
 
-def assistive(
+def assistive(  # noqa: PLR0913
     prediction: ArrayLike,
     teacher: ArrayLike,
     target: ArrayLike,
@@ -151,7 +151,7 @@ def assistive(
     Returns:
         float [B, K, 2], negative where e < t.
     """
-    default_beta, (default_alpha, default_inner), _ = _kd_numbers(variant)
+    default_beta, (default_alpha, default_inner), _ = kd_numbers(variant)
     alpha = default_alpha if alpha is None else alpha
     inner = default_inner if inner is None else inner
     beta = default_beta if beta is None else beta
@@ -188,7 +188,7 @@ def main(
     Returns:
         float [B, K, 2].
     """
-    _kd_numbers(variant)
+    kd_numbers(variant)
     e = _magnitude(_error(prediction, target))
     if variant == "paper":
         return jnp.where(e <= gamma, e, e**2 + gamma - gamma**2)
@@ -198,7 +198,7 @@ def main(
     return jnp.where(e <= t, 3 * e, e**2 + 3 * t - t**2)
 
 
-def kd(
+def kd(  # noqa: PLR0913
     prediction: ArrayLike,
     tough: ArrayLike | None,
     tolerant: ArrayLike | None,
@@ -234,7 +234,7 @@ def kd(
     Returns:
         float [B, K, 2], a function of e and the two t alone.
     """
-    _, *defaults = _kd_numbers(variant)
+    _, *defaults = kd_numbers(variant)
     total = main_weight * main(prediction, target, tolerant=tolerant, gamma=gamma, variant=variant)
     for teacher, given, default in zip((tough, tolerant), (tough_numbers, tolerant_numbers), defaults, strict=True):
         if teacher is not None:

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_platforms", "cpu")
 
 # Of processes that tests start, not of this one: they compile the same small programs over and over. The folder is the

@@ -1,35 +1,47 @@
-"""The house's walls: imports run downwards only, and the package loads neither TensorFlow nor PyTorch."""
+"""The architecture: imports run downwards only, and a process loads no more than it needs."""
 
 import ast
+import json
+import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
+import mlcm_jax
+
 ROOT = Path(__file__).resolve().parents[1]
 
-# A file may import from its own layer (but not in a circle) and from those before it in this list. A name is a file, or
-# a folder with all of its files that the list doesn't name.
-LAYERS = [
-    ["errors", "files", "console"],
-    ["layouts", "landmarks", "layout_file", "config"],
-    ["codecs", "dikd", "losses", "metrics", "shape_model"],
-    ["models", "synthetic", "data/boxes", "data/augment", "data/image_file", "data/draw"],
-    ["tfds_builders"],
-    ["data"],
-    ["training"],
-    ["evaluation"],
-    ["inference"],
-    ["cli", "__init__"],
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-PURE = [name for names in LAYERS[1:3] for name in names]
-
-
-def files() -> list[Path]:
-    return sorted(path for folder in ("mlcm_jax", "tfds_builders") for path in (ROOT / folder).rglob("*.py"))
+# Every part of the tree, and the other parts that it may import from. A part is a set of files, or of folders with all
+# files in them that no other part names.
+PARTS = {
+    "core": {
+        "errors", "files", "console", "layouts", "landmarks", "layout_file", "config",
+        "codecs", "dikd", "losses", "metrics", "shape_model",
+    },
+    "images": {"data/boxes", "data/image_file", "data/augment", "data/photometric", "data/draw"},
+    "models": {"models"},
+    "synthetic": {"synthetic"},
+    "tfds_builders": {"tfds_builders"},
+    "data": {"data"},
+    "training": {"training"},
+    "inference": {"inference"},
+    "evaluation": {"evaluation"},
+    "command": {"cli", "__init__"},
+}  # fmt: skip
+BELOW = {
+    "core": set(),
+    "images": {"core"},
+    "models": {"core"},
+    "synthetic": {"core", "images"},
+    "tfds_builders": {"core", "images", "synthetic"},
+    "data": {"core", "images", "synthetic", "tfds_builders"},
+    "training": {"core", "images", "models", "data"},
+    "inference": {"core", "images", "models"},
+    "evaluation": {"core", "images", "models", "data", "training", "inference"},
+    "command": set(PARTS) - {"command"},
+}
 
 
 def module(path: Path) -> str:
@@ -38,12 +50,16 @@ def module(path: Path) -> str:
     return name.removesuffix("/__init__")
 
 
-KNOWN = {module(path): path for path in files()}
+MODULES = {module(path): path for folder in ("mlcm_jax", "tfds_builders") for path in (ROOT / folder).rglob("*.py")}
 
 
-def level(name: str) -> int:
-    """The layer of a module: its own, or that of its folder."""
-    return LEVEL[name] if name in LEVEL else LEVEL[name.split("/")[0]]
+def part(name: str) -> str:
+    """The part of a module: the one that names it, or its folder."""
+    for wanted in (name, name.split("/")[0]):
+        for found, members in PARTS.items():
+            if wanted in members:
+                return found
+    raise AssertionError(f"{name} belongs to no part; add it to PARTS")
 
 
 def imported(path: Path) -> set[str]:
@@ -52,7 +68,8 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} has a relative import, which these tests do not follow"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -65,46 +82,68 @@ def ours(path: Path) -> set[str]:
         if parts[0] not in ("mlcm_jax", "tfds_builders"):
             continue
         parts = parts[1:] if parts[0] == "mlcm_jax" else parts
-        while parts and "/".join(parts) not in KNOWN:
+        while parts and "/".join(parts) not in MODULES:
             parts = parts[:-1]
         if parts:
             found.add("/".join(parts))
     return found
 
 
-def test_every_module_has_a_layer():
-    assert all(level(name) >= 0 for name in KNOWN)
+def importers_of(*wanted: str) -> set[str]:
+    """The modules that import one of the named modules, or something below it."""
+    prefixes = tuple(f"{name}/" for name in wanted)
+    return {
+        name
+        for name, path in MODULES.items()
+        if any(other in wanted or other.startswith(prefixes) for other in ours(path))
+    }
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN))
+@pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_run_downwards(name):
-    for other in ours(KNOWN[name]):
-        assert level(other) <= level(name), f"{name} imports {other} from a later layer"
+    allowed = BELOW[part(name)] | {part(name)}
+    for other in ours(MODULES[name]):
+        assert part(other) in allowed, f"{name} ({part(name)}) must not import {other} ({part(other)})"
 
 
-def test_no_module_imports_itself_by_way_of_others():
-    waiting = {name: ours(path) - {name} for name, path in KNOWN.items()}
+def test_the_parts_form_no_cycle():
+    waiting = {name: set(below) for name, below in BELOW.items()}
+    while free := [name for name, below in waiting.items() if not below & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting
+
+
+def test_no_module_imports_itself_through_others():
+    waiting = {name: ours(path) - {name} for name, path in MODULES.items()}
     while free := [name for name, others in waiting.items() if not others & waiting.keys()]:
         for name in free:
             del waiting[name]
     assert not waiting
 
 
-def test_builders_are_imported_by_two_files_alone():
-    users = {name for name, path in KNOWN.items() if any(other.startswith("tfds_builders") for other in ours(path))}
-    assert {name for name in users if not name.startswith("tfds_builders")} == {"data/build", "data/examples"}
+def test_two_files_open_datasets_and_the_command_lists_their_options():
+    users = {name for name in importers_of("tfds_builders") if not name.startswith("tfds_builders")}
+    assert users == {"data/build", "data/examples", "cli"}
+    assert {other for other in ours(MODULES["cli"]) if other.startswith("tfds_builders")} == {"tfds_builders/options"}
+    assert not ours(MODULES["tfds_builders/options"])
 
 
-@pytest.mark.parametrize("name", [*PURE, "synthetic"])
-def test_the_pure_core_knows_no_flax(name):
-    paths = [path for known, path in KNOWN.items() if known == name or known.startswith(f"{name}/")]
+def test_configs_stay_out_of_pure_functions():
+    """What lies below training takes arguments, so that it can be used without a config."""
+    assert {name.split("/")[0] for name in importers_of("config")} == {"training", "evaluation", "cli"}
+
+
+@pytest.mark.parametrize("name", sorted(PARTS["core"] | {"synthetic"}))
+def test_the_core_and_the_synthetic_faces_need_no_flax(name):
+    paths = [path for known, path in MODULES.items() if known == name or known.startswith(f"{name}/")]
     assert paths
     for path in paths:
         assert not any(other.split(".")[0] == "flax" for other in imported(path))
 
 
 def test_only_checkpoint_imports_orbax():
-    users = {name for name, path in KNOWN.items() if any(other.startswith("orbax") for other in imported(path))}
+    users = {name for name, path in MODULES.items() if any(other.startswith("orbax") for other in imported(path))}
     assert users == {"training/checkpoint"}
 
 
@@ -112,8 +151,8 @@ def test_configs_import_mlcm_jax_config_alone():
     paths = sorted((ROOT / "configs").glob("*.py"))
     assert paths
     for path in paths:
-        own = {name for name in imported(path) if name.startswith(("mlcm_jax", "tfds_builders", "configs"))}
-        assert own and all(name.startswith("mlcm_jax.config.") for name in own), path
+        own = {name for name in imported(path) if name.split(".")[0] in ("mlcm_jax", "tfds_builders", "configs")}
+        assert own and all(f"{name}.".startswith("mlcm_jax.config.") for name in own), path
 
 
 def test_no_file_is_longer_than_400_lines():
@@ -123,28 +162,63 @@ def test_no_file_is_longer_than_400_lines():
     assert not {str(path): length for path, length in lengths.items() if length > 400}
 
 
-def run(code: str) -> None:
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+def run(code: str, *options: str) -> subprocess.CompletedProcess:
+    """Python code in a fresh process, which must succeed."""
+    result = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+    return result
 
 
-def test_no_tensorflow_and_no_torch_in_a_fresh_process():
-    run(
-        "import sys, mlcm_jax.cli, mlcm_jax.evaluation.seeds, mlcm_jax.inference.predictor\n"
-        "bad = {'tensorflow', 'torch'} & set(sys.modules)\n"
-        "assert not bad, bad"
-    )
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh process has loaded after running some code, beyond those of a bare interpreter."""
+    show = "import json, sys; print(json.dumps(sorted(sys.modules)))"
+    after, bare = (set(json.loads(run(f"{lines}\n{show}").stdout)) for lines in (code, ""))
+    return after - bare
 
 
-def test_the_losses_need_jax_alone():
-    run(
-        "import sys\nfrom mlcm_jax import dikd, losses\n"
-        "bad = {'flax', 'optax', 'orbax', 'grain', 'tensorflow_datasets', 'cv2'} & set(sys.modules)\n"
-        "assert not bad, bad"
-    )
+def test_importing_the_package_is_fast_and_loads_nothing():
+    # -X importtime gives the microseconds of this import alone. The fastest of five counts: the machine may be busy.
+    times = []
+    for _ in range(5):
+        last = run("import mlcm_jax", "-X", "importtime").stderr.strip().splitlines()[-1]
+        times.append(int(re.fullmatch(r"import time: +\d+ \| +(\d+) \| mlcm_jax", last)[1]))
+    assert min(times) < 100_000
+    loaded = loaded_by("import mlcm_jax")
+    assert {name for name in loaded if name.startswith("mlcm_jax")} == {"mlcm_jax"}
+    assert not loaded & {"jax", "numpy", "flax", "absl", "cv2"}
 
 
-def test_the_wheel_lists_every_package():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {path.parent.relative_to(ROOT) for path in files() if path.name == "__init__.py"}
-    assert set(listed) == {".".join(folder.parts) for folder in folders} | {"mlcm_jax.configs"}
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("from mlcm_jax import landmarks\nassert landmarks.LAYOUTS", {"jax", "flax", "cv2", "mlcm_jax.models"}),
+        (
+            "from mlcm_jax import dikd, losses, metrics\nassert dikd.dikd and losses.wing and metrics.nme",
+            {"flax", "optax", "orbax.checkpoint", "grain", "cv2", "tensorflow_datasets", "mlcm_jax.models"},
+        ),
+        (
+            "from mlcm_jax import Predictor, models\nassert callable(Predictor) and models.create",
+            {
+                "orbax.checkpoint",
+                "grain",
+                "tensorflow_datasets",
+                "tfds_builders",
+                "mlcm_jax.training",
+                "mlcm_jax.data.examples",
+            },
+        ),
+        (
+            "import mlcm_jax.cli, mlcm_jax.evaluation.seeds, mlcm_jax.evaluation.ablation",
+            {"tensorflow", "torch"},
+        ),
+    ],
+)
+def test_a_fresh_process_loads_no_more_than_it_asks_for(code, absent):
+    loaded = loaded_by(code)
+    assert not absent & loaded, absent & loaded
+
+
+def test_the_public_names_are_listed_and_others_are_refused():
+    assert set(mlcm_jax.__all__) <= set(dir(mlcm_jax))
+    with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
+        _ = mlcm_jax.Predicter

@@ -1,7 +1,6 @@
 """The notebooks run from top to bottom, show what they promise, and are stored without outputs."""
 
 import ast
-import copy
 import json
 import re
 import shutil
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellTimeoutError
 
 FOLDER = Path(__file__).resolve().parents[1] / "colab"
 PLAYGROUND, DISTILL = "dikd_playground.ipynb", "distill.ipynb"
@@ -29,20 +27,22 @@ def code(notebook):
 
 @pytest.fixture
 def execute(tmp_path, monkeypatch):
-    """`execute(notebook)` in a kernel of its own, in `tmp_path` and without this machine's Jupyter settings."""
+    """`execute(notebook)` runs it in a kernel of its own, in `tmp_path` and without this machine's Jupyter settings."""
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.delenv("MPLBACKEND", raising=False)
 
     def run(notebook):
-        options = {"kernel_name": "python3", "resources": {"metadata": {"path": str(tmp_path)}}}
-        try:
-            done = NotebookClient(copy.deepcopy(notebook), timeout=240, **options).execute()
-        except CellTimeoutError:  # on a busy machine nbclient may miss a message of a widget, and wait for it
-            done = NotebookClient(copy.deepcopy(notebook), timeout=900, **options).execute()
-        notebook.update(done)
-        return notebook
+        options = {"timeout": 600, "iopub_timeout": 60, "raise_on_iopub_timeout": True}
+        resources = {"metadata": {"path": str(tmp_path)}}
+        client = NotebookClient(notebook, kernel_name="python3", resources=resources, **options)
+        # By default nbclient plays the front end of an output widget, and reports what it shows to the kernel through
+        # the socket on which it waits for the kernel's reply. Sending uses up the wake-up for a reply that has just
+        # arrived, and the cell then waits for its timeout (jupyter/nbclient#312). Without this front end, what a widget
+        # shows is among the outputs of the cell that made it.
+        client.comm_open_handlers["jupyter.widget"] = lambda message: None
+        return client.execute()
 
     return run
 
@@ -53,7 +53,7 @@ def streams(notebook, name):
 
 
 def images(notebook):
-    """PNG images that each code cell shows, by the id of the cell."""
+    """How many PNG images each code cell shows, by the id of the cell; cells without images are left out."""
     shown = {cell.id: [o for o in cell.outputs if "image/png" in o.get("data", {})] for cell in code(notebook)}
     return {name: len(outputs) for name, outputs in shown.items() if outputs}
 
@@ -63,7 +63,7 @@ def test_both_notebooks_are_there():
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_files_are_valid_and_hold_no_outputs(name):
+def test_files_are_valid_and_hold_no_outputs(name):
     notebook = read(name)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
@@ -82,42 +82,59 @@ def test_no_cell_names_an_absolute_path(name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_notebooks_are_thin(name):
+def test_notebooks_are_thin(name):
     trees = [ast.parse(TransformerManager().transform_cell(cell.source)) for cell in code(read(name))]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     assert not [node for node in nodes if isinstance(node, ast.ClassDef | ast.While | ast.Try)]
     assert sum(isinstance(node, ast.stmt) for node in nodes) < 64
 
 
+HIDE_WIDGETS = """
+import importlib.util
+_find = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "ipywidgets" else _find(name)
+"""
+MOVE_SLIDER = """
+alpha_slider = next(child for child in draw.widget.children if child.description == "alpha")
+alpha_slider.value = 0.3
+"""
+ASK = """
+import json, sys
+asked = [(1.0, 1.0, "none", 0.0), (0.5, 2.0, "none", 0.0), (1.0, 1.0, "linear", 0.75)]
+loaded = {"flax", "optax", "orbax", "grain", "tensorflow_datasets", "cv2"} & set(sys.modules)
+print(json.dumps({"flows": [flow(*a).tolist() for a in asked], "loaded": sorted(loaded)}))
+"""
+
+
+def code_cell(name, source):
+    cell = nbformat.v4.new_code_cell(source)
+    cell.id = name
+    return cell
+
+
 @pytest.mark.parametrize("slides", [True, False], ids=["sliders", "no ipywidgets"])
-def test_the_playground_draws_where_gradients_flow(execute, slides):
+def test_playground_draws_where_gradients_flow(execute, slides):
     notebook = read(PLAYGROUND)
     if slides:
         pytest.importorskip("ipywidgets")
+        notebook.cells.append(code_cell("move", MOVE_SLIDER))
     else:
-        hide = (
-            "import importlib.util\n_find = importlib.util.find_spec\n"
-            "importlib.util.find_spec = lambda name: None if name == 'ipywidgets' else _find(name)"
-        )
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(hide))
-    ask = (
-        "import json, sys\n"
-        "asked = [(1.0, 1.0, 'none', 0.0), (0.5, 2.0, 'none', 0.0), (1.0, 1.0, 'linear', 0.75)]\n"
-        "loaded = {'flax', 'optax', 'orbax', 'grain', 'tensorflow_datasets', 'cv2'} & set(sys.modules)\n"
-        "print(json.dumps({'flows': [flow(*a).tolist() for a in asked], 'loaded': sorted(loaded)}))"
-    )
-    notebook.cells.append(nbformat.v4.new_code_cell(ask))
+        notebook.cells.insert(0, code_cell("hide", HIDE_WIDGETS))
+    notebook.cells.append(code_cell("ask", ASK))
     execute(notebook)
 
     assert streams(notebook, "stderr") == ""
-    assert images(notebook) == {"plain": 1}
     if slides:
+        assert images(notebook) == {"plain": 1, "sliders": 1, "move": 1}
         states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
-        shown = [output for state in states for output in state["state"].get("outputs", ())]
-        assert [output["output_type"] for output in shown] == ["display_data"] and "image/png" in shown[0]["data"]
         sliders = [state["state"] for state in states if state["model_name"] == "FloatSliderModel"]
-        assert {slider["description"] for slider in sliders} == {"alpha", "beta", "progress"}
+        assert {slider["description"]: slider["value"] for slider in sliders} == {
+            "alpha": 0.3,
+            "beta": 1.0,
+            "progress": 0.5,
+        }
     else:
+        assert images(notebook) == {"plain": 1}
         assert "ipywidgets is not installed" in streams(notebook, "stdout")
 
     found = json.loads(streams(notebook, "stdout").splitlines()[-1])
@@ -128,7 +145,7 @@ def test_the_playground_draws_where_gradients_flow(execute, slides):
     np.testing.assert_array_equal(plain > 1e-2, np.array([backbone, of_head, [0] * 5, [0] * 5], bool).T)
     np.testing.assert_array_equal(plain[:, 2:], 0.0)
     assert plain[0, 0] == plain[1, 1] == plain[3, 1] == 0
-    np.testing.assert_allclose(plain[2], plain[0] + plain[1], rtol=1e-5)  # the two meet in no receiver
+    np.testing.assert_allclose(plain[2], plain[0] + plain[1], rtol=1e-5)  # no receiver gets both
     np.testing.assert_allclose(weighted[0], 0.5 * plain[0], rtol=1e-5)
     np.testing.assert_allclose(weighted[1], 2.0 * plain[1], rtol=1e-5)
     np.testing.assert_allclose(decayed, 0.25 * plain, rtol=1e-5)
@@ -137,7 +154,7 @@ def test_the_playground_draws_where_gradients_flow(execute, slides):
 def check_distill(notebook, workdir):
     results = json.loads((workdir / "results.json").read_text())
     assert [row["name"] for row in results["rows"]][-1] == "compress"
-    assert images(notebook) == {"images": 3, "overlay": 1}
+    assert images(notebook) == {"plots": 3, "overlay": 1}
     table = next(cell for cell in notebook.cells if cell.id == "table").outputs
     text = "".join(output.get("text", "") or output["data"]["text/plain"] for output in table)
     for row in results["rows"]:
@@ -148,8 +165,8 @@ def check_distill(notebook, workdir):
     assert "Warning" not in streams(notebook, "stderr")
 
 
-def test_distill_runs_on_a_finished_training(execute, tmp_path, monkeypatch, data_dir, smoke_run):
-    """Every cell of it, with the stages already trained, as after a restart of the kernel."""
+def test_distill_shows_a_finished_run(execute, tmp_path, monkeypatch, data_dir, smoke_run):
+    """All cells run, but the stages are trained already, as after a restart of the kernel."""
     monkeypatch.setenv("MLCM_DATA_DIR", str(data_dir))
     workdir = tmp_path / "runs" / "distill_smoke"
     shutil.copytree(smoke_run, workdir)
@@ -163,7 +180,7 @@ def test_distill_runs_on_a_finished_training(execute, tmp_path, monkeypatch, dat
 
 
 @pytest.mark.slow
-def test_distill_trains_from_nothing(execute, tmp_path, monkeypatch):
+def test_distill_trains_from_scratch(execute, tmp_path, monkeypatch):
     monkeypatch.setenv("MLCM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("MLCM_VARIANT", "smoke")
     check_distill(execute(read(DISTILL)), tmp_path / "runs" / "distill_smoke")

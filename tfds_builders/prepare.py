@@ -132,6 +132,10 @@ def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | 
     return not eyes or mouth is None or bool(np.mean(eyes, axis=0)[1] < mouth[1])
 
 
+# What a split's checksum covers beside the images, so that a run which resumes notices other labels.
+_LABELS = ("landmarks", "visible", "known", "box", "confidence")
+
+
 class Tally:
     """Counts what the splits of a dataset hold.
 
@@ -159,7 +163,8 @@ class Tally:
         mine["hidden"] += int((known & ~item["visible"]).sum())
         mine["points"] += int(known.sum())
         mine["odd"] += not facts["plausible"]
-        mine["hash"].update(facts["digests"][0].encode() + np.asarray(item["landmarks"], "<f4").tobytes())
+        labels = (np.asarray(item[name]).tobytes() for name in _LABELS if name in item)
+        mine["hash"].update(b"".join([*(digest.encode() for digest in facts["digests"]), *labels]))
         earlier = [self._seen.setdefault(digest, (item["key"], split)) for digest in facts["digests"]]
         self.duplicates += [(item["key"], split, *one) for one in earlier if one[1] != split][:1]
 

@@ -1,115 +1,129 @@
-"""Crops and augmentation on the host: (example, rng) -> example, numpy and OpenCV.
+"""Crops and augmentation on the host: (example, rng) -> example, with numpy and OpenCV.
 
-An example is a dict as a builder yields it: `rgb` uint8 [H, W, 3] and / or `thermal` uint8 [H, W] or [H, W, 1],
+An example is a dict as `data.examples` yields it: `rgb` uint8 [H, W, 3], `thermal` uint8 [H, W] or [H, W, 1], or both,
 aligned with each other; `landmarks` [K, 2] in pixels, `visible` bool [K], `box` (x, y, w, h) in pixels, and perhaps
-`weight` [K]. What is
-geometric happens to both modalities and the landmarks by one and the same matrix; what is photometric belongs to one
-modality.
+`known` and `weight` [K]. Geometric changes act on both modalities and the landmarks through one matrix; photometric
+changes (`data.photometric`) act on one modality.
 
-Speed is a design rule here, as this code competes with training for two cores: random numbers are drawn in one call,
-the matrix is composed in plain floats, both modalities are warped as one image of four channels, images stay
-8 bits until they are on the devices, tone and colour go through one 256-entry table, noise comes from a bank.
+This code competes with training for the processor, so it is written for speed: random numbers are drawn in one call,
+the matrix is composed in plain floats, both modalities are warped as one image of four channels, and images stay 8 bits
+until they are on the devices.
 """
 
-import functools
-import itertools
+import dataclasses
 import math
+from typing import Any
 
 import cv2
 import numpy as np
 
-from mlcm_jax import landmarks as layouts
-from mlcm_jax.data import boxes
+from mlcm_jax import landmarks
+from mlcm_jax.data import boxes, photometric
 from mlcm_jax.errors import InputError
 
-_TO_FLOAT = (np.arange(256) / 255.0).astype(np.float32)
-_RAMP = np.arange(256) / 255.0
-_KNOTS = np.linspace(0.0, 1.0, 7)
-_SIGMA = 26  # of the noise bank, in its 8-bit steps: they reach to 4.9 standard deviations
+Example = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a crop; 0 switches each off.
+
+    Attributes:
+        jitter: how far every side of the box moves, over the box's width or height; up to 0.49.
+        rotation: largest rotation in degrees.
+        scale: the square grows by a log-uniform factor of 1 / (1 + scale) to 1 + scale.
+        shift: largest shift of the centre along each axis, over the square's side.
+        flip: probability of a mirror image.
+        photometric: strength of `photometric.rgb` and `photometric.thermal`.
+        occlusion: probability of `occlude`.
+    """
+
+    jitter: float = 0.0
+    rotation: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    flip: float = 0.0
+    photometric: float = 0.0
+    occlusion: float = 0.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether the crop itself is random."""
+        return bool(self.jitter or self.rotation or self.scale or self.shift or self.flip)
 
 
 def crop(
-    example,
+    example: Example,
     *,
-    size,
-    layout,
-    expand=1.25,
-    rng=None,
-    jitter=0.0,
-    rotation=0.0,
-    scale=0.0,
-    shift=0.0,
-    flip=0.0,
-    floats=True,
-) -> dict:
+    size: int,
+    layout: str | landmarks.Layout,
+    expand: float = 1.25,
+    rng: np.random.Generator | None = None,
+    augmentation: Augmentation = Augmentation(),
+    floats: bool = True,
+) -> Example:
     """Cuts a square around the box out of every modality and resizes it to `size`, optionally at random.
 
-    The square is centred on the box, its side is `expand * max(w, h)`; so the crop is isotropic and may reach beyond
-    the image (zeros there). In this order: every side of the box moves by up to `jitter` of its length (left and
-    right by the width, top and bottom by the height), the square turns by up to `rotation` degrees and grows by a
-    factor of up to `1 + scale` either way (log-uniform), its centre moves by up to `shift` of its side along each
-    axis, and with probability `flip` it is mirrored. All draws are uniform. Each modality is warped once, bilinearly;
-    where the crop shrinks the image by a factor of 2 or more, the image is first halved by area averaging until the
-    warp itself shrinks by less than 2.
+    The square is centred on the box, and its side is `expand * max(w, h)`; so the crop is isotropic, and may reach
+    beyond the image (zeros there). The random changes follow in this order: the sides of the box move, the square
+    rotates and grows, its centre moves, and it is mirrored; all draws are uniform. Each modality is warped once,
+    bilinearly; where the crop shrinks the image by a factor of 2 or more, the image is first halved by area averages
+    until the warp itself shrinks by less than 2.
 
-    A mirrored crop's landmarks are permuted by the layout, so a network sees the same order always; its `to_image`
-    includes the mirror. To map a prediction of a mirrored crop back: `pixels = to_image(prediction)[layout.flip]`,
-    permuting once more, because the point that lies on the image's landmark i is the mirrored crop's point
-    `flip[i]`. (Evaluation never mirrors.)
+    A mirrored crop's landmarks are permuted by the layout, so that a network always sees the same order; its `to_image`
+    includes the mirror. To map a prediction for a mirrored crop back: `pixels = to_image(prediction)[layout.flip]`. It
+    is permuted once more, because the point on the image's landmark i is the mirrored crop's point `flip[i]`.
 
     Args:
-      example: see the top of this file.
-      size: side S of the crop in pixels.
-      layout: name or Layout of the landmarks.
-      expand: side of the square in units of the box's longer side.
-      rng: numpy Generator; needed as soon as one of the following is not 0.
-      jitter: up to 0.49.
-      rotation: degrees.
-      scale: 0.1 means a factor of 1/1.1 to 1.1.
-      shift: in units of the square's side.
-      flip: probability.
-      floats: False leaves the images uint8, for what follows here to work on.
+        example: see the top of this file.
+        size: side S of the crop in pixels.
+        layout: of the landmarks.
+        expand: side of the square over the box's longer side.
+        rng: needed for a random crop.
+        augmentation: its geometric part; `photometric` has functions for the rest.
+        floats: False leaves the images uint8, for the other functions here to work on.
 
     Returns:
-      A new dict: `rgb` float32 [S, S, 3] and / or `thermal` float32 [S, S, 1] in [0, 1] (see `floats`), `landmarks`
-      float32 [K, 2] in u (may leave [0, 1]), `visible` bool [K], `box` float32 [4] as it came, `to_image` float32
-      [2, 3], crop pixels to original pixels. Other fields are handed on as they are, `celsius` excepted, whose pixels
-      would no longer fit.
+        A new dict: `rgb` float32 [S, S, 3] and / or `thermal` float32 [S, S, 1] in [0, 1] (see `floats`), `landmarks`
+        float32 [K, 2] in u (may leave [0, 1]), `visible` bool [K], `box` float32 [4] as it came, `to_image` float32
+        [2, 3], crop pixels to original pixels. Other fields are handed on, except `celsius`, which would not be aligned
+        with the crop.
 
     Raises:
-      InputError: images of another type or of different sizes; landmarks with NaN or of another count; a box that
-        is empty, not finite or wholly outside the image.
+        InputError: images of another type or of different sizes; landmarks with NaN or of another count; a box that is
+            empty, not finite or wholly outside the image.
     """
-    layout = layouts.get(layout)
+    layout = landmarks.get(layout)
     images = {name: _uint8(example[name], name) for name in ("rgb", "thermal") if name in example}
     shapes = {image.shape[:2] for image in images.values()}
     if len(shapes) != 1:
         sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
         raise InputError(f"RGB and thermal differ in size: {sizes}." if shapes else "There is neither rgb nor thermal.")
     height, width = shapes.pop()
-    points = layouts.check(example["landmarks"], layout)
+    points = landmarks.check(example["landmarks"], layout)
     x, y, w, h = box = boxes.checked(example["box"], "The box")
     boxes.check_inside(box, width, height, "The box")
 
     mirrored = False
     left, top, right, bottom = x, y, x + w, y + h
     turn, grow, move_x, move_y = 0.0, 1.0, 0.0, 0.0
-    if jitter or rotation or scale or shift or flip:
+    if augmentation.moves:
         if rng is None:
             raise ValueError("a random crop needs rng")
         r = (2.0 * rng.random(9) - 1.0).tolist()
+        jitter, shift = augmentation.jitter, augmentation.shift
         left, right = left + r[0] * jitter * w, right + r[1] * jitter * w
         top, bottom = top + r[2] * jitter * h, bottom + r[3] * jitter * h
-        turn = math.radians(r[4] * rotation)
-        grow = math.exp(r[5] * math.log1p(scale))
+        turn = math.radians(r[4] * augmentation.rotation)
+        grow = math.exp(r[5] * math.log1p(augmentation.scale))
         move_x, move_y = r[6] * shift, r[7] * shift
-        mirrored = (r[8] + 1.0) / 2.0 < flip
+        mirrored = (r[8] + 1.0) / 2.0 < augmentation.flip
     side = expand * grow * max(right - left, bottom - top)
     center_x = (left + right) / 2 + move_x * side
     center_y = (top + bottom) / 2 + move_y * side
 
-    # Crop pixel -> original pixel: p = R diag(±step, step) (c - middle) + centre, pixel centres at integers on both
-    # sides.
+    # Crop pixel -> original pixel: p = R diag(±step, step) (c - middle) + centre, with pixel centres at integers in
+    # both.
     step = side / size
     middle = (size - 1) / 2
     cos, sin = step * math.cos(turn), step * math.sin(turn)
@@ -122,137 +136,61 @@ def crop(
     out |= _warp(images, matrix, size)
     # The inverse of the 2x2 part is its transpose over step², as it is a rotation with a mirror and a scale.
     inverse = np.array([[a, b], [c, d]]) / (step * step * size)
-    points = (points - (e, f)) @ inverse + 0.5 / size
-    visible = np.asarray(example["visible"], dtype=bool)
-    if visible.shape != (layout.count,):
-        raise InputError(f"Visibility has shape {visible.shape}, but layout {layout.name} has {layout.count} points.")
+    out["landmarks"] = ((points - (e, f)) @ inverse + 0.5 / size).astype(np.float32)
+    out["visible"] = np.asarray(example["visible"], dtype=bool)
+    if out["visible"].shape != (layout.count,):
+        raise InputError(
+            f"Visibility has shape {out['visible'].shape}, but layout {layout.name} has {layout.count} points."
+        )
     if mirrored:
-        points, visible = points[layout.flip], visible[layout.flip]
-        if "weight" in out:
-            out["weight"] = out["weight"][layout.flip]
-    out["landmarks"] = points.astype(np.float32)
-    out["visible"] = visible
+        for name in {"landmarks", "visible", "known", "weight"} & out.keys():
+            out[name] = out[name][layout.flip]
     out["box"] = np.array(box, dtype=np.float32)
     out["to_image"] = matrix.astype(np.float32)
-    return out | {name: _floats(out[name]) for name in images} if floats else out
+    return out | {name: photometric.to_floats(out[name]) for name in images} if floats else out
 
 
-def photometric_rgb(image, rng, *, strength=1.0) -> np.ndarray:
-    """Random light, colour and sensor for an RGB crop: gamma, brightness, contrast, cast, darkness, gray, blur, noise.
-
-    Args:
-      image: uint8, or float32 in [0, 1], which is quantised to 8 bits, [S, S, 3].
-      rng: numpy Generator.
-      strength: scales every range and probability; 0 leaves the image as it is.
-
-    Returns:
-      uint8, or float32 in [0, 1], as the image came, [S, S, 3], a new array.
-    """
-    if strength <= 0:
-        return image.copy()
-    r = rng.random(16).tolist()
-    signed = [strength * (2.0 * value - 1.0) for value in r]
-    small = _bytes(image)
-    if r[0] < 0.15 * strength:
-        small = _blur(small, r[1])
-    if r[2] < 0.15 * strength:
-        small = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-    # One curve for all channels and a gain for each: 0.5 + contrast (v^gamma - 0.5) + brightness, then light.
-    gamma = math.exp(0.4 * signed[3])
-    contrast, brightness = math.exp(0.3 * signed[4]), 0.12 * signed[5]
-    light = 1.0
-    dark = r[6] < 0.12 * strength
-    if dark:
-        light = 0.1 + 0.4 * r[7]
-    tone = (_RAMP**gamma - 0.5) * contrast + (0.5 + brightness)
-    gains = np.array([light * math.exp(0.12 * value) for value in signed[8:11]])
-    out = cv2.LUT(small, _table(tone[:, None, None] * gains))
-
-    if dark or r[11] < 0.5 * strength:
-        sigma = strength * (0.03 * r[12] + (0.03 if dark else 0.0))
-        _add_noise(out, sigma, r[13])
-    return out if image.dtype == np.uint8 else _floats(out)
-
-
-def photometric_thermal(image, rng, *, strength=1.0, invert=0.0) -> np.ndarray:
-    """Random camera for a thermal crop: resolution, blur, local contrast, tone curve, gain, noise, stripes.
-
-    Gray values of real cameras are no linear function of temperature: the automatic gain stretches what it finds. The
-    tone curve is therefore a random *monotone* one (a gamma plus a piecewise linear part), so that hot stays brighter
-    than cold.
+def to_crop(points: np.ndarray, box: np.ndarray, expand: float) -> np.ndarray:
+    """Where `crop`, without augmentation, puts landmarks.
 
     Args:
-      image: uint8, or float32 in [0, 1], which is quantised to 8 bits, [S, S, 1].
-      rng: numpy Generator.
-      strength: scales every range and probability; 0 leaves the image as it is, but for `invert`.
-      invert: probability of reversed polarity (cold = bright, as some cameras are set).
+        points: float [..., K, 2] in pixels.
+        box: float [..., 4], x, y, w, h in pixels.
+        expand: side of the square over the box's longer side.
 
     Returns:
-      uint8, or float32 in [0, 1], as the image came, [S, S, 1], a new array.
+        float [..., K, 2] in u: (point - centre of the box) / side + 1/2.
     """
-    strength = max(strength, 0.0)
-    r = rng.random(32).tolist()
-    size = image.shape[0]
-    small = _bytes(image).reshape(size, size)
-    if r[0] < 0.2 * strength:
-        low = max(8, round(size * (1.0 - 0.65 * r[1])))
-        small = cv2.resize(cv2.resize(small, (low, low), interpolation=cv2.INTER_AREA), (size, size))
-    if r[2] < 0.2 * strength:
-        small = _blur(small, r[3])
-    if r[4] < 0.2 * strength:
-        # A camera's "detail enhancement": what differs from the surroundings is amplified.
-        amount = 0.3 + 0.7 * r[5]
-        width = 2 * round(size * (0.05 + 0.1 * r[6])) + 1
-        small = cv2.addWeighted(small, 1.0 + amount, cv2.blur(small, (width, width)), -amount, 0.0)
-
-    curve = _RAMP
-    if strength:
-        curve = _RAMP ** math.exp(0.5 * strength * (2.0 * r[7] - 1.0))
-        # Increments of equal size are the identity; the more they differ, the stranger the curve, but it never falls.
-        rises = [math.exp(0.9 * strength * (2.0 * value - 1.0)) for value in r[8:14]]
-        heights = np.array(list(itertools.accumulate(rises, initial=0.0)))
-        curve = np.interp(curve, _KNOTS, heights / heights[-1])
-        gain = math.exp(0.25 * strength * (2.0 * r[14] - 1.0))
-        curve = (curve - 0.5) * gain + (0.5 + 0.1 * strength * (2.0 * r[15] - 1.0))
-        curve = curve.clip(0.0, 1.0)
-    if r[16] < invert:
-        curve = 1.0 - curve
-
-    noisy, striped = r[17] < 0.5 * strength, r[19] < 0.2 * strength
-    if striped:
-        # Fixed-pattern noise: an offset for each column or each row, as uncooled sensors have. Rare, so in floats.
-        out = cv2.LUT(small, curve.astype(np.float32))
-        offsets = 0.02 * strength * r[20] * _normal(size, r[21])
-        out += offsets[None, :] if r[22] < 0.7 else offsets[:, None]
-        if noisy:
-            out += 0.03 * strength * r[18] * _normal(out.size, r[23]).reshape(out.shape)
-        out = _bytes(out.clip(0.0, 1.0, out))
-    else:
-        out = cv2.LUT(small, _table(curve))
-        if noisy:
-            _add_noise(out, 0.03 * strength * r[18], r[23])
-    out = out.reshape(size, size, 1)
-    return out if image.dtype == np.uint8 else _floats(out)
+    box = np.asarray(box, np.float64)
+    side = expand * box[..., 2:].max(-1)[..., None, None]
+    centre = (box[..., :2] + box[..., 2:] / 2)[..., None, :]
+    return (points - centre) / side + 0.5
 
 
-def occlude(example, rng, *, p=0.5, count=2, smallest=0.1, largest=0.35) -> dict:
-    """With probability p, covers up to `count` random rectangles, at the same place in both modalities.
+def occlude(
+    example: Example,
+    rng: np.random.Generator,
+    *,
+    p: float = 0.5,
+    count: int = 2,
+    smallest: float = 0.1,
+    largest: float = 0.35,
+) -> Example:
+    """Covers random rectangles, at the same place in both modalities.
 
     A patch has one random colour in RGB and one random gray in thermal, as a hand or a cup has. `visible` stays as it
-    is: a covered landmark is still to be predicted from the rest of the face, which is the point of this
-    augmentation.
+    is: the network is to predict a covered landmark from the rest of the face.
 
     Args:
-      example: as `crop` gives it.
-      rng: numpy Generator.
-      p: probability that anything is covered.
-      count: most patches.
-      smallest: shortest side of a patch, in units of the crop's side.
-      largest: longest side.
+        example: as `crop` returns it.
+        rng: random numbers.
+        p: probability that anything is covered.
+        count: the largest number of patches.
+        smallest: shortest side of a patch, in units of the crop's side.
+        largest: longest side.
 
     Returns:
-      A new dict; the images are copies where patches were drawn.
+        A new dict; the images are copies where patches were drawn.
     """
     r = rng.random(2 + 8 * count).tolist()
     if r[0] >= p:
@@ -272,13 +210,13 @@ def occlude(example, rng, *, p=0.5, count=2, smallest=0.1, largest=0.35) -> dict
     return out
 
 
-def _warp(images, matrix, size) -> dict:
+def _warp(images: dict[str, np.ndarray], matrix: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """uint8 [size, size, ...] each: crop pixel c takes the value at matrix @ (c, 1); zeros outside the image."""
     height, width = next(iter(images.values())).shape[:2]
     (a, b, e), (c, d, f) = matrix.tolist()
     halvings = int(math.log2(max(1.0, math.hypot(a, c) * (1 + 1e-6))))
     factor = 1 << halvings
-    # Only the part under the crop is touched: its bounding box and two reduced pixels more, in whole reduced ones.
+    # Work only on the part under the crop: its bounding box and two reduced pixels more, in whole reduced pixels.
     corners = [(u, v) for u in (0, size - 1) for v in (0, size - 1)]
     xs, ys = [a * u + b * v + e for u, v in corners], [c * u + d * v + f for u, v in corners]
     x0, y0 = max(0, int(min(xs)) - 2 * factor), max(0, int(min(ys)) - 2 * factor)
@@ -308,7 +246,7 @@ def _warp(images, matrix, size) -> dict:
     return {"rgb": cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), "thermal": thermal}
 
 
-def _uint8(image, name) -> np.ndarray:
+def _uint8(image: Any, name: str) -> np.ndarray:
     image = np.asarray(image)
     channels = 3 if name == "rgb" else 1
     if name == "thermal" and image.ndim == 2:
@@ -316,54 +254,3 @@ def _uint8(image, name) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or image.size == 0:
         raise InputError(f"The {name} image must be uint8 [H, W, {channels}], not {image.dtype} {image.shape}.")
     return image if channels == 3 else image[..., 0]
-
-
-def _bytes(image) -> np.ndarray:
-    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255.0)
-
-
-def _floats(image) -> np.ndarray:
-    # As one channel: OpenCV takes no more than four dimensions' worth of image, and one channel is fastest.
-    return cv2.LUT(image.reshape(len(image), -1), _TO_FLOAT).reshape(image.shape)
-
-
-def _table(values) -> np.ndarray:
-    return (255.0 * values.clip(0.0, 1.0)).round().astype(np.uint8)
-
-
-def _blur(image, u) -> np.ndarray:
-    """Gaussian blur that grows with the crop: sigma is 0.4 to 1.0 pixels at 64 pixels, to 2.8 at 256."""
-    sigma = 0.4 + 0.6 * u * max(1.0, len(image) / 64)
-    width = 2 * max(1, round(2.0 * sigma)) + 1  # OpenCV's own choice, three sigma a side, takes twice as long
-    return cv2.GaussianBlur(image, (width, width), sigma)
-
-
-@functools.cache
-def _bank() -> np.ndarray:
-    """A million normal numbers as uint8, 128 + _SIGMA z, drawn once: fresh ones cost more than all the rest here."""
-    return _noise_bytes(np.random.default_rng(0), 1 << 20)
-
-
-def _noise_bytes(rng, count) -> np.ndarray:
-    return (128.0 + _SIGMA * rng.standard_normal(count, dtype=np.float32)).round().clip(0, 255).astype(np.uint8)
-
-
-def _noise(count, u) -> np.ndarray:
-    """`count` numbers as those of the bank, a stretch of it chosen by u in [0, 1)."""
-    bank = _bank()
-    if count > len(bank) // 2:
-        return _noise_bytes(np.random.default_rng(int(u * 2**53)), count)
-    start = int(u * (len(bank) - count))
-    return bank[start : start + count]
-
-
-def _normal(count, u) -> np.ndarray:
-    """`count` standard normal numbers, float32, of the same stretch."""
-    return (_noise(count, u).astype(np.float32) - 128.0) / _SIGMA
-
-
-def _add_noise(image, sigma, u) -> None:
-    """Adds normal noise, sigma in units of the range, to an image of 8 bits, in place."""
-    flat = image.reshape(-1)
-    scale = 255.0 * sigma / _SIGMA
-    cv2.addWeighted(flat, 1.0, _noise(flat.size, u), scale, -128.0 * scale, flat)

@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 
 
 def parse_box(text: str) -> Box:
-    """ "x,y,w,h" in pixels, as --box takes it. Raises InputError unless these are four finite numbers and w, h > 0."""
+    """A box out of "x,y,w,h" in pixels, as --box takes it; see `checked` for what is refused."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -45,11 +45,11 @@ def checked(value: Any, what: str) -> Box:
     """A box as four floats.
 
     Args:
-      value: x, y, w, h as a list, a tuple or an array.
-      what: opens the message, such as "The box of a.png".
+        value: x, y, w, h as a list, a tuple or an array.
+        what: opens the message, such as "The box of a.png".
 
     Raises:
-      InputError: other than four finite numbers, or a width or height that isn't above 0.
+        InputError: other than four finite numbers, or a width or height that isn't above 0.
     """
     value = value.tolist() if isinstance(value, np.ndarray) else value
     numbers = isinstance(value, list | tuple) and all(type(v) in (int, float) for v in value)
@@ -76,7 +76,7 @@ def check_inside(box: Sequence[float], width: int, height: int, what: str) -> No
         )
 
 
-def _kind(value) -> str:
+def _kind(value: Any) -> str:
     names = {dict: "JSON object", list: "list with something other than numbers", str: "text", type(None): "null"}
     return names.get(type(value), "single value")
 

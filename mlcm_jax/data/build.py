@@ -1,4 +1,4 @@
-"""What `mlcm build` does around a builder: the summary, the contact sheet, the list."""
+"""What `mlcm build` does around a builder: it prints a summary, draws a contact sheet, and lists the datasets."""
 
 import os
 from pathlib import Path
@@ -18,18 +18,24 @@ SHEET = 16  # examples on preview.png
 
 
 def default_data_dir() -> str:
-    """$MLCM_DATA_DIR, or a folder in the user's cache."""
+    """Where built datasets are: $MLCM_DATA_DIR, or a folder in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.environ.get("MLCM_DATA_DIR") or os.path.join(cache, "mlcm_jax")
 
 
 def build(name: str, data_dir: str, **options: Any) -> Path:
-    """Builds a dataset if it is not built yet, prints what it holds, writes `preview.png`, and returns its folder.
+    """Builds a dataset if it is not built yet, prints what it holds, and draws its `preview.png`.
 
-    `options` are those of the set's `make`, such as `manual_dir`.
+    Args:
+        name: of the dataset.
+        data_dir: where built datasets are.
+        **options: see `tfds_builders.build`, such as `manual_dir`.
+
+    Returns:
+        The folder of the dataset.
 
     Raises:
-      InputError: see `tfds_builders.build`.
+        InputError: see `tfds_builders.build`.
     """
     builder = tfds_builders.build(name, data_dir, **options)
     folder = Path(builder.data_dir)
@@ -46,14 +52,18 @@ def build(name: str, data_dir: str, **options: Any) -> Path:
 
 
 def listing(data_dir: str) -> None:
-    """Prints every dataset with its modalities, points, and whether it is built."""
+    """Prints a table of all datasets: their modalities, their number of landmarks, and whether they are built.
+
+    Args:
+        data_dir: where built datasets are.
+    """
     table = Table(box=None, pad_edge=False)
     for column in ("dataset", "images", "points", "built"):
         table.add_column(column, justify="right" if column == "points" else "left", no_wrap=column != "built")
-    for name in (*tfds_builders.names(), *_own_sets(data_dir)):
+    for name in (*tfds_builders.names(), *_further_datasets(data_dir)):
         try:
             builder = tfds_builders.load(name, data_dir)
-        except InputError:  # a set of the user's own whose facts cannot be read
+        except InputError:  # a dataset of the user's own whose metadata cannot be read
             table.add_row(name, "", "", "damaged: delete its folder")
             continue
         modalities = [m for m in MODALITIES if m in builder.info.features]
@@ -63,8 +73,8 @@ def listing(data_dir: str) -> None:
     console.print(table)
 
 
-def _own_sets(data_dir: str) -> list[str]:
-    """The user's folders of pairs and sizes of synthetic faces that are built, beyond the fixed names."""
+def _further_datasets(data_dir: str) -> list[str]:
+    """Built datasets whose names are not fixed: the user's own pairs, and other sizes of synthetic faces."""
     found = []
     for family in ("synthetic_faces", "paired_folder"):
         for folder in sorted((Path(data_dir).expanduser() / family).glob("*/*.*.*/dataset_info.json")):
@@ -89,8 +99,11 @@ def _print_summary(builder: Any, measured: dict[str, Any]) -> None:
 
 
 def _shown(builder: Any) -> list[dict[str, Any]]:
-    """Up to `SHEET` examples spread over the first split that has landmarks."""
-    split = next(iter(sorted(builder.info.splits, key=lambda name: (name == "unlabelled", name != "train", name))))
+    """Up to `SHEET` examples, evenly spread over the training split, or over the first one if there is none.
+
+    A split of unlabelled examples is shown only if there is no other.
+    """
+    split = min(builder.info.splits, key=lambda name: (name == "unlabelled", name != "train", name))
     examples = Examples(builder, split, builder.LAYOUT, labelled=False)
     places = np.unique(np.linspace(0, len(examples) - 1, SHEET).round().astype(int))
     return [examples[k] | {"key": str(examples.metadata(k).get("key", k))} for k in places.tolist()]

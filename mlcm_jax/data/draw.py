@@ -2,11 +2,14 @@
 
 import functools
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from etils import epath
 from matplotlib import font_manager
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from mlcm_jax import landmarks
@@ -17,29 +20,39 @@ TRUTH, PREDICTION = (40, 200, 60), (255, 50, 50)  # green and red, RGB
 SHOWN, HIDDEN = (255, 255, 90), (255, 120, 60)  # numbers of visible and of invisible landmarks: yellow and orange
 _TILE = 512  # side of a face on a contact sheet, pixels
 
+Color = tuple[int, int, int]
 
-def draw_landmarks(image, points, layout, *, color=PREDICTION, box=None, smallest=512) -> np.ndarray:
+
+def draw_landmarks(
+    image: np.ndarray,
+    points: ArrayLike,
+    layout: str | landmarks.Layout,
+    *,
+    color: Color = PREDICTION,
+    box: Sequence[float] | None = None,
+    smallest: int = 512,
+) -> np.ndarray:
     """Landmarks and the layout's lines on an image.
 
     Args:
-      image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
-      points: [K, 2] in pixels of `image`, pixel centres at integers; points outside are left out by the drawing.
-      layout: name or Layout.
-      color: RGB.
-      box: optional x, y, w, h in pixels, drawn thin.
-      smallest: an image whose longer side is below this many pixels is enlarged by a whole number first, or the
-        dots would hide the face. 0 keeps the size.
+        image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
+        points: [K, 2] in pixels of `image`, pixel centres at integers; points outside the image are not drawn.
+        layout: name or Layout.
+        color: RGB.
+        box: optional x, y, w, h in pixels, drawn thin.
+        smallest: an image whose longer side is below this many pixels is first enlarged by a whole number, because the
+            dots would hide the face. 0 keeps the size.
 
     Returns:
-      uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
+        uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
     """
     layout = landmarks.get(layout)
     points = landmarks.check(points, layout)
     canvas, factor = _enlarged(image, smallest)
     side = max(canvas.shape[:2])
-    bits = 4  # fractional bits of OpenCV's fixed-point coordinates: dots sit where the landmarks are, to 1/16 pixel
+    bits = 4  # fractional bits of OpenCV's coordinates: dots are exact to 1/16 pixel
 
-    def fixed(values):
+    def fixed(values: ArrayLike) -> np.ndarray:
         scaled = (np.asarray(values, np.float64) + 0.5) * factor - 0.5
         return np.clip(scaled * (1 << bits), -(2**30), 2**30).round().astype(np.int32)
 
@@ -57,25 +70,33 @@ def draw_landmarks(image, points, layout, *, color=PREDICTION, box=None, smalles
     return canvas
 
 
-def numbered(image, points, layout, *, visible=None, box=None, smallest=1024) -> np.ndarray:
-    """Every landmark with its 0-based number, so that one sees whether the order is the layout's.
+def numbered(
+    image: np.ndarray,
+    points: ArrayLike,
+    layout: str | landmarks.Layout,
+    *,
+    visible: ArrayLike | None = None,
+    box: Sequence[float] | None = None,
+    smallest: int = 1024,
+) -> np.ndarray:
+    """Every landmark with its 0-based number, which shows whether the order is the layout's.
 
-    Each number stands beside its dot where it covers neither another number nor a dot, as far as there is room; one
-    that had to move away is tied to its dot by a line. Visible landmarks are yellow, invisible ones orange.
+    Each number stands beside its dot where it covers neither another number nor a dot, as far as there is room; a line
+    ties it to its dot if it had to move away. Visible landmarks are yellow, invisible ones orange.
 
     Args:
-      image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
-      points: [K, 2] in pixels of `image`, pixel centres at integers; one with NaN (unlabelled) is left out.
-      layout: name or Layout; its lines are drawn thin.
-      visible: bool [K]; all by default.
-      box: optional x, y, w, h in pixels, drawn thin.
-      smallest: as in `draw_landmarks`.
+        image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
+        points: [K, 2] in pixels of `image`, pixel centres at integers; NaN (unlabelled) is not drawn.
+        layout: name or Layout; its lines are drawn thin.
+        visible: bool [K]; default: all.
+        box: optional x, y, w, h in pixels, drawn thin.
+        smallest: as in `draw_landmarks`.
 
     Returns:
-      uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
+        uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
 
     Raises:
-      InputError: an image of another kind, or landmarks of another count.
+        InputError: an image of another kind, or landmarks of another count.
     """
     layout = landmarks.get(layout)
     points = np.asarray(points, np.float64)
@@ -88,7 +109,7 @@ def numbered(image, points, layout, *, visible=None, box=None, smallest=1024) ->
     inside = known & ((places > -0.5) & (places < (width - 0.5, height - 0.5))).all(axis=-1)
     thin, dot = max(1, max(height, width) // 700), max(1.5, max(height, width) / 400)
 
-    def line(ends, color):
+    def line(ends: ArrayLike, color: Color) -> None:
         cv2.polylines(canvas, [(np.asarray(ends) * 16).round().astype(np.int32)], False, color, thin, cv2.LINE_AA, 4)
 
     if box is not None:
@@ -115,20 +136,22 @@ def numbered(image, points, layout, *, visible=None, box=None, smallest=1024) ->
     return np.asarray(sheet).copy()
 
 
-def contact_sheet(path, rows, layout, columns=4) -> None:
+def contact_sheet(
+    path: epath.PathLike, rows: Sequence[Mapping[str, Any]], layout: str | landmarks.Layout, columns: int = 4
+) -> None:
     """Examples of a dataset with numbered landmarks, RGB and thermal side by side, to see whether the order is right.
 
-    Each is cropped to the square around its box, half as large again. An unlabelled example (NaN) shows no numbers.
+    Each is cropped to a square around its box, half as large again. An unlabelled example (NaN) shows no numbers.
 
     Args:
-      path: a .png file to write.
-      rows: dicts as a builder yields them: `rgb` and / or `thermal` uint8, `landmarks` [K, 2] in pixels, `box` x, y, w,
-        h in pixels, and optionally `visible` bool [K] and `key`, the title.
-      layout: name or Layout.
-      columns: examples side by side.
+        path: a .png file to write.
+        rows: dicts of `rgb` and / or `thermal` uint8, `landmarks` [K, 2] in pixels, `box` x, y, w, h in pixels, and
+            optionally `visible` bool [K] and `key`, the title.
+        layout: name or Layout.
+        columns: examples side by side.
 
     Raises:
-      InputError: no examples, an example that cannot be cropped, or a file that cannot be written.
+        InputError: no examples, an example that cannot be cropped, or a file that cannot be written.
     """
     layout = landmarks.get(layout)
     if not rows:
@@ -151,7 +174,7 @@ def contact_sheet(path, rows, layout, columns=4) -> None:
     write_image(path, buffer)
 
 
-def _tiles(row, layout) -> dict[str, np.ndarray]:
+def _tiles(row: Mapping[str, Any], layout: landmarks.Layout) -> dict[str, np.ndarray]:
     """The images of an example as uint8 [_TILE, _TILE, 3], cropped and numbered."""
     points = np.asarray(row["landmarks"], np.float32)
     known = np.isfinite(points).all(axis=-1)
@@ -168,22 +191,29 @@ def _tiles(row, layout) -> dict[str, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=64)
-def _font(size):
+def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)  # matplotlib brings it
 
 
-def _digits(places, side) -> int:
-    """Font size in pixels: what the landmarks' distances leave room for, at least what can be read."""
+def _digits(places: np.ndarray, side: int) -> int:
+    """Font size in pixels for which the landmarks' distances leave room, but at least what can be read."""
     if len(places) < 2:
         return max(10, side // 40)
     gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e9 * np.eye(len(places))
     return int(np.clip(0.7 * np.median(gaps.min(axis=1)), max(10, side / 80), max(10, side / 40)))
 
 
-def _spots(boxes, places, size, dot) -> np.ndarray:
-    """Where to centre each number [K, 2]: by turns, the crowded ones first, at the cheapest of 16 directions x 4 radii.
+def _spots(boxes: Sequence[tuple[float, ...]], places: np.ndarray, size: tuple[int, int], dot: float) -> np.ndarray:
+    """Where to centre each number, [K, 2].
 
-    Costs, in areas: covered numbers, covered dots, what leaves the image, and a little for distance.
+    One after the other, the crowded ones first, takes the cheapest of 16 directions x 4 radii. The cost is the area of
+    covered numbers and dots and of what leaves the image, and a little for distance.
+
+    Args:
+        boxes: extent of each number as drawn at the origin, x0, y0, x1, y1.
+        places: [K, 2], where the dots are.
+        size: width and height of the image.
+        dot: radius of the dots.
     """
     spots = places.copy()
     if not len(places):
@@ -210,7 +240,7 @@ def _spots(boxes, places, size, dot) -> np.ndarray:
     return spots
 
 
-def as_rgb(image) -> np.ndarray:
+def as_rgb(image: ArrayLike) -> np.ndarray:
     """A copy of the image as uint8 [H, W, 3]."""
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
@@ -220,8 +250,8 @@ def as_rgb(image) -> np.ndarray:
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()
 
 
-def _enlarged(image, smallest) -> tuple[np.ndarray, int]:
-    """A copy of the image, uint8 RGB, by a whole number larger where its longer side is below `smallest`."""
+def _enlarged(image: ArrayLike, smallest: int) -> tuple[np.ndarray, int]:
+    """A copy of the image, uint8 RGB, and the factor that brings its longer side to at least `smallest`."""
     canvas = as_rgb(image)
     factor = max(1, -(-smallest // max(canvas.shape[:2])))
     if factor > 1:
@@ -229,7 +259,8 @@ def _enlarged(image, smallest) -> tuple[np.ndarray, int]:
     return canvas, factor
 
 
-def write_image(path, buffer) -> None:
+def write_image(path: epath.PathLike, buffer: io.BytesIO) -> None:
+    """Writes an encoded image; raises InputError where the path cannot be written."""
     try:
         epath.Path(path).write_bytes(buffer.getvalue())
     except OSError as error:

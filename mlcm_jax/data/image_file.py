@@ -23,9 +23,9 @@ class ImageFile:
     """An image as it lies on disk.
 
     Attributes:
-      array: [H, W] of uint8, uint16 or float32 (°C, or any unit), or uint8 [H, W, 3] RGB.
-      kind: "gray8", "gray16", "float" or "colour".
-      name: for messages.
+        array: [H, W] of uint8, uint16 or float32 (°C, or any unit), or uint8 [H, W, 3] RGB.
+        kind: "gray8", "gray16", "float" or "colour".
+        name: for messages.
     """
 
     array: np.ndarray
@@ -41,7 +41,7 @@ def read_image(path: epath.PathLike) -> ImageFile:
     also takes uint8, uint16 and other real numbers, [H, W], [H, W, 1], or uint8 [H, W, 3].
 
     Raises:
-      InputError: a file that is missing, empty, truncated, or no image.
+        InputError: a file that is missing, empty, truncated, or no image.
     """
     name = str(path)
     try:
@@ -82,7 +82,7 @@ def to_gray8(image: ImageFile) -> tuple[np.ndarray, str]:
     use.
 
     Returns:
-      (uint8 [H, W], note: what was done, or "").
+        (uint8 [H, W], note: what was done, or "").
     """
     if image.kind == "gray8":
         return image.array, ""
@@ -113,10 +113,10 @@ def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, f
     Pixels that are not finite become 0 (cold); an image of one value becomes 128.
 
     Returns:
-      (uint8 [H, W], the value of 0, the value of 255).
+        (uint8 [H, W], the value of 0, the value of 255).
 
     Raises:
-      InputError: no finite value at all.
+        InputError: no finite value at all.
     """
     values = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(values)
@@ -130,6 +130,18 @@ def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, f
     else:
         gray = np.where(finite, 128.0, 0.0)
     return gray.astype(np.uint8), low, high
+
+
+def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Temperatures in °C to uint8: `low` is 0, `high` is 255; NaN becomes 0 (cold).
+
+    Raises:
+        InputError: a range that does not rise.
+    """
+    if not low < high:
+        raise InputError(f"config.thermal_range=({low:g}, {high:g}) must rise, such as (20, 40).")
+    share = np.clip((np.asarray(celsius, np.float32) - low) / (high - low), 0.0, 1.0)
+    return (np.nan_to_num(share) * 255.0).round().astype(np.uint8)
 
 
 # FLIR's "iron", cold to hot in equal steps; read off published SpeakingFaces figures (MIT), whose saved colours it
@@ -188,7 +200,7 @@ def png(image: np.ndarray) -> bytes:
     fast as an ordinary PNG (benchmarks/RESULTS.md, the loader).
 
     Args:
-      image: uint8 or uint16 [H, W], or uint8 [H, W, 3] RGB.
+        image: uint8 or uint16 [H, W], or uint8 [H, W, 3] RGB.
     """
     flags = [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
     return cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image, flags)[1].tobytes()

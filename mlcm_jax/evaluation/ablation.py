@@ -1,28 +1,29 @@
-"""A grid of methods × seeds: every row a run of its own, what rows have in common trained once, one table.
+"""A grid of methods × seeds: every row is a run of its own, stages that rows share are trained once, one table.
 
 W/shared/seed_<k>/   stages that several rows read
-W/<row>/seed_<k>/    config.json and the stages of the row alone; row.json: its scores, written when it is done
+W/<row>/seed_<k>/    config.json and the row's own stages; row.json, its scores, is written when the row is done
 W/ablation.json, ablation.md, ablation.png   rewritten after every row
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from scipy import stats
 
+from mlcm_jax import metrics
 from mlcm_jax.console import say
-from mlcm_jax.errors import InputError
+from mlcm_jax.data.examples import Examples
+from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.evaluation import evaluate, plots
 from mlcm_jax.evaluation.ablation_rows import Row, base, plan
 from mlcm_jax.files import write_json
 from mlcm_jax.training import run_stage, sharding, stages
-from mlcm_jax.training.workdir import Trained, claim
+from mlcm_jax.training.workdir import Trained
 
 _NUMBERS = ("nme", "fr10", "auc10")
 
@@ -31,33 +32,37 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
     """Trains and scores what is missing of a grid, seed by seed, and writes its table after every row.
 
     Args:
-      config: see `plan`; `config.seeds`, or `config.seed` alone.
-      workdir: of the grid. What it holds of the same configs is not done again; an unfinished stage resumes.
-      data_dir: where built datasets are.
-      only: names of the rows to train; the table has all. () for all.
+        config: see `ablation_rows.plan`; `config.seeds`, or `config.seed` alone.
+        workdir: of the grid. What it holds of the same configs is not done again; an unfinished stage resumes.
+        data_dir: where built datasets are.
+        only: names of the rows to train; the table has all rows. () trains all.
 
     Returns:
-      The content of ablation.json, see `collect`.
+        The content of ablation.json, see `collect`.
 
     Raises:
-      InputError: see `plan`; a work directory of other configs; and what training raises.
-      Interrupted: after Ctrl-C or SIGTERM; what was trained is saved.
+        InputError: see `ablation_rows.plan`; a work directory of other configs; and what training raises.
+        Interrupted: after Ctrl-C or SIGTERM; what was trained is saved.
     """
     workdir, rows, common = epath.Path(workdir), plan(config), base(config)
     for name in only:
         if name not in config.grid:
-            raise InputError(f"There is no row {name!r}; the rows are {', '.join(config.ablation.rows)}.")
+            raise InputError(f"There is no row {name!r}; {did_you_mean(name, config.ablation.rows)}")
     if config.checkpoint_dir:
         raise InputError("config.checkpoint_dir is for one run; leave it empty for an ablation, whose runs are many.")
     seeds, mesh = tuple(config.seeds) or (config.seed,), sharding.make_mesh(shape=config.mesh)
-    # All folders before the first training: a config that has changed is not found out hours later.
+    options = {"data_dir": data_dir, "mesh": mesh}
+    common.stages = tuple(name for name in stages.STAGES if any(name in row.shared for row in rows))
+    # Check all runs before the first training, so that a mistake in the last row isn't found hours later.
+    for row in rows:
+        key = f"config.train.batch_size of row {row.name!r}"
+        sharding.check_batch_size(row.config.train.batch_size, mesh, key, accumulate=row.config.train.accumulate)
+    _check_tests(rows, data_dir)
     for seed in seeds:
-        if any(row.shared for row in rows):
-            claim(workdir / "shared" / f"seed_{seed}", _seeded(common, seed))
         for row in rows:
-            key, accumulate = f"config.train.batch_size of row {row.name!r}", row.config.train.accumulate
-            sharding.check_batch_size(row.config.train.batch_size, mesh, key, accumulate=accumulate)
-            claim(_directory(workdir, row, seed), _seeded(row.config, seed))
+            run_stage.check(_prepare(row.config, _directory(workdir, row, seed), seed, options))
+        if common.stages:
+            run_stage.check(_prepare(common, workdir / "shared" / f"seed_{seed}", seed, options))
     for seed in seeds:
         shared: dict[str, Trained] = {}
         for row in rows:
@@ -65,17 +70,11 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
                 continue
             say(f"Row {row.name}, seed {seed}")
             if set(row.shared) - set(shared):
-                one = _seeded(common, seed)
+                one = base(config)
                 one.stages = row.shared
-                shared = run_stage.train_stages(
-                    one,
-                    workdir / "shared" / f"seed_{seed}",
-                    data_dir=data_dir,
-                    mesh=mesh,
-                    trained=shared,
-                    validate=evaluate.validation_error,
-                )
-            _train_row(row, seed, workdir, shared, data_dir=data_dir, mesh=mesh)
+                run = _prepare(one, workdir / "shared" / f"seed_{seed}", seed, options)
+                shared = run_stage.train_stages(run, shared)
+            _train_row(row, seed, workdir, shared, options)
             _write(collect(rows, seeds, workdir, config.ablation.comparisons), workdir)
     content = collect(rows, seeds, workdir, config.ablation.comparisons)
     _write(content, workdir)
@@ -84,42 +83,56 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
     return content
 
 
-def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
+def _prepare(config: ConfigDict, folder: epath.Path, seed: int, options: Mapping[str, Any]) -> run_stage.Run:
+    """One run of the grid."""
     single = config.copy_and_resolve_references()
     single.seed = seed
-    return single
+    return run_stage.prepare(single, folder, validate=evaluate.validation(single, options["mesh"]), **options)
+
+
+def _check_tests(rows: Sequence[Row], data_dir: str) -> None:
+    """Raises InputError for a row that its test set cannot score."""
+    tests: dict[tuple[float, ...], Examples] = {}  # rows may differ in the gray values of their test set alone
+    for row in rows:
+        config = row.config
+        if config.thermal_range not in tests:
+            tests[config.thermal_range] = evaluate.open_test(config, data_dir=data_dir)
+        test = tests[config.thermal_range]
+        try:
+            evaluate.check_normalizer(config.normalizer, test.layout)
+            evaluate.readable([row.stage], config, test)
+        except InputError as error:
+            raise InputError(f"Row {row.name!r} cannot be scored: {error}") from error
 
 
 def _directory(workdir: epath.Path, row: Row, seed: int) -> epath.Path:
     return workdir / row.folder / f"seed_{seed}"
 
 
-def _train_row(row, seed, workdir, shared, *, data_dir: str, mesh: Mesh) -> None:
-    """Trains the stages of a row that are its own, scores all, writes row.json."""
-    directory, config = _directory(workdir, row, seed), _seeded(row.config, seed)
-    trained = {name: shared[name] for name in row.shared}
-    if set(row.stages) - set(trained):
-        trained = run_stage.train_stages(
-            config, directory, data_dir=data_dir, mesh=mesh, trained=trained, validate=evaluate.validation_error
-        )
-    test = evaluate.open_test(config, config.test_split, data_dir=data_dir)
+def _train_row(
+    row: Row, seed: int, workdir: epath.Path, shared: Mapping[str, Trained], options: Mapping[str, Any]
+) -> None:
+    """Trains the row's own stages, scores all of its stages, and writes row.json."""
+    directory = _directory(workdir, row, seed)
+    run = _prepare(row.config, directory, seed, options)
+    trained = run_stage.train_stages(run, {name: shared[name] for name in row.shared})
+    test = evaluate.open_test(run.config, data_dir=options["data_dir"])
     ordered = {name: trained[name] for name in row.stages}
-    results, _, _ = evaluate.evaluate_networks(ordered, test, config=config, split=config.test_split, mesh=mesh)
-    if row.stage not in (scored["name"] for scored in results["rows"]):
-        raise InputError(f"Row {row.name!r} cannot be scored: {test.name} lacks the images that {row.stage} reads.")
+    found = evaluate.evaluate_networks(ordered, test, config=run.config, mesh=run.mesh)
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
-    write_json(directory / "row.json", {"row": row.name, "devices": devices, **_scored_by(row), **results})
+    content = evaluate.results(run.config, found.rows)
+    write_json(directory / "row.json", {"row": row.name, "devices": devices, **_scored_by(row), **content})
 
 
 def _scored_by(row: Row) -> dict[str, Any]:
-    """By what a row is scored: none of it is a matter of training, so a finished row may be asked for another."""
+    """How a row is scored. None of it is a matter of training, so that a finished row can be scored in another way."""
     config = row.config
     test = [config.test_dataset or config.dataset, config.test_split, config.normalizer]
     return {"stage": row.stage, "test": test}
 
 
 def _scores(workdir: epath.Path, row: Row, seed: int) -> dict[str, Any] | None:
-    """row.json of a row that is done and scored as its config says; None: it is to be scored (again).
+    """row.json of a row that is done and scored as its config says; None: it has to be scored (again).
 
     What was trained was compared with the config when the folder was claimed.
     """
@@ -133,7 +146,7 @@ def _scores(workdir: epath.Path, row: Row, seed: int) -> dict[str, Any] | None:
 
 
 def summarize(values: dict[str, Sequence[float]]) -> dict[str, Any]:
-    """Mean, and sample deviation (n − 1; None for one value) as `<name>_std`, of every list."""
+    """The mean of every list, and its sample deviation (n − 1; None for one value) as `<name>_std`."""
     found: dict[str, Any] = {}
     for name, numbers in values.items():
         found[name] = float(np.mean(numbers))
@@ -145,13 +158,14 @@ def paired(values: Sequence[float], control: Sequence[float], *, confidence: flo
     """What a row gains over its control, seed by seed.
 
     Args:
-      values, control: NME [n] of the same seeds.
-      confidence: of the interval.
+        values: NME [n] of the row.
+        control: NME [n] of its control, for the same seeds.
+        confidence: of the interval.
 
     Returns:
-      {"difference", "low", "high", "seeds_better", "seeds"}: the mean of values − control, negative where the row is
-      better, with Student's t interval for the mean of n paired differences (None for one seed); on how many seeds the
-      row is better, of how many.
+        {"difference", "low", "high", "seeds_better", "seeds"}: the mean of values − control, negative where the row is
+        better, with Student's t interval for the mean of n paired differences (None for one seed); on how many seeds
+        the row is better, of how many.
     """
     difference = np.subtract(values, control)
     count, mean = len(difference), float(difference.mean())
@@ -162,23 +176,32 @@ def paired(values: Sequence[float], control: Sequence[float], *, confidence: flo
     return found | {"seeds_better": int((difference < 0).sum()), "seeds": count}
 
 
-def collect(rows: Sequence[Row], seeds: Sequence[int], workdir: epath.PathLike, comparisons=()) -> dict[str, Any]:
+def collect(
+    rows: Sequence[Row], seeds: Sequence[int], workdir: epath.PathLike, comparisons: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
     """The content of ablation.json, of the rows that are done.
 
+    Args:
+        rows: of the grid.
+        seeds: of the grid.
+        workdir: of the grid.
+        comparisons: further pairs (row, other row).
+
     Returns:
-      {"dataset", "split", "normalizer", "seeds", "devices", "rows", "comparisons", "others"}. Rows have name, stage,
-      control, retrained (stages that others share), seeds (done), by_seed (NME), and where one is done nme, fr10, auc10
-      with `_std` (`summarize`), and paired (None, or see `paired`, over the seeds that row and control have both);
-      comparisons the same of pairs of choice; others are what the scored stages were made from, and the mean shape.
+        {"dataset", "split", "normalizer", "seeds", "devices", "rows", "comparisons", "others"}. Rows have name, stage,
+        control, retrained (stages that others share), seeds (done), by_seed (NME), and where one is done nme, fr10,
+        auc10 with `_std` (`summarize`), and paired (None, or see `paired`, over the seeds that row and control share);
+        comparisons are the same for further pairs; others are the mean shape, and the stages from which the scored ones
+        were made.
     """
     workdir = epath.Path(workdir)
     done = {row.name: {s: r for s in seeds if (r := _scores(workdir, row, s)) is not None} for row in rows}
     by_stage = {row.name: row.stage for row in rows}
 
-    def nme(name):
+    def nme(name: str) -> dict[int, float]:
         return {seed: _scored(found, by_stage[name])["nme"] for seed, found in done[name].items()}
 
-    def against(name, control):
+    def against(name: str, control: str) -> dict[str, Any] | None:
         one, other = nme(name), nme(control)
         both = [seed for seed in one if seed in other]
         return paired([one[s] for s in both], [other[s] for s in both]) if both else None
@@ -191,14 +214,9 @@ def collect(rows: Sequence[Row], seeds: Sequence[int], workdir: epath.PathLike, 
         if found:
             entry |= summarize({key: [one[key] for one in found] for key in _NUMBERS})
         table.append(entry | {"paired": against(row.name, row.control) if row.control else None})
-    first = rows[0].config
-    return {
-        "dataset": first.test_dataset or first.dataset,
-        "split": first.test_split,
-        "normalizer": first.normalizer,
+    return evaluate.results(rows[0].config, table) | {
         "seeds": list(seeds),
         "devices": sorted({r["devices"] for found in done.values() for r in found.values()}),
-        "rows": table,
         "comparisons": [{"row": a, "control": b, "paired": against(a, b)} for a, b in comparisons],
         "others": _others(rows, done),
     }
@@ -208,8 +226,8 @@ def _scored(found: dict[str, Any], stage: str) -> dict[str, Any]:
     return next(row for row in found["rows"] if row["name"] == stage)
 
 
-def _others(rows, done) -> list[dict[str, Any]]:
-    """The mean shape and the shared stages that no row scores, each once a seed."""
+def _others(rows: Sequence[Row], done: Mapping[str, Mapping[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The mean shape and the shared stages that no row scores, each once per seed."""
     values: dict[str, dict[int, dict]] = {}
     for row in rows:
         for seed, found in done[row.name].items():
@@ -235,11 +253,11 @@ def _difference(found: dict[str, Any]) -> str:
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The table of `collect`'s content, with what one has to know to read it."""
+    """The table of ablation.json, with what one has to know to read it."""
     seeds = ("seeds " if len(content["seeds"]) > 1 else "seed ") + ", ".join(map(str, content["seeds"]))
     lines = [
         f"{content['dataset']}, split {content['split']}; NME in per cent of "
-        f"{evaluate.describe(content['normalizer'])}; mean ± standard deviation over {seeds}. Difference: "
+        f"{metrics.NORMALIZERS[content['normalizer']]}; mean ± standard deviation over {seeds}. Difference: "
         "points of NME, row − control, paired by seed, with its 95 % interval (Student's t, over seeds alone); "
         "negative: the row is better.",
         "",
@@ -275,7 +293,6 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def _write(content: dict[str, Any], workdir: epath.Path) -> None:
-    """ablation.json, ablation.md, ablation.png."""
     write_json(workdir / "ablation.json", content)
     (workdir / "ablation.md").write_text(markdown(content) + "\n")
-    plots.ablation(workdir / "ablation.png", content["rows"], normalizer=evaluate.describe(content["normalizer"]))
+    plots.ablation(workdir / "ablation.png", content["rows"], metrics.NORMALIZERS[content["normalizer"]])

@@ -3,26 +3,30 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from flax import traverse_util
 from ml_collections import ConfigDict
 
+from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.training import stages
 
-# Groups whose keys are arguments of a function, and so may be more than the config names.
-_ARGUMENTS = ("config.teacher", "config.student", "config.light", "config.loss.options")
-# Keys that no training reads.
-_UNREAD = {"stages", "seeds", "test_dataset", "test_split", "normalizer"}
-_UNREAD |= {"checkpoint_every", "log_every", "eval_batch_size"}
+# Groups passed as keyword arguments; they may hold keys that the base config lacks.
+_ARGUMENTS = tuple(f"config.{name}" for name, key in configs.SCHEMA.items() if key.type is dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of the table. `stages` are the scored one and all that it needs, in the order of training; those that are
-    also in `shared` come from W/shared. `control` is the row that it is compared with, "" for none. `config` lacks
-    only its seed.
+    """One row of the table.
+
+    Attributes:
+        name: in the table.
+        config: of the run; it lacks only its seed.
+        stage: the scored one.
+        stages: the scored one and all that it needs, in the order of training.
+        shared: those of `stages` that come from W/shared.
+        control: the row that it is compared with, "" for none.
     """
 
     name: str
@@ -34,7 +38,7 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """The name made of letters, digits and _."""
+        """The name, made of letters, digits and _."""
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
     @property
@@ -46,16 +50,16 @@ class Row:
 def plan(config: ConfigDict) -> list[Row]:
     """The rows of an ablation config, checked, in the order of `config.ablation.rows`.
 
-    An ablation config is that of a run with two keys more:
+    An ablation config is that of a run with two further keys (`config.add_grid`):
       grid: {row: overrides of the run's keys}. The last of a row's `stages` is scored; what it needs is added.
       ablation: `rows`, all names of the grid in the order of the table; `control`, the row that the others are compared
-        with, and `controls` {row: another one, "" for none}; `shared`, stages trained once a seed under the run's own
+        with, and `controls` {row: another one, "" for none}; `shared`, stages trained once per seed under the run's own
         keys; `comparisons`, further pairs (row, other row).
 
     A row that overrides a key on which a shared stage depends trains that stage for itself, and every stage above it.
 
     Raises:
-      InputError: naming the row and the key.
+        InputError: naming the row and the key.
     """
     for key in ("grid", "ablation"):
         if key not in config:
@@ -70,9 +74,9 @@ def plan(config: ConfigDict) -> list[Row]:
     for name in options.shared:
         if name not in stages.STAGES:
             raise InputError(
-                f"config.ablation.shared names {name!r}, which is no stage; there are {', '.join(stages.STAGES)}."
+                f"config.ablation.shared names {name!r}, which is not a stage; {did_you_mean(name, stages.STAGES)}"
             )
-    shared = _with_needed(options.shared, common)
+    shared = stages.with_required(options.shared, common)
     rows = [_row(name, common, grid[name], options, shared) for name in options.rows]
     _check(rows, options)
     return rows
@@ -88,19 +92,21 @@ def base(config: ConfigDict) -> ConfigDict:
     return own
 
 
-def _row(name, common, overrides, options, shared) -> Row:
+def _row(name: str, common: ConfigDict, overrides: ConfigDict, options: ConfigDict, shared: Sequence[str]) -> Row:
     config = common.copy_and_resolve_references()
     with config.unlocked():
         _override(config, overrides, "config", name)
         try:
             stages.check(config)
             scored = config.stages[-1]
-            config.stages = _with_needed([scored], config)
+            config.stages = stages.with_required([scored], config)
             stages.check(config)  # of what it needs as well
         except InputError as error:
             raise InputError(f"Row {name!r} of config.grid: {error}") from error
     changed = _differing(config, common)
-    unchanged = [s for s in config.stages if s in shared and not any(_reads(s, config, key) for key in changed)]
+    unchanged = [
+        stage for stage in config.stages if stage in shared and not any(stages.reads(stage, config, k) for k in changed)
+    ]
     control = options.controls.get(name, options.control)
     control = "" if control == name else control
     return Row(name, config, scored, config.stages, tuple(unchanged), control)
@@ -126,47 +132,14 @@ def _override(config: ConfigDict, overrides: ConfigDict, where: str, row: str) -
             raise InputError(f"{said}={value!r}: {error}") from error
 
 
-def _with_needed(names: Iterable[str], config: ConfigDict) -> tuple[str, ...]:
-    """Stages and all below them, in the order of training."""
-    found, waiting = set(), list(names)
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        waiting += stages.requirements(name, config)
-    return tuple(name for name in stages.STAGES if name in found)
-
-
 def _differing(one: ConfigDict, other: ConfigDict) -> list[str]:
     """Dotted names of the keys in which two configs differ."""
-    trees = [json.loads(config.to_json()) for config in (one, other)]
-    flat = [traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep=".") for tree in trees]
-    absent = object()
-    return sorted(k for k in flat[0].keys() | flat[1].keys() if flat[0].get(k, absent) != flat[1].get(k, absent))
-
-
-def _reads(stage: str, config: ConfigDict, key: str) -> bool:
-    """Whether a trained stage depends on a key. One that is not known to be of other stages alone counts as read."""
-    below = [stages.STAGES[name] for name in _with_needed([stage], config)]
-    models, sections = {s.model for s in below}, {s.distillation for s in below}
-    idle = set(_UNREAD)
-    for model in {s.model for s in stages.STAGES.values()} - models:
-        idle |= {model, f"steps.{model}", f"pretrained.{model}"}
-    idle |= {s.distillation for s in stages.STAGES.values()} - sections
-    if "student" not in models:
-        idle.add("student_init")
-    if "light" not in models:
-        idle.add("light_head_init")
-    if models == {"teacher"}:
-        idle.add("modalities.student")
-    if "teacher" not in models:
-        idle |= {"modalities.teacher", "teacher_dataset"}
-    if not any(s.soft for s in below):
-        idle.add("shape_variance")
-    return not any(key == prefix or key.startswith(f"{prefix}.") for prefix in idle if prefix)
+    values = [configs.flat(json.loads(config.to_json())) for config in (one, other)]
+    return sorted(k for k in values[0].keys() | values[1].keys() if values[0].get(k) != values[1].get(k))
 
 
 def _check(rows: Sequence[Row], options: ConfigDict) -> None:
-    """Raises InputError for rows that cannot stand in one table, and for controls that are none."""
+    """Raises InputError for rows that cannot stand in one table, or be each other's control."""
     by_name, folders = {row.name: row for row in rows}, {"shared": "the shared stages"}
     for row in rows:
         if "," in row.name or not row.folder:
@@ -192,7 +165,7 @@ def _check(rows: Sequence[Row], options: ConfigDict) -> None:
         _same("test_split", row.name, row.config.test_split, rows[0].config.test_split)
 
 
-def _same(key, name, value, other) -> None:
+def _same(key: str, name: str, value: Any, other: Any) -> None:
     if value != other:
         raise InputError(
             f"Row {name!r} of config.grid would be scored with config.{key}={value!r}, others with {other!r}; one "

@@ -1,8 +1,9 @@
-"""NME, failure rate and AUC of trained stages, in original image pixels, under a named normaliser."""
+"""NME, failure rate and AUC of trained stages, in pixels of the original images, under a named normaliser."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,86 +18,127 @@ from mlcm_jax.data import pipeline
 from mlcm_jax.data.examples import Examples, layout_of, open_examples
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import write_json
+from mlcm_jax.models import network as networks
 from mlcm_jax.training import distributed, sharding, stages
-from mlcm_jax.training import state as states
-from mlcm_jax.training import step as steps
 from mlcm_jax.training.workdir import Trained, checkpoint_folder, load_config, load_stage
 
-NORMALIZERS = ("box", "outer_eyes", "pupils")
-# Yaw within which both eyes are seen and an eye distance makes sense as a normaliser (degrees).
+# Yaw within which both eyes are seen, so that their distance makes sense as a normaliser (degrees).
 FRONTAL_YAW = 30.0
+
+Predict = Callable[[dict[str, np.ndarray]], np.ndarray]  # batch -> landmarks [B, K, 2] in u
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How the networks of a run are scored.
+
+    Attributes:
+        size: side of the crops in pixels.
+        expand: side of the crop over the longer side of the box.
+        layout: of the predictions.
+        batch_size: over all devices.
+        normalizer: see `metrics.normalizer_length`.
+    """
+
+    size: int
+    expand: float
+    layout: landmarks.Layout
+    batch_size: int
+    normalizer: str
+
+
+def protocol(config: ConfigDict) -> Protocol:
+    """The protocol that a config asks for."""
+    layout, expand = stages.layout(config), config.augment.expand
+    return Protocol(config.image_size, expand, layout, config.eval_batch_size, config.normalizer)
+
+
+class Scores(NamedTuple):
+    """What `evaluate_networks` finds out.
+
+    Attributes:
+        rows: of the table, one dict each.
+        errors: row -> NME [N] as fractions.
+        predictions: row -> float64 [N, K, 2] in pixels of the original images.
+    """
+
+    rows: list[dict[str, Any]]
+    errors: dict[str, np.ndarray]
+    predictions: dict[str, np.ndarray]
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(mesh: Mesh):
+def _compiled(mesh: Mesh) -> Callable:
     batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    # None: the network stays as it lies, whole or split.
-    return jax.jit(steps.eval_step, in_shardings=(None, batch), out_shardings=whole)
+    # None: the network stays where it is, whole or split.
+    return jax.jit(networks.predict, in_shardings=(None, batch), out_shardings=whole)
 
 
-def predictor(network: states.Network, modality: str, mesh: Mesh) -> Callable[[dict], np.ndarray]:
+def predictor(network: networks.Network, modality: str, mesh: Mesh) -> Predict:
     """`batch -> landmarks [rows, K, 2] in u` by a network, on all devices of the mesh, for the rows of this process."""
 
-    def predict(batch):
-        images = sharding.put_batch({"images": batch[modality]}, mesh)["images"]
+    def predict(batch: dict[str, np.ndarray]) -> np.ndarray:
+        images = sharding.put_batch({modality: batch[modality]}, mesh)[modality]
         return jax.device_get(_compiled(mesh)(network, images))[sharding.batch_rows(mesh, len(images))]
 
     return predict
 
 
 def collect(
-    predict: Callable[[dict], np.ndarray], batches: Iterable[dict], *, size: int, source: str, target: Any
+    predict: Predict, batches: Iterable[dict[str, np.ndarray]], of: Protocol, target: landmarks.Layout
 ) -> dict[str, np.ndarray]:
-    """Predicted and true landmarks float64 [N, K, 2] in original pixels, `box` [N, 4], padding dropped; `known` bool
-    [N, K] is False where a label is a placeholder for a point that nobody marked.
+    """Predictions and truth of a whole split.
 
     Args:
-      predict: batch -> landmarks [B, K', 2] in u.
-      batches: see `pipeline.eval_batches`; crops of side `size`. Where each of several processes has some of the rows,
-        all of them get all results.
-      source, target: layouts of the predictions, and of the batches; the former are converted to the latter.
+        predict: batch -> landmarks [B, K', 2] in u.
+        batches: see `pipeline.eval_batches`. If each of several processes has some rows, all of them get all results.
+        of: the protocol; its layout is that of the predictions.
+        target: layout of the batches, to which the predictions are converted.
+
+    Returns:
+        `prediction` and `truth` float64 [N, K, 2] in pixels of the original images, `box` [N, 4], and `known` bool [N,
+        K], False where a label is a placeholder for a point that nobody marked.
     """
     collected: dict[str, list] = {key: [] for key in ("prediction", "truth", "box", "known", "mask", "index")}
     for batch in batches:
-        predicted = landmarks.convert(np.asarray(predict(batch)), source, target)
+        predicted = landmarks.convert(np.asarray(predict(batch)), of.layout, target)
         for key, points in (("prediction", predicted), ("truth", batch["landmarks"])):
-            collected[key].append(codecs.to_original(np.asarray(points, np.float64), batch["to_image"], size))
-        collected["known"].append(batch["weight"] > 0)
-        for key in ("box", "mask", "index"):
+            collected[key].append(codecs.to_original(np.asarray(points, np.float64), batch["to_image"], of.size))
+        for key in ("box", "known", "mask", "index"):
             collected[key].append(batch[key])
     found = sharding.gather_processes({key: np.concatenate(value) for key, value in collected.items()})
-    # Once each: padding goes, and what two processes with the same rows both have.
+    # Drop padding, and rows that several processes read.
     real = np.flatnonzero(found.pop("mask"))
     places = real[np.unique(found.pop("index")[real], return_index=True)[1]]
     return {key: value[places] for key, value in found.items()}
 
 
-def eval_batches(examples: Examples, config: ConfigDict, mesh: Mesh):
-    """Unaugmented batches of a split under the config's crop."""
-    sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
-    return pipeline.eval_batches(
-        examples,
-        batch_size=config.eval_batch_size,
-        size=config.image_size,
-        expand=config.augment.expand,
-        layout=examples.layout,
-        rows=sharding.batch_rows(mesh, config.eval_batch_size),
-    )
+def eval_batches(examples: Examples, of: Protocol, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
+    """Batches of a split, without augmentation, under a protocol's crop."""
+    sharding.check_batch_size(of.batch_size, mesh, "config.eval_batch_size")
+    crop = pipeline.Crop(of.size, of.expand, examples.layout)
+    rows = sharding.batch_rows(mesh, of.batch_size)
+    return pipeline.eval_batches(examples, crop, batch_size=of.batch_size, rows=rows)
 
 
-def check_normalizer(config: ConfigDict, examples: Examples) -> None:
-    """Raises InputError where config.normalizer is unknown, or needs points that the layout of the test set lacks."""
-    metrics.normalizer_length(
-        np.arange(2.0 * examples.layout.count).reshape(1, -1, 2),
-        normalizer=config.normalizer,
-        layout=examples.layout,
-        box=np.ones((1, 4)),
-    )
+def check_normalizer(normalizer: str, layout: landmarks.Layout) -> None:
+    """Raises InputError for a normaliser that is unknown, or needs points that the layout of the test set lacks."""
+    points = np.arange(2.0 * layout.count).reshape(1, -1, 2)
+    metrics.normalizer_length(points, normalizer=normalizer, layout=layout, box=np.ones((1, 4)))
 
 
-def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: Any) -> dict[str, Any]:
-    """`errors` [N] (fractions) and the numbers of a table row: nme, fr8, fr10 in per cent, auc8, auc10 in [0, 1]."""
-    layout, known = landmarks.get(layout), found["known"]
+def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: landmarks.Layout) -> dict[str, Any]:
+    """`errors` [N] (fractions), and the numbers of a table row: nme, fr8, fr10 in per cent, auc8, auc10 in [0, 1].
+
+    Args:
+        found: see `collect`.
+        normalizer: see `metrics.normalizer_length`.
+        layout: of the landmarks in `found`.
+
+    Raises:
+        InputError: faces without a label at an eye, which a normaliser by the eyes cannot normalise.
+    """
+    known = found["known"]
     eyes = {"outer_eyes": layout.eye_corners, "pupils": sum(layout.pupils or (), ())}.get(normalizer) or ()
     lost = ~known[:, list(eyes)].all(1)
     if lost.any():
@@ -105,10 +147,8 @@ def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: Any) -> dic
             "choose the normaliser 'box'."
         )
     weights = None if known.all() else known
-    errors = metrics.nme(
-        found["prediction"], found["truth"], normalizer=normalizer, layout=layout, box=found["box"], weights=weights
-    )
-    errors = np.asarray(errors)
+    options = {"normalizer": normalizer, "layout": layout, "box": found["box"], "weights": weights}
+    errors = np.asarray(metrics.nme(found["prediction"], found["truth"], **options))
     row = {"nme": 100 * float(errors.mean())}
     for threshold in (8, 10):
         row[f"fr{threshold}"] = 100 * float(metrics.failure_rate(errors, threshold=threshold / 100))
@@ -117,90 +157,105 @@ def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: Any) -> dic
 
 
 def frontal(examples: Examples) -> np.ndarray | None:
-    """bool [N]: |yaw| below FRONTAL_YAW; None where the dataset knows no pose."""
+    """Bool [N], |yaw| below FRONTAL_YAW; None where the dataset knows no pose."""
     if np.shape(examples.metadata(0).get("pose")) != (3,):
         return None
     yaw = np.asarray([examples.metadata(i)["pose"][0] for i in range(len(examples))])
     return np.abs(yaw) < FRONTAL_YAW
 
 
-def _row(name, modality, size, found, front, layout, normalizer):
-    result = scores(found, normalizer=normalizer, layout=layout)
-    row = {"name": name, "modality": modality, **size, **result["row"]}
-    if normalizer != "outer_eyes" and layout.eye_corners and front is not None and front.any():
-        part = {key: value[front] for key, value in found.items()}
-        row["nme_outer_eyes_frontal"] = scores(part, normalizer="outer_eyes", layout=layout)["row"]["nme"]
-    return row, result["errors"]
+def validation(config: ConfigDict, mesh: Mesh) -> Callable[[networks.Network, Examples, str], float]:
+    """`(network, examples, modality) -> NME in per cent`, with which `training.run_stage` chooses checkpoints."""
+    of = protocol(config)
+
+    def nme(network: networks.Network, examples: Examples, modality: str) -> float:
+        found = collect(predictor(network, modality, mesh), eval_batches(examples, of, mesh), of, examples.layout)
+        return scores(found, normalizer=of.normalizer, layout=examples.layout)["row"]["nme"]
+
+    return nme
 
 
-def validation_error(
-    network: states.Network, examples: Examples, *, config: ConfigDict, modality: str, mesh: Mesh
-) -> float:
-    """NME in per cent of a network that reads `modality`."""
-    options = {"size": config.image_size, "source": stages.layout(config), "target": examples.layout}
-    found = collect(predictor(network, modality, mesh), eval_batches(examples, config, mesh), **options)
-    return scores(found, normalizer=config.normalizer, layout=examples.layout)["row"]["nme"]
+def readable(names: Iterable[str], config: ConfigDict, examples: Examples) -> list[str]:
+    """The stages whose modality a test set has; the user is told of the others.
 
-
-def evaluate_networks(
-    trained: dict[str, Trained], examples: Examples, *, config: ConfigDict, split: str, mesh: Mesh
-) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Scores the mean shape and every stage.
-
-    Predictions, in the layout of the config, are converted to that of `examples` (see `open_test`).
-
-    Returns:
-      The content of results.json; errors [N] by row name; predictions [N, K, 2] in original pixels by row name.
+    Raises:
+        InputError: there is none.
     """
-    front = frontal(examples)
-    reads = {name: stages.modality(name, config) for name in trained}
-    usable = {name: t for name, t in trained.items() if reads[name] in examples.modalities}
-    for name in trained.keys() - usable.keys():
-        say(f"Stage {name} reads {reads[name]} images, which this dataset lacks: left out.")
+    names = list(names)
+    reads = {name: stages.modality(name, config) for name in names}
+    usable = [name for name in names if reads[name] in examples.modalities]
     if not usable:
-        raise InputError("No stage of this run reads a modality that the dataset has.")
-    rows, errors, predictions = [], {}, {}
-    options = {"size": config.image_size, "source": stages.layout(config), "target": examples.layout}
-    mean = next(iter(usable.values())).mean_shape
+        raise InputError(
+            f"No stage of this run reads a modality that {examples.name} has ({', '.join(examples.modalities)}); "
+            "choose another config.test_dataset."
+        )
+    for name in names:
+        if name not in usable:
+            say(f"Stage {name} reads {reads[name]} images, which {examples.name} lacks: it will not be in the table.")
+    return usable
+
+
+def _constant(mean_shape: np.ndarray, batch: dict[str, np.ndarray]) -> np.ndarray:
+    return np.broadcast_to(mean_shape, (len(batch["mask"]), *mean_shape.shape))
+
+
+def evaluate_networks(trained: Mapping[str, Trained], examples: Examples, *, config: ConfigDict, mesh: Mesh) -> Scores:
+    """Scores the mean shape and every stage that can be read on the examples.
+
+    Args:
+        trained: networks by stage.
+        examples: of the test set (see `open_test`); predictions are converted to its layout.
+        config: of the run.
+        mesh: the devices.
+    """
+    of, front, target = protocol(config), frontal(examples), examples.layout
+    usable = readable(trained, config, examples)
+    mean = trained[usable[0]].mean_shape
+    found_scores = Scores([], {}, {})
     for name in ("mean_shape", *usable):
         if name == "mean_shape":
-            size, modality = {"params": 0, "flops": 0}, "none"
-            found = collect(
-                lambda batch: np.broadcast_to(mean, (len(batch["mask"]), *mean.shape)),
-                eval_batches(examples, config, mesh),
-                **options,
-            )
+            row = {"name": name, "modality": "none", "params": 0, "flops": 0}
+            predict = functools.partial(_constant, mean)
         else:
-            network, modality = usable[name].network, reads[name]
-            found = collect(predictor(network, modality, mesh), eval_batches(examples, config, mesh), **options)
-            profile = models.profile(states.join(network), config.image_size, channels=3 if modality == "rgb" else 1)
-            size = {key: profile[key] for key in ("params", "flops")}
-        row, errors[name] = _row(name, modality, size, found, front, examples.layout, config.normalizer)
-        predictions[name] = found["prediction"]
-        rows.append(row)
-    results = {"dataset": config.test_dataset or config.dataset, "split": split, "normalizer": config.normalizer}
-    results["rows"] = rows
-    return results, errors, predictions
+            network, modality = trained[name].network, stages.modality(name, config)
+            size = models.profile(networks.join(network), of.size, channels=3 if modality == "rgb" else 1)
+            row = {"name": name, "modality": modality, "params": size["params"], "flops": size["flops"]}
+            predict = predictor(network, modality, mesh)
+        found = collect(predict, eval_batches(examples, of, mesh), of, target)
+        result = scores(found, normalizer=of.normalizer, layout=target)
+        row |= result["row"]
+        if of.normalizer != "outer_eyes" and target.eye_corners and front is not None and front.any():
+            part = {key: value[front] for key, value in found.items()}
+            row["nme_outer_eyes_frontal"] = scores(part, normalizer="outer_eyes", layout=target)["row"]["nme"]
+        found_scores.rows.append(row)
+        found_scores.errors[name], found_scores.predictions[name] = result["errors"], found["prediction"]
+    return found_scores
 
 
-def open_test(config: ConfigDict, split: str, *, data_dir: str) -> Examples:
-    """A split of the config's test set, in the richest layout that both the network's and the set's convert to."""
-    name = config.test_dataset or config.dataset
-    layout = stages.layout(config)
+def results(config: ConfigDict, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of results.json."""
+    dataset = config.test_dataset or config.dataset
+    return {"dataset": dataset, "split": config.test_split, "normalizer": config.normalizer, "rows": rows}
+
+
+def open_test(config: ConfigDict, *, data_dir: str) -> Examples:
+    """The config's test split, in the richest layout to which its landmarks and the networks' both convert."""
+    name, layout = config.test_dataset or config.dataset, stages.layout(config)
     shared = landmarks.route(layout, layout_of(name, data_dir))
     if shared.name != layout.name:
         say(f"{name} is scored in the layout {shared.name}, which its landmarks and those of the networks share.")
-    return open_examples(name, split, data_dir=data_dir, layout=shared, thermal_range=config.thermal_range)
+    options = {"data_dir": data_dir, "layout": shared, "thermal_range": config.thermal_range}
+    return open_examples(name, config.test_split, **options)
 
 
-def print_table(results: dict[str, Any]) -> None:
-    """The rows of results.json for people."""
-    normalizer = results["normalizer"]
-    table = Table(title=f"{results['dataset']}, split {results['split']}: NME in per cent of {describe(normalizer)}")
+def print_table(content: dict[str, Any]) -> None:
+    """Prints the rows of results.json."""
+    normalizer = metrics.NORMALIZERS[content["normalizer"]]
+    table = Table(title=f"{content['dataset']}, split {content['split']}: NME in per cent of {normalizer}")
     columns = ("row", "reads", "params", "MFLOPs", "NME %", "FR@10", "AUC@10", "eyes*")
     for column in columns:  # within 80 characters; results.json holds more
         table.add_column(column, justify="left" if column in ("row", "reads") else "right", no_wrap=True)
-    for row in results["rows"]:
+    for row in content["rows"]:
         eyes = row.get("nme_outer_eyes_frontal")
         table.add_row(
             row["name"],
@@ -213,49 +268,50 @@ def print_table(results: dict[str, Any]) -> None:
             f"{eyes:.2f}" if eyes is not None else "",
         )
     console.print(table)
-    if any("nme_outer_eyes_frontal" in row for row in results["rows"]):
+    if any("nme_outer_eyes_frontal" in row for row in content["rows"]):
         say(f"FR in per cent. * NME by the outer eye corners, faces with |yaw| < {FRONTAL_YAW:.0f}° only.")
-
-
-def describe(normalizer: str) -> str:
-    """What a normaliser's name means."""
-    return {
-        "box": "√(w·h) of the box",
-        "outer_eyes": "the distance of the outer eye corners",
-        "pupils": "the distance of the pupils",
-    }[normalizer]
 
 
 def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test", data_dir: str) -> dict[str, Any]:
     """Scores the finished stages of a run, prints the table and saves it as `results_<dataset>_<split>.json`.
 
+    Args:
+        workdir: of the run.
+        dataset: "" for that of the run.
+        split: of the dataset.
+        data_dir: where built datasets are.
+
+    Returns:
+        What was saved.
+
     Raises:
-      InputError: not a work directory, nothing trained in it, or an unknown dataset or split.
+        InputError: not a work directory, nothing trained in it, or an unknown dataset or split.
     """
     config = load_config(workdir)
     try:
         mesh = sharding.make_mesh(shape=config.mesh)
-    except InputError:  # other devices than those it was trained on
+    except InputError:  # these are not the devices that it was trained on
         mesh = sharding.make_mesh()
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     config.eval_batch_size = -(-config.eval_batch_size // parts) * parts
-    config.test_dataset = dataset = dataset or config.test_dataset or config.dataset
-    finished = [name for name in stages.STAGES if checkpoint_folder(workdir, name, config).exists()]
-    if not finished:
+    config.test_dataset, config.test_split = dataset or config.test_dataset or config.dataset, split
+    names = [name for name in stages.STAGES if checkpoint_folder(workdir, name, config).exists()]
+    if not names:
         raise InputError(f"{workdir} has no trained stage; run the training command again to finish it.")
     trained = {}
-    for name in finished:
+    for name in names:
         try:
-            trained[name] = load_stage(workdir, name, mesh=mesh, say=say)
+            trained[name] = load_stage(workdir, name, mesh=mesh)
         except InputError as error:
             say(f"{error} Left out of the table.")
     if not trained:
         raise InputError(f"{workdir} has no finished stage to evaluate; run the training command again.")
-    examples = open_test(config, split, data_dir=data_dir)
-    results, _, _ = evaluate_networks(trained, examples, config=config, split=split, mesh=mesh)
-    print_table(results)
-    path = epath.Path(workdir) / f"results_{dataset.replace('/', '_')}_{split}.json"
+    examples = open_test(config, data_dir=data_dir)
+    found = evaluate_networks(trained, examples, config=config, mesh=mesh)
+    content = results(config, found.rows)
+    print_table(content)
+    path = epath.Path(workdir) / f"results_{config.test_dataset.replace('/', '_')}_{split}.json"
     if distributed.is_main():
-        write_json(path, results)
+        write_json(path, content)
     say(f"Saved {path}")
-    return results
+    return content

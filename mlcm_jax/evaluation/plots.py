@@ -1,26 +1,38 @@
 """Sample grids, cumulative error curves, loss curves and ablation charts. Matplotlib without a screen."""
 
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from etils import epath
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from mlcm_jax import landmarks, metrics
-from mlcm_jax.data.draw import PREDICTION, TRUTH, as_rgb, write_image
+from mlcm_jax.data.draw import PREDICTION, TRUTH, Color, as_rgb, write_image
 from mlcm_jax.errors import InputError
 
 
-def samples(path, rows, *, layout, title="", columns=2) -> None:
-    """A grid of examples, for each: RGB, thermal, and the face with truth in green and prediction in red.
+def samples(
+    path: epath.PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    layout: str | landmarks.Layout,
+    title: str = "",
+    columns: int = 2,
+) -> None:
+    """A grid of examples: for each RGB, thermal, and the face with the truth in green and the prediction in red.
 
     Args:
-      path: a .png file to write.
-      rows: dicts of `rgb` uint8 [H, W, 3] and / or `thermal` uint8 [H, W] or [H, W, 1], `landmarks` [K, 2] in pixels,
-        and optionally `prediction` [K, 2] in pixels and `title` (such as the example's error).
-      layout: name or Layout.
-      title: of the figure.
-      columns: examples side by side.
+        path: a .png file to write.
+        rows: dicts of `rgb` uint8 [H, W, 3] and / or `thermal` uint8 [H, W] or [H, W, 1], `landmarks` [K, 2] in pixels,
+            and optionally `prediction` [K, 2] in pixels and `title` (such as the example's error).
+        layout: name or Layout.
+        title: of the figure.
+        columns: examples side by side.
     """
     layout = landmarks.get(layout)
     if not rows:
@@ -49,10 +61,13 @@ def samples(path, rows, *, layout, title="", columns=2) -> None:
     _save(figure, path)
 
 
-def ced(path, errors, normalizer) -> None:
-    """Cumulative error curves. `errors` is {name: NME values [N] as fractions}; `normalizer` in words, for the label.
+def ced(path: epath.PathLike, errors: Mapping[str, ArrayLike], normalizer: str) -> None:
+    """Cumulative error curves, up to 10 % or, if it is more, to where every curve reaches 75 %, but at most to 40 %.
 
-    Draws up to the largest of 10 % and three quarters' worth of every curve, at most 40 %.
+    Args:
+        path: a .png file to write.
+        errors: row -> NME [N] as fractions.
+        normalizer: in words, for the label.
     """
     if not errors:
         raise InputError(f"There are no errors to draw in {path}.")
@@ -71,8 +86,8 @@ def ced(path, errors, normalizer) -> None:
     _save(figure, path)
 
 
-def loss_curves(path, curves) -> None:
-    """Training losses. `curves` is {stage: (steps, losses)}; losses that are not finite leave a gap."""
+def loss_curves(path: epath.PathLike, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    """Training losses by stage, as (steps, losses); losses that are not finite leave a gap."""
     figure, axis = _axes()
     values = [np.asarray(losses, np.float64) for _, losses in curves.values()]
     for (name, (steps, _)), losses in zip(curves.items(), values, strict=True):
@@ -86,11 +101,16 @@ def loss_curves(path, curves) -> None:
     _save(figure, path)
 
 
-def ablation(path, rows, normalizer) -> None:
-    """Rows of an ablation as `ablation.collect` gives them: a dot for every seed and a bar at their mean.
+def ablation(path: epath.PathLike, rows: Sequence[Mapping[str, Any]], normalizer: str) -> None:
+    """Rows of an ablation: a dot for every seed and a bar at their mean.
 
-    A line runs at the mean of the control through the rows that are compared with it. The whisker is the 95 % interval
-    of the paired difference, drawn from that line: where it does not touch the line, the row differs from its control.
+    A dashed line marks the mean of the control in the rows that are compared with it. The whisker is the 95 % interval
+    of the paired difference, drawn from that line: where it doesn't touch the line, the row differs from its control.
+
+    Args:
+        path: a .png file to write.
+        rows: see `ablation.collect`.
+        normalizer: in words, for the label.
     """
     if not rows:
         raise InputError(f"There are no rows to draw in {path}.")
@@ -109,7 +129,7 @@ def ablation(path, rows, normalizer) -> None:
         reference = means.get(row["control"] or row["name"])
         if reference is not None:
             axis.plot([reference, reference], [y - 0.5, y + 0.5], color="C1", linestyle="--", linewidth=1)
-    # The whiskers of two or three seeds are long: the dots alone say what is worth seeing.
+    # The whiskers of two or three seeds are long, so the dots alone set the limits.
     low, high = axis.get_xlim()
     for y, row in enumerate(rows):
         found = row["paired"]
@@ -122,26 +142,26 @@ def ablation(path, rows, normalizer) -> None:
     _save(figure, path)
 
 
-def _show(axis, image) -> None:
+def _show(axis: Axes, image: np.ndarray) -> None:
     axis.imshow(as_rgb(image), interpolation="nearest")
     axis.autoscale(False)  # landmarks beyond the image must not shrink it
 
 
-def _points(axis, points, layout, color, label) -> None:
+def _points(axis: Axes, points: ArrayLike, layout: landmarks.Layout, color: Color, label: str) -> None:
     points, color = np.asarray(points), tuple(c / 255 for c in color)
     for first, second in layout.edges:
         axis.plot(*points[[first, second]].T, color=color, linewidth=0.6, alpha=0.8)
     axis.plot(*points.T, ".", color=color, markersize=2.5, label=label)
 
 
-def _axes():
+def _axes() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.add_subplot()
     axis.grid(alpha=0.3)
     return figure, axis
 
 
-def _save(figure, path) -> None:
+def _save(figure: Figure, path: epath.PathLike) -> None:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

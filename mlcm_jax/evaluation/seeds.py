@@ -1,10 +1,11 @@
 """What `mlcm train` does: one config, one seed or several, one table.
 
-The stages are trained, scored and drawn; of several seeds follow mean and standard deviation of every row, and paired
-differences of interest.
+The stages are trained, scored and drawn. For several seeds the table has mean and standard deviation of every row, and
+the paired differences between rows and their controls.
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,116 +13,122 @@ from etils import epath
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from mlcm_jax import metrics
 from mlcm_jax.console import console, say
+from mlcm_jax.data.examples import Examples
+from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import evaluate, plots
 from mlcm_jax.files import write_json
 from mlcm_jax.training import distributed, run_stage, sharding, stages
 from mlcm_jax.training.log import read_jsonl
-from mlcm_jax.training.workdir import claim
-
-# (row, its control): what a distillation is worth is a difference between these, seed by seed.
-PAIRS = (("transfer", "thermal_alone"), *((row, "light_alone") for row in ("direct", "compress", "kd")))
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict[str, Any]:
-    """Trains every stage of the config, scores them on the test split, writes results.json and the images.
+    """Trains every stage of the config, scores them on the test split, writes results.json and the plots.
 
-    Finished stages are loaded, an unfinished one resumes from its last whole checkpoint. With `config.seeds` each seed
-    gets a work directory of its own below this one, and the table is of means and deviations over them.
+    Finished stages are loaded; an unfinished one resumes from its last whole checkpoint. With `config.seeds` each seed
+    gets a work directory of its own below this one.
 
-    Returns the content of results.json.
+    Args:
+        config: of the run.
+        workdir: where it is kept; claimed only when everything that can be checked has been.
+        data_dir: where built datasets are.
+
+    Returns:
+        The content of results.json.
 
     Raises:
-      InputError: see the message; nothing that was saved is lost.
-      Interrupted: after Ctrl-C or SIGTERM.
+        InputError: see the message; nothing that was saved is lost.
+        Interrupted: after Ctrl-C or SIGTERM.
     """
     workdir = epath.Path(workdir)
     stages.check(config)
-    if config.seeds:
-        results = []
-        for seed in config.seeds:
-            single = config.copy_and_resolve_references()
-            single.seed, single.seeds = seed, ()
-            if config.checkpoint_dir:
-                single.checkpoint_dir = f"{config.checkpoint_dir}/seed_{seed}"
-            say(f"Seed {seed}")
-            results.append(train(single, workdir / f"seed_{seed}", data_dir=data_dir))
-        return combine(results, config.seeds, workdir)
+    if not config.seeds:
+        return _train_seed(config, workdir, data_dir=data_dir)
+    if len(set(config.seeds)) != len(config.seeds):
+        raise InputError(f"config.seeds={tuple(config.seeds)} names a seed twice.")
+    results = []
+    for seed in config.seeds:
+        single = config.copy_and_resolve_references()
+        single.seed, single.seeds = seed, ()
+        if config.checkpoint_dir:
+            single.checkpoint_dir = f"{config.checkpoint_dir}/seed_{seed}"
+        say(f"Seed {seed}")
+        results.append(_train_seed(single, workdir / f"seed_{seed}", data_dir=data_dir))
+    return combine(results, config.seeds, workdir)
 
+
+def _train_seed(config: ConfigDict, workdir: epath.Path, *, data_dir: str) -> dict[str, Any]:
     mesh, began = sharding.make_mesh(shape=config.mesh), time.monotonic()
     accumulate = config.train.accumulate
     sharding.check_batch_size(config.train.batch_size, mesh, "config.train.batch_size", accumulate=accumulate)
     sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
-    test = evaluate.open_test(config, config.test_split, data_dir=data_dir)
-    evaluate.check_normalizer(config, test)
-    for folder in filter(None, (workdir, config.checkpoint_dir)):  # both belong to this run alone
-        claim(folder, config)
-    trained = run_stage.train_stages(config, workdir, data_dir=data_dir, mesh=mesh, validate=evaluate.validation_error)
+    test = evaluate.open_test(config, data_dir=data_dir)
+    evaluate.check_normalizer(config.normalizer, test.layout)
+    run = run_stage.prepare(config, workdir, data_dir=data_dir, mesh=mesh, validate=evaluate.validation(config, mesh))
+    trained = run_stage.train_stages(run)
     ordered = {name: trained[name] for name in stages.STAGES if name in trained}
-    results, errors, predictions = evaluate.evaluate_networks(
-        ordered, test, config=config, split=config.test_split, mesh=mesh
-    )
+    found = evaluate.evaluate_networks(ordered, test, config=config, mesh=mesh)
+    content = evaluate.results(config, found.rows)
     if distributed.is_main():
-        write_json(workdir / "results.json", results)
-        _draw(workdir, ordered, test, errors, predictions, config)
-    distributed.wait_for_all("images")
-    evaluate.print_table(results)
+        write_json(workdir / "results.json", content)
+        _draw(workdir, list(ordered), test, found)
+        plots.ced(workdir / "ced.png", found.errors, metrics.NORMALIZERS[config.normalizer])
+    distributed.wait_for_all("plots")
+    evaluate.print_table(content)
     say(f"Wrote results.json, samples.png, ced.png and loss.png to {workdir} ({time.monotonic() - began:.0f} s).")
-    return results
+    return content
 
 
-def _draw(workdir, trained, examples, errors, predictions, config):
-    """samples.png, ced.png, loss.png."""
+def _draw(workdir: epath.Path, names: Sequence[str], examples: Examples, found: evaluate.Scores) -> None:
+    """Draws samples.png, with predictions of the last stage in the table, and loss.png."""
+    last = names[-1]
     shown = np.linspace(0, len(examples) - 1, 8).round().astype(int)
-    best = list(trained)[-1]
     rows = [
-        {**examples[i], "prediction": predictions[best][i], "title": f"NME {100 * errors[best][i]:.1f} %"}
+        {
+            **examples[i],
+            "prediction": found.predictions[last][i],
+            "title": f"NME {100 * found.errors[last][i]:.1f} %",
+        }
         for i in shown
     ]
-    plots.samples(workdir / "samples.png", rows, layout=examples.layout, title=f"stage {best}")
-    plots.ced(workdir / "ced.png", errors, normalizer=evaluate.describe(config.normalizer))
+    plots.samples(workdir / "samples.png", rows, layout=examples.layout, title=f"stage {last}")
     curves = {}
-    for name in trained:
+    for name in names:
+        # A record lacks the loss where every step since the one before it was skipped.
         records = read_jsonl(workdir / name / "metrics.jsonl")
-        curves[name] = ([r["step"] for r in records], [r["task"] for r in records])
+        curves[name] = ([record["step"] for record in records], [record["task"] for record in records])
     plots.loss_curves(workdir / "loss.png", curves)
 
 
-def combine(results: list[dict[str, Any]], seeds, workdir: epath.PathLike) -> dict[str, Any]:
+def combine(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], workdir: epath.PathLike) -> dict[str, Any]:
     """Writes `results.json` of several seeds and prints its table.
 
     Args:
-      results: one results.json content a seed, with the same rows.
-      seeds: their seeds.
-      workdir: where to write.
+        results: one results.json content for each seed, with the same rows.
+        seeds: their seeds.
+        workdir: where to write.
 
     Returns:
-      {"dataset", "split", "normalizer", "seeds", "rows", "paired"}: rows as of one run, every number a mean, with
-      `<number>_std` (sample deviation, n − 1) beside it; paired is a list of {"row", "control", "difference", "std",
-      "seeds_better"}, differences of the NME in points of per cent, negative when the row beats its control.
+        {"dataset", "split", "normalizer", "seeds", "rows", "paired"}: rows as of one run, every number a mean, with
+        `<number>_std` (sample deviation, n − 1) beside it; paired is a list of {"row", "control", "difference", "std",
+        "seeds_better"}, differences of the NME in points of per cent, negative when the row beats its control.
     """
-    rows, by_name = [], {}
+    rows, nme = [], {}
     for group in zip(*(result["rows"] for result in results), strict=True):
         row = {key: group[0][key] for key in ("name", "modality", "params", "flops")}
-        for key in (k for k in group[0] if k not in row):
-            values = [member[key] for member in group]
-            row[key] = float(np.mean(values))
-            row[f"{key}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        for key in [key for key in group[0] if key not in row]:
+            row |= dict(zip((key, f"{key}_std"), mean_and_deviation([member[key] for member in group]), strict=True))
         rows.append(row)
-        by_name[row["name"]] = np.asarray([member["nme"] for member in group])
+        nme[row["name"]] = np.asarray([member["nme"] for member in group])
     paired = []
-    for name, control in PAIRS:
-        if name in by_name and control in by_name:
-            difference = by_name[name] - by_name[control]
-            paired.append(
-                {
-                    "row": name,
-                    "control": control,
-                    "difference": float(difference.mean()),
-                    "std": float(difference.std(ddof=1)) if len(difference) > 1 else 0.0,
-                    "seeds_better": int((difference < 0).sum()),
-                }
-            )
+    for name in nme:
+        control = stages.STAGES[name].control if name in stages.STAGES else ""
+        if control in nme:
+            difference, deviation = mean_and_deviation(nme[name] - nme[control])
+            better = int((nme[name] < nme[control]).sum())
+            paired.append({"row": name, "control": control, "difference": difference, "std": deviation})
+            paired[-1]["seeds_better"] = better
     combined = {key: results[0][key] for key in ("dataset", "split", "normalizer")}
     combined |= {"seeds": list(seeds), "rows": rows, "paired": paired}
     if distributed.is_main():
@@ -132,10 +139,15 @@ def combine(results: list[dict[str, Any]], seeds, workdir: epath.PathLike) -> di
     return combined
 
 
-def _print(combined: dict[str, Any]) -> None:
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample deviation (n − 1); the deviation of one value is 0."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _print(combined: Mapping[str, Any]) -> None:
     title = (
         f"{combined['dataset']}, split {combined['split']}, seeds {', '.join(map(str, combined['seeds']))}: "
-        f"mean ± std; NME in per cent of {evaluate.describe(combined['normalizer'])}"
+        f"mean ± std; NME in per cent of {metrics.NORMALIZERS[combined['normalizer']]}"
     )
     table = Table(title=title)
     for column in ("row", "reads", "params", "NME %", "FR@10 %", "AUC@10"):

@@ -1,6 +1,10 @@
-"""Landmarks in a user's images: `Predictor` for code, `predict_files` for the command line."""
+"""Landmarks in a user's images: `Predictor` for code, `predict_files` for the command line.
 
-from collections.abc import Sequence
+Only the stored model of a stage is read (`models.stored`), so none of the training code is loaded.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import jax
@@ -11,93 +15,113 @@ from mlcm_jax import codecs
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, draw, image_file
 from mlcm_jax.data import boxes as box_input
-from mlcm_jax.data.examples import fixed_range
-from mlcm_jax.errors import InputError
-from mlcm_jax.evaluation import evaluate
-from mlcm_jax.files import write_json
-from mlcm_jax.training import sharding, stages
-from mlcm_jax.training.workdir import load_stage
+from mlcm_jax.errors import InputError, did_you_mean
+from mlcm_jax.files import read_json, write_json
+from mlcm_jax.models import network as networks
+from mlcm_jax.models import stored
+
+_APART = 0.05  # distance between a prediction and that for the mirror image, over the crop's side, that scores 0.5
 
 
 class Predictor:
     """A trained stage, ready to be called on one image after another.
 
-    Args:
-      path: the work directory of a run.
-      stage: whose network; `compress`, the light thermal student, by default.
-
-    Raises:
-      InputError: no such run or stage, or the stage is not trained to its end.
+    Attributes:
+        layout: the name of the landmarks' layout.
+        card: what is known of the model.
     """
 
-    def __init__(self, path: epath.PathLike | None = None, *, stage: str = "compress"):
+    def __init__(self, path: epath.PathLike | None = None, *, stage: str | None = None) -> None:
+        """Loads the model.
+
+        Args:
+            path: the work directory of a run.
+            stage: whose network; by default that of the last stage of the run's config.
+
+        Raises:
+            InputError: no such run or stage, or a stage that is not trained to its end.
+        """
         if path is None:
             raise InputError(
                 "No model ships with this version; train one with "
                 "`mlcm train --config=configs/tiny.py --workdir=runs/tiny` and name its work directory."
             )
-        # Images come one at a time and have no batch to split.
-        self._mesh = sharding.make_mesh(jax.local_devices()[:1])
-        self._trained = load_stage(path, stage, mesh=self._mesh, say=say)
-        config = self._trained.config
-        self.layout = stages.layout(config).name
-        self._layout = stages.layout(config)
-        self.modality = stages.modality(stage, config)
-        # °C that are black and white for a network that reads temperatures; () for the others.
-        self.thermal_range = tuple(config.thermal_range) if self.modality == "thermal" else ()
-        self._size, self._expand = config.image_size, config.augment.expand
-        self._predict = evaluate.predictor(self._trained.network, self.modality, self._mesh)
+        self._network, self.card = stored.load(_stage_folder(epath.Path(path), stage))
+        self.layout = self.card.layout.name
+        self._predict = jax.jit(networks.predict)
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks of every face.
 
         Args:
-          image: uint8 [H, W, 3] for a network that reads RGB, uint8 [H, W] for one that reads thermal images
-            (see `image_file.to_rgb8` and `image_file.to_gray8` for other kinds).
-          boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None takes the whole
-            image as one face.
+            image: uint8 [H, W, 3] for a network that reads RGB, uint8 [H, W] for one that reads thermal images (see
+                `image_file.to_rgb8` and `image_file.to_gray8` for other kinds).
+            boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None takes the whole
+                image for one face.
 
         Returns:
-          landmarks float32 [F, K, 2] in pixels of `image`, and scores float32 [F] in (0, 1]: how well the answers for
-          the crop and for its mirror image agree (1: exactly; 0.5: apart by 5 % of the crop's side on average).
+            landmarks float32 [F, K, 2] in pixels of `image`, and scores float32 [F] in (0, 1]: how well the predictions
+            for the crop and for its mirror image agree (1: exactly; 0.5: apart by 5 % of the crop's side on average).
 
         Raises:
-          InputError: an image of another type, or a box that is empty or outside the image.
+            InputError: an image of another type, or a box that is empty or outside the image.
         """
         height, width = image.shape[:2]
-        boxes = np.asarray([[0, 0, width, height]] if boxes is None else boxes, np.float32).reshape(-1, 4)
-        layout = self._layout
+        boxes = np.asarray([[0, 0, width, height]] if boxes is None else boxes, np.float32)
+        if boxes.shape[1:] != (4,):
+            raise InputError(f"Boxes have shape {boxes.shape}, not [F, 4] (x, y, w, h).")
+        card, layout = self.card, self.card.layout
         nothing = {"landmarks": np.zeros((layout.count, 2), np.float32), "visible": np.ones(layout.count, bool)}
         points, scores = [], []
         for box in boxes:
-            example = nothing | {self.modality: image, "box": box}
-            crop = augment.crop(example, size=self._size, expand=self._expand, layout=layout)
-            pair = self._predict({self.modality: np.stack([crop[self.modality], crop[self.modality][:, ::-1]])})
+            example = nothing | {card.modality: image, "box": box}
+            crop = augment.crop(example, size=card.image_size, expand=card.expand, layout=layout)
+            plain = crop[card.modality]
+            pair = self.predict_crops(np.stack([plain, plain[:, ::-1]]))
             mirrored = (np.array([1.0, 0.0]) + np.array([-1.0, 1.0]) * pair[1])[layout.flip]
-            found = (pair[0] + mirrored) / 2
+            mean = (pair[0] + mirrored) / 2
             apart = np.linalg.norm(pair[0] - mirrored, axis=-1).mean()
-            points.append(codecs.to_original(found[None], crop["to_image"][None], self._size)[0])
-            scores.append(1.0 / (1.0 + apart / 0.05))
-        return np.asarray(points, np.float32), np.asarray(scores, np.float32)
+            points.append(codecs.to_original(mean[None], crop["to_image"][None], card.image_size)[0])
+            scores.append(1.0 / (1.0 + apart / _APART))
+        return np.asarray(points, np.float32).reshape(-1, layout.count, 2), np.asarray(scores, np.float32)
+
+    def predict_crops(self, crops: np.ndarray) -> np.ndarray:
+        """Landmarks float32 [N, K, 2] in u for crops as `augment.crop` makes them, float32 [N, S, S, 1 or 3]."""
+        return np.asarray(self._predict(self._network, crops))
+
+    def prepared(self, file: image_file.ImageFile) -> tuple[np.ndarray, str]:
+        """An image file as this network reads it: uint8 [H, W, 3] or [H, W], and a note on what was done, or "".
+
+        Raises:
+            InputError: no temperatures for a network that reads them.
+        """
+        if self.card.modality == "rgb":
+            return image_file.to_rgb8(file)
+        if not self.card.thermal_range:
+            return image_file.to_gray8(file)
+        if file.kind != "float":
+            raise InputError(f"{file.name} holds no temperatures, which this network reads; give °C (.npy, .tiff).")
+        return image_file.fixed_range(file.array, *self.card.thermal_range), ""
 
 
 def predict_files(
-    paths: Sequence[str], *, model: str, stage: str = "compress", box: str = "", boxes: str = "", out: str
-) -> dict[str, dict]:
-    """Predicts one face in every image, writes `predictions.json` and one overlay an image to `out`.
+    paths: Sequence[str], *, model: str, stage: str | None = None, box: str = "", boxes: str = "", out: str
+) -> dict[str, dict[str, Any]]:
+    """Predicts one face in every image, and writes `predictions.json` and an overlay for each image to `out`.
 
-    An image that cannot be used does not stop the others: they are finished and saved first, then an InputError names
-    what failed.
+    An image that cannot be used does not stop the others: they are finished and saved first, and then an InputError
+    names what failed.
 
     Args:
-      paths: image files (see `image_file.read_image`).
-      model, stage: see `Predictor`.
-      box: "x,y,w,h" for all images, or "".
-      boxes: a JSON file of boxes by file name, or "".
-      out: folder, made if missing.
+        paths: image files (see `image_file.read_image`).
+        model: the work directory of a run.
+        stage: see `Predictor`.
+        box: "x,y,w,h" for all images, or "".
+        boxes: a JSON file of boxes by file name, or "".
+        out: folder, made if it is missing.
 
     Returns:
-      The content of predictions.json: {"file name": {"box", "layout", "landmarks"}}, pixels of the original image.
+        The content of predictions.json: {"file name": {"box", "layout", "landmarks"}}, in pixels of the original image.
     """
     given = box_input.parse_box(box) if box else None
     by_name = box_input.read_boxes(boxes) if boxes else {}
@@ -122,15 +146,27 @@ def predict_files(
     return predictions
 
 
-def _in_range(image: image_file.ImageFile, thermal_range: Sequence[float]) -> np.ndarray:
-    """Temperatures as the network was trained to read them (config.thermal_range): uint8 [H, W]."""
-    if image.kind != "float":
-        raise InputError(f"{image.name} holds no temperatures, which this network reads; give °C (.npy, .tiff).")
-    raw = np.nan_to_num((image.array.astype(np.float64) + 273.15) * 100.0)
-    return fixed_range(raw.round().clip(0, 65535).astype(np.uint16), *thermal_range)
+def _stage_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
+    """The folder of a finished stage; raises InputError where there is none."""
+    if not (workdir / "config.json").exists():
+        seeds = sorted(path.parent.name for path in workdir.glob("seed_*/config.json"))
+        hint = f"train one with `mlcm train --config=configs/tiny.py --workdir={workdir}`"
+        hint = f"it holds one run for each seed; name one, such as {workdir / seeds[0]}" if seeds else hint
+        raise InputError(f"{workdir} is not the work directory of a run (no config.json in it); {hint}.")
+    named = read_json(workdir / "config.json")
+    asked = list(named.get("stages", ())) if isinstance(named, dict) else []
+    if not asked:
+        raise InputError(f"{workdir / 'config.json'} names no stages; restore it, or use another work directory.")
+    finished = [path.parent.name for path in workdir.glob(f"*/{stored.CARD}")]
+    stage = stage or "compress"
+    if stage in finished:
+        return workdir / stage
+    if stage not in asked:
+        raise InputError(f"{workdir} has no stage {stage!r}; {did_you_mean(stage, [*asked, *finished])}")
+    raise InputError(f"Stage {stage} of {workdir} is not finished; run the training command again to finish it.")
 
 
-def _check_names(paths: Sequence[str], by_name: dict, boxes: str) -> None:
+def _check_names(paths: Sequence[str], by_name: Mapping[str, Any], boxes: str) -> None:
     names = [epath.Path(path).name for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -139,21 +175,17 @@ def _check_names(paths: Sequence[str], by_name: dict, boxes: str) -> None:
         raise InputError(f"{boxes} has a box for none of the images; its keys are file names such as {names[0]}.")
 
 
-def _predict_file(path, predictor, box, folder) -> dict:
-    file = image_file.read_image(path)
-    if predictor.thermal_range:
-        image, note = _in_range(file, predictor.thermal_range), ""
-    else:
-        image, note = (image_file.to_gray8 if predictor.modality == "thermal" else image_file.to_rgb8)(file)
+def _predict_file(path: str, predictor: Predictor, box: Sequence[float] | None, folder: epath.Path) -> dict[str, Any]:
+    image, note = predictor.prepared(image_file.read_image(path))
     if note:
         say(f"{path}: {note}")
     height, width = image.shape[:2]
     if box is None:
-        say(f"{path}: no box given, so the whole image is taken to be the face.")
+        say(f"{path}: no box given, so the whole image is taken for the face.")
         box = (0, 0, width, height)
     box_input.check_inside(box, width, height, f"The box of {path}")
     points, scores = predictor(image, np.asarray([box], np.float32))
-    overlay = draw.draw_landmarks(image, points[0], predictor._layout, box=box)
+    overlay = draw.draw_landmarks(image, points[0], predictor.card.layout, box=box)
     name = epath.Path(path).name
     target = folder / f"{name}_landmarks.png"  # with its ending: a.npy and a.png may lie side by side
     if not cv2.imwrite(str(target), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)):

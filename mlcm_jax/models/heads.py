@@ -125,7 +125,7 @@ class Heatmap(nnx.Module):
         dtype: of the upsampling blocks; the last convolution and the soft-argmax compute in float32.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         channels: int,
         num_landmarks: int,

@@ -236,7 +236,7 @@ class SwinV2(nnx.Module):
         dtype: of the computation.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         embed: int,
         heads: int,

@@ -24,15 +24,15 @@ from jax.experimental import multihost_utils
 
 from mlcm_jax.errors import InputError
 
-# orbax narrates every save, and it and asyncio log with tracebacks what is raised to us as well and said in a sentence.
+Manager = ocp.CheckpointManager
 absl.logging.set_verbosity(absl.logging.FATAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
-    """A uint32 per array: Σ odd weight × word, modulo 2³². Integer sums, so the same under every sharding."""
+    """A uint32 per array: Σ odd weight × word, modulo 2³². Sums of integers are the same under every sharding."""
 
-    def one(leaf):
+    def one(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         if leaf.dtype == jnp.bool_:
@@ -46,12 +46,12 @@ def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 @functools.cache
 def _checksums_on(sharding: jax.sharding.Sharding | None) -> Callable:
-    """`_checksums` as a program whose results every process can read."""
+    """`_checksums`, compiled so that every process can read the results."""
     return jax.jit(_checksums, out_shardings=sharding)
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """Leaf path -> checksum."""
+    """The checksum of every array, by its path in `tree`."""
     paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
     placed = [getattr(leaf, "sharding", None) for leaf in leaves]
     meshes = {one.mesh for one in placed if isinstance(one, jax.sharding.NamedSharding)}
@@ -61,15 +61,15 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 class _Manager(ocp.CheckpointManager):
-    """orbax's, less two habits."""
+    """Orbax's manager without two habits that do not fit here."""
 
     def reached_preemption(self, step: int) -> bool:
-        return False  # the loop asks JAX's service, which counts the calls: orbax's own would confuse it
+        return False  # the loop asks JAX's service itself; it counts calls, and orbax's would confuse it
 
     def metrics(self, step: int) -> dict[str, float] | None:
         try:
             return super().metrics(step)
-        except ValueError:  # a damaged file: this step is no candidate of the best
+        except ValueError:  # a damaged file: this step cannot be the best
             return None
 
 
@@ -77,21 +77,27 @@ def _error(metrics: dict[str, float]) -> float:
     return metrics["error"]
 
 
-def open_manager(directory: epath.PathLike, *, keep: int = 2) -> ocp.CheckpointManager:
+def open_manager(directory: epath.PathLike, *, keep: int = 2, scored: bool = False) -> Manager:
     """A manager of the numbered checkpoints in `directory`; close it with `close`.
 
-    The last `keep` stay, and the one with the lowest error of those that were saved with one. The folder may be on any
-    file system that all processes see, and that orbax can write to.
+    Args:
+        directory: on any file system that all processes see and that orbax can write to.
+        keep: how many of the last checkpoints stay.
+        scored: whether errors are saved with them; the one with the lowest error then stays as well.
 
-    Raises InputError if the folder cannot be made or written.
+    Raises:
+        InputError: the folder cannot be made or written.
     """
     policies = ocp.checkpoint_managers
-    best = policies.BestN(get_metric_fn=_error, reverse=True, n=1, keep_checkpoints_without_metrics=False)
-    policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+    options = ocp.CheckpointManagerOptions(preservation_policy=policies.LatestN(keep))
+    if scored:
+        best = policies.BestN(get_metric_fn=_error, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        kept = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, best_fn=_error, best_mode="min")
     try:
         return _Manager(
             epath.Path(directory).resolve(),
-            options=ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_error, best_mode="min"),
+            options=options,
             item_names=("state", "model", "meta"),
         )
     except OSError as error:
@@ -99,7 +105,7 @@ def open_manager(directory: epath.PathLike, *, keep: int = 2) -> ocp.CheckpointM
 
 
 def _disk_message(directory: epath.PathLike, error: Exception) -> str | None:
-    """One sentence for an error of the file system (a ValueError where tensorstore met it); None for another error."""
+    """One sentence for an error of the file system, which tensorstore raises as ValueError; None for other errors."""
     text = str(error)
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
         return f"The disk of {directory} is full; free some space and run the same command again: it resumes."
@@ -110,10 +116,10 @@ def _disk_message(directory: epath.PathLike, error: Exception) -> str | None:
 
 
 def _guarded(function: Callable) -> Callable:
-    """Turns what the disk refuses, whichever library reports it, into an InputError."""
+    """Turns errors of the disk, whichever library reports them, into InputErrors."""
 
     @functools.wraps(function)
-    def wrapper(manager, *args, **kwargs):
+    def wrapper(manager: Manager, *args: Any, **kwargs: Any) -> Any:
         try:
             return function(manager, *args, **kwargs)
         except Exception as error:
@@ -126,10 +132,15 @@ def _guarded(function: Callable) -> Callable:
 
 
 @_guarded
-def save(manager: ocp.CheckpointManager, step: int, state: Any, model: Any, *, error: float | None = None) -> None:
-    """Saves in the background; the arrays may be donated once this returns. A step already there is left alone.
+def save(manager: Manager, step: int, state: Any, model: Any, *, error: float | None = None) -> None:
+    """Saves in the background; the arrays may be donated once this returns. A step that is there is left alone.
 
-    `error` of the model, the lower the better, makes it a candidate of `best_step`.
+    Args:
+        manager: see `open_manager`.
+        step: its number.
+        state: what resuming needs.
+        model: what evaluation and prediction need.
+        error: of the model, the lower the better; it makes the step a candidate for `best_step`.
     """
     if step in manager.all_steps():
         return
@@ -145,7 +156,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, model: Any, *, e
     )
 
 
-def best_step(manager: ocp.CheckpointManager) -> int | None:
+def best_step(manager: Manager) -> int | None:
     """The step that was saved with the lowest error; None where none was saved with one."""
     manager.wait_until_finished()
     scored = [step for step in manager.all_steps() if manager.metrics(step)]
@@ -153,13 +164,13 @@ def best_step(manager: ocp.CheckpointManager) -> int | None:
 
 
 @_guarded
-def close(manager: ocp.CheckpointManager) -> None:
+def close(manager: Manager) -> None:
     """Waits for the last save and closes."""
     manager.wait_until_finished()
     manager.close()
 
 
-def _restore_step(manager: ocp.CheckpointManager, step: int, item: str, like: Any) -> Any:
+def _restore_step(manager: Manager, step: int, item: str, like: Any) -> Any:
     restored = manager.restore(
         step,
         args=ocp.args.Composite(**{item: ocp.args.StandardRestore(like), "meta": ocp.args.JsonRestore()}),
@@ -170,7 +181,7 @@ def _restore_step(manager: ocp.CheckpointManager, step: int, item: str, like: An
 
 
 def _collect_quietly() -> None:
-    """A restore that fails leaves orbax's other reads behind, which complain on stderr whenever they are collected."""
+    """Collects the reads that a failed restore leaves behind in orbax; they would complain on stderr at any time."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         gc.collect()
@@ -179,16 +190,16 @@ def _collect_quietly() -> None:
 
 
 def _try(
-    manager: ocp.CheckpointManager, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]
+    manager: Manager, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]
 ) -> tuple[Any, int] | None:
     """The first of `steps` that can be used; `say` is told of the others."""
     for step in steps:
         try:
             return _restore_step(manager, step, item, like), step
-        # Damage shows as whatever exception the layer that meets it throws; none of them may stop the fallback.
+        # Damage shows as any exception of any layer below, and none of them may stop the fallback.
         except Exception as error:
             reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        # Outside the except clause: the exception still holds what is to be collected.
+        # Outside the except clause, inside which the exception still holds what is to be collected.
         say(f"Checkpoint {manager.directory / str(step)} cannot be used ({reason}); trying the one before it.")
         _collect_quietly()
     return None
@@ -197,10 +208,10 @@ def _try(
 def _agreed(
     directory: epath.Path, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]
 ) -> tuple[int, list[int]]:
-    """What several processes do about the checkpoints that process 0 sees: (their number, [the first it can read]).
+    """The checkpoints as process 0 sees them, for all processes: (their number, [the first that it can read]).
 
-    A read together in which one process meets damage leaves the others waiting for it; and a shared disk may not yet
-    show one process what it shows another. So process 0 reads by itself first.
+    If all read together and one of them meets damage, the others wait for it for ever; and a shared disk may show one
+    process what it doesn't show another yet. So process 0 reads alone first.
     """
     found = None
     if jax.process_index() == 0 and steps:
@@ -208,10 +219,10 @@ def _agreed(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone"
         )
         options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
-        # In the host's memory: what is split over many devices need not fit on one.
+        # Into the host's memory, because what is split over many devices need not fit on one.
         try:
             device = jax.local_devices(backend="cpu")[0]
-        except RuntimeError:  # JAX_PLATFORMS leaves it out
+        except RuntimeError:  # JAX_PLATFORMS excludes the CPU
             device = jax.local_devices()[0]
         here = jax.sharding.SingleDeviceSharding(device)
         local = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
@@ -224,7 +235,7 @@ def _agreed(
 
 
 def restore(
-    manager: ocp.CheckpointManager,
+    manager: Manager,
     item: str,
     like: Any,
     *,
@@ -234,17 +245,17 @@ def restore(
     """The newest whole checkpoint.
 
     Args:
-      manager: see `open_manager`.
-      item: "state" or "model".
-      like: a pytree of arrays or ShapeDtypeStructs with the shardings wanted, whatever those were that saved it.
-      first: a step to be preferred to the newest.
-      say: told of every checkpoint that had to be passed over.
+        manager: see `open_manager`.
+        item: "state" or "model".
+        like: a pytree of arrays or ShapeDtypeStructs with the shardings wanted, which may differ from those saved.
+        first: a step to be preferred to the newest.
+        say: is told of every checkpoint that cannot be used.
 
     Returns:
-      (tree, step), or None if there is none.
+        (tree, step), or None if there is none.
 
     Raises:
-      InputError: checkpoints are there, but belong to a model of another shape, or none of them can be read.
+        InputError: checkpoints are there, but belong to a model of another shape, or none of them can be read.
     """
     steps = sorted(manager.all_steps(), key=lambda step: (step == first, step), reverse=True)
     count = len(steps)
@@ -261,7 +272,7 @@ def restore(
     return found
 
 
-def delete_after(manager: ocp.CheckpointManager, step: int) -> None:
+def delete_after(manager: Manager, step: int) -> None:
     """Removes checkpoints newer than `step`: damaged ones, which would block the same step from being saved again."""
     for newer in [s for s in manager.all_steps() if s > step]:
         manager.delete(newer)

@@ -1,6 +1,6 @@
-"""Several processes, one run: JAX's own runtime connects them, this file only asks for it and says what went wrong.
+"""Several processes, one run: JAX's own runtime connects them; this file asks for it and says what went wrong.
 
-Only process 0 writes logs, images and results; all take part in checkpoints.
+Only process 0, the main process, writes logs, plots and results; all take part in checkpoints.
 """
 
 import os
@@ -13,12 +13,12 @@ from jax.experimental import multihost_utils
 from mlcm_jax.console import console
 from mlcm_jax.errors import InputError
 
-# Seconds: after so long without a sign a process counts as dead, and the others stop.
+# After so many seconds without a sign a process counts as dead, and the others stop.
 _HEARTBEAT = 30
 
 _joined = False
 
-# How JAX, gloo, NCCL and the coordination service say that somebody is gone.
+# How JAX, gloo, NCCL and the coordination service say that a process is gone.
 _GONE = re.compile(r"gloo|nccl|coordination|heartbeat|barrier|socket|connection|UNAVAILABLE|DEADLINE_EXCEEDED", re.I)
 
 
@@ -26,13 +26,13 @@ def initialize(*, auto: bool = False, coordinator: str = "", processes: int = 0,
     """Joins the processes of a run, before anything else of JAX is used; without arguments there is one process.
 
     Args:
-      auto: Slurm, Open MPI, Cloud TPU or GKE say who takes part.
-      coordinator: address:port of process 0, for every other cluster; with
-      processes: how many there are, and
-      process: which this one is, from 0.
+        auto: Slurm, Open MPI, Cloud TPU or GKE say which processes take part.
+        coordinator: address:port of process 0, for every other cluster.
+        processes: how many there are, with `coordinator`.
+        process: the number of this one, from 0, with `coordinator`.
 
     Raises:
-      InputError: arguments that do not fit, no cluster, or processes that cannot be reached.
+        InputError: arguments that do not fit, no cluster, or processes that cannot be reached.
     """
     if not (auto or coordinator):
         if processes or process >= 0:
@@ -62,18 +62,18 @@ def initialize(*, auto: bool = False, coordinator: str = "", processes: int = 0,
 
 
 def is_main() -> bool:
-    """Whether this process writes what there is once for a run."""
+    """Whether this process writes the files of which a run has one each."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes have come here; `name` tells places apart."""
+    """Returns when all processes have arrived here; `name` tells the places apart."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def is_lost(error: BaseException) -> str:
-    """What an exception says about another process of the run that is gone; "" for any other exception."""
+    """What an exception says of another process that is gone; "" for any other exception."""
     if isinstance(error, InputError) or not _joined or jax.process_count() == 1:
         return ""
     text = str(error).strip()
@@ -81,7 +81,7 @@ def is_lost(error: BaseException) -> str:
 
 
 def leave(code: int) -> None:
-    """Ends this process at once if it is one of several: an orderly end waits for those that are gone."""
+    """Ends this process at once if it is one of several; an orderly end would wait for those that are gone."""
     if _joined:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -24,10 +24,14 @@ def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
 def open_writer(directory: epath.PathLike, *, resume_step: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Yields `write(step, scalars)`, which appends to `directory/metrics.jsonl` and to TensorBoard event files.
 
-    Records after `resume_step`, left by a run that died between two checkpoints, are dropped first, so that every step
-    stands in the file once.
+    Only the main process writes. Records after `resume_step`, left by a run that died between two checkpoints, are
+    dropped first, so that every step stands in the file once.
+
+    Args:
+        directory: of the stage; made if it is missing.
+        resume_step: the step at which the stage starts.
     """
-    if console.quiet:  # another process writes
+    if console.quiet:
         yield lambda step, scalars: None
         return
     directory = epath.Path(directory)

@@ -1,9 +1,15 @@
-"""Walks the stages of a config: loads those that are finished, and trains the others."""
+"""Walks the stages of a config: loads those that are finished, and trains the others.
 
+1. prepare: open the datasets, compute the mean shape   2. check: everything that could stop a later stage
+3. claim the work directory   4. train stage after stage, each from its last whole checkpoint
+"""
+
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Mapping
 
+import grain
 import jax
 import numpy as np
 from etils import epath
@@ -12,22 +18,230 @@ from ml_collections import ConfigDict
 
 from mlcm_jax import models, shape_model
 from mlcm_jax.console import say
-from mlcm_jax.data import pipeline
+from mlcm_jax.data import augment, pipeline
 from mlcm_jax.data.examples import Examples, open_examples, open_sets, require
 from mlcm_jax.errors import InputError
-from mlcm_jax.training import checkpoint, distributed, loop, sharding, stages
+from mlcm_jax.files import write_json
+from mlcm_jax.models import network as networks
+from mlcm_jax.training import checkpoint, distributed, loop, sharding, stages, workdir
 from mlcm_jax.training import state as states
-from mlcm_jax.training import step as steps
 from mlcm_jax.training.log import open_writer
-from mlcm_jax.training.workdir import Trained, bundle, check_origin, checkpoint_folder, finished_stage, load_stage
+from mlcm_jax.training.recipe import Recipe
+from mlcm_jax.training.workdir import Trained
+
+# (network, examples, modality) -> NME in per cent; `evaluation.evaluate.validation` makes one.
+Validate = Callable[[networks.Network, Examples, str], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the stages of a run share.
+
+    Attributes:
+        config: of the run.
+        workdir: where it is kept.
+        mesh: the devices.
+        examples: the training split of each dataset.
+        of_teacher: the same for the stages of the teacher.
+        validation: where `config.keep_best` scores checkpoints; None without it.
+        mean_shape: float32 [K, 2] in u.
+        validate: how a checkpoint is scored. It is handed down, as nothing in `training` may import `evaluation`.
+    """
+
+    config: ConfigDict
+    workdir: epath.Path
+    mesh: Mesh
+    examples: list[Examples]
+    of_teacher: list[Examples]
+    validation: Examples | None
+    mean_shape: np.ndarray
+    validate: Validate | None = None
+
+    def examples_of(self, stage: str) -> list[Examples]:
+        """What a stage trains on."""
+        return self.of_teacher if stages.STAGES[stage].model == "teacher" else self.examples
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Split of a dataset -> a digest of its examples."""
+        read = [*self.examples, *self.of_teacher, *([self.validation] if self.validation else [])]
+        return {one.name: one.fingerprint() for one in read}
+
+    @property
+    def folders(self) -> list[epath.Path]:
+        """The folders that belong to this run alone."""
+        return [self.workdir, *([epath.Path(self.config.checkpoint_dir)] if self.config.checkpoint_dir else [])]
+
+
+def prepare(
+    config: ConfigDict, folder: epath.PathLike, *, data_dir: str, mesh: Mesh, validate: Validate | None = None
+) -> Run:
+    """Opens the datasets of a run, which are built where they are missing. Nothing is written to its work directory.
+
+    Args:
+        config: of the run.
+        folder: its work directory, which may not exist yet.
+        data_dir: where built datasets are.
+        mesh: the devices.
+        validate: see `Run`; needed for `config.keep_best`.
+
+    Raises:
+        InputError: a dataset that does not exist or does not fit, or a work directory of another run.
+    """
+    if config.keep_best and validate is None:
+        raise ValueError("config.keep_best needs `validate`")
+    layout = stages.layout(config)
+    options = {"data_dir": data_dir, "layout": layout}
+    thermal = options | {"thermal_range": config.thermal_range}
+    examples = open_sets((config.dataset, *config.more_datasets), "train", **thermal)
+    of_teacher = examples
+    if config.teacher_dataset:
+        of_teacher = open_sets(config.teacher_dataset, "train", **options)
+    validation = open_examples(config.dataset, "val", **options) if config.keep_best else None
+    mean_shape = pipeline.mean_shape(examples, expand=config.augment.expand)
+    return Run(config, epath.Path(folder), mesh, examples, of_teacher, validation, mean_shape, validate)
+
+
+def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
+    """Raises InputError for what would stop any stage of a run at its start, before the first of them is trained.
+
+    Args:
+        run: see `prepare`.
+        trained: networks that are given, by their stages, and so need no training.
+    """
+    config, networks_by_stage = run.config, {name: one.network for name, one in (trained or {}).items()}
+    for folder in run.folders:
+        workdir.check_config(folder, config)
+        workdir.check_origin(folder, config, run.fingerprints)
+    for name in _to_train(run, trained or {}):
+        if _begun(run, name):
+            continue
+        recipe = stages.recipe(name, config)
+        require(run.examples_of(name), recipe.modalities, f"Stage {name}")
+        if config.keep_best:
+            require([run.validation], [recipe.modality], f"config.keep_best of stage {name}")
+        for other in stages.requirements(name, config):
+            if other not in (*config.stages, *networks_by_stage) and not _begun(run, other):
+                raise InputError(
+                    f"Stage {name} needs {other}, which was not trained in {run.workdir}; add it to config.stages."
+                )
+            if other not in networks_by_stage:
+                networks_by_stage[other] = stages.network_shapes(other, config, mean_shape=run.mean_shape)
+        start_shapes(name, config, recipe, networks_by_stage, run.mean_shape)
+
+
+def train_stages(run: Run, trained: Mapping[str, Trained] | None = None) -> dict[str, Trained]:
+    """Checks a run, claims its work directory, and trains its stages; what is trained already is loaded.
+
+    Args:
+        run: see `prepare`.
+        trained: networks of other work directories: such a stage is not trained here, and stages that need it read it.
+
+    Returns:
+        All networks by stage, also those that were only read.
+
+    Raises:
+        InputError: see `check` and `train_stage`.
+        Interrupted: see `train_stage`.
+    """
+    check(run, trained)
+    for folder in run.folders:
+        workdir.claim(folder, run.config, run.fingerprints)
+    names, trained = _to_train(run, trained or {}), dict(trained or {})
+    for name in names:
+        for needed in stages.requirements(name, run.config):
+            if needed not in trained:
+                trained[needed] = workdir.load_stage(run.workdir, needed, mesh=run.mesh)
+        trained[name] = train_stage(name, run, trained)
+    return trained
+
+
+def _begun(run: Run, stage: str) -> bool:
+    return workdir.checkpoint_folder(run.workdir, stage, run.config).exists()
+
+
+def _to_train(run: Run, trained: Iterable[str]) -> list[str]:
+    return [name for name in stages.STAGES if name in run.config.stages and name not in trained]
+
+
+def train_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Trained:
+    """Trains one stage from its last whole checkpoint to its end, and stores its network.
+
+    Args:
+        name: a key of `stages.STAGES`.
+        run: see `prepare`.
+        trained: the stages that this one reads, at least.
+
+    Raises:
+        Interrupted: after a signal, when the step in flight is done and saved.
+        InputError: a loss that is not finite, a full disk, or checkpoints of another model.
+    """
+    stage = stages.STAGES[name]
+    soft = _shape_model(run, name) if stage.soft else None
+    finished = workdir.finished_stage(run.workdir, name, run.config, mesh=run.mesh)
+    if finished is None:
+        recipe = stages.recipe(name, run.config, soft=soft)
+        network = _train(name, run, recipe, trained)
+        finished = Trained(name, network, run.config, run.mean_shape)
+    workdir.store(run.workdir, finished, mesh=run.mesh)
+    return finished
+
+
+def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) -> networks.Network:
+    """The averaged network at the end of a stage, or the best one."""
+    config, mesh = run.config, run.mesh
+    state = sharding.put_sharded(start_state(name, config, recipe, trained, run.mean_shape), mesh)
+    teachers = {teacher: sharding.put_sharded(trained[teacher].network, mesh) for teacher in recipe.teachers}
+    manager = checkpoint.open_manager(workdir.checkpoint_folder(run.workdir, name, config), scored=config.keep_best)
+    restored = checkpoint.restore(manager, "state", checkpoint.abstract(state), say=say)
+    start = 0
+    if restored is not None:
+        state, start = restored
+        checkpoint.delete_after(manager, start)
+    try:
+        if start < recipe.total_steps:
+            channels = 3 if recipe.modality == "rgb" else 1
+            say(models.table(networks.join(state.network), config.image_size, channels=channels))
+            if start:
+                say(f"Stage {name} resumes at step {start} of {recipe.total_steps}.")
+            with open_writer(run.workdir / name, resume_step=start) as write:
+                work = loop.Loop(
+                    name=name,
+                    recipe=recipe,
+                    config=config,
+                    batches=_batches(run, name, recipe.modalities, sharding.batch_rows(mesh, config.train.batch_size)),
+                    mesh=mesh,
+                    rng=sharding.put_replicated(stages.role_key(config.seed, "steps"), mesh),
+                    write=write,
+                    save=functools.partial(_save, manager, run, recipe.modality),
+                    note_skipped=functools.partial(_note_skipped, run, name),
+                )
+                state = loop.run(work, state, teachers, start=start)
+        network = state.ema
+        if config.keep_best:
+            like = checkpoint.abstract(sharding.put_sharded(workdir.bundle(network, run.mean_shape), mesh))
+            kept, step = checkpoint.restore(manager, "model", like, first=checkpoint.best_step(manager), say=say)
+            network = network.replace(params=kept["params"], stats=kept["stats"])
+            say(f"Stage {name}: the network of step {step} is the best on {run.validation.name}.")
+    except BaseException as error:
+        if not distributed.is_lost(error):  # closing waits for all processes
+            checkpoint.close(manager)
+        raise
+    checkpoint.close(manager)
+    return network
 
 
 def start_state(
-    name: str, config: ConfigDict, recipe: steps.Recipe, trained: Mapping[str, Trained], mean_shape: np.ndarray
+    name: str, config: ConfigDict, recipe: Recipe, trained: Mapping[str, Trained], mean_shape: np.ndarray
 ) -> states.TrainState:
     """The state of a stage at step 0: initialised by role, with the teacher's weights where the config says so.
 
-    `trained` are the stages that this one reads (`stages.requirements`); mean_shape is float32 [K, 2] in u.
+    Args:
+        name: of the stage.
+        config: of the run.
+        recipe: of the stage.
+        trained: the stages that it reads (`stages.requirements`).
+        mean_shape: float32 [K, 2] in u.
     """
     stage = stages.STAGES[name]
     network = stages.initial_network(name, config, mean_shape=mean_shape)
@@ -37,242 +251,86 @@ def start_state(
             raise InputError(
                 "config.student_init='teacher' needs config.student to be the same model as config.teacher."
             )
-        network = network.replace(
-            params=jax.tree.map(jax.numpy.copy, source.params), stats=jax.tree.map(jax.numpy.copy, source.stats)
-        )
+        params, stats = jax.tree.map(jax.numpy.copy, (source.params, source.stats))
+        network = network.replace(params=params, stats=stats)
     if stage.model == "light" and config.light_head_init == "teacher":
         network = states.with_head_of(network, trained["teacher"].network)
     adapter = {}
-    if recipe.distillation.needs_features:
-        channels = states.channels(network), states.channels(trained[stage.teachers[0]].network)
+    if recipe.needs_features:
+        channels = networks.channels(network), networks.channels(trained[stage.teachers[0]].network)
         adapter = states.init_adapter(*channels, stages.role_key(config.seed, f"{name} adapter"))
     return states.create(network, adapter, recipe.tx)
 
 
 def start_shapes(
-    name: str, config: ConfigDict, recipe: steps.Recipe, networks: Mapping[str, states.Network], mean_shape: np.ndarray
-) -> states.TrainState:
-    """`start_state` as shapes: no array is made. `networks` are those that the stage reads, as arrays or as shapes."""
-
-    def start(networks):
-        trained = {key: Trained(key, network, config, mean_shape) for key, network in networks.items()}
-        return start_state(name, config, recipe, trained, mean_shape)
-
-    return jax.eval_shape(start, dict(networks))
-
-
-def _check_stages(names, config, trained, examples_of, mean_shape) -> None:
-    """Raises InputError for what would stop any of the stages at its start, before the first of them is trained."""
-    networks = {name: one.network for name, one in trained.items()}
-    for name in names:
-        recipe = stages.recipe(name, config)
-        require(examples_of(name), _read_modalities(recipe), f"Stage {name}")
-        for other in stages.requirements(name, config):
-            if other not in networks:
-                networks[other] = stages.network_shapes(other, config, mean_shape=mean_shape)
-        start_shapes(name, config, recipe, networks, mean_shape)
-
-
-def _read_modalities(recipe: steps.Recipe) -> tuple[str, ...]:
-    return tuple(sorted({recipe.modality, recipe.teacher_modality} - {""}))
-
-
-def teacher_of(name: str, recipe: steps.Recipe, networks: Mapping[str, states.Network]) -> Any:
-    """What `step.train_step` takes as the teacher of a stage: a network, the pair of KD-Loss, or None."""
-    teachers = tuple(networks[teacher] for teacher in stages.STAGES[name].teachers)
-    return teachers if recipe.two_teachers else (teachers[0] if teachers else None)
-
-
-def train_stage(
     name: str,
     config: ConfigDict,
-    workdir: epath.Path,
-    *,
-    trained: dict[str, Trained],
-    examples: Sequence[Examples],
+    recipe: Recipe,
+    networks_by_stage: Mapping[str, networks.Network],
     mean_shape: np.ndarray,
-    mesh: Mesh,
-    validation: Examples | None = None,
-    validate: Callable[..., float] | None = None,
-) -> Trained:
-    """Trains one stage from its last whole checkpoint to its end.
+) -> states.TrainState:
+    """`start_state` as shapes: no array is made. The networks that the stage reads may be arrays or shapes."""
 
-    Args:
-      name: a key of `stages.STAGES`.
-      config: of the run.
-      workdir: of the run.
-      trained: the stages that this one reads.
-      examples: the training split of each dataset.
-      mean_shape: float32 [K, 2] in u.
-      mesh: the devices.
-      validation: where `config.keep_best` scores every checkpoint.
-      validate: how it does so, `evaluation.evaluate.validation_error`.
+    def start(given: dict[str, networks.Network]) -> states.TrainState:
+        trained = {key: Trained(key, network, config, mean_shape) for key, network in given.items()}
+        return start_state(name, config, recipe, trained, mean_shape)
 
-    Raises:
-      Interrupted: after a signal, when the step in flight is done and saved.
-      InputError: a loss that is not finite, a full disk, checkpoints of another model.
-    """
-    stage, modality = stages.STAGES[name], stages.modality(name, config)
-    soft = _shape_model(config, workdir, examples, modality) if stage.soft else None
-    finished = finished_stage(workdir, name, config, mesh=mesh, say=say)
-    if finished is not None:
-        return finished
-    recipe = stages.recipe(name, config, soft=soft)
-    state = sharding.put_sharded(start_state(name, config, recipe, trained, mean_shape), mesh)
-    networks = {teacher: sharding.put_sharded(trained[teacher].network, mesh) for teacher in stage.teachers}
-    teacher = teacher_of(name, recipe, networks)
-
-    directory = workdir / name
-    manager = checkpoint.open_manager(checkpoint_folder(workdir, name, config))
-    restored = checkpoint.restore(manager, "state", checkpoint.abstract(state), say=say)
-    start = 0
-    if restored is not None:
-        state, start = restored
-        checkpoint.delete_after(manager, start)
-    score = None
-    if config.keep_best:
-        require([validation], [modality], f"config.keep_best of stage {name}")
-        score = functools.partial(validate, examples=validation, config=config, modality=modality, mesh=mesh)
-    save = functools.partial(_save, manager, mean_shape=mean_shape, score=score)
-    try:
-        if start < recipe.total_steps:
-            say(models.table(states.join(state.network), config.image_size, channels=3 if modality == "rgb" else 1))
-            if start:
-                say(f"Stage {name} resumes at step {start} of {recipe.total_steps}.")
-            rows = sharding.batch_rows(mesh, config.train.batch_size)
-            with open_writer(directory, resume_step=start) as write:
-                state = loop.run_steps(
-                    name,
-                    config,
-                    recipe,
-                    state,
-                    teacher,
-                    _batches(config, examples, _read_modalities(recipe), rows=rows),
-                    mesh=mesh,
-                    rng=sharding.put_replicated(stages.role_key(config.seed, "steps"), mesh),
-                    start=start,
-                    write=write,
-                    save=save,
-                    skipped_path=directory / "skipped.json",
-                    members=functools.partial(pipeline.members, examples, **_order(config, examples)),
-                )
-        network = state.ema
-        if config.keep_best:
-            like = checkpoint.abstract(sharding.put_sharded(bundle(network, mean_shape), mesh))
-            kept, step = checkpoint.restore(manager, "model", like, first=checkpoint.best_step(manager), say=say)
-            network = network.replace(params=kept["params"], stats=kept["stats"])
-            say(f"Stage {name}: the network of step {step} is the best on {validation.name}.")
-    except BaseException as error:
-        if not distributed.is_lost(error):  # closing waits for all
-            checkpoint.close(manager)
-        raise
-    checkpoint.close(manager)
-    return Trained(name, network, config, mean_shape)
+    return jax.eval_shape(start, dict(networks_by_stage))
 
 
-def _order(config: ConfigDict, examples: Sequence[Examples]) -> dict[str, Any]:
-    """What decides which examples are in a batch."""
-    weights = config.dataset_weights if len(examples) > 1 else ()
-    return {"batch_size": config.train.batch_size, "seed": config.seed, "weights": weights}
+def _order(run: Run, stage: str) -> pipeline.Order:
+    weights = run.config.dataset_weights if len(run.examples_of(stage)) > 1 else ()
+    return pipeline.Order(run.config.train.batch_size, run.config.seed, weights)
 
 
-def _batches(config: ConfigDict, examples: Sequence[Examples], modalities: Sequence[str], **options: Any):
+def _batches(run: Run, stage: str, modalities: tuple[str, ...], rows: np.ndarray | None = None) -> grain.MapDataset:
+    options = dict(run.config.augment)
+    crop = pipeline.Crop(run.config.image_size, options.pop("expand"), stages.layout(run.config))
     return pipeline.train_batches(
-        examples,
-        size=config.image_size,
-        layout=stages.layout(config),
-        augmentation=config.augment.to_dict(),
+        run.examples_of(stage),
+        crop,
+        _order(run, stage),
+        augmentation=augment.Augmentation(**options),
         modalities=modalities,
-        **_order(config, examples),
-        **options,
+        rows=rows,
     )
 
 
-def _shape_model(
-    config: ConfigDict, workdir: epath.Path, examples: Sequence[Examples], modality: str
-) -> shape_model.ShapeModel:
+def _shape_model(run: Run, stage: str) -> shape_model.ShapeModel:
     """The shape model of the tolerant teacher: `shape_model.npz` of the run, fitted now if it is not there.
 
-    It is fitted to augmented crops, turned and mirrored as training will show them: a linear model of upright shapes
-    cannot answer a turned one.
+    It is fitted to augmented crops, rotated and mirrored as training will show them: a linear model of upright shapes
+    cannot describe a rotated one.
     """
-    path = workdir / "shape_model.npz"
+    path = run.workdir / "shape_model.npz"
+    examples, modality = run.examples_of(stage), stages.modality(stage, run.config)
     require(examples, [modality], "The shape model")
     if distributed.is_main() and not path.exists():
-        batches = _batches(config, examples, (modality,))  # images come along: a crop is one of an image
-        count = -(-max(2048, 2 * sum(map(len, examples))) // config.train.batch_size)
+        batches = _batches(run, stage, (modality,))  # with images: a crop is one of an image
+        count = -(-max(2048, 2 * sum(map(len, examples))) // run.config.train.batch_size)
         drawn = (batches[k] for k in range(count))
-        shapes = np.concatenate([batch["landmarks"][(batch["weight"] > 0).all(1)] for batch in drawn])
-        model = shape_model.fit(shapes, variance=config.shape_variance)
+        shapes = np.concatenate([batch["landmarks"][batch["known"].all(1)] for batch in drawn])
+        model = shape_model.fit(shapes, variance=run.config.shape_variance)
         shape_model.save(model, path)
         say(f"Shape model: {model.basis.shape[1]} components keep {100 * model.variance:.1f} % of the variance.")
     distributed.wait_for_all("shape model")
     return shape_model.load(path)
 
 
-def _save(manager, step, state, *, scored, mean_shape, score):
-    error = score(state.ema) if score is not None and scored else None
-    checkpoint.save(manager, step, state, bundle(state.ema, mean_shape), error=error)
+def _save(
+    manager: checkpoint.Manager, run: Run, modality: str, step: int, state: states.TrainState, *, scored: bool
+) -> None:
+    """Saves a checkpoint, with its error on the validation split where the best one counts."""
+    error = run.validate(state.ema, run.validation, modality) if run.config.keep_best and scored else None
+    checkpoint.save(manager, step, state, workdir.bundle(state.ema, run.mean_shape), error=error)
 
 
-def train_stages(
-    config: ConfigDict,
-    workdir: epath.PathLike,
-    *,
-    data_dir: str,
-    mesh: Mesh,
-    trained: Mapping[str, Trained] | None = None,
-    validate: Callable[..., float] | None = None,
-) -> dict[str, Trained]:
-    """Trains the stages of a config in a work directory that is claimed for it; what is trained already is loaded.
-
-    `trained` are networks of other work directories: a stage that is among them is not trained here, and stages that
-    need it read it. `validate` scores checkpoints for `config.keep_best`; it is `evaluation.evaluate.validation_error`,
-    handed down because nothing here may import what lies above. Returns all networks, also those that were only read.
-
-    Raises:
-      InputError, Interrupted: see `train_stage`.
-    """
-    workdir, trained = epath.Path(workdir), dict(trained or {})
-    layout = stages.layout(config)
-    options = {"data_dir": data_dir, "layout": layout}
-    thermal_range = config.thermal_range
-    examples = open_sets((config.dataset, *config.more_datasets), "train", thermal_range=thermal_range, **options)
-    of_teacher = examples
-    if config.teacher_dataset:
-        of_teacher = open_sets(config.teacher_dataset, "train", **options)
-    validation = open_examples(config.dataset, "val", **options) if config.keep_best else None
-    read = {one.name: one.fingerprint() for one in (*examples, *of_teacher, *([validation] if validation else []))}
-    for folder in filter(None, (workdir, config.checkpoint_dir)):
-        check_origin(folder, config, read)
-    mean_shape = pipeline.mean_shape(
-        examples,
-        size=config.image_size,
-        expand=config.augment.expand,
-        layout=layout,
-        part=(jax.process_index(), jax.process_count()),
-        gather=sharding.gather_processes,
-    )
-    names = [name for name in stages.STAGES if name in config.stages and name not in trained]
-
-    def examples_of(name):
-        return of_teacher if stages.STAGES[name].model == "teacher" else examples
-
-    fresh = [name for name in names if not checkpoint_folder(workdir, name, config).exists()]
-    _check_stages(fresh, config, trained, examples_of, mean_shape)
-    for name in names:
-        for needed in stages.requirements(name, config):
-            if needed not in trained:
-                trained[needed] = load_stage(workdir, needed, mesh=mesh, say=say)
-        trained[name] = train_stage(
-            name,
-            config,
-            workdir,
-            trained=trained,
-            examples=examples_of(name),
-            mean_shape=mean_shape,
-            mesh=mesh,
-            validation=validation,
-            validate=validate,
-        )
-    return trained
+def _note_skipped(run: Run, stage: str, skipped: list[int]) -> str:
+    """Adds the examples of steps that were not finite to skipped.json of the stage, and returns its path."""
+    path = run.workdir / stage / "skipped.json"
+    if distributed.is_main():
+        known = json.loads(path.read_text()) if path.exists() else []
+        known = [one for one in known if one["step"] not in skipped]
+        members = functools.partial(pipeline.members, run.examples_of(stage), _order(run, stage))
+        write_json(path, known + [{"step": step, "examples": members(step - 1)} for step in skipped])
+    return str(path)

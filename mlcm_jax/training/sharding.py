@@ -1,11 +1,11 @@
 """Mesh, partition rules, and global arrays: the only place that knows how devices are laid out.
 
-What was called pjit is `jax.jit` with `NamedSharding`s today; one device is a mesh of one, so nothing above this file
+What was called pjit is `jax.jit` with `NamedSharding`s today. One device is a mesh of one, so nobody who uses this file
 asks how many devices there are. A mesh has three axes, each of which may be 1:
 
-data   every device holds the whole state; the batch is split
-fsdp   the batch is split as well, and so is every array of the state that is not small
-model  layers are split between devices that look at the same images (tensor parallelism)
+data   the batch is split, and every device holds the whole state
+fsdp   the batch is split, and so is every array of the state that is not small
+model  layers are split between devices that see the same images (tensor parallelism)
 """
 
 import math
@@ -24,12 +24,12 @@ Rules = Sequence[tuple[str, PartitionSpec]]
 
 AXES = ("data", "fsdp", "model")
 _SHAPE = {"data": -1, "fsdp": 1, "model": 1, "slices": 1}
-# Arrays of fewer numbers stay whole under fsdp: gathering them costs more than it saves.
+# Arrays of fewer numbers stay whole under fsdp, because gathering them costs more than it saves.
 SMALL = 2**14
 
-# The first of two layers is split by its outputs, the second by its inputs, so that only their sum crosses devices
+# The first of two layers is split by its outputs and the second by its inputs, so that only their sum crosses devices
 # (Megatron-LM, arXiv 1909.08053 §3): attention and MLP of SwinV2, the first two convolutions of a block of ResNet.
-# The other networks are too small to be worth it: they stay whole.
+# The other networks are so small that they stay whole.
 RULES: Rules = (
     (r"\['qkv'\]\['kernel'\]", PartitionSpec(None, "model")),
     (r"\['qkv'\]\['bias'\]", PartitionSpec("model")),
@@ -71,13 +71,13 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, shape: Mapping[str
     """A mesh with the axes `AXES`.
 
     Args:
-      devices: default: all of every process.
-      shape: sizes by axis, `config.mesh`; -1 takes what is left, and an axis that is absent is 1 (`data`: -1). `slices`
-        says how many TPU slices (or hosts, where the platform knows no slices) lie along `data`: the network between
-        them is slow, so only the copies' gradients cross it.
+        devices: default: all of every process.
+        shape: sizes by axis, `config.mesh`; -1 takes what is left, and an absent axis is 1 (`data`: -1). `slices` says
+            how many TPU slices (or hosts, where the platform has no slices) lie along `data`: the network between them
+            is slow, so only gradients cross it.
 
     Raises:
-      InputError: sizes that do not fit the devices, or another number of slices.
+        InputError: sizes that do not fit the devices, or another number of slices.
     """
     devices = list(devices) if devices is not None else jax.devices()
     sizes, slices = _sizes(shape or {}, len(devices))
@@ -97,7 +97,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, shape: Mapping[str
             )
         except ValueError as error:
             raise InputError(f"config.mesh.slices={slices} does not fit the devices: {error}.") from error
-    # Auto axes: Explicit ones raise on losses that cross samples, and BatchNorm crosses samples.
+    # Explicit axes raise on computations that cross samples, as batch normalisation does.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -116,16 +116,16 @@ def partition_spec(
 ) -> PartitionSpec:
     """How one array is split.
 
-    The first rule whose expression is found in `name` gives the axes; those that the mesh has not, or whose size does
-    not divide the array's, fall away. Then `fsdp` splits the largest free axis that it divides, the last of equals.
+    The first rule whose expression is found in `name` gives the axes. Axes missing from the mesh, or not dividing the
+    dimension, are dropped. Then `fsdp` splits the largest free dimension that it divides, the last of equal ones.
 
     Args:
-      name: the array's path as `jax.tree_util.keystr` writes it. Averages and optimiser state end in the paths of
-        their parameters, so they are split alike.
-      shape: of the array.
-      mesh: the mesh of the run.
-      rules: (regular expression, PartitionSpec) pairs.
-      small: arrays of fewer numbers are not split by `fsdp`.
+        name: the array's path as `jax.tree_util.keystr` writes it. Averages and optimiser state end in the paths of
+            their parameters, and so are split alike.
+        shape: of the array.
+        mesh: the mesh of the run.
+        rules: (regular expression, PartitionSpec) pairs.
+        small: arrays of fewer numbers are not split by `fsdp`.
     """
     found = next((spec for pattern, spec in rules if re.search(pattern, name) and len(spec) <= len(shape)), ())
     axes = list(found) + [None] * (len(shape) - len(found))
@@ -144,7 +144,7 @@ def partition_spec(
 def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES, *, small: float = SMALL) -> Any:
     """A NamedSharding for every leaf of `tree`, a pytree of arrays or shapes; see `partition_spec`."""
 
-    def choose(path, leaf):
+    def choose(path: tuple, leaf: Any) -> NamedSharding:
         spec = partition_spec(jax.tree_util.keystr(path), np.shape(leaf), mesh, rules, small=small)
         return NamedSharding(mesh, spec)
 
@@ -152,9 +152,9 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES, *, small: float 
 
 
 def gathered(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """Inside jit: `tree` with what `fsdp` split put together again, and what `model` split left split.
+    """Inside jit: `tree` with arrays that `fsdp` split made whole again; those that `model` split stay split.
 
-    Weights are gathered for their use: left to itself, XLA gathers the activations instead, which are far larger.
+    Weights are gathered before their use because XLA, left to itself, gathers the activations, which are far larger.
     """
     if mesh.shape["fsdp"] == 1:
         return tree
@@ -164,7 +164,11 @@ def gathered(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 def check_batch_size(batch_size: int, mesh: Mesh, key: str, *, accumulate: int = 1) -> None:
     """Raises InputError when `batch_size` does not split evenly over the mesh, `accumulate` times on each device.
 
-    `key` names the config entry.
+    Args:
+        batch_size: of the global batch.
+        mesh: the devices.
+        key: the config's name for it.
+        accumulate: micro-batches of a step.
     """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size < 1 or batch_size % (parts * accumulate):
@@ -175,7 +179,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, key: str, *, accumulate: int =
 
 
 def _rows(process: int, holders: np.ndarray, batch_size: int) -> np.ndarray:
-    """`batch_rows` of a process; holders int [blocks of the batch, model] are the processes of the devices."""
+    """`batch_rows` of a process; `holders`, int [blocks of the batch, model], are the processes of the devices."""
     blocks: dict[int, set[int]] = {}
     for block, row in enumerate(holders):
         for holder in row:
@@ -193,8 +197,10 @@ def _rows(process: int, holders: np.ndarray, batch_size: int) -> np.ndarray:
 def batch_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """Which rows of every batch this process reads, int [rows], ascending; see `put_batch`.
 
-    Processes that hold the same rows, along the axis `model`, read the same. Raises InputError for a mesh whose
-    processes hold overlapping parts.
+    Processes that hold the same rows, along the axis `model`, read the same.
+
+    Raises:
+        InputError: a mesh whose processes hold overlapping parts.
     """
     processes = np.asarray([device.process_index for device in mesh.devices.flat])
     return _rows(jax.process_index(), processes.reshape(-1, mesh.shape["model"]), batch_size)
@@ -203,11 +209,12 @@ def batch_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch (numpy, see `batch_rows`) as global arrays, split over `data` and `fsdp`.
 
-    What is uint8 [rows, …], as images are, becomes float32 in [0, 1] on the devices.
+    The images `rgb` and `thermal`, if they are uint8, become float32 in [0, 1] on the devices.
     """
     sharding = batch_sharding(mesh)
     placed = {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
-    return {key: _unit(value) if value.dtype == np.uint8 else value for key, value in placed.items()}
+    images = {key: placed[key] for key in ("rgb", "thermal") if key in placed and placed[key].dtype == np.uint8}
+    return placed | {key: _unit(value) for key, value in images.items()}
 
 
 @jax.jit
@@ -228,16 +235,22 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
 
 
 def put_sharded(tree: Any, mesh: Mesh, rules: Rules = RULES, *, small: float = SMALL) -> Any:
-    """`tree` split by the rules: states, networks of teachers."""
+    """`tree` split by the rules, as states and the networks of teachers are."""
     return jax.tree.map(_put, tree, tree_shardings(tree, mesh, rules, small=small))
 
 
+def on_host(tree: Any, mesh: Mesh) -> Any:
+    """`tree` as numpy arrays, whole in every process, however its arrays are split."""
+    whole = jax.jit(lambda leaves: leaves, out_shardings=replicated(mesh))
+    return jax.device_get(whole(tree))
+
+
 def gather_processes(tree: Any) -> Any:
-    """numpy arrays [n, …], of one shape in all processes, one after the other [processes · n, …], bit by bit."""
+    """Numpy arrays [n, …], of one shape in all processes, one after the other [processes · n, …], bit by bit."""
     if jax.process_count() == 1:
         return tree
 
-    def gather(array):
+    def gather(array: np.ndarray) -> np.ndarray:
         array = np.ascontiguousarray(array)
         bits = array.reshape(len(array), -1).view(np.uint8)  # jax would make 32 bits of 64
         return multihost_utils.process_allgather(bits, tiled=True).view(array.dtype).reshape(-1, *array.shape[1:])

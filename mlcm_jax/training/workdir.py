@@ -1,10 +1,11 @@
-"""A work directory: its config, its stages' checkpoints, and how to open what it holds.
+"""A work directory: its config, its stages, and how to open what it holds.
 
 W/config.json   the config of the run
 W/layout/       a copy of the landmarks' layout, where it is the user's own
-W/origin.json   the code and the data that it trains with
-W/<stage>/      checkpoints/ (or below config.checkpoint_dir), metrics.jsonl; skipped.json of steps that were not finite
-W/results.json  and the images
+W/origin.json   the code and the data that the run trains with
+W/<stage>/      checkpoints/ (or below config.checkpoint_dir), metrics.jsonl, skipped.json (steps that were not finite);
+                model.safetensors and model.json once the stage is finished
+W/results.json  and the plots
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,15 +23,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mlcm_jax import __version__, landmarks
-from mlcm_jax.config import base
-from mlcm_jax.errors import InputError
-from mlcm_jax.files import write_json
+from mlcm_jax import config as configs
+from mlcm_jax.console import say
+from mlcm_jax.errors import InputError, did_you_mean
+from mlcm_jax.files import read_json, write_json
+from mlcm_jax.models import stored
+from mlcm_jax.models.network import Network
 from mlcm_jax.training import checkpoint, distributed, sharding, stages
-from mlcm_jax.training import state as states
 
-# Keys that change how a run is kept, not what it computes: they may differ when it resumes.
-_BOOKKEEPING = ("mesh", "stages", "checkpoint_every", "log_every", "max_skipped", "eval_batch_size", "accept_changes")
-_BOOKKEEPING += ("normalizer", "test_dataset", "test_split")
+# Parts of the package that only read what was trained; `configs` is inside the package in a wheel.
+_AFTER_TRAINING = ("cli.py", "configs", "evaluation", "inference")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,138 +40,124 @@ class Trained:
     """A trained network with what is needed to use it. `mean_shape` is float32 [K, 2] in u."""
 
     stage: str
-    network: states.Network
+    network: Network
     config: ConfigDict
     mean_shape: np.ndarray
 
 
-def _flat(tree: dict[str, Any], prefix: str = "config") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        name = f"{prefix}.{key}"
-        flat |= _flat(value, name) if isinstance(value, dict) and value else {name: value}
-    return flat
+def check_config(workdir: epath.PathLike, config: ConfigDict) -> None:
+    """Makes sure that a work directory is new, or that the run in it has this very config. Nothing is written.
 
-
-def claim(workdir: epath.PathLike, config: ConfigDict) -> None:
-    """Makes the work directory, or makes sure that the one that is there is of this very config.
+    Keys that only decide bookkeeping or scoring may differ, and those that decide the selection of a checkpoint where
+    neither run selects (`config.SCHEMA`).
 
     Raises:
-      InputError: naming the keys that differ, or why the folder cannot be used.
+        InputError: naming the keys that differ.
     """
     path = epath.Path(workdir) / "config.json"
-    new = json.loads(config.to_json())
-    if path.exists():
-        old = json.loads(_read_config(path).to_json())
-        flat_old, flat_new = _flat(old), _flat(new)
-        differing = [
-            f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} now"
-            for key in sorted(flat_old.keys() | flat_new.keys())
-            if flat_old.get(key) != flat_new.get(key) and key.split(".")[1] not in _BOOKKEEPING
-        ]
-        if differing:
-            raise InputError(
-                f"{workdir} holds a run of another config ({'; '.join(differing[:4])}); "
-                "give another --workdir, or the config of that run."
-            )
     own = _own_layout(config)
-    kept = path.parent / "layout" / epath.Path(config.layout).name  # the name of the file is that of the layout
+    kept = _kept_layout(workdir, config)
     if own and kept.exists() and kept.read_text() != own:
         raise InputError(f"{config.layout} is not the layout that {workdir} was trained with ({kept}).")
+    if not path.exists():
+        return
+    old = _read_config(path)
+    old_values, new_values = (configs.flat(json.loads(one.to_json())) for one in (old, config))
+    selects = old.keep_best or config.keep_best
+    differing = [
+        f"config.{name}: {old_values.get(name, 'absent')} there, {new_values.get(name, 'absent')} now"
+        for name, key in configs.SCHEMA.items()
+        if old_values.get(name) != new_values.get(name)
+        and (key.decides == "training" or (key.decides == "selection" and selects))
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run of another config ({'; '.join(differing[:4])}); "
+            "give another --workdir, or the config of that run."
+        )
+
+
+def check_origin(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) -> None:
+    """Makes sure that a run goes on with the code and the data it was begun with. Nothing is written.
+
+    Args:
+        workdir: of the run.
+        config: of the run; `accept_changes` allows a difference.
+        data: split of a dataset -> its fingerprint.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    differing = _changes(workdir, data)
+    if differing and not config.accept_changes:
+        raise InputError(
+            f"{workdir} was begun with other code or data ({'; '.join(differing[:4])}); give another --workdir, or "
+            "--config.accept_changes=True to go on all the same."
+        )
+
+
+def claim(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) -> None:
+    """Makes a work directory the one of this run: writes config.json, origin.json and a user's own layout.
+
+    Call it when nothing is left to be checked: a mistake must not leave a directory behind that then refuses the
+    corrected config.
+
+    Args:
+        workdir: of the run; made if it is missing.
+        config: of the run.
+        data: see `check_origin`.
+
+    Raises:
+        InputError: see `check_config` and `check_origin`; or a folder that cannot be written.
+    """
+    check_config(workdir, config)
+    check_origin(workdir, config, data)
     if not distributed.is_main():
         return
+    folder, own, kept = epath.Path(workdir), _own_layout(config), _kept_layout(workdir, config)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if own:
             kept.parent.mkdir(exist_ok=True)
             temporary = kept.parent / (kept.name + ".new")
             temporary.write_text(own)
             temporary.replace(kept)
-        write_json(path, new)
+        write_json(folder / "config.json", json.loads(config.to_json()))
+        origin = folder / "origin.json"
+        if not origin.exists() or _changes(workdir, data):
+            old = read_json(origin) if origin.exists() else {}
+            before = [*old.pop("before", []), old] if old else []
+            write_json(origin, {"code": code_version(), "data": dict(data)} | ({"before": before} if before else {}))
     except OSError as error:
         raise InputError(f"Cannot write to the work directory {workdir}: {error}; give another --workdir.") from error
 
 
 @functools.cache
-def code_version(root: pathlib.Path = pathlib.Path(__file__).parent) -> str:
-    """The version of the package, and a digest of its source: of all that is not a bench."""
+def code_version(root: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
+    """The version of the package, and a digest of the source that decides what a run trains."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        if "bench" not in path.relative_to(root).parts:
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+        name = path.relative_to(root)
+        if name.parts[0] not in _AFTER_TRAINING:
+            digest.update(name.as_posix().encode() + path.read_bytes())
     return f"{__version__} ({digest.hexdigest()[:12]})"
 
 
-def check_origin(workdir: epath.PathLike, config: ConfigDict, data: dict[str, str]) -> None:
-    """Notes in origin.json with which code and data a run trains, or makes sure that they are still the same.
-
-    Args:
-      workdir: of the run, claimed.
-      config: of the run; with `accept_changes` a difference is noted and passed.
-      data: split of a dataset -> its fingerprint.
+def load_config(workdir: epath.PathLike) -> ConfigDict:
+    """The config of a work directory; `layout` names the copy that the directory keeps of a user's own.
 
     Raises:
-      InputError: naming what differs.
+        InputError: no work directory of a run, or a config that cannot be read.
     """
-    path = epath.Path(workdir) / "origin.json"
-    new = {"code": code_version(), "data": data}
-    old = _read_json(path) if path.exists() else {}
-    flat_old, flat_new = (_flat({k: v for k, v in o.items() if k != "before"}, "") for o in (old, new))
-    differing = [
-        f"{key.removeprefix('.')}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} now"
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if flat_old.get(key) != flat_new.get(key)
-    ]
-    if old and differing and not config.accept_changes:
-        raise InputError(
-            f"{workdir} was begun with other code or data ({'; '.join(differing[:4])}); give another --workdir, or "
-            "--config.accept_changes=True to go on all the same."
-        )
-    if differing and distributed.is_main():
-        before = [*old.pop("before", []), old] if old else []
-        write_json(path, new | ({"before": before} if before else {}))
-
-
-def _own_layout(config: ConfigDict) -> str:
-    """The text of config.layout where that is a user's own file, checked; "" for a name."""
-    if stages.layout(config).name in landmarks.LAYOUTS:
-        return ""
-    return epath.Path(config.layout).read_text(encoding="utf-8")
-
-
-def _read_config(path: epath.Path) -> ConfigDict:
-    """The config of a run; keys that are newer than the run get their defaults."""
-    content = _read_json(path)
-    for key, value in json.loads(base().to_json()).items():
-        known = content.setdefault(key, value)
-        if isinstance(value, dict) and key not in ("teacher", "student", "light"):  # what a model may be given
-            content[key] = value | known
-    return ConfigDict(content)
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); restore it, or use another work directory.") from error
-
-
-def load_config(workdir: epath.PathLike) -> ConfigDict:
-    """The config of a work directory; `layout` names the copy that it keeps of a user's own.
-
-    Raises InputError if it is not one, or its config cannot be read.
-    """
-    path = epath.Path(workdir) / "config.json"
+    folder = epath.Path(workdir)
+    path = folder / "config.json"
     if not path.exists():
-        seeds = sorted(p.parent.name for p in epath.Path(workdir).glob("seed_*/config.json"))
-        hint = (
-            f"it holds one run a seed; name one, such as {epath.Path(workdir) / seeds[0]}"
-            if seeds
-            else ("train one with `mlcm train --config=configs/tiny.py --workdir=" + str(workdir) + "`")
-        )
+        seeds = sorted(p.parent.name for p in folder.glob("seed_*/config.json"))
+        hint = f"train one with `mlcm train --config=configs/tiny.py --workdir={workdir}`"
+        hint = f"it holds one run for each seed; name one, such as {folder / seeds[0]}" if seeds else hint
         raise InputError(f"{workdir} is not the work directory of a run (no config.json in it); {hint}.")
     config = _read_config(path)
-    for kept in (path.parent / "layout").glob("*"):
+    for kept in (folder / "layout").glob("*"):
         config.layout = str(kept)
     return config
 
@@ -180,13 +169,15 @@ def checkpoint_folder(workdir: epath.PathLike, stage: str, config: ConfigDict) -
     return epath.Path(workdir) / stage / "checkpoints"
 
 
-def bundle(network: states.Network, mean_shape: np.ndarray | jax.Array) -> dict[str, Any]:
+def bundle(network: Network, mean_shape: np.ndarray | jax.Array) -> dict[str, Any]:
     """The arrays that the item `model` of a checkpoint holds."""
     return {"params": network.params, "stats": network.stats, "mean_shape": mean_shape}
 
 
-def finished_stage(workdir: epath.PathLike, stage: str, config: ConfigDict, *, mesh: Mesh, say=print) -> Trained | None:
-    """`load_stage` of a stage whose last checkpoint is whole; None for any other. Resuming is not needed then."""
+def finished_stage(
+    workdir: epath.PathLike, stage: str, config: ConfigDict, *, mesh: Mesh, say: Callable[[str], None] = say
+) -> Trained | None:
+    """`load_stage` for a stage whose last checkpoint is whole; None for any other stage."""
     directory = checkpoint_folder(workdir, stage, config)
     if not directory.exists():
         return None
@@ -197,32 +188,38 @@ def finished_stage(workdir: epath.PathLike, stage: str, config: ConfigDict, *, m
         return None
     try:
         return load_stage(workdir, stage, mesh=mesh, say=say)
-    except InputError:  # the last one is damaged: training goes on from the one before
+    except InputError:  # the last checkpoint is damaged: training continues from the one before it
         return None
 
 
-def load_stage(workdir: epath.PathLike, stage: str, *, mesh: Mesh, say=print) -> Trained:
-    """The averaged network of a finished stage, on every device of `mesh`.
+def load_stage(workdir: epath.PathLike, stage: str, *, mesh: Mesh, say: Callable[[str], None] = say) -> Trained:
+    """The averaged network of a finished stage, on the devices of `mesh`.
+
+    Args:
+        workdir: of the run.
+        stage: its name.
+        mesh: the devices.
+        say: is told of checkpoints that cannot be used.
 
     Raises:
-      InputError: unknown stage, a stage that was not trained to its end, or unreadable checkpoints.
+        InputError: an unknown stage, a stage that was not trained to its end, or unreadable checkpoints.
     """
     if stage not in stages.STAGES:
-        raise InputError(f"There is no stage {stage!r}; the stages are {', '.join(stages.STAGES)}.")
+        raise InputError(f"There is no stage {stage!r}; {did_you_mean(stage, stages.STAGES)}")
     config = load_config(workdir)
-    count = stages.layout(config).count
-    start = np.zeros((count, 2), np.float32)
-    # The file of pretrained weights is not needed again: what was trained from it is in the checkpoint.
+    start = np.zeros((stages.layout(config).count, 2), np.float32)
+    # The file of pretrained weights isn't needed again: the checkpoint holds what was trained from it.
     config.pretrained = dict.fromkeys(config.pretrained, "")
     network = stages.initial_network(stage, config, mean_shape=start)
     like = checkpoint.abstract(sharding.put_sharded(bundle(network, start), mesh))
     directory = checkpoint_folder(workdir, stage, config)
-    found = None
+    found, reached = None, 0
     if directory.exists():
-        manager = checkpoint.open_manager(directory)
+        manager = checkpoint.open_manager(directory, scored=config.keep_best)
         best = checkpoint.best_step(manager) if config.keep_best else None
         found = checkpoint.restore(manager, "model", like, first=best, say=say)
-        reached = max(manager.all_steps(), default=0) if found and found[1] == best else found and found[1]
+        if found is not None:
+            reached = max(manager.all_steps()) if found[1] == best else found[1]
         checkpoint.close(manager)
     total = config.steps[stages.STAGES[stage].model]
     if found is None or reached < total:
@@ -231,3 +228,65 @@ def load_stage(workdir: epath.PathLike, stage: str, *, mesh: Mesh, say=print) ->
     arrays = found[0]
     network = network.replace(params=arrays["params"], stats=arrays["stats"])
     return Trained(stage, network, config, np.asarray(arrays["mean_shape"]))
+
+
+def store(workdir: epath.PathLike, trained: Trained, *, mesh: Mesh) -> None:
+    """Writes model.safetensors and model.json of a finished stage, which `inference` reads, unless they are there."""
+    config, folder = trained.config, epath.Path(workdir) / trained.stage
+    if all((folder / name).exists() for name in (stored.WEIGHTS, stored.CARD)):
+        return
+    network = sharding.on_host(trained.network, mesh)
+    if distributed.is_main():
+        architecture = config[stages.STAGES[trained.stage].model].to_dict()
+        reads = stages.modality(trained.stage, config)
+        card = stored.Card(
+            stage=trained.stage,
+            architecture=architecture | ({"dtype": "bfloat16"} if config.train.bf16 else {}),
+            layout=stages.layout(config),
+            image_size=config.image_size,
+            expand=config.augment.expand,
+            modality=reads,
+            thermal_range=tuple(config.thermal_range) if reads == "thermal" else (),
+        )
+        stored.save(folder, network, card)
+    distributed.wait_for_all(f"stored {trained.stage}")
+
+
+def _read_config(path: epath.Path) -> ConfigDict:
+    """The config of a run; keys that are newer than the run get their defaults."""
+    config = configs.base()
+    try:
+        values = configs.flat(read_json(path))
+        for name in values.keys() & configs.SCHEMA.keys():
+            configs.put(config, name, values[name])
+        configs.check(config)
+    except (AttributeError, TypeError, InputError) as error:
+        raise InputError(f"{path} cannot be read ({error}); restore it, or use another work directory.") from error
+    return config
+
+
+def _changes(workdir: epath.PathLike, data: Mapping[str, str]) -> list[str]:
+    """In what the code and the data differ from those in origin.json; nothing where there is none."""
+    path = epath.Path(workdir) / "origin.json"
+    if not path.exists():
+        return []
+    content = read_json(path)
+    old = {"code": content.get("code", "absent")} | {f"data.{k}": v for k, v in content.get("data", {}).items()}
+    new = {"code": code_version()} | {f"data.{name}": digest for name, digest in data.items()}
+    return [
+        f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _own_layout(config: ConfigDict) -> str:
+    """The text of config.layout where that is a user's own file, checked; "" for a name."""
+    if stages.layout(config).name in landmarks.LAYOUTS:
+        return ""
+    return epath.Path(config.layout).read_text(encoding="utf-8")
+
+
+def _kept_layout(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
+    """Where a work directory keeps a user's own layout; the file's name is the layout's."""
+    return epath.Path(workdir) / "layout" / epath.Path(config.layout).name

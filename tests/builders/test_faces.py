@@ -85,8 +85,17 @@ def test_the_checksum_tells_labels_and_images_apart(folder):
         builder.download_and_prepare()
         return builder.info.metadata["splits"]["train"]["sha256"]
 
-    same, again, moved = checksum("1"), checksum("2"), checksum("3", landmarks=POINTS + 0.25)
-    assert same == again != moved
+    hidden = np.array([True, True, False, True, True])
+    changes = [
+        {},
+        {"landmarks": POINTS + 0.25},
+        {"visible": hidden},
+        {"known": hidden},
+        {"box": (2.0, 3.0, 30.0, 31.0)},
+    ]
+    changes += [{"rgb": face(folder, "b").rgb}]
+    found = [checksum(str(place), **change) for place, change in enumerate(changes)]
+    assert checksum("again") == found[0] and len(set(found)) == len(changes)
 
 
 def test_unlabelled_faces_are_the_whole_image(folder):

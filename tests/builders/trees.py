@@ -80,7 +80,8 @@ def check_flips(examples, layout) -> None:
         if not np.isfinite(example["landmarks"]).all():
             continue
         plain = augment.crop(example, size=64, layout=layout)
-        mirrored = augment.crop(example, size=64, layout=layout, flip=1.0, rng=np.random.default_rng(0))
+        mirroring = augment.Augmentation(flip=1.0)
+        mirrored = augment.crop(example, size=64, layout=layout, augmentation=mirroring, rng=np.random.default_rng(0))
         expected = plain["landmarks"][layout.flip] * [-1.0, 1.0] + [1.0, 0.0]
         np.testing.assert_allclose(mirrored["landmarks"], expected, atol=1e-4)
         np.testing.assert_array_equal(mirrored["visible"], plain["visible"][layout.flip])

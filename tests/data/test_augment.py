@@ -1,26 +1,16 @@
-"""Augmentation: a bright dot painted on a landmark stays under it, whatever is done to the image."""
+"""Crops and occlusion: a bright dot painted on a landmark stays under it, whatever is done to the image."""
 
-import cv2
 import numpy as np
 import pytest
+from dots import centroid, dots
 
 from mlcm_jax import codecs, landmarks
 from mlcm_jax.data import augment
+from mlcm_jax.data.augment import Augmentation
 from mlcm_jax.errors import InputError
 
 FLIP5 = landmarks.get("tfw5").flip
 RANDOM = {"jitter": 0.2, "rotation": 30, "scale": 0.2, "shift": 0.05}
-
-
-def dots(height, width, points, sigma):
-    """uint8 [height, width, 3] and [height, width]: smooth dots, in RGB dot k in channel k % 3."""
-    rgb, thermal = np.zeros((height, width, 3)), np.zeros((height, width))
-    for k, (px, py) in enumerate(points):
-        across, down = ((np.arange(n) - p) ** 2 / (2 * sigma**2) for n, p in ((width, px), (height, py)))
-        spot = np.outer(np.exp(-down), np.exp(-across))
-        rgb[..., k % 3] = np.maximum(rgb[..., k % 3], spot)
-        thermal = np.maximum(thermal, spot)
-    return (255 * rgb).round().astype(np.uint8), (255 * thermal).round().astype(np.uint8)
 
 
 def example(height=96, width=120, sigma=2.5, seed=0, only=slice(None)):
@@ -40,25 +30,15 @@ def example(height=96, width=120, sigma=2.5, seed=0, only=slice(None)):
     }
 
 
-def centroid(image, near, radius):
-    """Centre of brightness around a place, in pixels."""
-    (x0, y0), (x1, y1) = np.round(near - radius).astype(int), np.round(near + radius).astype(int) + 1
-    assert x0 >= 0 and y0 >= 0 and x1 <= image.shape[1] and y1 <= image.shape[0], "the dot left the crop"
-    part = image[y0:y1, x0:x1].astype(np.float64)
-    y, x = np.mgrid[y0:y1, x0:x1]
-    assert part.max() > 0.2, "there is no dot under the landmark"
-    return np.array([(x * part).sum(), (y * part).sum()]) / part.sum()
-
-
-def assert_dots_lie_under_landmarks(height, width, sigma, seed, size, **options):
-    """One dot an image, as dots that touch would pull at each other's centres."""
+def assert_dots_lie_under_landmarks(height, width, sigma, seed, size, augmentation):
+    """Draws one dot per image, because dots that touch would shift each other's centres."""
     for k in range(5):
         image = example(height, width, sigma, seed, only=slice(k, k + 1))
         if k == 0:
             image["thermal"] = image["thermal"][..., None]
-        crop = augment.crop(image, size=size, layout="tfw5", rng=np.random.default_rng(seed), **options)
+        crop = augment.crop(image, size=size, layout="tfw5", rng=np.random.default_rng(seed), augmentation=augmentation)
         step = np.hypot(*crop["to_image"][:, 0])  # original pixels a crop pixel
-        mine = FLIP5[k] if options["flip"] else k
+        mine = FLIP5[k] if augmentation.flip else k
         place = codecs.to_pixels(crop["landmarks"][mine].astype(np.float64), size)
         assert crop["visible"][mine] == image["visible"][k]
         for name in ("rgb", "thermal"):
@@ -69,23 +49,25 @@ def assert_dots_lie_under_landmarks(height, width, sigma, seed, size, **options)
 @pytest.mark.parametrize("size", [48, 64, 96, 256])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("options", [{}, RANDOM], ids=["plain", "random"])
-def test_bright_dot(size, flip, options):
+def test_dots_stay_under_their_landmarks(size, flip, options):
     for seed in range(3):
-        assert_dots_lie_under_landmarks(96, 120, 2.0, seed, size, flip=flip, **options)
+        assert_dots_lie_under_landmarks(96, 120, 2.0, seed, size, Augmentation(flip=flip, **options))
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(348, 464, 64), (480, 640, 48), (1000, 800, 64), (331, 457, 100)]
 )
-def test_bright_dot_in_large_images(height, width, size, flip):
-    # Shrinking by 3 to 16: the averaging step must not move anything either.
+def test_dots_stay_under_their_landmarks_when_a_crop_shrinks_the_image(height, width, size, flip):
+    # The crops shrink the images by 3 to 16; averaging must not move anything either.
     for seed in range(2):
         sigma = 1.2 * width / size
-        assert_dots_lie_under_landmarks(height, width, sigma, seed, size, flip=flip, rotation=25, shift=0.04)
+        assert_dots_lie_under_landmarks(
+            height, width, sigma, seed, size, Augmentation(flip=flip, rotation=25, shift=0.04)
+        )
 
 
-def test_the_crop_of_the_whole_image_is_the_image():
+def test_crop_of_the_whole_image_is_the_image():
     rng = np.random.default_rng(0)
     image = example(64, 64)
     image["rgb"] = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -95,7 +77,7 @@ def test_the_crop_of_the_whole_image_is_the_image():
     np.testing.assert_array_equal(crop["rgb"], image["rgb"].astype(np.float32) / np.float32(255))
     np.testing.assert_array_equal(crop["to_image"], [[1, 0, 0], [0, 1, 0]])
     np.testing.assert_allclose(crop["landmarks"], (image["landmarks"] + 0.5) / 64, atol=1e-6)
-    mirrored = augment.crop(image, size=64, layout="tfw5", expand=1.0, rng=rng, flip=1.0)
+    mirrored = augment.crop(image, size=64, layout="tfw5", expand=1.0, rng=rng, augmentation=Augmentation(flip=1.0))
     np.testing.assert_array_equal(mirrored["rgb"], crop["rgb"][:, ::-1])
     np.testing.assert_allclose(mirrored["landmarks"][:, 0], 1 - crop["landmarks"][FLIP5, 0], atol=1e-6)
     np.testing.assert_allclose(mirrored["landmarks"][:, 1], crop["landmarks"][FLIP5, 1], atol=1e-6)
@@ -121,16 +103,20 @@ def test_types_and_shapes_of_a_crop():
 
 
 @pytest.mark.parametrize("missing", ["rgb", "thermal"])
-def test_an_absent_modality_stays_absent(missing):
+def test_absent_modality_stays_absent(missing):
     image = {key: value for key, value in example().items() if key != missing}
-    crop = augment.crop(image, size=32, layout="tfw5", rng=np.random.default_rng(0), **RANDOM)
+    crop = augment.crop(
+        image, size=32, layout="tfw5", rng=np.random.default_rng(0), augmentation=Augmentation(**RANDOM)
+    )
     assert missing not in augment.occlude(crop, np.random.default_rng(0), p=1.0)
-    both = augment.crop(example(), size=32, layout="tfw5", rng=np.random.default_rng(0), **RANDOM)
+    both = augment.crop(
+        example(), size=32, layout="tfw5", rng=np.random.default_rng(0), augmentation=Augmentation(**RANDOM)
+    )
     name = "thermal" if missing == "rgb" else "rgb"
     np.testing.assert_array_equal(crop[name], both[name])
 
 
-def test_the_square_follows_the_box_and_expand():
+def test_square_follows_box_and_expand():
     image = example(200, 300)
     image["box"] = np.array([100.0, 40.0, 50.0, 80.0])
     crop = augment.crop(image, size=50, layout="tfw5", expand=1.5)
@@ -140,22 +126,43 @@ def test_the_square_follows_the_box_and_expand():
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_to_image_leads_back_to_the_original_pixels(flip):
+def test_to_image_maps_back_to_original_pixels(flip):
     image = example()
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        crop = augment.crop(image, size=64, layout="tfw5", rng=rng, flip=flip, **RANDOM)
+        crop = augment.crop(image, size=64, layout="tfw5", rng=rng, augmentation=Augmentation(flip=flip, **RANDOM))
         back = codecs.to_original(crop["landmarks"].astype(np.float64), crop["to_image"].astype(np.float64), 64)
         back = back[FLIP5] if flip else back
         np.testing.assert_allclose(back, image["landmarks"], atol=1e-3)
 
 
-def test_random_crops_use_the_ranges_that_are_documented():
+def test_mirrored_crop_permutes_every_label():
+    image = example() | {"known": np.array([0, 1, 1, 0, 1], bool), "weight": np.arange(5, dtype=np.float32)}
+    mirrored = augment.crop(
+        image, size=32, layout="tfw5", rng=np.random.default_rng(0), augmentation=Augmentation(flip=1.0)
+    )
+    for name in ("visible", "known", "weight"):
+        np.testing.assert_array_equal(mirrored[name], image[name][FLIP5])
+    assert list(image["weight"]) == [0, 1, 2, 3, 4]  # the input is untouched
+
+
+@pytest.mark.parametrize("expand", [1.0, 1.25, 2.0])
+def test_to_crop_gives_the_landmarks_of_an_unaugmented_crop(expand):
+    images = [example(96, 120, seed=1), example(331, 457, seed=2)]
+    crops = [augment.crop(image, size=48, layout="tfw5", expand=expand) for image in images]
+    points, boxes = (np.stack([image[name] for image in images]) for name in ("landmarks", "box"))
+    found = augment.to_crop(points.astype(np.float64), boxes, expand)
+    np.testing.assert_allclose(found, [crop["landmarks"] for crop in crops], atol=1e-6)
+    np.testing.assert_allclose(augment.to_crop(points[1], boxes[1], expand), found[1], atol=1e-6)
+
+
+def test_random_crops_fill_their_documented_ranges():
     image, found = example(), {"turn": [], "size": [], "mirrored": [], "x": []}
     rng = np.random.default_rng(1)
     plain = augment.crop(image, size=64, layout="tfw5")
+    augmentation = Augmentation(rotation=20, scale=0.25, shift=0.1, flip=0.3)
     for _ in range(600):
-        crop = augment.crop(image, size=64, layout="tfw5", rng=rng, rotation=20, scale=0.25, shift=0.1, flip=0.3)
+        crop = augment.crop(image, size=64, layout="tfw5", rng=rng, augmentation=augmentation)
         matrix = crop["to_image"].astype(np.float64)
         mirrored = np.linalg.det(matrix[:, :2]) < 0
         axis = matrix[:, 1]  # the crop's y axis is not touched by the mirror
@@ -170,13 +177,13 @@ def test_random_crops_use_the_ranges_that_are_documented():
     assert 0.22 < np.mean(found["mirrored"]) < 0.38
 
 
-def test_jitter_moves_every_side_by_itself():
+def test_jitter_moves_each_side_independently():
     image = example(400, 400)
     image["box"] = np.array([100.0, 100.0, 200.0, 100.0])
     rng = np.random.default_rng(3)
     middles, sides = [], []
     for _ in range(300):
-        crop = augment.crop(image, size=64, layout="tfw5", expand=1.0, rng=rng, jitter=0.2)
+        crop = augment.crop(image, size=64, layout="tfw5", expand=1.0, rng=rng, augmentation=Augmentation(jitter=0.2))
         middles.append(crop["to_image"].astype(np.float64) @ [31.5, 31.5, 1])
         sides.append(crop["to_image"][0, 0] * 64)
     middles = np.array(middles) - (200, 150)
@@ -185,15 +192,16 @@ def test_jitter_moves_every_side_by_itself():
     assert 120 - 1e-3 <= min(sides) < 140 and 260 < max(sides) <= 280 + 1e-3
 
 
-def test_the_same_seed_gives_the_same_crop_and_another_another():
+def test_crop_is_a_function_of_its_seed():
     def make(seed):
-        return augment.crop(example(), size=32, layout="tfw5", rng=np.random.default_rng(seed), flip=0.5, **RANDOM)
+        rng, augmentation = np.random.default_rng(seed), Augmentation(flip=0.5, **RANDOM)
+        return augment.crop(example(), size=32, layout="tfw5", rng=rng, augmentation=augmentation)
 
     np.testing.assert_array_equal(make(4)["rgb"], make(4)["rgb"])
     assert not np.array_equal(make(4)["to_image"], make(5)["to_image"])
 
 
-def test_outside_the_image_is_black():
+def test_crop_is_black_outside_the_image():
     image = example(64, 64)
     image["rgb"][:], image["thermal"][:] = 200, 200
     image["box"] = np.array([0.0, 0.0, 63.0, 63.0])
@@ -202,7 +210,7 @@ def test_outside_the_image_is_black():
     np.testing.assert_allclose(crop["rgb"][32, 32], 200 / 255, atol=1e-6)
 
 
-def test_shrinking_averages_instead_of_picking():
+def test_shrinking_averages_pixels():
     rng = np.random.default_rng(0)
     image = example(512, 512)
     image["thermal"] = (rng.random((512, 512)) < 0.5).astype(np.uint8) * 255  # the finest texture there is
@@ -234,100 +242,14 @@ def bad(**changes):
         (bad(rgb=None, thermal=None), "neither rgb nor thermal"),
     ],
 )
-def test_bad_examples_are_told(image, message):
+def test_bad_examples_raise_input_errors(image, message):
     with pytest.raises(InputError, match=message):
         augment.crop(image, size=32, layout="tfw5")
 
 
-def test_randomness_without_a_generator_is_a_mistake():
+def test_random_crop_needs_a_generator():
     with pytest.raises(ValueError, match="needs rng"):
-        augment.crop(example(), size=32, layout="tfw5", flip=0.5)
-
-
-def ramp(size=64, channels=3):
-    """Every gray value from 0 to 255, [size, size, channels]."""
-    gray = np.linspace(0, 1, size * size, dtype=np.float32).reshape(size, size, 1)
-    return np.repeat((gray * 255).round() / np.float32(255), channels, axis=2)
-
-
-PHOTOMETRIC = [(augment.photometric_rgb, 3), (augment.photometric_thermal, 1)]
-
-
-@pytest.mark.parametrize(("function", "channels"), PHOTOMETRIC)
-def test_photometric_changes_stay_in_range_and_depend_on_the_seed_alone(function, channels):
-    image = ramp(channels=channels)
-    before, changed = image.copy(), []
-    for seed in range(40):
-        one, two = (function(image, np.random.default_rng(seed)) for _ in range(2))
-        np.testing.assert_array_equal(one, two)
-        assert one.dtype == np.float32 and one.shape == image.shape
-        assert one.min() >= 0 and one.max() <= 1 and np.isfinite(one).all()
-        changed.append(np.abs(one - image).mean())
-    np.testing.assert_array_equal(image, before)
-    assert np.median(changed) > 0.02 and max(changed) > 0.1
-    assert len(np.unique(np.round(changed, 6))) == 40
-
-
-@pytest.mark.parametrize(("function", "channels"), PHOTOMETRIC)
-def test_bytes_stay_bytes_and_are_the_same_image(function, channels):
-    image = ramp(channels=channels)
-    for seed in range(20):
-        small = function((image * 255).round().astype(np.uint8), np.random.default_rng(seed))
-        assert small.dtype == np.uint8 and small.shape == image.shape
-        floats = function(image, np.random.default_rng(seed))
-        np.testing.assert_allclose(small / 255.0, floats, atol=1e-6)
-
-
-def test_noise_of_bytes_is_that_of_floats_to_one_gray_level():
-    bank = np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
-    for value, sigma, u in ((128, 0.03, 0.3), (5, 0.06, 0.0), (250, 0.01, 0.99)):
-        image = np.full((64, 64, 3), value, np.uint8)
-        start = int(u * (len(bank) - image.size))
-        expected = (value + 255 * sigma * bank[start : start + image.size]).clip(0, 255)
-        augment._add_noise(image, sigma, u)
-        assert np.abs(image.ravel() - expected).max() < 1.0
-        assert image.std() > 0.5
-
-
-@pytest.mark.parametrize(("function", "channels"), PHOTOMETRIC)
-def test_strength_zero_is_the_identity(function, channels):
-    image = ramp(channels=channels)
-    result = function(image, np.random.default_rng(0), strength=0.0)
-    np.testing.assert_array_equal(result, image)
-    assert not np.shares_memory(result, image)
-
-
-@pytest.mark.parametrize(("function", "channels"), PHOTOMETRIC)
-def test_photometric_changes_move_no_dot(function, channels):
-    place = np.array([30.3, 33.8])
-    image = dots(64, 64, [place], 3.0)[1][..., None].repeat(channels, 2).astype(np.float32) / 255
-    moved = []
-    for seed in range(60):
-        out = function(image, np.random.default_rng(seed)).max(axis=2)
-        out = np.clip(out - np.quantile(out, 0.7), 0, None)
-        moved.append(centroid(out / max(out.max(), 1e-6), place, 8) - place)
-    # A dark noisy image scatters single values; a systematic shift, such as half a pixel in a resize, would stay.
-    assert np.abs(np.median(moved, axis=0)).max() < 0.1
-
-
-def test_the_tone_curve_of_thermal_images_never_falls():
-    flat = np.arange(256, dtype=np.float32).repeat(256).reshape(256, 256, 1) / np.float32(255)
-    curves = []
-    for seed in range(60):
-        out = augment.photometric_thermal(flat, np.random.default_rng(seed))[..., 0]
-        rows = np.median(out, axis=1)  # noise aside
-        curves.append(rows)
-        assert np.diff(cv2.blur(rows[:, None], (1, 31))[:, 0]).min() > -0.01
-    assert np.ptp([curve[128] for curve in curves]) > 0.3
-
-
-def test_polarity_turns_only_when_asked():
-    image = ramp(channels=1)
-    turned = augment.photometric_thermal(image, np.random.default_rng(0), strength=0.0, invert=1.0)
-    np.testing.assert_allclose(turned, 1 - image, atol=1e-6)
-    signs = [np.corrcoef(augment.photometric_thermal(image, np.random.default_rng(s)).ravel(), image.ravel())[0, 1]
-             for s in range(40)]  # fmt: skip
-    assert min(signs) > 0.5
+        augment.crop(example(), size=32, layout="tfw5", augmentation=Augmentation(flip=0.5))
 
 
 def test_occlusion_covers_the_same_place_in_both_modalities():

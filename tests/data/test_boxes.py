@@ -1,4 +1,4 @@
-"""Boxes that users type: what is good comes through exactly, and anything else ends in one sentence."""
+"""Boxes that users type: valid ones are read exactly, and anything else raises an InputError."""
 
 import json
 import math
@@ -15,7 +15,7 @@ SIDE = st.floats(1e-3, 1e6)
 
 
 @given(x=FINITE, y=FINITE, w=SIDE, h=SIDE)
-def test_good_boxes_come_through_exactly(x, y, w, h):
+def test_box_is_parsed_exactly(x, y, w, h):
     assert boxes.parse_box(f"{x!r}, {y!r},{w!r},{h!r}") == (x, y, w, h)
 
 
@@ -33,7 +33,7 @@ def test_good_boxes_come_through_exactly(x, y, w, h):
         ("a,b,c,d", "is not x,y,w,h"),
     ],
 )
-def test_bad_text(text, message):
+def test_text_that_is_not_a_box_is_refused(text, message):
     with pytest.raises(InputError, match=message):
         boxes.parse_box(text)
 
@@ -41,7 +41,7 @@ def test_bad_text(text, message):
 @given(st.text(max_size=40))
 @example("1,2,3,4")
 @example("1e999,0,1,1")
-def test_any_text_is_a_box_or_one_sentence(text):
+def test_any_text_gives_a_box_or_an_input_error(text):
     try:
         box = boxes.parse_box(text)
     except InputError as error:
@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 
 @settings(deadline=None)  # it writes a file
 @given(content=JSON | GOOD)
-def test_any_json_is_boxes_or_one_sentence(folder, content):
+def test_any_json_gives_boxes_or_an_input_error(folder, content):
     path = folder / "any.json"
     path.write_text(json.dumps(content))
     try:
@@ -80,14 +80,14 @@ def test_any_json_is_boxes_or_one_sentence(folder, content):
 
 @settings(deadline=None)
 @given(content=GOOD)
-def test_good_files_are_read_exactly(folder, content):
+def test_file_of_boxes_is_read_exactly(folder, content):
     (folder / "good.json").write_text(json.dumps(content))
     assert boxes.read_boxes(folder / "good.json") == content
 
 
 @settings(deadline=None)
 @given(content=st.binary(max_size=60))
-def test_any_bytes_are_boxes_or_one_sentence(folder, content):
+def test_any_bytes_give_boxes_or_an_input_error(folder, content):
     path = folder / "bytes.json"
     path.write_bytes(content)
     try:
@@ -114,14 +114,14 @@ def test_any_bytes_are_boxes_or_one_sentence(folder, content):
         ("[" * 100_000, "is not JSON"),
     ],
 )
-def test_bad_files(tmp_path, content, message):
+def test_malformed_file_is_refused(tmp_path, content, message):
     path = tmp_path / "boxes.json"
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         boxes.read_boxes(path)
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         boxes.read_boxes(tmp_path / "none.json")
     with pytest.raises(InputError, match="cannot be read"):
@@ -129,11 +129,11 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("box", [(0, 0, 10, 10), (-5, -5, 6, 6), (99, 49, 30, 30), (-50, -50, 500, 500)])
-def test_boxes_that_touch_the_image(box):
+def test_box_that_touches_the_image_is_accepted(box):
     boxes.check_inside(box, 100, 50, "The box of a.png")
 
 
 @pytest.mark.parametrize("box", [(100, 0, 5, 5), (0, 50, 5, 5), (-5, 0, 5, 5), (0, -9, 5, 5)])
-def test_boxes_outside_the_image(box):
+def test_box_outside_the_image_is_refused(box):
     with pytest.raises(InputError, match=r"of a\.png, .* lies outside the image, which has 100 x 50 pixels"):
         boxes.check_inside(box, 100, 50, "The box of a.png")

@@ -1,4 +1,4 @@
-"""Images of users: every kind in, 8 bits out, and no broken file passes."""
+"""Image files of users: every kind becomes 8 bits, and damaged files are refused."""
 
 import io
 import zlib
@@ -37,7 +37,7 @@ def test_png_is_lossless_filtered_and_not_deflated(image):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".bmp"])
-def test_gray_and_colour_come_through_exactly(tmp_path, suffix):
+def test_gray_and_colour_are_read_exactly(tmp_path, suffix):
     gray = image_file.read_image(write(tmp_path / f"g{suffix}", GRAY))
     assert gray.kind == "gray8" and gray.array.dtype == np.uint8
     np.testing.assert_array_equal(gray.array, GRAY)
@@ -50,7 +50,7 @@ def test_gray_and_colour_come_through_exactly(tmp_path, suffix):
     assert note == ""
 
 
-def test_three_equal_channels_are_gray(tmp_path):
+def test_colour_file_of_equal_channels_is_gray(tmp_path):
     image = image_file.read_image(write(tmp_path / "a.png", np.repeat(GRAY[..., None], 3, 2)))
     assert image.kind == "gray8"
     np.testing.assert_array_equal(image.array, GRAY)
@@ -64,9 +64,7 @@ def test_alpha_is_dropped(tmp_path):
     np.testing.assert_array_equal(image_file.read_image(tmp_path / "a.png").array, COLOUR)
 
 
-def test_the_orientation_of_a_camera_is_applied(tmp_path):
-    from PIL import Image
-
+def test_exif_orientation_is_applied(tmp_path):
     image = Image.fromarray(COLOUR)
     exif = image.getexif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to look at it
@@ -75,7 +73,7 @@ def test_the_orientation_of_a_camera_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])
-def test_sixteen_bits_are_stretched_between_percentiles(tmp_path, suffix):
+def test_16_bit_image_is_stretched_between_percentiles(tmp_path, suffix):
     counts = (29000 + 10 * RNG.random((40, 50)) * 60).astype(np.uint16)
     counts[0, :3] = 65535  # dead pixels must not eat the range
     path = tmp_path / f"a{suffix}"
@@ -106,13 +104,22 @@ def test_celsius_with_holes(tmp_path, suffix):
     assert gray[finite].min() == 0 and gray[finite].max() == 255 and "from 22." in note
 
 
-def test_even_images():
+def test_gain_of_uniform_images():
     np.testing.assert_array_equal(image_file.gain8(np.full((4, 5), 21.5))[0], 128)
     hot = np.full((40, 50), 20.0)
     hot[7, 8] = 36.0  # rarer than the percentile
     assert image_file.gain8(hot)[0][7, 8] == 255 and np.median(image_file.gain8(hot)[0]) == 0
     with pytest.raises(InputError, match="x holds no finite value"):
         image_file.gain8(np.full((4, 5), np.nan), "x")
+
+
+def test_fixed_range_is_linear_and_clipped():
+    celsius = np.array([[-10, 20, 25, 30, 40, 90, np.nan]])
+    gray = image_file.fixed_range(celsius, 20.0, 40.0)
+    assert gray.dtype == np.uint8 and gray.tolist() == [[0, 0, 64, 128, 255, 255, 0]]
+    for low, high in ((40.0, 20.0), (20.0, 20.0)):
+        with pytest.raises(InputError, match=r"config\.thermal_range=.* must rise"):
+            image_file.fixed_range(celsius, low, high)
 
 
 def heat(height=60, width=80):
@@ -122,7 +129,7 @@ def heat(height=60, width=80):
 
 
 @pytest.mark.parametrize("name", ["inferno", "magma", "plasma", "jet", "hot", "turbo", "rainbow"])
-def test_painted_images_are_unpainted(tmp_path, name):
+def test_false_colours_are_inverted(tmp_path, name):
     gray = heat()
     colours = (255 * matplotlib.colormaps[name](np.arange(256))[:, :3]).round().astype(np.uint8)
     image = image_file.read_image(write(tmp_path / "a.png", colours[gray]))
@@ -136,14 +143,14 @@ def test_painted_images_are_unpainted(tmp_path, name):
 
 
 @pytest.mark.parametrize("code", ["RAINBOW", "HOT", "JET", "INFERNO"])
-def test_opencvs_palettes_too(code):
+def test_palettes_of_opencv_are_recognised(code):
     gray = heat()
     painted = cv2.applyColorMap(gray, getattr(cv2, f"COLORMAP_{code}"))[..., ::-1]
     found, _ = image_file.to_gray8(image_file.ImageFile(np.ascontiguousarray(painted), "colour", "x"))
     assert np.abs(found.astype(int) - gray).mean() < 2.5
 
 
-def test_every_palette_of_ours_runs_from_cold_to_hot_without_return():
+def test_no_palette_returns_to_a_colour():
     for name, colours in image_file.palettes().items():
         assert colours.shape == (256, 3) and colours.dtype == np.float32, name
         assert colours.min() >= 0 and colours.max() <= 255, name
@@ -153,14 +160,14 @@ def test_every_palette_of_ours_runs_from_cold_to_hot_without_return():
         assert squared.max() < 1, name
 
 
-def test_printed_numbers_do_not_spoil_the_fit():
+def test_palette_is_found_despite_printed_numbers():
     colours = image_file.palettes()["iron"].round().astype(np.uint8)
     painted = colours[heat()]
     cv2.putText(painted, "36.5", (5, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255))
     assert image_file.fit_palette(painted)[0] == "iron"
 
 
-def test_a_photograph_is_taken_by_its_luminance():
+def test_photograph_becomes_its_luminance():
     smooth = np.dstack([heat(60, 80), heat(80, 60).T, heat()[::-1]])
     image = image_file.ImageFile(smooth, "colour", "x")
     gray, note = image_file.to_gray8(image)
@@ -169,7 +176,7 @@ def test_a_photograph_is_taken_by_its_luminance():
 
 
 @pytest.mark.parametrize("kind", ["gray8", "gray16", "float"])
-def test_thermal_images_for_models_of_visible_light(kind):
+def test_thermal_image_for_an_rgb_model(kind):
     types = {"gray8": np.uint8, "gray16": np.uint16, "float": np.float32}
     file = image_file.ImageFile(heat().astype(types[kind]), kind, "x")
     image, note = image_file.to_rgb8(file)
@@ -192,7 +199,7 @@ def test_truncated_files_are_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_sixteen_bits_in_several_channels_are_refused(tmp_path, suffix, channels):
+def test_16_bit_colours_are_refused(tmp_path, suffix, channels):
     deep = RNG.integers(0, 65536, (24, 30, channels), dtype=np.uint16)
     path = tmp_path / f"deep{suffix}"
     assert cv2.imwrite(str(path), deep)
@@ -200,7 +207,7 @@ def test_sixteen_bits_in_several_channels_are_refused(tmp_path, suffix, channels
         image_file.read_image(path)
 
 
-def test_files_that_are_no_images(tmp_path):
+def test_files_that_are_not_images_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.png does not exist"):
         image_file.read_image(tmp_path / "none.png")
     with pytest.raises(InputError, match="cannot be read"):
@@ -230,13 +237,13 @@ def test_files_that_are_no_images(tmp_path):
         (np.array([[object()]]), r"no whole \.npy file"),
     ],
 )
-def test_arrays_that_are_no_images(tmp_path, array, message):
+def test_arrays_that_are_not_images_are_refused(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=message):
         image_file.read_image(tmp_path / "a.npy")
 
 
-def test_other_numbers_in_npy_are_taken_as_floats(tmp_path):
+def test_other_dtypes_in_npy_become_floats(tmp_path):
     for kind in (np.int16, np.int64, np.float64, np.float16):
         np.save(tmp_path / "a.npy", np.arange(12).reshape(3, 4, 1).astype(kind))
         image = image_file.read_image(tmp_path / "a.npy")
@@ -250,7 +257,7 @@ TIFF = cv2.imencode(".tiff", GRAY)[1].tobytes()
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), source=st.sampled_from([PNG, JPEG, TIFF, b""]))
-def test_damaged_bytes_give_a_image_or_one_sentence(tmp_path, data, source):
+def test_damaged_bytes_give_an_image_or_an_input_error(tmp_path, data, source):
     content = bytearray(source) + data.draw(st.binary(max_size=20))
     for place, value in data.draw(st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=8)):
         if content:

@@ -1,41 +1,53 @@
-"""The loader on a real dataset on disk: pure in (seed, step, host), and pixels that lie where the landmarks say."""
-
-import contextlib
-from typing import ClassVar
+"""Batches: a function of seed, step and host, and pixels that lie where the landmarks say."""
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from made import MadeBuilder, face, png
 
-import tfds_builders
 from mlcm_jax import codecs, landmarks
 from mlcm_jax.config import base
 from mlcm_jax.data import pipeline
-from mlcm_jax.data.examples import MODALITIES, Examples, open_examples, require, splits_of
+from mlcm_jax.data.augment import Augmentation
+from mlcm_jax.data.examples import MODALITIES, Examples, open_examples
+from mlcm_jax.data.pipeline import Crop, Order
 from mlcm_jax.errors import InputError
 from mlcm_jax.training import sharding
 
-NAME = "synthetic_faces/48x48"
+CROP = Crop(32, 1.25, landmarks.get("ibug68"))
+SMALL = Crop(9, 1.0, landmarks.get("tfw5"))
+ORDER = Order(batch_size=4, seed=0)
 
 
 @pytest.fixture(scope="module")
 def examples(data_dir):
-    return open_examples(NAME, "train", data_dir=str(data_dir), layout="ibug68")
+    return open_examples("synthetic_faces/48x48", "train", data_dir=str(data_dir), layout="ibug68")
 
 
-def batches(examples, *, seed=0, rows=None, modalities=MODALITIES, **changes):
-    augmentation = base().augment.to_dict() | changes
-    return pipeline.train_batches(
-        [examples],
-        batch_size=4,
-        size=32,
-        layout="ibug68",
-        augmentation=augmentation,
-        modalities=modalities,
-        seed=seed,
-        rows=rows,
-    )
+@pytest.fixture(scope="module")
+def augmentation():
+    """That of the default config."""
+    options = base().augment.to_dict()
+    del options["expand"]
+    return Augmentation(**options)
+
+
+@pytest.fixture
+def batches(examples, augmentation):
+    """`batches(…)`: the training batches with the default augmentation; arguments of `train_batches` change them."""
+
+    def make(*, order=ORDER, **options):
+        options = {"augmentation": augmentation, "modalities": MODALITIES} | options
+        return pipeline.train_batches([examples], CROP, order, **options)
+
+    return make
+
+
+def numbered(first, count):
+    """Examples whose thermal images are filled with consecutive numbers."""
+    faces = [face(thermal=png(np.full((9, 9), k, np.uint8))) for k in range(first, first + count)]
+    return Examples(MadeBuilder({"train": faces}), "train", "tfw5")
 
 
 def assert_equal(one, two):
@@ -44,232 +56,200 @@ def assert_equal(one, two):
         np.testing.assert_array_equal(one[key], two[key])
 
 
-def test_a_batch_is_as_the_house_says(examples):
-    on_host = batches(examples)[0]
+def test_fields_of_a_training_batch(batches):
+    on_host = batches()[0]
     assert on_host["rgb"].dtype == on_host["thermal"].dtype == np.uint8
     batch = sharding.put_batch(on_host, sharding.make_mesh(jax.devices()[:1]))
-    shapes = {"rgb": (4, 32, 32, 3), "thermal": (4, 32, 32, 1), "landmarks": (4, 68, 2), "visible": (4, 68)}
-    shapes |= {"weight": (4, 68), "box": (4, 4), "to_image": (4, 2, 3), "mask": (4,)}
-    assert {key: value.shape for key, value in batch.items()} == shapes
-    assert batch["rgb"].dtype == batch["thermal"].dtype == batch["landmarks"].dtype == np.float32
-    assert batch["visible"].dtype == batch["mask"].dtype == bool
+    kinds = {key: (value.dtype.name, value.shape) for key, value in batch.items()}
+    assert kinds == {
+        "rgb": ("float32", (4, 32, 32, 3)),
+        "thermal": ("float32", (4, 32, 32, 1)),
+        "landmarks": ("float32", (4, 68, 2)),
+        "visible": ("bool", (4, 68)),
+        "known": ("bool", (4, 68)),
+        "weight": ("float32", (4, 68)),
+        "box": ("float32", (4, 4)),
+        "to_image": ("float32", (4, 2, 3)),
+        "mask": ("bool", (4,)),
+    }
+    assert batch["mask"].all()
     assert batch["rgb"].min() >= 0 and batch["rgb"].max() <= 1 and batch["thermal"].std() > 0.01
 
 
-def test_a_batch_is_a_function_of_seed_and_step(examples):
-    assert_equal(batches(examples)[7], batches(examples)[7])
-    assert not np.array_equal(batches(examples)[7]["landmarks"], batches(examples, seed=1)[7]["landmarks"])
-    assert not np.array_equal(batches(examples)[7]["landmarks"], batches(examples)[8]["landmarks"])
-
-
-def test_iterating_from_a_step_gives_the_batches_of_that_step(examples):
-    dataset = batches(examples)
-    iterator = pipeline.iterate(dataset, 5)
-    for step in (5, 6, 7):
-        assert_equal(next(iterator), dataset[step])
+def test_batch_is_a_function_of_seed_and_step(batches):
+    assert_equal(batches()[7], batches()[7])
+    assert not np.array_equal(batches()[7]["landmarks"], batches(order=Order(4, seed=1))[7]["landmarks"])
+    assert not np.array_equal(batches()[7]["landmarks"], batches()[8]["landmarks"])
 
 
 @pytest.mark.parametrize("rows", [[[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0], [1], [2], [3]]])
-def test_hosts_together_see_the_batch_of_one(examples, rows):
-    whole = batches(examples)
+def test_hosts_together_see_the_batch_of_one_host(batches, rows):
+    whole = batches()
     for step in (0, 3):
         for some in map(np.asarray, rows):
-            part = batches(examples, rows=some)[step]
-            assert_equal(part, {key: value[some] for key, value in whole[step].items()})
+            assert_equal(batches(rows=some)[step], {key: value[some] for key, value in whole[step].items()})
 
 
-def test_the_members_of_a_batch_are_known_by_its_step(examples):
-    still = dict.fromkeys(("jitter", "rotation", "scale", "shift", "flip", "photometric", "occlusion"), 0.0)
+def test_members_names_the_examples_of_a_batch(examples, batches):
     for step in (2, 11):
-        found = pipeline.members([examples], step, batch_size=4, seed=0)
+        found = pipeline.members([examples], ORDER, step)
         boxes = [examples[one["index"]]["box"] for one in found]
-        np.testing.assert_array_equal(boxes, batches(examples, **still)[step]["box"])
+        np.testing.assert_array_equal(boxes, batches()[step]["box"])
         assert all(one["dataset"] == examples.name and "subject" in one and "rgb" not in one for one in found)
 
 
-def test_a_fingerprint_is_that_of_the_split(examples, data_dir):
-    again = open_examples(NAME, "train", data_dir=str(data_dir), layout="ibug51")
-    other = open_examples(NAME, "val", data_dir=str(data_dir), layout="ibug68")
-    assert examples.fingerprint() == again.fingerprint() != other.fingerprint()
+def test_modality_is_the_same_alone_and_beside_the_other(batches):
+    both, thermal = batches()[2], batches(modalities=("thermal",))[2]
+    assert_equal(thermal, {key: value for key, value in both.items() if key != "rgb"})
 
 
-def test_a_modality_looks_the_same_alone_and_beside_the_other(examples):
-    both, thermal = batches(examples)[2], batches(examples, modalities=("thermal",))[2]
-    assert "rgb" not in thermal
-    np.testing.assert_array_equal(both["thermal"], thermal["thermal"])
-    np.testing.assert_array_equal(both["landmarks"], thermal["landmarks"])
+def test_modality_that_a_dataset_lacks_is_absent():
+    examples, still = numbered(0, 6), Augmentation()
+    train = pipeline.train_batches([examples], SMALL, ORDER, augmentation=still, modalities=MODALITIES)[0]
+    evaluation = next(pipeline.eval_batches(examples, SMALL, batch_size=4))
+    assert "thermal" in train and "thermal" in evaluation
+    assert "rgb" not in train and "rgb" not in evaluation
 
 
-def test_an_epoch_holds_every_example_once_and_the_next_another_order(examples):
-    dataset = batches(
-        examples, jitter=0.0, rotation=0.0, scale=0.0, shift=0.0, flip=0.0, photometric=0.0, occlusion=0.0
+def test_epoch_holds_every_example_once_and_the_next_has_another_order(examples, batches):
+    dataset, per_epoch = batches(augmentation=Augmentation()), len(examples) // 4
+    first, second = (
+        np.concatenate([dataset[epoch * per_epoch + step]["box"] for step in range(per_epoch)]) for epoch in (0, 1)
     )
-    per_epoch = len(examples) // 4
-    boxes = np.concatenate([dataset[step]["box"] for step in range(per_epoch)])
-    assert len(np.unique(boxes, axis=0)) == len(boxes)
-    again = np.concatenate([dataset[per_epoch + step]["box"] for step in range(per_epoch)])
-    assert not np.array_equal(boxes, again)
+    assert len(np.unique(first, axis=0)) == len(first)
+    assert not np.array_equal(first, second)
 
 
-def test_evaluation_sees_each_example_once_and_maps_back_to_original_pixels(examples):
-    seen = 0
-    for batch in pipeline.eval_batches(examples, batch_size=5, size=32, expand=1.25, layout="ibug68"):
-        assert batch["mask"].shape == (5,)
-        truth = codecs.to_original(batch["landmarks"], batch["to_image"], 32)
-        for points, real in zip(truth, batch["mask"], strict=True):
-            if real:
-                np.testing.assert_allclose(points, examples[seen]["landmarks"], atol=1e-3)
-                seen += 1
-    assert seen == len(examples)
-
-
-def test_the_mean_shape_is_the_mean(examples):
-    crops = list(pipeline.eval_batches(examples, batch_size=1, size=32, expand=1.25, layout="ibug68"))
-    expected = np.mean([crop["landmarks"][0] for crop in crops], axis=0)
-    found = pipeline.mean_shape([examples], size=32, expand=1.25, layout="ibug68")
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("parts", [2, 3])
-def test_the_mean_shape_is_the_same_for_any_number_of_processes(examples, parts):
-    options = {"size": 32, "expand": 1.25, "layout": "ibug68"}
-    kept = [[] for _ in range(parts)]  # what each process would send, in the order of its calls
-    for index in range(parts):
-        with contextlib.suppress(ValueError):  # a part alone does not make a whole
-            pipeline.mean_shape(
-                [examples], part=(index, parts), gather=lambda x, i=index: kept[i].append(x) or x, **options
-            )
-    calls = iter([np.concatenate(arrays) for arrays in zip(*kept, strict=True)])
-    found = pipeline.mean_shape([examples], part=(0, parts), gather=lambda _: next(calls), **options)
-    np.testing.assert_array_equal(found, pipeline.mean_shape([examples], **options))
-
-
-def test_another_layout_is_converted(data_dir, examples):
-    converted = open_examples(NAME, "train", data_dir=str(data_dir), layout="sf_tl54")
-    expected = landmarks.convert(examples[3]["landmarks"], "ibug68", "sf_tl54")
-    np.testing.assert_array_equal(converted[3]["landmarks"], expected)
-    assert converted[3]["visible"].shape == (54,)
-    np.testing.assert_array_equal(converted[3]["visible"][:48], examples[3]["visible"][:48])
-
-
-def test_pixels_of_the_loader_are_those_on_disk(examples, data_dir):
-    raw = tfds_builders.load(NAME, data_dir).as_data_source(split="train")[1]  # decoded by TFDS
-    np.testing.assert_array_equal(examples[1]["rgb"], raw["rgb"])
-    np.testing.assert_array_equal(examples[1]["thermal"], raw["thermal"])
-    np.testing.assert_array_equal(examples[1]["rgb"], examples[1]["rgb"])  # the second time from memory
-    assert "pose" in examples.metadata(1) and not {"rgb", "thermal", "celsius"} & set(examples.metadata(1))
-
-
-def test_unknown_names_are_said(data_dir):
-    with pytest.raises(InputError, match="did you mean"):
-        open_examples("synthetic_face/tiny", "train", data_dir=str(data_dir), layout="ibug68")
-    with pytest.raises(InputError, match="no split 'tset'"):
-        open_examples(NAME, "tset", data_dir=str(data_dir), layout="ibug68")
-    with pytest.raises(InputError, match="ibug68"):
-        open_examples(NAME, "test", data_dir=str(data_dir), layout="ibug86")
-
-
-def test_a_lacking_modality_is_said(examples):
-    class Lacking:
-        modalities, name = ("thermal",), "made/1.0.0 train"
-
-    require([examples], ["rgb", "thermal"], "Stage transfer")
-    with pytest.raises(InputError, match=r"needs rgb and thermal images, and made/1\.0\.0 train has no rgb"):
-        require([examples, Lacking()], ["rgb", "thermal"], "Stage transfer")
-
-
-def png(image) -> bytes:
-    return cv2.imencode(".png", image)[1].tobytes()
-
-
-class _Source:
-    """One example with landmarks of the given value, in the shape of a builder."""
-
-    LAYOUT = "ibug68"
-
-    def __init__(self, points):
-        self.points = points
-        self.info = type("Info", (), {"full_name": "made/1.0.0", "features": {"thermal": None}})
-
-    def as_data_source(self, split, decoders):
-        return [{"thermal": png(np.zeros((8, 8), np.uint8)), "landmarks": self.points, "visible": np.ones(68, bool)}]
-
-
-@pytest.mark.parametrize(
-    "points, message",
-    [(np.full((68, 2), np.nan, np.float32), "finite"), (np.zeros((67, 2), np.float32), "68")],
-)
-def test_bad_landmarks_name_the_example(points, message):
-    with pytest.raises(InputError, match=r"Example 0 of made/1\.0\.0 train") as caught:
-        Examples(_Source(points), "train", "ibug68")[0]
-    assert message in str(caught.value)
-
-
-class _Many:
-    """A builder of three splits whose examples carry a number, a flag and temperatures."""
-
-    LAYOUT = "tfw5"
-    UNIONS: ClassVar = {"full": ("common", "challenge")}
-    SUBSETS: ClassVar = {"common_dark": ("common", "dark")}
-    POINTS = np.array([[2, 2], [6, 2], [4, 4], [3, 6], [5, 6]], np.float32)
-
-    def __init__(self):
-        features = {"thermal": None, "celsius": None, "dark": None, "landmarks": None}
-        splits = dict.fromkeys(("train", "common", "challenge"))
-        self.info = type("Info", (), {"full_name": "many/1.0.0", "features": features, "splits": splits})
-
-    def as_data_source(self, split, decoders):
-        first, count = {"train": (0, 8), "common": (10, 3), "challenge": (20, 2)}[split]
-        return [
-            {
-                "thermal": png(np.full((9, 9), k, np.uint8)),
-                "celsius": png(np.array([[0, 29315, 30315, 31315, 40000]], np.uint16)),
-                "landmarks": self.POINTS,
-                "visible": np.ones(5, bool),
-                "box": np.array([0, 0, 9, 9], np.float32),
-                "dark": np.bool_(k % 2),
-            }
-            for k in range(first, first + count)
-        ]
-
-
-def test_splits_made_of_others():
-    def numbers(split):
-        examples = Examples(_Many(), split, "tfw5")
-        return [int(examples[k]["thermal"][0, 0, 0]) for k in range(len(examples))]
-
-    assert splits_of(_Many()) == ["challenge", "common", "train", "full", "common_dark"]
-    assert numbers("full") == [10, 11, 12, 20, 21]
-    assert numbers("common_dark") == [11]
-    assert bool(Examples(_Many(), "common_dark", "tfw5").metadata(0)["dark"])
-
-
-def test_a_fixed_range_reads_temperatures():
-    examples = Examples(_Many(), "train", "tfw5", thermal_range=(20.0, 40.0))
-    # 20, 30 and 40 °C, and what lies beyond the range on either side.
-    np.testing.assert_array_equal(examples[0]["thermal"].ravel(), [0, 0, 128, 255, 255])
-    with pytest.raises(InputError, match="must rise"):
-        Examples(_Many(), "train", "tfw5", thermal_range=(40.0, 20.0))[0]
-    plain = _Source(np.zeros((68, 2), np.float32))
-    with pytest.raises(InputError, match="keeps no temperatures"):
-        Examples(plain, "train", "ibug68", thermal_range=(20.0, 40.0))
-
-
-def test_examples_without_landmarks_pass_only_where_they_are_wanted():
-    empty = _Source(np.full((68, 2), np.nan, np.float32))
-    found = Examples(empty, "train", "sf_tl54", labelled=False)[0]
-    assert found["landmarks"].shape == (54, 2) and np.isnan(found["landmarks"]).all() and not found["visible"].any()
-
-
-@pytest.mark.parametrize("weights, share", [((), 8 / 11), ((1.0, 3.0), 0.25)])
-def test_sets_are_mixed_by_weight(weights, share):
-    sets = [Examples(_Many(), split, "tfw5") for split in ("train", "common")]
-    options = {"batch_size": 4, "size": 9, "layout": "tfw5", "modalities": ("thermal",), "seed": 0}
-    still = {"expand": 1.0, "photometric": 0.0, "occlusion": 0.0}
-    mixed = pipeline.train_batches(sets, weights=weights, augmentation=still, **options)
+@pytest.mark.parametrize(("weights", "share"), [((), 8 / 11), ((1.0, 3.0), 0.25)])
+def test_datasets_are_mixed_by_weight(weights, share):
+    sets, options = [numbered(0, 8), numbered(10, 3)], {"augmentation": Augmentation(), "modalities": ("thermal",)}
+    mixed = pipeline.train_batches(sets, SMALL, Order(4, 0, weights), **options)
     seen = np.concatenate([mixed[k]["thermal"][:, 4, 4, 0] for k in range(50)])
     assert set(seen) <= {*range(8), 10, 11, 12}
     assert np.mean(seen < 8) == pytest.approx(share, abs=0.03)
     np.testing.assert_array_equal(mixed[7]["thermal"], mixed[7]["thermal"])
-    with pytest.raises(InputError, match=r"config\.dataset_weights"):
-        pipeline.train_batches(sets, weights=(1.0,), augmentation=still, **options)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, np.inf), (1.0, np.nan), (1.0, -1.0)])
+def test_weights_of_datasets_are_checked(weights):
+    options = {"augmentation": Augmentation(), "modalities": ("thermal",)}
+    with pytest.raises(InputError, match=r"config\.dataset_weights=.* must be 2 positive numbers"):
+        pipeline.train_batches([numbered(0, 2), numbered(2, 2)], SMALL, Order(4, 0, weights), **options)
+
+
+def test_iterating_from_a_step_gives_the_batches_from_that_step_on(batches):
+    with pipeline.iterate(batches(), 5) as source:
+        for step in (5, 6, 7):
+            assert_equal(next(source), batches()[step])
+
+
+@pytest.fixture
+def opencv_threads():
+    """OpenCV works with three threads during the test."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    yield
+    cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("batch_size", [5, 8, 1000])
+def test_evaluation_sees_every_example_once_and_maps_back_to_original_pixels(examples, batch_size):
+    found = list(pipeline.eval_batches(examples, CROP, batch_size=batch_size))
+    assert len(found) == -(-len(examples) // batch_size)
+    assert all(len(batch["mask"]) == len(batch["rgb"]) == batch_size for batch in found)
+    index, mask, points, matrix = (
+        np.concatenate([batch[key] for batch in found]) for key in ("index", "mask", "landmarks", "to_image")
+    )
+    np.testing.assert_array_equal(index, np.arange(len(found) * batch_size))
+    np.testing.assert_array_equal(mask, index < len(examples))
+    truth = codecs.to_original(points[mask], matrix[mask], 32)
+    expected = [examples[i]["landmarks"] for i in range(len(examples))]
+    np.testing.assert_allclose(truth, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [4, 6])
+def test_evaluation_of_several_processes_is_that_of_one(batch_size):
+    examples = numbered(0, 10)
+    whole = list(pipeline.eval_batches(examples, SMALL, batch_size=batch_size))
+    for rows in (np.arange(batch_size // 2), np.arange(batch_size // 2, batch_size), np.array([1, 3])):
+        part = list(pipeline.eval_batches(examples, SMALL, batch_size=batch_size, rows=rows))
+        assert len(part) == len(whole)
+        for one, all_ in zip(part, whole, strict=True):
+            assert_equal(one, {key: value[rows] for key, value in all_.items()})
+
+
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_iterators_raise_the_error_of_a_bad_example(place):
+    faces = [face() for _ in range(10)]
+    faces[place] = face(landmarks=np.full((5, 2), np.nan, np.float32))
+    examples = Examples(MadeBuilder({"train": faces}), "train", "tfw5")
+    message = f"Example {place} of made/1.0.0 train: Landmark 0 is not a finite number."
+    with pytest.raises(InputError) as caught:
+        list(pipeline.eval_batches(examples, SMALL, batch_size=4))
+    assert str(caught.value) == message
+    options = {"augmentation": Augmentation(), "modalities": ("thermal",)}
+    dataset = pipeline.train_batches([examples], SMALL, ORDER, **options)
+    with pytest.raises(InputError) as caught, pipeline.iterate(dataset, 0) as source:
+        for _ in range(3):
+            next(source)
+    assert str(caught.value) == message
+
+
+def test_mean_shape_is_the_mean_over_crops(examples):
+    crops = [batch["landmarks"][0] for batch in pipeline.eval_batches(examples, CROP, batch_size=1)]
+    found = pipeline.mean_shape([examples], expand=CROP.expand)
+    assert found.dtype == np.float32 and found.shape == (68, 2)
+    np.testing.assert_allclose(found, np.mean(crops, axis=0), atol=1e-5)
+
+
+def labelled(landmarks_and_known, layout="tfw5", name="made/1.0.0"):
+    """Examples with these pairs of landmarks in u, for an expand of 1, and `known`."""
+    faces = [
+        face(
+            landmarks=9 * np.asarray(points, np.float32),
+            known=np.asarray(known, bool),
+            visible=np.ones(len(points), bool),
+        )
+        for points, known in landmarks_and_known
+    ]
+    return Examples(MadeBuilder({"train": faces}, layout=layout, name=name), "train", layout)
+
+
+FACE = np.array([(0.26, 0.4), (0.76, 0.26), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)])
+ALL = np.ones(5, bool)
+
+
+def without(*points):
+    return ~np.isin(np.arange(5), points)
+
+
+def placeholder(points, known):
+    """Landmarks as builders store them: unknown ones at the mean of the others."""
+    return np.where(known[:, None], points, points[known].mean(0)), known
+
+
+def test_point_that_is_known_nowhere_lies_at_the_mean_of_the_others():
+    examples = labelled([placeholder(FACE, without(1)), placeholder(FACE + 0.02, without(1))])
+    expected = np.where(without(1)[:, None], FACE + 0.01, FACE[without(1)].mean(0) + 0.01)
+    np.testing.assert_allclose(pipeline.mean_shape([examples], expand=1.0), expected, atol=1e-6)
+
+
+def test_mean_shape_is_cached_by_content():
+    one, other = labelled([(FACE, ALL)]), labelled([(FACE + 0.1, ALL)])  # of the same name
+    np.testing.assert_allclose(pipeline.mean_shape([one], expand=1.0), FACE, atol=1e-6)
+    np.testing.assert_allclose(pipeline.mean_shape([other], expand=1.0), FACE + 0.1, atol=1e-6)
+    np.testing.assert_allclose(pipeline.mean_shape([one], expand=2.0), (FACE + 0.5) / 2, atol=1e-6)
+
+
+def own_layout(pairs):
+    """A user's layout of five points, always of the same name."""
+    flip = landmarks.flip_permutation(5, pairs)
+    return landmarks.Layout("own", 5, {"face": tuple(range(5))}, flip, None, None, ())
+
+
+def test_cached_mean_shape_does_not_hide_a_layout_that_does_not_fit():
+    one, other = own_layout([(0, 1), (3, 4)]), own_layout([(0, 4), (1, 3)])
+    pipeline.mean_shape([labelled([(FACE, ALL)], layout=one)], expand=1.0)
+    builder = labelled([(FACE, ALL)], layout=one)._builder
+    with pytest.raises(InputError, match=r"Example 0 of .* cannot be converted from own to own"):
+        pipeline.mean_shape([Examples(builder, "train", other)], expand=1.0)

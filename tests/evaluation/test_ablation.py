@@ -1,6 +1,7 @@
-"""The grid of an ablation: what it refuses, what it shares, in which order it works, what its table says."""
+"""The grid of an ablation: in which order it works, what it refuses, and what its table says."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -10,126 +11,15 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from grids import GRID, NONE, smoke
 from ml_collections import ConfigDict
 
 from mlcm_jax import config as configs
+from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError, Interrupted
-from mlcm_jax.evaluation import ablation, ablation_rows
-from mlcm_jax.training import run_stage, sharding
+from mlcm_jax.evaluation import ablation, evaluate
+from mlcm_jax.training import run_stage, sharding, workdir
 from mlcm_jax.training.workdir import load_stage
-
-
-def smoke(rows=None, /, **ablation) -> ConfigDict:
-    """The smoke config with another grid: {row: overrides}."""
-    config = configs.load("configs/ablation_synthetic.py", "smoke")
-    if rows is not None:
-        config.grid = ConfigDict(rows)
-        config.ablation.update({"rows": tuple(rows), "control": next(iter(rows)), "comparisons": ()})
-    with config.ablation.unlocked():
-        config.ablation.update(ablation)
-    return config
-
-
-NONE = {"stages": ("thermal_alone",)}
-GRID = {"none": NONE, "FD+LD": {"transfer": {"alpha": 0.0, "beta": 0.0, "gamma": 1.0, "delta": 1.0}}, "DIKD": {}}
-
-
-# The plan
-
-
-@pytest.mark.parametrize(
-    "name, variant",
-    [("synthetic", v) for v in ("", "long", "strong", "smoke")]
-    + [(name, v) for name in ("kdloss", "star") for v in ("", "youtube", "smoke")],
-)
-def test_every_shipped_grid_is_sound(name, variant):
-    path = f"configs/ablation_{name}.py"
-    rows = ablation_rows.plan(configs.load(path, variant))
-    by_name = {row.name: row for row in rows}
-    whole = {"synthetic": 14, "kdloss": 8, "star": 6}
-    assert len(rows) == (3 if variant == "smoke" and name != "star" else whole[name])
-    assert [row.name for row in rows if not row.control] == [
-        n for n in ("none", "light alone", "student alone", "weight 0") if n in by_name
-    ]
-    with pytest.raises(InputError, match="no variant 'huge'"):
-        configs.load(path, "huge")
-
-
-def test_rows_of_the_synthetic_grid():
-    rows = {row.name: row for row in ablation_rows.plan(configs.load("configs/ablation_synthetic.py"))}
-    assert rows["none"].stages == ("thermal_alone",) and rows["none"].shared == ()
-    assert rows["FD"].config.transfer.gamma == 1.0 and rows["FD"].config.transfer.alpha == 0.0
-    assert rows["FD"].stages == ("teacher", "transfer") and rows["FD"].shared == ("teacher",)
-    assert rows["DIKD"].shared == ("teacher", "transfer") and rows["DIKD"].config.transfer.alpha == 1.0
-    assert rows["two levels"].stage == "compress" and rows["two levels"].control == "light alone"
-    assert rows["two levels"].shared == ("teacher", "transfer") and rows["two levels"].retrained == ()
-    assert rows["second level alone"].retrained == ("transfer",)
-    assert rows["FD+LD"].folder == "fd_ld"
-
-
-@pytest.mark.parametrize(
-    "overrides, shared",
-    [
-        ({}, ("teacher", "transfer")),
-        ({"light": {"width": 0.5}, "steps": {"light": 3}, "compress": {"gamma": 0.0}}, ("teacher", "transfer")),
-        ({"kd": {"variant": "released"}, "shape_variance": 0.9, "light_head_init": "teacher"}, ("teacher", "transfer")),
-        ({"log_every": 7, "checkpoint_every": 9}, ("teacher", "transfer")),
-        ({"transfer": {"decay": "none"}}, ("teacher",)),
-        ({"student": {"temperature": 0.5}}, ("teacher",)),
-        ({"steps": {"student": 9}}, ("teacher",)),
-        ({"student_init": "teacher"}, ("teacher",)),
-        ({"teacher": {"temperature": 0.5}}, ()),
-        ({"steps": {"teacher": 9}}, ()),
-        ({"train": {"lr": 0.01}}, ()),
-        ({"augment": {"rotation": 9.0}}, ()),
-        ({"loss": {"name": "wing", "options": {"w": 5.0}}}, ()),
-        ({"image_size": 48}, ()),
-        ({"dataset": "synthetic_faces/tiny", "test_dataset": "synthetic_faces/48x48"}, ()),
-    ],
-)
-def test_a_row_shares_only_what_none_of_its_keys_could_change(overrides, shared):
-    rows = ablation_rows.plan(smoke({"none": NONE, "row": overrides}))
-    assert rows[1].stages == ("teacher", "transfer") and rows[1].shared == shared
-
-
-@pytest.mark.parametrize(
-    "rows, ablation, message",
-    [
-        ({"a": NONE, "b": {"transfr": {"alpha": 1.0}}}, {}, "config.transfr.*did you mean 'transfer'"),
-        ({"a": NONE, "b": {"transfer": {"alfa": 1.0}}}, {}, r"config\.transfer\.alfa.*did you mean 'alpha'"),
-        ({"a": NONE, "b": {"transfer": {"alpha": "much"}}}, {}, r"config\.transfer\.alpha='much'"),
-        ({"a": NONE, "b": {"transfer": 3}}, {}, "key by key"),
-        ({"a": NONE, "b": {"image_size": {"x": 3}}}, {}, "key by key"),
-        ({"a": NONE, "b": {"seed": 3}}, {}, "set config.seeds"),
-        ({"a": NONE, "b": {"stages": ("trnsfer",)}}, {}, "'b'.*'trnsfer'"),
-        ({"a": NONE, "b": {"transfer": {"decay": "liner"}}}, {}, "'b'.*config.transfer.decay"),
-        ({"a": NONE, "b": {"stages": ("light_alone",)}}, {}, "config.light.*'a'.*config.student"),
-        ({"a": NONE, "b": {}}, {"control": "c"}, "'c', which is not in config.grid"),
-        ({"a": NONE, "b": {}}, {"controls": ConfigDict({"c": "a"})}, "'c', which is not in config.grid"),
-        ({"a": NONE, "b": {}}, {"comparisons": (("a", "c"),)}, "'c', which is not in config.grid"),
-        ({"a": NONE, "b": {}}, {"rows": ("a",)}, "every row.*see b"),
-        ({"a": NONE, "b": {}}, {"shared": ("techer",)}, "'techer'"),
-        ({"FD+LD": NONE, "FD LD": {}}, {}, "share its folder with row 'FD\\+LD'"),
-        ({"a": NONE, "Shared": {}}, {}, "share its folder with the shared stages"),
-        ({"a": NONE, "b, c": {}}, {}, "without a comma"),
-        ({"a": NONE, "b": {"normalizer": "outer_eyes"}}, {}, "config.normalizer='outer_eyes'.*one test"),
-        ({"a": NONE, "b": {"dataset": "synthetic_faces/tiny"}}, {}, "config.test_dataset='synthetic_faces/tiny'"),
-    ],
-)
-def test_a_grid_that_cannot_be_is_refused_by_name(rows, ablation, message):
-    with pytest.raises(InputError, match=message) as refused:
-        ablation_rows.plan(smoke(rows, **ablation))
-    assert "\n" not in str(refused.value)
-
-
-def test_an_ordinary_config_and_a_seed_named_twice_are_refused():
-    with pytest.raises(InputError, match=r"no config\.grid"):
-        ablation_rows.plan(configs.load("configs/tiny.py", "smoke"))
-    config = smoke()
-    config.seeds = (1, 1)
-    with pytest.raises(InputError, match="twice"):
-        ablation_rows.plan(config)
-
 
 # Statistics
 
@@ -158,6 +48,7 @@ def test_one_seed_has_a_difference_and_no_interval():
 
 # The walk through the grid, with trainings that only note that they were asked for
 
+TEST_SET = types.SimpleNamespace(name="d", layout=landmarks.get("ibug68"), modalities=("rgb", "thermal"))
 NME = {"teacher": 3.0, "thermal_alone": 6.0, "transfer": 5.0, "light_alone": 8.0}
 
 
@@ -166,26 +57,39 @@ def trainings(monkeypatch):
     """What was trained: (seed, folder, stage). A training at the number `stop` is interrupted."""
     noted = types.SimpleNamespace(calls=[], stop=None)
 
-    def train_stages(config, workdir, *, data_dir, mesh, trained, validate):
-        for name in (n for n in config.stages if n not in trained):
+    def check(run, trained=None):
+        workdir.check_config(run.workdir, run.config)
+
+    def train_stages(run, trained):
+        check(run)
+        workdir.claim(run.workdir, run.config, run.fingerprints)
+        for name in (n for n in run.config.stages if n not in trained):
             if len(noted.calls) == noted.stop:
                 noted.stop = None
                 raise Interrupted("Stopped", 2)
-            noted.calls.append((config.seed, workdir.parent.name, name))
-        assert set(trained) <= set(config.stages)
-        return {name: types.SimpleNamespace(gamma=config.transfer.gamma) for name in config.stages} | dict(trained)
+            noted.calls.append((run.config.seed, run.workdir.parent.name, name))
+        assert set(trained) <= set(run.config.stages)
+        made = {name: types.SimpleNamespace(gamma=run.config.transfer.gamma) for name in run.config.stages}
+        return made | dict(trained)
 
-    def evaluate_networks(trained, examples, *, config, split, mesh):
+    def evaluate_networks(trained, examples, *, config, mesh):
         rows = [{"name": "mean_shape", "nme": 12.0, "fr10": 50.0, "auc10": 0.2}]
         for name, one in trained.items():
             nme = NME[name] + 0.1 * config.seed + (one.gamma * (0.25 + config.seed) if name == "transfer" else 0.0)
             rows.append({"name": name, "nme": nme, "fr10": 1.0, "auc10": 0.5})
-        return {"dataset": "d", "split": split, "normalizer": config.normalizer, "rows": rows}, {}, {}
+        return evaluate.Scores(rows, {row["name"]: np.zeros(1) for row in rows}, {})
 
-    monkeypatch.setattr("mlcm_jax.training.run_stage.train_stages", train_stages)
-    monkeypatch.setattr("mlcm_jax.evaluation.evaluate.evaluate_networks", evaluate_networks)
-    monkeypatch.setattr("mlcm_jax.evaluation.evaluate.open_test", lambda *_, **__: types.SimpleNamespace(name="d"))
+    monkeypatch.setattr(run_stage, "check", check)
+    monkeypatch.setattr(run_stage, "train_stages", train_stages)
+    monkeypatch.setattr(evaluate, "evaluate_networks", evaluate_networks)
+    monkeypatch.setattr(evaluate, "open_test", lambda *_, **__: TEST_SET)
     return noted
+
+
+@pytest.fixture
+def ablate(trainings, data_dir):
+    """`ablation.ablate` on the dataset of the smoke config, with noted trainings."""
+    return functools.partial(ablation.ablate, data_dir=str(data_dir))
 
 
 def seeds(*numbers, **changes) -> ConfigDict:
@@ -203,8 +107,8 @@ def of_seed(seed):
     ]
 
 
-def test_the_grid_goes_seed_by_seed_and_trains_what_is_shared_once(trainings, tmp_path):
-    found = ablation.ablate(seeds(0, 4), tmp_path, data_dir="d")
+def test_the_grid_goes_seed_by_seed_and_trains_what_is_shared_once(ablate, trainings, tmp_path):
+    found = ablate(seeds(0, 4), tmp_path)
     assert trainings.calls == of_seed(0) + of_seed(4)
     assert found == json.loads((tmp_path / "ablation.json").read_text())
     rows = {row["name"]: row for row in found["rows"]}
@@ -221,87 +125,118 @@ def test_the_grid_goes_seed_by_seed_and_trains_what_is_shared_once(trainings, tm
     assert image is not None and image.std() > 5
 
 
-def test_what_is_done_is_not_done_again(trainings, tmp_path):
-    first = ablation.ablate(seeds(0), tmp_path, data_dir="d")
+def test_what_is_done_is_not_done_again(ablate, trainings, tmp_path):
+    first = ablate(seeds(0), tmp_path)
     trainings.calls.clear()
-    assert ablation.ablate(seeds(0), tmp_path, data_dir="d") == first and trainings.calls == []
+    assert ablate(seeds(0), tmp_path) == first and trainings.calls == []
     # A seed more, a damaged file: only they.
     (tmp_path / "fd_ld" / "seed_0" / "row.json").write_text('{"row": ')
-    ablation.ablate(seeds(0, 1), tmp_path, data_dir="d")
+    ablate(seeds(0, 1), tmp_path)
     assert trainings.calls == [(0, "shared", "teacher"), (0, "fd_ld", "transfer"), *of_seed(1)]
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"stage": "transfer"}', "\\x00"])
-def test_rows_that_are_no_rows_are_scored_again(trainings, tmp_path, content):
-    first = ablation.ablate(seeds(0), tmp_path, data_dir="d")
+def test_damaged_row_files_are_scored_again(ablate, trainings, tmp_path, content):
+    first = ablate(seeds(0), tmp_path)
     (tmp_path / "fd_ld" / "seed_0" / "row.json").write_text(content)
-    assert ablation.ablate(seeds(0), tmp_path, data_dir="d") == first
+    assert ablate(seeds(0), tmp_path) == first
 
 
 @pytest.mark.parametrize("key, value", [("normalizer", "outer_eyes"), ("test_split", "val"), ("test_dataset", "other")])
-def test_a_table_has_one_protocol(trainings, tmp_path, key, value):
+def test_a_table_has_one_protocol(ablate, trainings, tmp_path, key, value):
     """Rows that were scored under another one are scored anew, and until then they are not in the table."""
-    ablation.ablate(seeds(0), tmp_path, data_dir="d")
+    ablate(seeds(0), tmp_path)
     changed = seeds(0)
     changed[key] = value
-    partial = ablation.ablate(changed, tmp_path, data_dir="d", only=["none"])
+    partial = ablate(changed, tmp_path, only=["none"])
     assert [row["name"] for row in partial["rows"] if row["by_seed"]] == ["none"]
-    whole = ablation.ablate(changed, tmp_path, data_dir="d")
+    whole = ablate(changed, tmp_path)
     assert all(row["by_seed"] for row in whole["rows"])
     for row in ("none", "fd_ld", "dikd"):
         found = json.loads((tmp_path / row / "seed_0" / "row.json").read_text())
         assert value in found["test"]
 
 
-def test_an_interrupted_grid_has_a_partial_table_and_goes_on(trainings, tmp_path):
+def test_an_interrupted_grid_has_a_partial_table_and_goes_on(ablate, trainings, tmp_path):
     trainings.stop = 6  # in FD+LD of the second seed
     with pytest.raises(Interrupted):
-        ablation.ablate(seeds(0, 1, comparisons=(("DIKD", "FD+LD"),)), tmp_path, data_dir="d")
+        ablate(seeds(0, 1, comparisons=(("DIKD", "FD+LD"),)), tmp_path)
     assert trainings.calls == of_seed(0) + of_seed(1)[:2]
     text = (tmp_path / "ablation.md").read_text()
     assert "| none | thermal_alone | 6.05 ± 0.07 |" in text
     assert "| FD+LD (1 of 2 seeds) | transfer | 5.25 | 1.00 | 0.500 | none | -0.75 | 1 of 1 |" in text
     trainings.calls.clear()
-    ablation.ablate(seeds(0, 1, comparisons=(("DIKD", "FD+LD"),)), tmp_path, data_dir="d")
+    ablate(seeds(0, 1, comparisons=(("DIKD", "FD+LD"),)), tmp_path)
     assert trainings.calls == [(1, "shared", "teacher"), *of_seed(1)[2:]]
     text = (tmp_path / "ablation.md").read_text()
     assert "seeds)" not in text and "- DIKD against FD+LD: -0.75 [" in text
 
 
-def test_some_rows_alone_and_a_table_of_all(trainings, tmp_path):
-    ablation.ablate(seeds(0), tmp_path, data_dir="d", only=["none"])
+def test_some_rows_alone_and_a_table_of_all(ablate, trainings, tmp_path):
+    ablate(seeds(0), tmp_path, only=["none"])
     assert trainings.calls == of_seed(0)[:1]
     text = (tmp_path / "ablation.md").read_text()
     assert "| none | thermal_alone | 6.00 |" in text and "√(w·h) of the box" in text
     assert "| DIKD | transfer | not measured |  |  | none |  |  |" in text
     with pytest.raises(InputError, match=r"no row 'FD'.*FD\+LD"):
-        ablation.ablate(seeds(0), tmp_path, data_dir="d", only=["FD"])
+        ablate(seeds(0), tmp_path, only=["FD"])
 
 
-def test_a_row_with_a_teacher_of_its_own_does_not_read_the_shared_one(trainings, tmp_path):
+def test_a_row_with_a_teacher_of_its_own_does_not_read_the_shared_one(ablate, trainings, tmp_path):
     rows = GRID | {"warm": {"train": {"lr": 0.01}}}
     config = smoke(rows)
-    found = ablation.ablate(config, tmp_path, data_dir="d")
+    found = ablate(config, tmp_path)
     assert trainings.calls == [*of_seed(0), (0, "warm", "teacher"), (0, "warm", "transfer")]
     assert found["rows"][-1]["retrained"] == ["teacher"]
     assert "- warm has its own teacher, trained under the row's keys." in (tmp_path / "ablation.md").read_text()
 
 
-def test_a_changed_config_is_refused_before_anything_is_trained(trainings, tmp_path):
-    ablation.ablate(seeds(0), tmp_path, data_dir="d")
+def test_a_changed_config_is_refused_before_anything_is_trained(ablate, trainings, tmp_path):
+    ablate(seeds(0), tmp_path)
     trainings.calls.clear()
     changed = seeds(0, 1)
     changed.grid["FD+LD"].transfer.gamma = 2.0
     with pytest.raises(InputError, match=r"fd_ld.*config\.transfer\.gamma: 1\.0 there, 2\.0 now"):
-        ablation.ablate(changed, tmp_path, data_dir="d")
+        ablate(changed, tmp_path)
     assert trainings.calls == []
     # Another row does not disturb those that are there.
     config = smoke(GRID | {"LD": {"transfer": {"alpha": 0.0, "beta": 0.0, "delta": 1.0}}})
-    ablation.ablate(config, tmp_path, data_dir="d")
+    ablate(config, tmp_path)
     assert trainings.calls == [(0, "shared", "teacher"), (0, "ld", "transfer")]
 
 
+@pytest.mark.parametrize(
+    ("modalities", "normalizer", "message"),
+    [
+        (("rgb",), "box", r"Row 'none' cannot be scored: .*\(rgb\).*config.test_dataset"),
+        (("thermal",), "outer_eyes", "Row 'none' cannot be scored: .*no eye corners"),
+    ],
+)
+def test_a_test_set_that_cannot_score_a_row_is_reported_before_any_training(
+    ablate, trainings, tmp_path, monkeypatch, modalities, normalizer, message
+):
+    lacking = types.SimpleNamespace(name="d", layout=landmarks.get("tfw5"), modalities=modalities)
+    monkeypatch.setattr(evaluate, "open_test", lambda *_, **__: lacking)
+    config = seeds(0)
+    config.normalizer = normalizer
+    with pytest.raises(InputError, match=message):
+        ablate(config, tmp_path)
+    assert trainings.calls == [] and not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_the_last_row_is_reported_before_any_training(monkeypatch, tmp_path, data_dir):
+    monkeypatch.setattr(run_stage, "train_stages", lambda *_: pytest.fail("a training began"))
+    with pytest.raises(InputError, match=r"config\.student: .*width"):
+        ablation.ablate(smoke({"none": NONE, "wide": {"student": {"width": -1.0}}}), tmp_path, data_dir=str(data_dir))
+    assert not list(tmp_path.iterdir())
+
+
 # In earnest
+
+
+def in_earnest(config, workdir, data_dir):
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+        return ablation.ablate(config, workdir, data_dir=str(data_dir))
 
 
 def loaded(workdir, stage):
@@ -330,10 +265,10 @@ def test_an_interrupted_smoke_grid_ends_as_the_run_that_trains_all_in_one_folder
     monkeypatch.setattr("mlcm_jax.training.run_stage.open_writer", interrupting)
     config = configs.load("configs/ablation_synthetic.py", "smoke")
     with pytest.raises(Interrupted):
-        ablation.ablate(config, tmp_path, data_dir=str(data_dir))
+        in_earnest(config, tmp_path, data_dir)
     assert "not measured" in (tmp_path / "ablation.md").read_text()
     monkeypatch.setattr("mlcm_jax.training.run_stage.open_writer", opened)
-    found = ablation.ablate(config, tmp_path, data_dir=str(data_dir))
+    found = in_earnest(config, tmp_path, data_dir)
     assert "resumes at step" in capsys.readouterr().out
     results = {row["name"]: row for row in json.loads((smoke_run / "results.json").read_text())["rows"]}
     rows = {row["name"]: row for row in found["rows"]}
@@ -347,14 +282,14 @@ def test_an_interrupted_smoke_grid_ends_as_the_run_that_trains_all_in_one_folder
 
 
 def test_a_teacher_in_another_folder_teaches(tmp_path, data_dir):
-    """Two short trainings on the smallest networks: the light one is taught by the shared teacher."""
-    config = configs.load("configs/ablation_kdloss.py", "smoke")
-    config.grid = ConfigDict({"L1": {"stages": ("direct",)}})
-    config.ablation.update({"rows": ("L1",), "control": "L1", "comparisons": ()})
+    """Two short trainings on the smallest networks: the lightweight one is taught by the shared teacher."""
+    config = smoke({"one step": {"stages": ("direct",)}})
+    for key in ("teacher", "light"):
+        config[key] = ConfigDict({"name": "resnet18", "width": 0.125, "depths": (1,), "head": "coordinates"})
     config.steps = ConfigDict({"teacher": 2, "student": 2, "light": 2})
-    found = ablation.ablate(config, tmp_path, data_dir=str(data_dir))
+    found = in_earnest(config, tmp_path, data_dir)
     assert 0 < found["rows"][0]["nme"] < 100 and found["others"][1]["name"] == "teacher"
-    assert sorted(p.name for p in (tmp_path / "l1" / "seed_0").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "one_step" / "seed_0").iterdir()) == [
         "config.json",
         "direct",
         "origin.json",

@@ -1,46 +1,195 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 from conftest import run_mlcm
 
+from mlcm_jax import config as configs
 from mlcm_jax import landmarks
-from mlcm_jax.data import pipeline
 from mlcm_jax.data.examples import open_examples
+from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import evaluate
 from mlcm_jax.training import sharding
 from mlcm_jax.training.workdir import load_config, load_stage
 
-
-def test_scores_match_numpy():
-    rng = np.random.default_rng(0)
-    truth = rng.random((20, 68, 2)) * 100
-    offset = np.linspace(0, 0.19, 20)[:, None, None] * np.array([60.0, 0.0])
-    box = np.tile([0.0, 0.0, 36.0, 100.0], (20, 1))  # √(w·h) = 60
-    found = {"prediction": truth + offset, "truth": truth, "box": box, "known": np.ones((20, 68), bool)}
-    result = evaluate.scores(found, normalizer="box", layout="ibug68")
-    np.testing.assert_allclose(result["errors"], np.linspace(0, 0.19, 20), atol=1e-6)
-    assert result["row"]["nme"] == pytest.approx(9.5)
-    assert result["row"]["fr10"] == pytest.approx(45.0, abs=5.1)  # 0.11 … 0.19, and 0.10 itself by rounding
-    assert result["row"]["fr8"] >= result["row"]["fr10"] and 0 < result["row"]["auc8"] < result["row"]["auc10"] < 1
+LAYOUT = landmarks.get("ibug68")
+SMOKE_SET = "synthetic_faces/48x48"
 
 
-def test_a_perfect_answer_scores_nothing_and_one():
-    truth = np.random.default_rng(0).random((4, 68, 2)) * 50
-    found = {"prediction": truth, "truth": truth, "box": np.tile([0.0, 0.0, 50.0, 50.0], (4, 1))}
-    found["known"] = np.ones((4, 68), bool)
-    row = evaluate.scores(found, normalizer="box", layout="ibug68")["row"]
-    assert row["nme"] == row["fr10"] == 0 and row["auc8"] == row["auc10"] == 1
+def smoke_protocol(**changes) -> evaluate.Protocol:
+    """That of the smoke config."""
+    config = configs.load("configs/tiny.py", "smoke")
+    config.update(changes)
+    return evaluate.protocol(config)
+
+
+def faces(errors, *, side=50.0) -> dict[str, np.ndarray]:
+    """Faces as `evaluate.collect` returns them, whose every landmark is off by a share of a box of `side` pixels."""
+    truth = np.random.default_rng(0).random((len(errors), 68, 2)) * side
+    shift = side * np.asarray(errors)[:, None, None] * np.array([0.6, 0.8])
+    box = np.tile([0.0, 0.0, side * 1.6, side / 1.6], (len(errors), 1))  # √(w·h) = side
+    return {"prediction": truth + shift, "truth": truth, "box": box, "known": np.ones((len(errors), 68), bool)}
+
+
+def opened(data_dir, layout="ibug68"):
+    return open_examples(SMOKE_SET, "test", data_dir=str(data_dir), layout=layout)
+
+
+# Scores
+
+
+def test_scores_are_those_of_the_textbook():
+    errors = np.linspace(0.005, 0.195, 20)  # none lies at a threshold
+    result = evaluate.scores(faces(errors), normalizer="box", layout=LAYOUT)
+    np.testing.assert_allclose(result["errors"], errors, rtol=1e-9)
+    row = result["row"]
+    assert row["nme"] == pytest.approx(10.0)
+    assert row["fr8"] == pytest.approx(60.0) and row["fr10"] == pytest.approx(50.0)
+    # Below 0.1 lie 0.005, 0.015, … 0.095: each adds 1 − e / 0.1 to the area, in all 10 − 0.5 / 0.1 = 5 of 20.
+    assert row["auc10"] == pytest.approx(5 / 20) and row["auc8"] == pytest.approx((8 - 0.32 / 0.08) / 20)
+
+
+def test_a_perfect_prediction_scores_nothing_and_one():
+    row = evaluate.scores(faces(np.zeros(4)), normalizer="box", layout=LAYOUT)["row"]
+    assert row["nme"] == row["fr8"] == row["fr10"] == 0 and row["auc8"] == row["auc10"] == 1
+
+
+def test_landmarks_that_nobody_marked_do_not_count():
+    found = faces([0.1, 0.1])
+    found["known"][0, :30] = False
+    found["prediction"][0, :30] += 1000.0
+    np.testing.assert_allclose(evaluate.scores(found, normalizer="box", layout=LAYOUT)["errors"], 0.1, rtol=1e-9)
+
+
+def test_a_face_without_labels_at_an_eye_is_not_normalised_by_the_eyes():
+    found = faces([0.1, 0.1])
+    found["known"][1, LAYOUT.eye_corners[0]] = False
+    with pytest.raises(InputError, match=r"1 of 2 faces have no label at an eye.*choose the normaliser 'box'"):
+        evaluate.scores(found, normalizer="outer_eyes", layout=LAYOUT)
+    assert evaluate.scores(found, normalizer="box", layout=LAYOUT)["row"]["nme"] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "layout", "message"),
+    [
+        ("boxes", "ibug68", "Unknown normaliser 'boxes'"),
+        ("outer_eyes", "tfw5", "no eye corners"),
+        ("pupils", "charlotte43", "no eye centres"),
+    ],
+)
+def test_a_normaliser_that_does_not_fit_the_test_set_is_refused(normalizer, layout, message):
+    with pytest.raises(InputError, match=message):
+        evaluate.check_normalizer(normalizer, landmarks.get(layout))
+
+
+# Which faces are frontal
+
+
+class Posed(list):
+    """Examples of which only the pose is known."""
+
+    def metadata(self, index):
+        return {} if self[index] is None else {"pose": np.array([self[index], 50.0, 0.0])}
+
+
+def test_faces_are_frontal_where_the_yaw_is_small():
+    yaw = [0.0, 29.9, -29.9, 30.1, -30.1, 90.0]
+    assert evaluate.frontal(Posed(yaw)).tolist() == [True, True, True, False, False, False]
+    assert evaluate.frontal(Posed([None, None])) is None
+
+
+# Predictions
 
 
 def test_collect_drops_the_padding_and_returns_original_pixels(data_dir):
-    examples = open_examples("synthetic_faces/48x48", "test", data_dir=str(data_dir), layout="ibug68")
-    batches = pipeline.eval_batches(examples, batch_size=5, size=32, expand=1.25, layout="ibug68")
-    found = evaluate.collect(lambda batch: batch["landmarks"], batches, size=32, source="ibug68", target="ibug68")
+    examples, of = opened(data_dir), smoke_protocol(eval_batch_size=5)
+    batches = evaluate.eval_batches(examples, of, sharding.make_mesh())
+    found = evaluate.collect(lambda batch: batch["landmarks"], batches, of, LAYOUT)
     expected = np.stack([examples[i]["landmarks"] for i in range(len(examples))])
     np.testing.assert_allclose(found["prediction"], expected, atol=1e-3)
     np.testing.assert_allclose(found["truth"], expected, atol=1e-3)
-    assert found["box"].shape == (len(examples), 4)
+    np.testing.assert_array_equal(found["box"], np.stack([examples[i]["box"] for i in range(len(examples))]))
+    assert found["known"].all() and set(found) == {"prediction", "truth", "box", "known"}
+
+
+def test_the_last_batch_counts_as_much_as_any(smoke_run, data_dir):
+    """The mean over examples does not depend on the batch size, padded or not."""
+    mesh = sharding.make_mesh()
+    network = load_stage(smoke_run, "teacher", mesh=mesh).network
+    errors = []
+    for size in (1, 5):
+        of = smoke_protocol(eval_batch_size=size)
+        batches = evaluate.eval_batches(opened(data_dir), of, mesh)
+        found = evaluate.collect(evaluate.predictor(network, "rgb", mesh), batches, of, LAYOUT)
+        errors.append(evaluate.scores(found, normalizer="box", layout=LAYOUT)["errors"])
+    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def scored(smoke_run, data_dir):
+    """Scores of the smoke run's teacher and last stage, by the layout of the test set."""
+    mesh = sharding.make_mesh()
+    trained = {name: load_stage(smoke_run, name, mesh=mesh) for name in ("teacher", "compress")}
+    config = load_config(smoke_run)
+    return {
+        layout: evaluate.evaluate_networks(trained, opened(data_dir, layout), config=config, mesh=mesh)
+        for layout in ("ibug68", "sf_tl54")
+    }
+
+
+@pytest.mark.parametrize("layout", ["ibug68", "sf_tl54"])
+@pytest.mark.parametrize("name", ["teacher", "compress"])
+def test_errors_are_distances_over_the_side_of_the_box(scored, data_dir, layout, name):
+    examples, found = opened(data_dir, layout), scored[layout]
+    truth, box = (np.stack([examples[k][key] for k in range(len(examples))]) for key in ("landmarks", "box"))
+    distance = np.linalg.norm(found.predictions[name] - truth, axis=-1).mean(-1)
+    np.testing.assert_allclose(found.errors[name], distance / np.sqrt(box[:, 2] * box[:, 3]), rtol=1e-4)
+    row = next(row for row in found.rows if row["name"] == name)
+    assert row["nme"] == pytest.approx(100 * found.errors[name].mean())
+    assert row["fr10"] == pytest.approx(100 * np.mean(found.errors[name] > 0.1))
+    # The column of the eyes is of frontal faces alone.
+    right, left = (truth[:, k] for k in landmarks.get(layout).eye_corners)
+    by_eyes = distance / np.linalg.norm(right - left, axis=-1)
+    front = np.array([abs(examples.metadata(k)["pose"][0]) < 30 for k in range(len(examples))])
+    assert 0 < front.sum() < len(front)
+    assert row["nme_outer_eyes_frontal"] == pytest.approx(100 * by_eyes[front].mean(), rel=1e-4)
+
+
+def test_a_set_of_another_layout_is_scored_in_the_points_that_both_share(scored):
+    ours, theirs = (scored[layout].predictions["teacher"] for layout in ("ibug68", "sf_tl54"))
+    np.testing.assert_allclose(landmarks.convert(ours, "ibug68", "sf_tl54"), theirs, atol=1e-3)
+
+
+def test_the_mean_shape_is_a_row_of_its_own(scored):
+    row = scored["ibug68"].rows[0]
+    assert (row["name"], row["modality"], row["params"], row["flops"]) == ("mean_shape", "none", 0, 0)
+
+
+# Modalities that a test set lacks
+
+
+class Modalities:
+    name = "thermal_only 1.0.0 test"
+
+    def __init__(self, *modalities):
+        self.modalities = modalities
+
+
+def test_stages_whose_images_the_test_set_lacks_are_left_out_and_reported(capsys):
+    config = configs.load("configs/tiny.py", "smoke")
+    usable = evaluate.readable(config.stages, config, Modalities("thermal"))
+    assert usable == ["thermal_alone", "transfer", "light_alone", "compress"]
+    assert "Stage teacher reads rgb images, which thermal_only 1.0.0 test lacks" in capsys.readouterr().out
+
+
+def test_a_test_set_that_no_stage_can_read_is_refused():
+    config = configs.load("configs/tiny.py", "smoke")
+    with pytest.raises(InputError, match=r"No stage .*thermal_only 1.0.0 test has \(rgb\).*config.test_dataset"):
+        evaluate.readable(("transfer", "compress"), config, Modalities("rgb"))
+
+
+# The command
 
 
 def test_evaluating_again_gives_the_numbers_of_the_run(smoke_run, data_dir):
@@ -51,50 +200,50 @@ def test_evaluating_again_gives_the_numbers_of_the_run(smoke_run, data_dir):
     assert saved == json.loads((smoke_run / "results.json").read_text())
 
 
-def test_another_split_and_an_unknown_one(smoke_run, data_dir):
-    assert run_mlcm("evaluate", f"--workdir={smoke_run}", f"--data_dir={data_dir}", "--split=val").returncode == 0
-    bad = run_mlcm("evaluate", f"--workdir={smoke_run}", f"--data_dir={data_dir}", "--split=tset")
-    assert bad.returncode == 1 and "no split 'tset'" in bad.stderr
-    bad = run_mlcm("evaluate", f"--workdir={smoke_run}", f"--data_dir={data_dir}", "--dataset=nothing")
-    assert bad.returncode == 1 and "nothing" in bad.stderr and "Traceback" not in bad.stderr
+@pytest.fixture
+def partial_run(smoke_run, tmp_path):
+    """A work directory that has the transfer stage of the smoke run alone."""
+    (tmp_path / "config.json").write_text((smoke_run / "config.json").read_text())
+    (tmp_path / "transfer").symlink_to(smoke_run / "transfer")
+    return tmp_path
 
 
-def test_the_last_batch_counts_as_much_as_any(smoke_run, data_dir):
-    """The mean over examples does not depend on the batch size, padded or not."""
-    mesh = sharding.make_mesh()
-    trained = load_stage(smoke_run, "teacher", mesh=mesh)
-    examples = open_examples("synthetic_faces/48x48", "test", data_dir=str(data_dir), layout="ibug68")
-    predict, errors = evaluate.predictor(trained.network, "rgb", mesh), []
-    for size in (1, 4):
-        batches = pipeline.eval_batches(examples, batch_size=size, size=32, expand=1.25, layout="ibug68")
-        found = evaluate.collect(predict, batches, size=32, source="ibug68", target="ibug68")
-        errors.append(evaluate.scores(found, normalizer="box", layout="ibug68")["errors"])
-    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-4)
+def test_another_split_of_a_run_that_has_one_stage(partial_run, data_dir):
+    found = evaluate.evaluate(partial_run, split="val", data_dir=str(data_dir))
+    assert [row["name"] for row in found["rows"]] == ["mean_shape", "transfer"] and found["split"] == "val"
+    assert json.loads((partial_run / "results_synthetic_faces_48x48_val.json").read_text()) == found
 
 
-def test_a_set_of_another_layout_is_scored_in_the_points_that_both_share(smoke_run, data_dir):
-    mesh = sharding.make_mesh()
-    trained = {"teacher": load_stage(smoke_run, "teacher", mesh=mesh)}
+def test_what_does_not_exist_is_reported(partial_run, data_dir):
+    with pytest.raises(InputError, match="no split 'tset'"):
+        evaluate.evaluate(partial_run, split="tset", data_dir=str(data_dir))
+    with pytest.raises(InputError, match="Unknown dataset 'nothing'"):
+        evaluate.evaluate(partial_run, dataset="nothing", data_dir=str(data_dir))
+    (partial_run / "transfer").unlink()
+    with pytest.raises(InputError, match="has no trained stage"):
+        evaluate.evaluate(partial_run, data_dir=str(data_dir))
+
+
+def test_a_stage_that_is_not_finished_is_left_out_and_reported(partial_run, data_dir, capsys):
+    content = json.loads((partial_run / "config.json").read_text())
+    content["steps"]["student"] = 9
+    (partial_run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="no finished stage"):
+        evaluate.evaluate(partial_run, data_dir=str(data_dir))
+    assert "Stage transfer" in (told := capsys.readouterr().out) and "has reached step 8 of 9" in told
+
+
+def test_a_run_can_be_scored_on_another_number_of_devices(smoke_run, data_dir, monkeypatch):
+    """A run that was trained on four devices is scored on the one that is here."""
     config = load_config(smoke_run)
-    found = {}
-    for layout in ("ibug68", "sf_tl54"):
-        examples = open_examples("synthetic_faces/48x48", "test", data_dir=str(data_dir), layout=layout)
-        options = {"config": config, "split": "test", "mesh": mesh}
-        results, errors, predictions = evaluate.evaluate_networks(trained, examples, **options)
-        found[layout] = predictions["teacher"], errors["teacher"], results["rows"][1]["nme"]
-        truth = np.stack([examples[k]["landmarks"] for k in range(len(examples))])
-        box = np.stack([examples[k]["box"] for k in range(len(examples))])
-        distance = np.linalg.norm(predictions["teacher"] - truth, axis=-1).mean(-1) / np.sqrt(box[:, 2] * box[:, 3])
-        np.testing.assert_allclose(errors["teacher"], distance, rtol=1e-4)
-    np.testing.assert_allclose(
-        landmarks.convert(found["ibug68"][0], "ibug68", "sf_tl54"), found["sf_tl54"][0], atol=1e-3
+    config.mesh.data = 4
+    monkeypatch.setattr(evaluate, "load_config", lambda workdir: config)
+    seen = []
+    monkeypatch.setattr(evaluate, "open_test", lambda config, data_dir: seen.append(config) or opened(data_dir))
+    monkeypatch.setattr(
+        evaluate, "evaluate_networks", lambda *_, mesh, **__: seen.append(mesh) or evaluate.Scores([], {}, {})
     )
-
-
-def test_points_that_nobody_marked_do_not_count():
-    truth = np.random.default_rng(0).random((2, 68, 2)) * 50
-    known = np.ones((2, 68), bool)
-    known[0, :30] = False
-    prediction = truth + np.where(known[..., None], np.array([3.0, 4.0]), 1000.0)
-    found = {"prediction": prediction, "truth": truth, "box": np.tile([0.0, 0.0, 50.0, 50.0], (2, 1)), "known": known}
-    np.testing.assert_allclose(evaluate.scores(found, normalizer="box", layout="ibug68")["errors"], 0.1, rtol=1e-5)
+    monkeypatch.setattr(evaluate, "load_stage", lambda *_, **__: None)
+    monkeypatch.setattr(evaluate, "write_json", lambda *_: None)
+    evaluate.evaluate(smoke_run, data_dir=str(data_dir))
+    assert seen[1].size == len(jax.devices())

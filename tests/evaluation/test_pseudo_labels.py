@@ -2,36 +2,32 @@
 
 import json
 
-import cv2
 import numpy as np
+import pairs
 import pytest
+import stored_runs
 
 import tfds_builders
 from mlcm_jax import codecs, landmarks
+from mlcm_jax.data import augment
 from mlcm_jax.data.examples import open_examples
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import pseudo_labels
+from mlcm_jax.models import stored
 
 LAYOUT = landmarks.get("ibug68")
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory, data_dir):
-    """Four unlabelled pairs of one's own, built; their folder, and that of the built sets."""
+def own(tmp_path_factory, data_dir):
+    """Four unlabelled pairs of the user's own, built; their folder, and that of the built datasets."""
     folder, built = tmp_path_factory.mktemp("pairs"), tmp_path_factory.mktemp("built")
-    examples = open_examples("synthetic_faces/48x48", "test", data_dir=str(data_dir), layout="ibug68")
-    for k, name in enumerate(("a", "b", "sub/c", "d")):
-        for side in ("rgb", "thermal"):
-            path = folder / side / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image = examples[k][side]
-            assert cv2.imwrite(str(path), image[..., ::-1] if side == "rgb" else image)
-    tfds_builders.build("paired_folder/own", built, manual_dir=str(folder), layout="ibug68")
+    pairs.build("own", folder, built, data_dir, count=4, labelled=False, names=("a", "b", "sub/c", "d"))
     return folder, str(built)
 
 
-def test_labels_are_written_read_and_trained_from(pairs, smoke_run):
-    folder, built = pairs
+def test_labels_are_written_read_and_trained_from(own, smoke_run):
+    folder, built = own
     written = pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(folder / "landmarks"), data_dir=built)
     assert set(written) == {"a", "b", "sub/c", "d"} and (folder / "landmarks/labels.png").stat().st_size > 5_000
     one = json.loads((folder / "landmarks/sub/c.json").read_text())
@@ -53,54 +49,86 @@ def test_labels_are_written_read_and_trained_from(pairs, smoke_run):
         pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(folder / "landmarks"), data_dir=built)
 
 
-def test_what_is_missing_is_said(pairs, smoke_run, tmp_path):
-    built = pairs[1]
+def test_what_is_missing_is_reported(own, smoke_run, tmp_path):
+    built = own[1]
     with pytest.raises(InputError, match="no stage 'tutor'"):
         pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(tmp_path), stage="tutor", data_dir=built)
     with pytest.raises(InputError, match="no split 'train'"):
         pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(tmp_path), split="train", data_dir=built)
+    assert not list(tmp_path.iterdir())
 
 
-class _Config:
-    image_size = 32
-    augment = type("Augment", (), {"expand": 1.25})
+def test_a_network_is_not_shown_images_that_the_dataset_lacks(tmp_path, data_dir):
+    name = pairs.build("rgb", tmp_path / "files", tmp_path / "built", data_dir, count=4, sides=("rgb",), labelled=False)
+    stored_runs.write(tmp_path / "run", stored_runs.card("transfer"))
+    options = {"stage": "transfer", "data_dir": str(tmp_path / "built")}
+    with pytest.raises(InputError, match=r"Stage transfer needs thermal images, and .* has no thermal ones"):
+        pseudo_labels.label(str(tmp_path / "run"), name, out=str(tmp_path / "out"), **options)
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_network_that_answers_the_same_place_of_the_image_is_trusted():
+def test_two_faces_of_one_name_are_reported(own, tmp_path, monkeypatch):
+    stored_runs.write(tmp_path / "run", stored_runs.card("teacher", modality="rgb"))
+    monkeypatch.setattr(pseudo_labels, "_name", lambda facts, index: "anna")
+    with pytest.raises(InputError, match=r"Two faces of paired_folder/own would be written to anna\.json"):
+        pseudo_labels.label(str(tmp_path / "run"), "paired_folder/own", out=str(tmp_path / "out"), data_dir=own[1])
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        ({"name": "sub/c", "key": "x/1.png"}, "sub/c"),
+        ({"key": "x/1.png"}, "1"),
+        ({}, "000007"),
+        ({"name": ""}, "000007"),
+    ],
+)
+def test_the_file_of_a_face_is_named_after_it(facts, name):
+    assert pseudo_labels._name(facts, 7) == name
+
+
+class Stand:
+    """In place of a Predictor: `predict_crops` is a function of the crops, float32 [N, 32, 32, 3]."""
+
+    def __init__(self, predict_crops):
+        self.predict_crops = predict_crops
+        self.card = stored.Card("teacher", {}, LAYOUT, image_size=32, expand=1.25, modality="rgb")
+
+
+IMAGE, BOX = np.zeros((48, 48, 3), np.uint8), np.array([8, 8, 32, 32], np.float32)
+
+
+def test_predictions_for_the_same_place_of_the_image_are_trusted(monkeypatch):
     """Every view is mapped back, mirrored ones included: a dot found in each is one dot, with confidence 1."""
     truth = np.random.default_rng(0).uniform(10, 38, (68, 2)).astype(np.float32)
-    example = {"rgb": np.zeros((48, 48, 3), np.uint8), "box": np.array([8, 8, 32, 32], np.float32)}
-    crops, crop = [], pseudo_labels.augment.crop
+    places, crop = [], augment.crop
 
-    def recording(*arguments, **options):
-        crops.append(crop(*arguments, **options))
-        return crops[-1]
+    def noting(*arguments, **options):
+        made = crop(*arguments, **options)
+        places.append(made["to_image"].astype(np.float64))
+        return made
 
-    def knowing(batch):
-        answers = []
-        for made in crops[-8:]:
-            to_image = made["to_image"].astype(np.float64)
+    def knowing(crops):
+        assert crops.shape == (8, 32, 32, 3)
+        found = []
+        for to_image in places:
             pixels = (truth - to_image[:, 2]) @ np.linalg.inv(to_image[:, :2]).T
             mirrored = np.linalg.det(to_image[:, :2]) < 0
-            answers.append(codecs.to_u(pixels[LAYOUT.flip] if mirrored else pixels, 32))
-        return np.stack(answers)
+            found.append(codecs.to_u(pixels[LAYOUT.flip] if mirrored else pixels, 32))
+        return np.stack(found)
 
-    pseudo_labels.augment.crop = recording
-    try:
-        points, confidence = pseudo_labels._views(knowing, example, "rgb", LAYOUT, _Config)
-    finally:
-        pseudo_labels.augment.crop = crop
+    monkeypatch.setattr(augment, "crop", noting)
+    points, confidence = pseudo_labels.predict_views(Stand(knowing), IMAGE, BOX)
+    assert sum(np.linalg.det(to_image[:, :2]) < 0 for to_image in places) == 4
     np.testing.assert_allclose(points, truth, atol=1e-3)
     np.testing.assert_allclose(confidence, 1.0, atol=1e-4)
 
 
 def test_confidence_falls_with_the_spread_of_the_views():
-    example = {"rgb": np.zeros((48, 48, 3), np.uint8), "box": np.array([8, 8, 32, 32], np.float32)}
+    def fixed_in_the_crop(crops):  # the middle of every crop, which the shifts of the box move about
+        return np.full((len(crops), 68, 2), 0.5)
 
-    def fixed_in_the_crop(batch):  # the middle of every crop, which the shifts of the box move about
-        return np.full((len(batch["rgb"]), 68, 2), 0.5)
-
-    points, confidence = pseudo_labels._views(fixed_in_the_crop, example, "rgb", LAYOUT, _Config)
+    points, confidence = pseudo_labels.predict_views(Stand(fixed_in_the_crop), IMAGE, BOX)
     shifts = np.array([[across, down] for across, down, _, _ in pseudo_labels.VIEWS])
     spread = np.sqrt(np.square(shifts - shifts.mean(0)).sum(1).mean())
     np.testing.assert_allclose(confidence, 1 / (1 + (spread / 0.02) ** 2), rtol=1e-4)

@@ -1,9 +1,18 @@
-import json
+"""What `mlcm train` does around the stages: seeds, one odd run from its data to its plots, and the table of several."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from mlcm_jax.evaluation.seeds import combine
+from mlcm_jax import config as configs
+from mlcm_jax.evaluation import seeds
+from mlcm_jax.training import sharding
+
+# The table of several seeds
 
 
 def result(nmes):
@@ -17,7 +26,7 @@ def result(nmes):
 def test_means_deviations_and_paired_differences_match_numpy(tmp_path):
     alone, transfer = [4.0, 5.0, 7.0], [3.5, 5.25, 6.0]
     results = [result({"thermal_alone": a, "transfer": t}) for a, t in zip(alone, transfer, strict=True)]
-    found = combine(results, (0, 1, 2), tmp_path)
+    found = seeds.combine(results, (0, 1, 2), tmp_path)
     row = found["rows"][0]
     assert row["nme"] == pytest.approx(np.mean(alone)) and row["nme_std"] == pytest.approx(np.std(alone, ddof=1))
     difference = np.subtract(transfer, alone)
@@ -29,5 +38,68 @@ def test_means_deviations_and_paired_differences_match_numpy(tmp_path):
 
 
 def test_one_seed_has_no_deviation(tmp_path):
-    found = combine([result({"teacher": 3.0})], (5,), tmp_path)
+    found = seeds.combine([result({"teacher": 3.0})], (5,), tmp_path)
     assert found["rows"][0]["nme_std"] == 0.0 and found["paired"] == [] and found["seeds"] == [5]
+
+
+def test_every_seed_has_folders_of_its_own(tmp_path, monkeypatch):
+    runs = []
+
+    def train_seed(config, folder, *, data_dir):
+        runs.append((config.seed, tuple(config.seeds), folder, config.checkpoint_dir))
+        return result({"teacher": float(config.seed)})
+
+    monkeypatch.setattr(seeds, "_train_seed", train_seed)
+    config = configs.load("configs/tiny.py", "smoke")
+    config.seeds, config.checkpoint_dir = (3, 8), "gs://bucket/run"
+    found = seeds.train(config, tmp_path, data_dir="d")
+    assert runs == [(k, (), tmp_path / f"seed_{k}", f"gs://bucket/run/seed_{k}") for k in (3, 8)]
+    assert found["seeds"] == [3, 8] and found["rows"][0]["nme"] == 5.5
+    assert tuple(config.seeds) == (3, 8) and config.seed == 0
+
+
+# Plots
+
+
+class Drawn(list):
+    """What was to be drawn: (function of `plots`, its arguments)."""
+
+    def __getattr__(self, name):
+        return lambda path, *arguments, **options: self.append((name, arguments, options))
+
+
+# An odd run, for real
+
+
+@pytest.fixture(scope="module")
+def odd_run(tmp_path_factory, data_dir):
+    """A run of two stages whose every key is unusual, trained on a thread; its folder, config and results.
+
+    Each stage takes four steps and logs each of them; the second step of the teacher is not finite, and is skipped.
+    """
+    folder = tmp_path_factory.mktemp("odd")
+    config = configs.load("configs/tiny.py", "smoke")
+    config.stages, config.test_split = ("teacher", "transfer"), "val"
+    for key in ("teacher", "student"):
+        config[key] = ConfigDict({"name": "resnet18", "width": 0.125, "depths": (1,), "head": "coordinates"})
+    config.more_datasets, config.dataset_weights = ("synthetic_faces/16x48",), (1.0, 3.0)
+    config.teacher_dataset = "synthetic_faces/16x48"
+    config.thermal_range, config.keep_best = (20.0, 40.0), True
+    config.steps = ConfigDict({"teacher": 4, "student": 4, "light": 4})
+    config.log_every, config.checkpoint_every = 1, 2
+    put, calls = sharding.put_batch, []
+
+    def train(*arguments, **options):
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+            return seeds.train(*arguments, **options)
+
+    def poisoned(batch, mesh):
+        batch = put(batch, mesh)
+        calls.append(1)
+        return batch | {"landmarks": batch["landmarks"] * np.nan} if len(calls) == 2 else batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "put_batch", poisoned)
+        with ThreadPoolExecutor(1) as pool:
+            results = pool.submit(train, config, folder, data_dir=str(data_dir)).result()
+    return folder, config, results

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import pytest
 from conftest import SMOKE, run_mlcm
 
 from mlcm_jax import config as configs
-from mlcm_jax.data.examples import open_sets
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation.seeds import train
 from mlcm_jax.training import run_stage, sharding, stages
@@ -59,7 +59,7 @@ def assert_same_networks(one, two, names):
         jax.tree.map(np.testing.assert_array_equal, a[name].stats, b[name].stats)
 
 
-def test_a_run_writes_what_the_house_promises(smoke_run):
+def test_a_run_writes_results_and_plots(smoke_run):
     results = json.loads((smoke_run / "results.json").read_text())
     assert set(results) == {"dataset", "split", "normalizer", "rows"}
     assert [row["name"] for row in results["rows"]] == [
@@ -85,24 +85,36 @@ def test_metrics_are_logged_for_every_stage(smoke_run):
     assert "reverse" not in read_jsonl(smoke_run / "thermal_alone" / "metrics.jsonl")[0]
 
 
-def test_student_and_control_share_initialisation_and_data():
+def prepared(tmp_path, data_dir, **changes):
+    """The run of the smoke config, with its datasets opened."""
     config = configs.load("configs/tiny.py", "smoke")
-    shape = np.full((68, 2), 0.5, np.float32)
-    one, two = (stages.initial_network(name, config, mean_shape=shape) for name in ("thermal_alone", "transfer"))
+    config.update(changes)
+    return run_stage.prepare(config, tmp_path, data_dir=str(data_dir), mesh=sharding.make_mesh(jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("names", [("thermal_alone", "transfer"), ("light_alone", "compress")])
+def test_student_and_control_share_initialisation_and_data(tmp_path, data_dir, names):
+    run = prepared(tmp_path, data_dir)
+    one, two = (stages.initial_network(name, run.config, mean_shape=run.mean_shape) for name in names)
+    assert jax.tree.leaves(one.params)
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+    alone, taught = (run_stage._batches(run, name, stages.recipe(name, run.config).modalities) for name in names)
+    assert ("rgb" in taught[0]) == (names[1] == "transfer") and "rgb" not in alone[0]
+    for step in (0, 7):
+        assert set(alone[step]) == set(taught[step]) - {"rgb"}
+        for key, value in alone[step].items():
+            np.testing.assert_array_equal(value, taught[step][key])
 
 
 def test_the_shape_model_is_that_of_the_augmented_crops_and_is_kept(tmp_path, data_dir):
-    config = configs.load("configs/tiny.py", "smoke")
-    examples = open_sets(config.dataset, "train", data_dir=str(data_dir), layout=config.layout)
-    model = run_stage._shape_model(config, tmp_path, examples, "rgb")
-    batches = run_stage._batches(config, examples, ("thermal",))
-    shapes = np.concatenate([batches[k]["landmarks"] for k in range(2048 // config.train.batch_size)])
+    run = prepared(tmp_path, data_dir)
+    model = run_stage._shape_model(run, "tolerant")
+    batches = run_stage._batches(run, "tolerant", ("rgb",))
+    shapes = np.concatenate([batches[k]["landmarks"] for k in range(2048 // run.config.train.batch_size)])
     np.testing.assert_allclose(model.mean, shapes.mean(0, dtype=np.float64), atol=1e-6)
-    assert model.variance >= config.shape_variance
+    assert model.variance >= run.config.shape_variance
     written = (tmp_path / "shape_model.npz").stat().st_mtime_ns
-    again = run_stage._shape_model(config, tmp_path, examples, "rgb")
-    np.testing.assert_array_equal(again.basis, model.basis)
+    np.testing.assert_array_equal(run_stage._shape_model(run, "tolerant").basis, model.basis)
     assert (tmp_path / "shape_model.npz").stat().st_mtime_ns == written
 
 
@@ -141,7 +153,7 @@ def test_sigkill_at_twenty_random_moments(tmp_path, data_dir, smoke_run, seed):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 75)])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_resume(tmp_path, data_dir, number, code):
+def test_a_signal_ends_after_the_step_with_a_hint_how_to_resume(tmp_path, data_dir, number, code):
     only = "--config.stages=('teacher',)"
     # So many steps that they do not end first; the schedule then differs from the smoke run's, which is not compared.
     more = (only, "--config.steps.teacher=100000", "--config.checkpoint_every=100000")
@@ -156,8 +168,6 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_resume(tmp_path, data_
 
 
 def test_a_finished_run_is_not_trained_again(smoke_run, tmp_path, data_dir):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(smoke_run, copy)
     again = run_mlcm(*arguments(copy, data_dir))
@@ -172,8 +182,12 @@ def test_a_finished_run_is_not_trained_again(smoke_run, tmp_path, data_dir):
         ("dataset", "synthetic_face/tiny", "did you mean"),
         ("layout", "ibug86", "ibug68"),
         ("stages", ("teacher", "trnsfer"), "trnsfer"),
-        ("stages", ("compress",), "transfer"),
-        # Of later stages: told before the teacher is trained.
+        (
+            "stages",
+            ("compress",),
+            "Stage compress needs transfer, which was not trained in .*; add it to config.stages",
+        ),
+        # Of later stages: reported before the teacher is trained.
         ("student.name", "resnet81", "config.student: .*resnet18"),
         ("light.width", -1.0, "config.light: .*width"),
         ("pretrained.light", "absent.npz", "config.light: .*absent.npz"),
@@ -181,21 +195,29 @@ def test_a_finished_run_is_not_trained_again(smoke_run, tmp_path, data_dir):
         ("train.batch_size", 0, "config.train.batch_size"),
         ("transfer.decay", "liner", "linear"),
         ("transfer.reverse_target", "me", "truth"),
+        ("seeds", (1, 2, 1), "config.seeds.* names a seed twice"),
+        # Of the test set: reported before anything is trained.
+        ("test_dataset", "synthetic_face/tiny", "did you mean"),
+        ("test_split", "tset", "no split 'tset'"),
+        ("normalizer", "eyes", "Unknown normaliser 'eyes'"),
+        ("eval_batch_size", 0, "config.eval_batch_size"),
+        ("thermal_range", (40.0, 20.0), "two numbers that rise"),
     ],
 )
-def test_bad_config_is_one_clear_sentence(tmp_path, data_dir, key, value, message):
-    config = configs.load("configs/tiny.py", "smoke")
-    config.update_from_flattened_dict({key: value})
+def test_a_bad_config_is_one_sentence_and_claims_no_work_directory(tmp_path, data_dir, key, value, message):
+    config, workdir = configs.load("configs/tiny.py", "smoke"), tmp_path / "run"
+    configs.put(config, key, value)
     with pytest.raises(InputError, match=message) as caught:
-        train(config, tmp_path, data_dir=str(data_dir))
-    assert "\n" not in str(caught.value) and not (tmp_path / "teacher").exists()
+        train(config, workdir, data_dir=str(data_dir))
+    assert "\n" not in str(caught.value)
+    assert not workdir.exists(), "a work directory was claimed for a config that cannot be trained"
 
 
 @pytest.mark.parametrize(
     "override, message, code",
-    [("--config.student.widht=1", 'Did you mean "width"', 2), ("--config.layout=ibug86", "ibug68", 1)],
+    [("--config.student.widht=1", "did you mean 'student.width'", 2), ("--config.layout=ibug86", "ibug68", 1)],
 )
-def test_the_command_says_it_in_one_line(tmp_path, data_dir, override, message, code):
+def test_the_command_reports_it_in_one_line(tmp_path, data_dir, override, message, code):
     result = run_mlcm(*arguments(tmp_path / "w", data_dir, override))
     assert result.returncode == code, result.stdout + result.stderr
     assert message in result.stderr and "Traceback" not in result.stderr
@@ -247,7 +269,7 @@ def test_the_memory_of_a_long_run_does_not_grow(tmp_path, data_dir):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_what_was_saved_stays(tmp_path, data_dir):
+def test_a_full_disk_is_reported_and_what_was_saved_stays(tmp_path, data_dir):
     """A file size limit stands in for a full disk: the kernel refuses to write more."""
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"

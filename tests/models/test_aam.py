@@ -210,7 +210,8 @@ def test_training_with_the_system_loss_finds_the_landmarks():
             return loss(found.heatmaps, found.points, found.edges)[0].mean(), found.landmarks
 
         (_, found), slope = jax.value_and_grad(total, has_aux=True)(params)
-        updates, memory = tx.update(slope, memory)
+        with jax.numpy_dtype_promotion("standard"):  # optax adds its integer step count to floats
+            updates, memory = tx.update(slope, memory)
         return optax.apply_updates(params, updates), memory, jnp.abs(found - target).mean()
 
     memory, errors = tx.init(params), []

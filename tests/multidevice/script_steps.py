@@ -4,6 +4,7 @@ Run by test_devices.py: `script_steps.py FOLDER MODEL CASE…`, a case being `da
 FOLDER/CASE.npz: the losses, the parameters before and after, and what the first weights predict.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from mlcm_jax.config import base
 from mlcm_jax.evaluation import evaluate
 from mlcm_jax.training import sharding, stages
 from mlcm_jax.training import state as states
-from mlcm_jax.training import step as steps
 from mlcm_jax.training.loop import compile_step
 
 SIZE, BATCH, K = 32, 16, 68
@@ -36,6 +36,8 @@ def batches():
             "thermal": rng.random((BATCH, SIZE, SIZE, 1), np.float32),
             "landmarks": rng.random((BATCH, K, 2), np.float32),
             "visible": rng.random((BATCH, K)) < 0.8,
+            "known": np.ones((BATCH, K), bool),
+            "weight": np.ones((BATCH, K), np.float32),
             "mask": np.arange(BATCH) < BATCH - 3,
         }
 
@@ -49,15 +51,9 @@ def train(config, case):
     count = data * fsdp * model
     mesh = sharding.make_mesh(jax.devices()[:count], shape={"fsdp": fsdp, "model": model})
     tx = optax.sgd(0.01)
-    recipe = steps.Recipe(
-        modality="thermal",
-        loss=stages.loss_function(config),
-        tx=tx,
-        total_steps=10,
-        teacher_modality="rgb",
-        distillation=steps.Distillation(1.0, 1.0, 0.1, 0.1),
-        accumulate=accumulate,
-    )
+    config.transfer.update({"alpha": 1.0, "beta": 1.0, "gamma": 0.1, "delta": 0.1, "decay": "linear"})
+    config.train.accumulate = accumulate
+    recipe = dataclasses.replace(stages.recipe("transfer", config), tx=tx, total_steps=10)
     mean = np.full((K, 2), 0.5, np.float32)
     teacher, network = (stages.initial_network(name, config, mean_shape=mean) for name in ("teacher", "transfer"))
     teacher = sharding.put_sharded(teacher, mesh)
@@ -69,17 +65,18 @@ def train(config, case):
     nme = metrics.nme(
         predicted, batch["landmarks"], normalizer="box", layout="ibug68", box=np.tile([0, 0, 1, 1], (BATCH, 1))
     )
+    teachers = {"teacher": teacher}
     state = sharding.put_sharded(states.create(network, {}, tx), mesh)
     split = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
     assert bool(split) == (fsdp * model > 1)
     first = flat(state.network)
-    step, key = compile_step(recipe, state, teacher, mesh), sharding.put_replicated(jax.random.key(0), mesh)
+    step, key = compile_step(recipe, state, teachers, mesh), sharding.put_replicated(jax.random.key(0), mesh)
     losses = []
     for batch in batches():
         placed = sharding.put_batch(batch, mesh)
         assert len(placed["rgb"].sharding.device_set) == count
-        state, scalars = step(state, teacher, placed, key)
-        losses.append(float(scalars["loss"]))
+        state, metrics_of_step = step(state, teachers, placed, key)
+        losses.append(float(metrics_of_step["loss"]))
     after = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
     assert len(after) == len(split)
     return {"losses": losses, "parameters": flat(state.network), "first": first, "predicted": predicted, "nme": nme}

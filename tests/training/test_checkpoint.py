@@ -66,13 +66,13 @@ def test_only_the_last_ones_are_kept(tmp_path):
 
 
 def test_the_best_is_kept_beside_the_last_ones(tmp_path):
-    manager = checkpoint.open_manager(tmp_path, keep=2)
+    manager = checkpoint.open_manager(tmp_path, keep=2, scored=True)
     for step, error in ((1, 5.0), (2, 3.0), (3, 4.0), (4, 3.5), (5, 3.2)):
         checkpoint.save(manager, step, tree(step), {"kernel": tree(step)["params"]["kernel"]}, error=error)
     assert checkpoint.best_step(manager) == 2
     checkpoint.close(manager)
     assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 4, 5]
-    manager = checkpoint.open_manager(tmp_path, keep=2)
+    manager = checkpoint.open_manager(tmp_path, keep=2, scored=True)
     like = checkpoint.abstract(sharding.put_replicated(tree(0), sharding.make_mesh()))
     assert checkpoint.restore(manager, "state", like, first=checkpoint.best_step(manager))[1] == 2
     assert checkpoint.restore(manager, "state", like)[1] == 5
@@ -85,7 +85,7 @@ def test_the_best_is_kept_beside_the_last_ones(tmp_path):
 
 def test_without_errors_there_is_no_best(tmp_path):
     fill(tmp_path, [1, 2])
-    manager = checkpoint.open_manager(tmp_path)
+    manager = checkpoint.open_manager(tmp_path, scored=True)
     assert checkpoint.best_step(manager) is None
     checkpoint.close(manager)
 

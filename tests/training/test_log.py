@@ -1,10 +1,7 @@
+"""Numbers that a stage writes while it trains, and what the user sees of it."""
+
 import json
 
-import numpy as np
-import pytest
-
-from mlcm_jax.console import console, progress
-from mlcm_jax.files import write_json
 from mlcm_jax.training.log import open_writer, read_jsonl
 
 
@@ -32,25 +29,3 @@ def test_tensorboard_events_are_written_when_installed(tmp_path):
         write(1, {"loss": 3.0})
     events = list((tmp_path / "tensorboard").glob("events*"))
     assert events and events[0].stat().st_size > 0
-
-
-def test_a_process_that_does_not_speak_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(console, "quiet", True)
-    with open_writer(tmp_path / "w", resume_step=0) as write:
-        write(1, {"loss": 3.0})
-    assert not (tmp_path / "w").exists()
-
-
-def test_json_of_numpy_is_whole_or_absent(tmp_path):
-    path = tmp_path / "x.json"
-    write_json(path, {"a": np.arange(2), "b": np.float32(0.5)})
-    assert json.loads(path.read_text()) == {"a": [0, 1], "b": 0.5}
-    with pytest.raises(AttributeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text())["b"] == 0.5
-
-
-def test_progress_takes_steps_and_text():
-    with progress("stage", total=3, start=1, unit_size=8) as advance:
-        advance(2, "loss 1.0")
-        advance(3, "loss 0.5")

@@ -17,10 +17,10 @@ from flax import nnx
 from benchmarks import plan
 from mlcm_jax import config as configs
 from mlcm_jax import models, shape_model
+from mlcm_jax.models import network as networks
 from mlcm_jax.models.layers import BatchNorm
 from mlcm_jax.models.mobilevit_v2 import MobileViTBlock
 from mlcm_jax.training import loop, sharding, stages
-from mlcm_jax.training import state as states
 
 VARIANTS = {
     "mlcm_sf_tl54": ("", "published"),
@@ -44,7 +44,7 @@ BACKBONES = {
     "swin_v2_b": (87_930_848, 1024),
     "mobilevit_v2": (1_370_593, 256),  # of width 0.5
 }
-TERMS = {"loss", "task", "star", "points", "edges", "forward", "reverse", "feature", "logit", "maps"}
+OF_STEP = {"gradient_norm", "skipped"}  # what a step reports beside its loss terms
 EDGES = {51: 8, 68: 9}  # curves of the published code: brows, bridge and foot of the nose, eyes, lips; the jaw
 
 
@@ -114,12 +114,13 @@ def parameters_by_hand(options, count):
 
 
 def terms_by_hand(config, stage):
-    """Which parts of the loss a step reports, of `TERMS`."""
-    names = {"loss", "task"}
-    if config.loss.name == "star":
-        names |= {"star", "points", "edges"}
+    """Which parts of the loss a step reports."""
     key = stages.STAGES[stage].distillation
-    if key and key != "kd":
+    if key == "kd":
+        teachers = {name for name in ("tough", "tolerant") if config.kd[name]}
+        return {"loss", "task", "main"} | teachers
+    names = {"loss", "task"} | ({"star", "points", "edges"} if config.loss.name == "star" else set())
+    if key:
         names |= {"forward", "reverse"} if config[key].alpha or config[key].beta else set()
         parts = {"gamma": "feature", "delta": "logit", "maps": "maps"}
         names |= {part for weight, part in parts.items() if config[key][weight]}
@@ -143,22 +144,22 @@ def test_a_training_step_of_full_size_fits_together(name, variant, stage):
     soft = None
     if stages.STAGES[stage].soft:
         soft = shape_model.fit(np.random.default_rng(0).random((9, count, 2)), variance=config.shape_variance)
-    networks = {other: abstract_network(name, variant, other) for other in stages.requirements(stage, config)}
-    recipe, state, teacher, batch = plan.shapes_of_step(config, stage, soft=soft, networks=networks)
+    needed = {other: abstract_network(name, variant, other) for other in stages.requirements(stage, config)}
+    recipe, state, teachers, batch = plan.shapes_of_step(config, stage, soft=soft, networks=needed)
     assert like(state.network) == like(abstract_network(name, variant, stage)) == like(state.ema)
     assert numbers(state.network.params) == parameters_by_hand(config[model_of(stage)], count)
     assert {key: kernel.shape for key, kernel in state.adapter.items()} == adapter_by_hand(config, stage)
 
     sharding.check_batch_size(config.train.batch_size, mesh, "batch_size", accumulate=config.train.accumulate)
-    step, key = loop.compile_step(recipe, state, teacher, mesh), jax.eval_shape(lambda: jax.random.key(0))
-    after, scalars = step.trace(state, teacher, batch, key).out_info
+    step, key = loop.compile_step(recipe, state, teachers, mesh), jax.eval_shape(lambda: jax.random.key(0))
+    after, metrics = step.trace(state, teachers, batch, key).out_info
     # The next step must take what this one gives: the same shapes and dtypes, or it would be compiled anew or fail.
     assert jax.tree.structure(after) == jax.tree.structure(state) and like(after) == like(state)
     floats = [leaf.dtype for leaf in jax.tree.leaves(after) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert set(floats) == {jnp.dtype(jnp.float32)}  # bfloat16 is what is computed in, never what is kept
-    assert {value.shape for value in scalars.values()} == {()}
-    assert TERMS & set(scalars) == terms_by_hand(config, stage)
-    assert {scalars[term].dtype for term in terms_by_hand(config, stage)} == {jnp.dtype(jnp.float32)}
+    assert {value.shape for value in metrics.values()} == {()}
+    assert set(metrics) == terms_by_hand(config, stage) | OF_STEP
+    assert {metrics[term].dtype for term in terms_by_hand(config, stage)} == {jnp.dtype(jnp.float32)}
 
 
 NETWORKS = [("star_youtube", "teacher"), ("star_pair2024", "teacher")]
@@ -168,15 +169,15 @@ NETWORKS += [("mlcm_sf_tl54", "student"), ("kdloss_wflw", "light")]
 @pytest.mark.parametrize(
     "name, key", [("star_youtube", "light"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in NETWORKS)]
 )
-def test_what_a_network_of_full_size_answers(name, key):
+def test_what_a_network_of_full_size_predicts(name, key):
     config = make(name, "")
     count, size = stages.layout(config).count, config.eval_batch_size
     network = abstract_network(name, "", next(stage for stage in config.stages if model_of(stage) == key))
     channels = 3 if config.modalities["teacher" if key == "teacher" else "student"] == "rgb" else 1
     images = jax.ShapeDtypeStruct((size, config.image_size, config.image_size, channels), jnp.float32)
-    features, _ = jax.eval_shape(states.run_backbone, network, images)
+    features, _ = jax.eval_shape(networks.run_backbone, network, images)
     assert features.shape == (size, config.image_size // 32, config.image_size // 32, BACKBONES[config[key].name][1])
-    prediction, _ = jax.eval_shape(states.run_head, network, features)
+    prediction, _ = jax.eval_shape(networks.run_head, network, features)
     assert like(prediction.landmarks) == ((size, count, 2), "float32")
     maps = {part: getattr(prediction, part) for part in ("heatmaps", "points", "edges")}
     if config[key].head == "coordinates":
@@ -189,14 +190,14 @@ def test_what_a_network_of_full_size_answers(name, key):
 def test_the_student_of_kd_loss_has_the_published_size():
     """2.42 M parameters and 0.60 GFLOPs; that this is with 68 points is inferred (29 points: 2.30 M, 98: 2.47 M)."""
     config = make("kdloss_300w", "")
-    sizes = models.profile(states.join(abstract_network("kdloss_300w", "", "light_alone")), config.image_size)
+    sizes = models.profile(networks.join(abstract_network("kdloss_300w", "", "light_alone")), config.image_size)
     assert sizes["params"] == 2_398_088 == pytest.approx(2.42e6, rel=0.01)
     assert round(sizes["flops"] / 1e9, 2) == 0.60
 
 
 def test_the_student_of_star_has_the_published_size_once_deployed():
     """1.245 M, by the reading that configs/star_pair2024.py explains."""
-    student = states.join(abstract_network("star_pair2024", "", "light_alone"))
+    student = networks.join(abstract_network("star_pair2024", "", "light_alone"))
     assert models.profile(student, 256)["params"] == 1_141_863
     modules = [module for _, module in nnx.iter_graph(student)]
     folded = sum(module.scale.shape[0] for module in modules if isinstance(module, BatchNorm))

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -168,6 +170,29 @@ def test_put_batch_makes_floats_of_images_as_the_host_does():
     placed = sharding.put_batch({"rgb": image}, mesh)["rgb"]
     np.testing.assert_allclose(placed, image / 255.0, rtol=1.2e-7)  # XLA may multiply by 1/255: one bit
     assert placed.dtype == np.float32 and placed.sharding.spec == PartitionSpec(("data", "fsdp"))
+
+
+def test_put_batch_knows_images_by_their_name_and_leaves_other_bytes_alone():
+    labels = np.arange(4, dtype=np.uint8)
+    placed = sharding.put_batch({"thermal": np.zeros((4, 8, 8, 1), np.float32), "labels": labels}, sharding.make_mesh())
+    assert placed["labels"].dtype == np.uint8 and placed["thermal"].dtype == np.float32
+    np.testing.assert_array_equal(placed["labels"], labels)
+
+
+def test_gathered_makes_whole_what_fsdp_split_and_leaves_what_model_split():
+    tree = {"attn": {"qkv": {"kernel": jax.ShapeDtypeStruct((256, 768), np.float32)}}}
+    tree["other"] = jax.ShapeDtypeStruct((512, 512), np.float32)
+    mesh = abstract_mesh(fsdp=2, model=2)
+    assert specs(tree, mesh) == {
+        "['attn']['qkv']['kernel']": PartitionSpec("fsdp", "model"),
+        "['other']": PartitionSpec(None, "fsdp"),
+    }
+    program = jax.make_jaxpr(functools.partial(sharding.gathered, mesh=mesh))(tree)
+    assert [equation.params["sharding"].spec for equation in program.eqns] == [
+        PartitionSpec(None, "model"),
+        PartitionSpec(),
+    ]
+    assert not jax.make_jaxpr(functools.partial(sharding.gathered, mesh=abstract_mesh(data=4, model=2)))(tree).eqns
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,13 @@
 import ast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from mlcm_jax import config as configs
-from mlcm_jax import landmarks
 from mlcm_jax.config import base
 from mlcm_jax.errors import InputError
-from mlcm_jax.models import Prediction
 from mlcm_jax.training import stages
-from mlcm_jax.training import state as states
-from mlcm_jax.training import step as steps
 
 CONFIGS = sorted(path.stem for path in configs.shipped().glob("*.py"))
 RUNS = [name for name in CONFIGS if not name.startswith("ablation")]
@@ -34,7 +28,7 @@ def test_every_config_is_understood_and_says_its_command(name):
     path = configs.shipped() / f"{name}.py"
     config = configs.load(path)
     stages.check(config)
-    landmarks.get(config.layout)
+    assert stages.layout(config).count in (51, 54, 68, 98)
     assert f"--config=configs/{name}.py" in ast.get_docstring(ast.parse(path.read_text()))
     for stage in config.stages:
         stages.recipe(stage, config)
@@ -66,14 +60,61 @@ def test_requirements():
 def test_what_each_stage_is_made_of():
     config = base()
     made = {name: stages.recipe(name, config) for name in stages.STAGES}
-    assert [name for name, recipe in made.items() if recipe.two_teachers] == ["kd"]
-    assert [name for name, recipe in made.items() if recipe.distillation.needs_features] == [
-        "transfer", "direct", "compress",
-    ]  # fmt: skip
-    assert made["direct"].teacher_modality == "rgb" and made["compress"].teacher_modality == "thermal"
+    assert {name: [term.name for term in recipe.terms] for name, recipe in made.items()} == {
+        "teacher": ["task"], "tolerant": ["task"], "thermal_alone": ["task"], "light_alone": ["task"],
+        "transfer": ["task", "forward", "reverse"], "direct": ["task", "feature", "logit"],
+        "compress": ["task", "feature", "logit"], "kd": ["main", "tough", "tolerant"],
+    }  # fmt: skip
+    assert [name for name, recipe in made.items() if recipe.needs_features] == ["transfer", "direct", "compress"]
+    assert made["direct"].teachers == {"teacher": "rgb"} and made["compress"].teachers == {"transfer": "thermal"}
+    assert made["kd"].teachers == {"teacher": "rgb", "tolerant": "rgb"}
     assert made["kd"].modality == "thermal" and made["tolerant"].modality == "rgb"
-    config.direct.update({"gamma": 0.0, "delta": 1.0, "maps": 100.0})
-    assert not stages.recipe("direct", config).distillation.needs_features
+    assert made["kd"].modalities == ("rgb", "thermal") and made["compress"].modalities == ("thermal",)
+    config.direct.update({"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "delta": 1.0, "maps": 100.0})
+    assert not stages.recipe("direct", config).needs_features
+
+
+def test_student_and_its_control_differ_in_the_teacher_alone():
+    """The same initial parameters, modality, steps and optimiser; the shared loop gives both the same batches."""
+    config = configs.load("configs/tiny.py", "smoke")
+    shape = np.full((68, 2), 0.5, np.float32)
+    for name, stage in stages.STAGES.items():
+        if stage.control:
+            one, other = (stages.initial_network(key, config, mean_shape=shape) for key in (name, stage.control))
+            jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+            recipe, control = (stages.recipe(key, config) for key in (name, stage.control))
+            assert (recipe.modality, recipe.total_steps) == (control.modality, control.total_steps)
+            assert stages.STAGES[stage.control].teachers == () == tuple(control.teachers)
+
+
+@pytest.mark.parametrize(
+    "stage, key, expected",
+    [
+        ("teacher", "teacher.width", True),
+        ("teacher", "student.width", False),
+        ("teacher", "transfer.beta", False),
+        ("transfer", "transfer.beta", True),
+        ("transfer", "student.width", True),
+        ("transfer", "teacher.width", True),  # through its teacher
+        ("compress", "transfer.beta", True),  # through the transferred student
+        ("light_alone", "transfer.beta", False),
+        ("kd", "kd.variant", True),
+        ("kd", "shape_variance", True),
+        ("transfer", "shape_variance", False),
+        ("teacher", "train.lr", True),
+        ("teacher", "log_every", False),
+        ("teacher", "test_split", False),
+        ("teacher", "normalizer", False),  # without keep_best
+        ("teacher", "loss.options.beta", True),
+    ],
+)
+def test_which_keys_a_trained_network_depends_on(stage, key, expected):
+    assert stages.reads(stage, base(), key) is expected
+
+
+def test_stages_with_all_that_they_need_come_in_the_order_of_training():
+    assert stages.with_required(["compress"], base()) == ("teacher", "transfer", "compress")
+    assert stages.with_required(["kd", "thermal_alone"], base()) == ("teacher", "tolerant", "thermal_alone", "kd")
 
 
 @pytest.mark.parametrize(
@@ -81,14 +122,14 @@ def test_what_each_stage_is_made_of():
     [
         ("stages", (), "names at least one|name at least one"),
         ("stages", ("teachr",), "'teachr', which is not a stage"),
-        ("student_init", "teachers", "config.student_init='teachers' must be 'scratch' or 'teacher'"),
+        ("student_init", "teachers", "config.student_init='teachers' must be one of 'scratch', 'teacher'"),
         ("light_head_init", "x", "config.light_head_init='x'"),
         ("modalities.teacher", "infrared", "config.modalities.teacher='infrared' must be"),
-        ("kd.variant", "papers", "config.kd.variant='papers' must be 'paper' or 'released'"),
+        ("kd.variant", "papers", "config.kd.variant='papers' must be one of 'paper', 'released'"),
         ("kd.control", "swapped", "config.kd.control='swapped'"),
-        ("shape_variance", 95.0, "config.shape_variance=95.0 must be above 0 and at most 1"),
+        ("shape_variance", 95.0, "config.shape_variance=95 must be above 0 and at most 1"),
         ("steps.light", 0, "config.steps.light=0 must be at least 1"),
-        ("train.schedule", "cosin", "config.train.schedule='cosin' is unknown; choose cosine"),
+        ("train.schedule", "cosin", "config.train.schedule='cosin' must be one of 'cosine', 'inverse_time'"),
         ("train.decay_rate", 0.1, "config.train.decay_rate=0.1 is of the schedule 'inverse_time'"),
         ("train.lr", 0.0, "config.train.lr=0 must be above 0"),
         ("train.head_lr", -1.0, "config.train.head_lr=-1 must be at least 0"),
@@ -99,7 +140,7 @@ def test_what_each_stage_is_made_of():
         ("loss.name", "wings", "config.loss.name='wings' is unknown"),
         ("loss.name", "star", "config.light.head='coordinates' must be 'aam'"),
         ("direct.decay", "liner", "config.direct.decay"),
-        ("direct.reverse_target", "me", "config.direct.reverse_target='me' must be 'teacher' or 'truth'"),
+        ("direct.reverse_target", "me", "config.direct.reverse_target='me' must be one of 'teacher', 'truth'"),
     ],
 )
 def test_what_no_stage_understands_is_one_sentence(path, value, message):
@@ -108,7 +149,7 @@ def test_what_no_stage_understands_is_one_sentence(path, value, message):
     changed(config, path, value)
     with pytest.raises(InputError, match=message) as caught:
         stages.check(config)
-    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    assert str(caught.value).endswith((".", "?")) and "\n" not in str(caught.value)
 
 
 def test_released_needs_the_tolerant_teacher_and_aam_the_layout_of_the_config():
@@ -120,104 +161,3 @@ def test_released_needs_the_tolerant_teacher_and_aam_the_layout_of_the_config():
     config.light.layout = "ibug68"
     with pytest.raises(InputError, match=r"config.light.layout='ibug68' must be config.layout='ibug51'"):
         stages.check(config)
-
-
-@pytest.mark.parametrize("edges", [True, False])
-def test_star_of_a_config_trains_heads_with_and_without_edges(edges):
-    config = configs.load("configs/star_tiny.py", "smoke")
-    if not edges:
-        config.light.layout = None
-    recipe = stages.recipe("light_alone", config)
-    shape = np.full((51, 2), 0.5, np.float32)
-    network = stages.initial_network("light_alone", config, mean_shape=shape)
-    features, _ = states.run_backbone(network, jnp.ones((2, 32, 32, 1)))
-    prediction, _ = states.run_head(network, features)
-    _, parts = recipe.map_loss(prediction, jnp.full((2, 51, 2), 0.4), jnp.ones((2, 51)))
-    assert set(parts) == ({"star", "points", "edges"} if edges else {"star", "points"})
-
-
-def test_star_refuses_a_head_without_maps():
-    config = configs.load("configs/star_tiny.py", "smoke")
-    loss = stages.map_loss_function(config)
-    with pytest.raises(InputError, match="needs models with head 'aam'"):
-        loss(Prediction(jnp.zeros((1, 51, 2))), jnp.zeros((1, 51, 2)), jnp.ones((1, 51)))
-
-
-@pytest.mark.parametrize("warmup", [0.0, 0.1])
-@pytest.mark.parametrize("name", stages.SCHEDULES)
-def test_schedules_match_their_formulas(name, warmup):
-    config = base()
-    config.train.update({"schedule": name, "warmup": warmup, "decay_rate": 1e-2 if name == "inverse_time" else 0.0})
-    found = stages.schedule(0.5, config.train, 100)
-    for step in (0, 3, 10, 40, 99):
-        begin = round(100 * warmup)
-        after = step - begin
-        if after < 0:
-            expected = 0.5 * step / begin
-        elif name == "cosine":
-            expected = 0.25 * (1 + np.cos(np.pi * after / (100 - begin)))
-        else:
-            expected = 0.5 / (1 + 1e-2 * after) if name == "inverse_time" else 0.5
-        np.testing.assert_allclose(found(jnp.int32(step)), expected, rtol=1e-5, atol=1e-7, err_msg=f"{name} at {step}")
-
-
-def test_the_published_adam_is_that_of_keras():
-    """Adam with `decay`, as Keras 2 has it: lr_t = lr / (1 + decay · t), no weight decay, epsilon outside the root."""
-    config = configs.load("configs/kdloss_300w.py")
-    tx = stages.optimizer(config, config.steps.light)
-    params = {"head": {"kernel": jnp.full((1, 1), 1.0)}}
-    opt_state, rng = tx.init(params), np.random.default_rng(0)
-    w, m, v = 1.0, 0.0, 0.0
-    for t in range(20):
-        g = float(rng.normal())
-        updates, opt_state = tx.update({"head": {"kernel": jnp.full((1, 1), g)}}, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        unbiased = m / (1 - 0.9 ** (t + 1)), v / (1 - 0.999 ** (t + 1))
-        w -= 1e-3 / (1 + 1e-4 * t) * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
-    np.testing.assert_allclose(params["head"]["kernel"], w, rtol=1e-5)
-
-
-def test_the_optimiser_decays_kernels_only():
-    config = base()
-    config.train.lr, config.train.weight_decay, config.train.clip = 1.0, 0.5, 0.0
-    tx = stages.optimizer(config, 100)
-    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    opt_state = tx.init(params)
-    zero = jax.tree.map(jnp.zeros_like, params)
-    for _ in range(6):  # the warm-up starts at zero
-        updates, opt_state = tx.update(zero, opt_state, params)
-    assert (updates["kernel"] < 0).all() and (updates["bias"] == 0).all()
-
-
-def test_heads_move_at_their_own_rate():
-    """Head, backbone and adapter against AdamW run by hand on each of them."""
-    config = base()
-    config.train.update({"lr": 1e-2, "head_lr": 5e-2, "warmup": 0.0, "clip": 0.0, "weight_decay": 0.1})
-    tx = stages.optimizer(config, 10)
-    rng = np.random.default_rng(0)
-    params = {
-        "network": {part: {"kernel": jnp.asarray(rng.normal(size=(3, 2)))} for part in ("backbone", "head")},
-        "adapter": {"to_teacher": jnp.asarray(rng.normal(size=(2, 2)))},
-    }
-    grads = [jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params) for _ in range(4)]
-    found, opt_state = params, tx.init(params)
-    for grad in grads:
-        updates, opt_state = tx.update(grad, opt_state, found)
-        found = optax.apply_updates(found, updates)
-
-    def by_hand(pick, rate):
-        leaf, rule = pick(params), optax.adamw(optax.cosine_decay_schedule(rate, 10), weight_decay=0.1)
-        own = rule.init(leaf)
-        for grad in grads:
-            update, own = rule.update(pick(grad), own, leaf)
-            leaf = optax.apply_updates(leaf, update)
-        return leaf
-
-    for pick, rate in (
-        (lambda tree: tree["network"]["head"]["kernel"], 5e-2),
-        (lambda tree: tree["network"]["backbone"]["kernel"], 1e-2),
-        (lambda tree: tree["adapter"]["to_teacher"], 1e-2),
-    ):
-        np.testing.assert_allclose(pick(found), by_hand(pick, rate), rtol=1e-6)
-    assert steps.Distillation(maps=1.0, delta=1.0).needs_features is False

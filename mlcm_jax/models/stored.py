@@ -1,0 +1,164 @@
+"""A trained network as two files that need no checkpoint library: `model.safetensors` and `model.json`.
+
+`model.json` holds what it takes to use the arrays: the architecture, the layout of the landmarks, and how an image
+becomes the network's input. `training` writes both files when a stage is finished; `inference` reads these alone.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from etils import epath
+from safetensors import SafetensorError
+
+from mlcm_jax import landmarks, layout_file
+from mlcm_jax.errors import InputError
+from mlcm_jax.files import read_json, write_json
+from mlcm_jax.models import network as networks
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+_FORMAT = 1
+_PREPROCESSING = {
+    "crop": "the square around the middle of the box, whose side is `expand` times the box's longer side",
+    "pixel_centres": "integers; u = (x + 0.5) / image_size",
+    "interpolation": "bilinear, after halving by area averages while the crop shrinks the image by 2 or more",
+    "outside_the_image": 0,
+    "input": "float32 [B, image_size, image_size, 3 if modality is rgb else 1] in [0, 1]",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What is known of a stored network.
+
+    Attributes:
+        stage: the stage that trained it.
+        architecture: arguments of `models.create`, `name` among them.
+        layout: of the landmarks.
+        image_size: side of the crop in pixels.
+        expand: side of the crop over the longer side of the box.
+        modality: "rgb" or "thermal".
+        thermal_range: (low, high) in °C mapped to 0 and 255; () for networks trained on auto-gain images.
+        gain: what makes 8 bits of other values where thermal_range is (); "frame": the frame's percentiles.
+    """
+
+    stage: str
+    architecture: dict[str, Any]
+    layout: landmarks.Layout
+    image_size: int
+    expand: float
+    modality: str
+    thermal_range: tuple[float, ...] = ()
+    gain: str = "frame"
+
+
+def save(folder: epath.PathLike, network: networks.Network, card: Card) -> None:
+    """Writes the two files, each through a temporary one: a crash leaves the old ones whole.
+
+    Args:
+        folder: made if it is missing.
+        network: with arrays that this process can read whole.
+        card: see `Card`.
+    """
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{WEIGHTS}.new"
+    temporary.write_bytes(safetensors.numpy.save({name: np.asarray(leaf) for name, leaf in _flat(network).items()}))
+    temporary.replace(folder / WEIGHTS)
+    public = landmarks.LAYOUTS.get(card.layout.name) is card.layout
+    content = {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
+    content["layout"] = card.layout.name if public else layout_file.layout_to_dict(card.layout)
+    # An AAM head names the layout too, perhaps by a path that means nothing elsewhere.
+    content["architecture"] = card.architecture | ({"layout": "as above"} if card.architecture.get("layout") else {})
+    write_json(folder / CARD, {"format": _FORMAT, **content, "preprocessing": _PREPROCESSING})
+
+
+def load(folder: epath.PathLike) -> tuple[networks.Network, Card]:
+    """The network that `save` wrote, in evaluation mode and on the default device.
+
+    Raises:
+        InputError: a file that is missing or damaged, or arrays that do not fit the architecture.
+    """
+    folder = epath.Path(folder)
+    card = _card(folder / CARD)
+    try:
+        arrays = safetensors.numpy.load((folder / WEIGHTS).read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"The weights {folder / WEIGHTS} are missing; {_again(card.stage)}") from None
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that numpy has not
+        raise InputError(f"The weights {folder / WEIGHTS} are damaged ({error}); {_again(card.stage)}") from None
+    like = _shapes(card, folder / CARD)
+    wanted = _flat(like)
+    odd = sorted(wanted.keys() ^ arrays.keys()) or [
+        name for name, leaf in wanted.items() if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype)
+    ]
+    if odd:
+        raise InputError(f"{folder / WEIGHTS} does not fit {folder / CARD} ({odd[0]}); {_again(card.stage)}")
+    odd = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if odd:
+        raise InputError(f"{folder / WEIGHTS} holds values that are not finite ({odd[0]}); {_again(card.stage)}")
+    leaves = [jax.numpy.asarray(arrays[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), card
+
+
+def _again(stage: str) -> str:
+    return f"train stage {stage} again."
+
+
+def _flat(network: networks.Network) -> dict[str, Any]:
+    """The arrays by name, such as "params.backbone.stem.conv.kernel", in the order of the network's leaves."""
+    paths = jax.tree_util.tree_flatten_with_path(network)[0]
+    return {".".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path): leaf for path, leaf in paths}
+
+
+def _shapes(card: Card, path: epath.Path) -> networks.Network:
+    """The network that a card describes, as shapes."""
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in card.architecture.items()}
+    options |= {"layout": card.layout} if options.get("layout") else {}
+    try:
+        jax.numpy.dtype(options.get("dtype", "float32"))  # models look at it when they are called
+        return jax.eval_shape(lambda: networks.create(options, num_landmarks=card.layout.count, key=jax.random.key(0)))
+    except Exception as error:  # a damaged file may hold any arguments, which models refuse in as many ways
+        raise InputError(f"{path} describes no model of this version ({error}); {_again(card.stage)}") from error
+
+
+def _card(path: epath.Path) -> Card:
+    """What model.json says; raises InputError where it does not hold what `save` wrote."""
+    content = read_json(path)
+    if not isinstance(content, dict) or "format" not in content:
+        raise InputError(f"{path} does not describe a model; train the stage again.")
+    if content["format"] != _FORMAT:
+        raise InputError(f"{path} has a format that this version does not know; use the version that wrote it.")
+    try:
+        fields = {field.name: content[field.name] for field in dataclasses.fields(Card)}
+        layout, where = fields["layout"], "its layout"
+        layout = landmarks.get(layout) if isinstance(layout, str) else layout_file.layout_from_dict(layout, where=where)
+        card = Card(**fields | {"layout": layout, "thermal_range": tuple(fields["thermal_range"])})
+        _check(card)
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not describe a model ({error}); train the stage again.") from None
+    return card
+
+
+def _check(card: Card) -> None:
+    """Raises InputError for a field that nothing could be predicted with."""
+
+    def number(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    architecture, limits = card.architecture, card.thermal_range
+    fits = {
+        "stage": isinstance(card.stage, str),
+        "architecture": isinstance(architecture, dict) and isinstance(architecture.get("name"), str),
+        "image_size": type(card.image_size) is int and card.image_size > 0,
+        "expand": number(card.expand) and card.expand > 0,
+        "modality": card.modality in ("rgb", "thermal"),
+        "thermal_range": not limits or (len(limits) == 2 and all(map(number, limits)) and limits[0] < limits[1]),
+        "gain": card.gain == "frame",
+    }
+    wrong = [name for name, fit in fits.items() if not fit]
+    if wrong:
+        raise InputError(f"{wrong[0]} is {getattr(card, wrong[0])!r}")

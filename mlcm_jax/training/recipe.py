@@ -1,0 +1,365 @@
+"""What a stage's training step is made of: loss terms as data, the optimiser, and what the step must know of the stage.
+
+The loss of a stage is a sum of terms, Σ weight(e) · fn(view), e being the training progress. `terms_of_task` gives the
+terms that need no teacher, `distillation` those of MLCM-KD (arXiv 2510.11128; the sum and its decay λ(e) are our
+reading of it, and the heatmap term is of arXiv 2404.06029), `kd_loss` those of KD-Loss (arXiv 2111.07047).
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from mlcm_jax import codecs, dikd, landmarks, losses, shape_model
+from mlcm_jax.errors import InputError, did_you_mean
+from mlcm_jax.models import Prediction
+from mlcm_jax.models import network as networks
+
+PointLoss = Callable[[jax.Array, jax.Array], jax.Array]  # [B, K, 2] twice -> unreduced [B, K, 2]
+_STAR_OPTIONS = ("point_weight", "edge_weight", "drawn", "sigma", "shift", "closed")  # beside those of losses.star
+_DECAYED = ("kernel", "to_teacher", "to_student")  # not biases, scales of normalisations, places of a head
+POINT_LOSSES = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1, "wing": losses.wing}
+SCHEDULES = ("cosine", "inverse_time", "constant")
+
+
+@dataclasses.dataclass
+class View:
+    """What a loss term sees of a batch: the student's outputs, the frozen teachers, the target.
+
+    Attributes:
+        network: the student, with the parameters that are differentiated.
+        adapter: kernels between feature channels, `to_teacher` and `to_student`, or none.
+        teachers: frozen networks by the name of their stage.
+        images: what each teacher reads, [B, H, W, C], by the same names.
+        features: of the student, [B, h, w, C].
+        prediction: of the student.
+        target: float32 [B, K, 2] in u.
+        weights: float32 [B, K]; 0 for landmarks that count for nothing.
+        key: random numbers for the terms.
+    """
+
+    network: networks.Network
+    adapter: dict[str, jax.Array]
+    teachers: dict[str, networks.Network]
+    images: dict[str, jax.Array]
+    features: jax.Array
+    prediction: Prediction
+    target: jax.Array
+    weights: jax.Array
+    key: jax.Array
+    _features: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    _predictions: dict[str, Prediction] = dataclasses.field(default_factory=dict)
+
+    def features_of(self, teacher: str) -> jax.Array:
+        """The features of a teacher, computed once."""
+        if teacher not in self._features:
+            self._features[teacher], _ = networks.run_backbone(self.teachers[teacher], self.images[teacher])
+        return self._features[teacher]
+
+    def prediction_of(self, teacher: str) -> Prediction:
+        """The prediction of a teacher, without gradient, computed once."""
+        if teacher not in self._predictions:
+            prediction, _ = networks.run_head(self.teachers[teacher], self.features_of(teacher))
+            self._predictions[teacher] = jax.lax.stop_gradient(prediction)
+        return self._predictions[teacher]
+
+    def adapted(self, teacher: str) -> jax.Array:
+        """The student's features with the channels of a teacher's."""
+        kernel = self.adapter.get("to_teacher")
+        adapted = self.features if kernel is None else self.features @ kernel
+        if adapted.shape != self.features_of(teacher).shape:
+            raise InputError(
+                f"Features of student and teacher differ in size, {adapted.shape[1:]} and "
+                f"{self.features_of(teacher).shape[1:]}: give both backbones the same total stride (config.student, "
+                "config.light, config.teacher)."
+            )
+        return adapted
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One summand of a stage's loss.
+
+    Attributes:
+        name: under which its value, without its weight, stands in the metrics.
+        weight: training progress in [0, 1] -> factor.
+        fn: view -> float32 [B].
+        task: whether it is part of the task loss, which compares a student with its control.
+        features: whether it needs features of one size from student and teacher.
+    """
+
+    name: str
+    weight: Callable[[jax.Array], jax.Array | float]
+    fn: Callable[[View], jax.Array]
+    task: bool = False
+    features: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # told apart by identity, and so hashable
+class Recipe:
+    """Everything about a stage that does not change from step to step (static under jit).
+
+    Attributes:
+        modality: what the student reads.
+        terms: the summands of the loss.
+        tx: the optimiser.
+        total_steps: of the stage.
+        teachers: what each teacher reads, by the name of its stage.
+        ema: decay per step of the averaged network.
+        occluded_weight: weight of landmarks that are not visible.
+        soft: a shape model whose projection replaces the target (the tolerant teacher of KD-Loss).
+        accumulate: micro-batches of a step, one after the other: their gradients are averaged, but batch normalisation
+            sees each micro-batch (of all devices) by itself.
+    """
+
+    modality: str
+    terms: tuple[Term, ...]
+    tx: optax.GradientTransformation
+    total_steps: int
+    teachers: dict[str, str] = dataclasses.field(default_factory=dict)
+    ema: float = 0.99
+    occluded_weight: float = 1.0
+    soft: shape_model.ShapeModel | None = None
+    accumulate: int = 1
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a batch must hold."""
+        return tuple(sorted({self.modality, *self.teachers.values()}))
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether an adapter has to bridge student and teacher where their channels differ."""
+        return any(term.features for term in self.terms)
+
+
+def constant(weight: float) -> Callable[[jax.Array], float]:
+    """A weight that does not change."""
+    return lambda _: weight
+
+
+def decayed(weight: float, schedule: str) -> Callable[[jax.Array], jax.Array]:
+    """A weight that falls by a schedule of `dikd.decay`."""
+    return lambda progress: weight * dikd.decay(progress, schedule)
+
+
+def point_loss(config: ConfigDict) -> PointLoss:
+    """config.loss between landmarks in u; errors count in per cent of the crop's side.
+
+    The loss "star" is one of heatmaps; what distillation compares is then L1.
+
+    Raises:
+        InputError: an unknown loss, or an option that it does not have.
+    """
+    name, options = config.loss.name, dict(config.loss.options)
+    if name not in (*POINT_LOSSES, "star"):
+        raise InputError(f"config.loss.name={name!r} is unknown; choose one of {', '.join((*POINT_LOSSES, 'star'))}.")
+    of_star = name == "star"
+    known = [*_keywords(losses.star), *_STAR_OPTIONS] if of_star else _keywords(POINT_LOSSES[name])
+    for option in options:
+        if option not in known:
+            raise InputError(f"config.loss.options.{option} is no option of {name!r}; {did_you_mean(option, known)}")
+    function = losses.l1 if of_star else functools.partial(POINT_LOSSES[name], **options)
+
+    def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+        return function(100.0 * prediction, 100.0 * target)
+
+    return loss
+
+
+def _keywords(function: Callable) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def terms_of_task(config: ConfigDict, layout: landmarks.Layout, *, edges: bool = False) -> tuple[Term, ...]:
+    """The terms that compare the student with the truth: config.loss on landmarks, or STAR on an AAM head's maps.
+
+    Args:
+        config: of the run.
+        layout: of the landmarks.
+        edges: whether the student's head draws edge maps, which STAR then compares as well.
+    """
+    if config.loss.name != "star":
+        return (Term("task", constant(1.0), functools.partial(_landmarks, loss=point_loss(config)), task=True),)
+    return _star_terms(dict(config.loss.options), layout, edges)
+
+
+def _landmarks(view: View, *, loss: PointLoss) -> jax.Array:
+    return dikd.masked_mean(loss(view.prediction.landmarks, view.target), view.weights)
+
+
+def _star_terms(options: dict[str, Any], layout: landmarks.Layout, with_edges: bool) -> tuple[Term, ...]:
+    """STAR(F, y) + 10 AWing(P, P*) + 10 AWing(E, E*), the loss of arXiv 2404.06029 without its distillation."""
+    point_weight, edge_weight = options.pop("point_weight", 10.0), options.pop("edge_weight", 10.0)
+    drawn, sigma, shift = options.pop("drawn", 256), options.pop("sigma", 1.5), options.pop("shift", 0.0)
+    chains = codecs.edge_chains(layout, closed=options.pop("closed", ())) if with_edges else ()
+
+    def star(view: View) -> jax.Array:
+        if view.prediction.points is None:
+            raise InputError("config.loss.name='star' needs models with head 'aam', which give point and edge maps.")
+        return dikd.masked_mean(losses.star(view.prediction.heatmaps, view.target, **options), view.weights)
+
+    def points(view: View) -> jax.Array:
+        maps = view.prediction.points
+        drawing = codecs.point_maps(view.target, maps.shape[1], drawn, sigma)
+        return dikd.masked_mean(losses.map_awing(maps, drawing), view.weights)
+
+    def edges(view: View) -> jax.Array:
+        maps = view.prediction.edges
+        drawing = codecs.edge_maps(view.target, chains, maps.shape[1], drawn, shift=shift)
+        return dikd.masked_mean(losses.map_awing(maps, drawing), codecs.edge_weights(chains, view.weights))
+
+    terms = (Term("star", constant(1.0), star, task=True), Term("points", constant(point_weight), points, task=True))
+    return (*terms, Term("edges", constant(edge_weight), edges, task=True)) if with_edges else terms
+
+
+def distillation(options: ConfigDict, teacher: str, loss: PointLoss) -> tuple[Term, ...]:
+    """The terms of MLCM-KD that have a weight: λ(e)·(α·FI + β·RI + γ·FD + δ·LD + maps·MD).
+
+    Args:
+        options: config.transfer, config.compress or config.direct.
+        teacher: the stage of the teacher.
+        loss: between landmarks, see `point_loss`.
+    """
+
+    def forward(view: View) -> jax.Array:
+        apply, kernel = networks.head_function(view.network, train=True, key=view.key), view.adapter.get("to_student")
+        params = {"head": view.network.params["head"], "to_student": kernel}
+
+        def head(params: dict[str, Any], features: jax.Array) -> jax.Array:
+            kernel = params["to_student"]
+            return apply(params["head"], features if kernel is None else features @ kernel)
+
+        view.adapted(teacher)  # raises where the sizes differ
+        return dikd.forward(view.features_of(teacher), (head, params), view.target, loss=loss, weights=view.weights)
+
+    def reverse(view: View) -> jax.Array:
+        head = networks.head_function(view.teachers[teacher]), view.teachers[teacher].params["head"]
+        return dikd.reverse(
+            view.adapted(teacher),
+            view.features_of(teacher),
+            head,
+            view.target,
+            loss=loss,
+            weights=view.weights,
+            reverse_target=options.reverse_target,
+        )
+
+    def feature(view: View) -> jax.Array:
+        return dikd.feature(view.adapted(teacher), view.features_of(teacher))
+
+    def logit(view: View) -> jax.Array:
+        return dikd.logit(view.prediction.landmarks, view.prediction_of(teacher).landmarks, loss=loss)
+
+    def maps(view: View) -> jax.Array:
+        ours, theirs = view.prediction.heatmaps, view.prediction_of(teacher).heatmaps
+        sizes = [None if one is None else one.shape[1:] for one in (ours, theirs)]
+        if sizes[0] is None or sizes[0] != sizes[1]:
+            raise InputError(
+                f"Distilling heatmaps needs maps of one size; the student's are {sizes[0]}, the teacher's {sizes[1]}; "
+                "choose heads with heatmaps and the same resolution."
+            )
+        return losses.map_distillation(ours, theirs)
+
+    terms = (
+        (options.alpha, "forward", forward, True),
+        (options.beta, "reverse", reverse, True),
+        (options.gamma, "feature", feature, True),
+        (options.delta, "logit", logit, False),
+        (options.maps, "maps", maps, False),
+    )
+    return tuple(
+        Term(name, decayed(weight, options.decay), fn, features=features)
+        for weight, name, fn, features in terms
+        if weight
+    )
+
+
+def kd_loss(options: ConfigDict, tough: str, tolerant: str) -> tuple[Term, ...]:
+    """KD-Loss: the main term and the assistive terms of two teachers, in per cent of the crop's side as the others.
+
+    Args:
+        options: config.kd.
+        tough: the stage of the teacher that learnt the true landmarks.
+        tolerant: the stage of the one that learnt their projection on a shape model.
+    """
+
+    def landmarks_of(view: View, teacher: str) -> jax.Array:
+        found = view.prediction_of(teacher).landmarks
+        if options.control:  # the same key for both teachers: both get the errors of the same other face
+            found = losses.control(found, view.target, options.control, key=view.key, weights=view.weights)
+        return found
+
+    def main(view: View) -> jax.Array:
+        soft = landmarks_of(view, tolerant) if options.tolerant else None
+        value = losses.main(view.prediction.landmarks, view.target, tolerant=soft, variant=options.variant)
+        return dikd.masked_mean(100.0 * value, view.weights)
+
+    def assistive(teacher: str, number: int) -> Callable[[View], jax.Array]:
+        alpha, inner = losses.kd_numbers(options.variant)[number]
+
+        def fn(view: View) -> jax.Array:
+            value = losses.assistive(
+                view.prediction.landmarks,
+                landmarks_of(view, teacher),
+                view.target,
+                alpha=alpha,
+                inner=inner,
+                variant=options.variant,
+            )
+            return dikd.masked_mean(100.0 * value, view.weights)
+
+        return fn
+
+    terms = [Term("main", constant(options.main_weight), main, task=True)]
+    terms += [Term("tough", constant(1.0), assistive(tough, 1))] if options.tough else []
+    terms += [Term("tolerant", constant(1.0), assistive(tolerant, 2))] if options.tolerant else []
+    return tuple(terms)
+
+
+def schedule(rate: float, train: ConfigDict, total_steps: int) -> optax.Schedule:
+    """Learning rate by step: a linear warm-up from 0, if there is one, then `config.train.schedule` from `rate`.
+
+    "inverse_time" is rate / (1 + decay_rate · step), what Keras calls `decay`.
+    """
+    warmup = max(1, round(train.warmup * total_steps)) if train.warmup else 0
+    if train.schedule == "cosine":
+        after = optax.cosine_decay_schedule(rate, max(total_steps - warmup, 1))
+    elif train.schedule == "inverse_time":
+
+        def after(step: ArrayLike) -> ArrayLike:
+            return rate / (1.0 + train.decay_rate * step)
+
+    else:
+        after = optax.constant_schedule(rate)
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
+
+
+def optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+    """AdamW under `schedule`, which decays kernels alone. Heads may have a rate of their own."""
+    train = config.train
+
+    def adamw(rate: float) -> optax.GradientTransformation:
+        return optax.adamw(
+            schedule(rate, train, total_steps),
+            weight_decay=train.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        )
+
+    def part(path: tuple, _: Any) -> str:
+        return "head" if any(getattr(key, "key", "") == "head" for key in path) else "body"
+
+    rule = adamw(train.lr)
+    if train.head_lr:
+        rules = {"body": adamw(train.lr), "head": adamw(train.head_lr)}
+        rule = optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(part, params))
+    return optax.chain(optax.clip_by_global_norm(train.clip), rule) if train.clip else rule

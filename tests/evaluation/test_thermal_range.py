@@ -1,0 +1,148 @@
+"""The gray values that networks see under `config.thermal_range`: the same in training, selection, scoring and use."""
+
+import json
+
+import jax
+import numpy as np
+import pairs
+import pytest
+import stored_runs
+
+import tfds_builders
+from mlcm_jax import config as configs
+from mlcm_jax import landmarks
+from mlcm_jax.data import augment
+from mlcm_jax.data.examples import open_examples
+from mlcm_jax.errors import InputError
+from mlcm_jax.evaluation import evaluate, pseudo_labels
+from mlcm_jax.inference.predictor import Predictor
+from mlcm_jax.models import stored
+from mlcm_jax.training import run_stage, sharding, stages, workdir
+
+DATASET, LOW, HIGH = "synthetic_faces/48x48", 24.0, 36.0
+LAYOUT = landmarks.get("ibug68")
+MESH = sharding.make_mesh(jax.devices()[:1])
+
+
+def crop_of(record, size, expand=1.1):
+    """The crop float32 [1, size, size, 1] of a record of the dataset, whose temperatures are converted by numpy."""
+    celsius = record["celsius"].astype(np.float64).reshape(48, 48) / 100 - 273.15
+    gray = np.round(np.clip((celsius - LOW) / (HIGH - LOW), 0, 1) * 255).astype(np.uint8)
+    example = {"thermal": gray, "box": record["box"], "visible": record["visible"], "landmarks": record["landmarks"]}
+    return augment.crop(example, size=size, expand=expand, layout=LAYOUT)["thermal"][None]
+
+
+@pytest.fixture(scope="module")
+def records(data_dir):
+    """The first record of each split, as the builder wrote it."""
+    builder = tfds_builders.build(DATASET, str(data_dir))
+    return {split: builder.as_data_source(split=split)[0] for split in ("train", "val", "test")}
+
+
+def config_of(**changes):
+    """The smoke config with temperatures, and without augmentation."""
+    config = configs.load("configs/tiny.py", "smoke")
+    config.thermal_range = (LOW, HIGH)
+    config.augment = dict.fromkeys(config.augment, 0.0) | {"expand": 1.1}
+    config.update(changes)
+    stages.check(config)
+    return config
+
+
+def prepared(folder, data_dir, **changes) -> run_stage.Run:
+    validate = lambda network, examples, modality: 0.0  # noqa: E731
+    return run_stage.prepare(config_of(**changes), folder, data_dir=str(data_dir), mesh=MESH, validate=validate)
+
+
+def batch_with(run, stage, record):
+    """The first example of a stage's batches that is that record."""
+    batches = run_stage._batches(run, stage, ("thermal",))
+    for step in range(200):
+        same = (batches[step]["box"] == np.asarray(record["box"], np.float32)).all(1)
+        if same.any():
+            return batches[step]["thermal"][same][:1] / np.float32(255)
+    raise AssertionError("the record was never drawn")
+
+
+def assert_seen(seen, wanted):
+    """Equal but for rounding to 8 bits, and not what the stretched gray images of the dataset would give."""
+    assert np.shape(seen) == wanted.shape
+    np.testing.assert_allclose(seen, wanted, atol=1.01 / 255)
+
+
+def test_the_fixed_range_differs_from_the_stretched_images(records, data_dir):
+    """So that the other tests of this file cannot pass by accident."""
+    stretched = open_examples(DATASET, "test", data_dir=str(data_dir), layout=LAYOUT)[0]
+    seen = augment.crop(stretched, size=32, expand=1.1, layout=LAYOUT)["thermal"][None]
+    assert np.abs(seen - crop_of(records["test"], 32)).max() > 20 / 255
+
+
+def test_a_teacher_of_rgb_images_may_have_a_dataset_without_temperatures(tmp_path, data_dir, monkeypatch):
+    asked = []
+    opened = run_stage.open_sets
+    monkeypatch.setattr(
+        run_stage,
+        "open_sets",
+        lambda names, split, **options: asked.append((names, options)) or opened(names, split, **options),
+    )
+    prepared(tmp_path, data_dir, teacher_dataset=DATASET)
+    assert [options.get("thermal_range") for _, options in asked] == [(LOW, HIGH), None]
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The batches that networks are shown while scoring; they predict the truth."""
+    batches = []
+    monkeypatch.setattr(
+        evaluate,
+        "predictor",
+        lambda network, modality, mesh: lambda batch: batches.append(batch[modality]) or batch["landmarks"],
+    )
+    return batches
+
+
+def test_runs_and_evaluate_score_on_these_gray_values(smoke_run, tmp_path, data_dir, records, seen):
+    examples = evaluate.open_test(config_of(), data_dir=str(data_dir))
+    assert_seen(
+        augment.crop(examples[0], size=32, expand=1.1, layout=LAYOUT)["thermal"][None], crop_of(records["test"], 32)
+    )
+    content = json.loads((smoke_run / "config.json").read_text()) | {"thermal_range": [LOW, HIGH]}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / "transfer").symlink_to(smoke_run / "transfer")
+    found = evaluate.evaluate(tmp_path, split="val", data_dir=str(data_dir))
+    assert found["rows"][1]["name"] == "transfer" and found["rows"][1]["nme"] == pytest.approx(0.0, abs=1e-3)
+    assert_seen(seen[0][:1], crop_of(records["val"], 32))
+
+
+def test_the_stored_model_knows_the_range_if_it_reads_thermal_images(tmp_path, data_dir):
+    run = prepared(tmp_path, data_dir)
+    for stage, limits in (("teacher", ()), ("transfer", (LOW, HIGH))):
+        network = stages.initial_network(stage, run.config, mean_shape=run.mean_shape)
+        workdir.store(tmp_path, workdir.Trained(stage, network, run.config, run.mean_shape), mesh=MESH)
+        assert stored.load(tmp_path / stage)[1].thermal_range == limits
+
+
+@pytest.fixture
+def crops(monkeypatch):
+    """The crops that a Predictor shows to its network."""
+    shown, predict = [], Predictor.predict_crops
+    monkeypatch.setattr(
+        Predictor, "predict_crops", lambda self, images: shown.append(np.asarray(images)) or predict(self, images)
+    )
+    return shown
+
+
+def test_label_shows_these_gray_values(tmp_path, data_dir, records, crops):
+    stored_runs.write(tmp_path / "run", stored_runs.card(thermal_range=(LOW, HIGH)))
+    options = {"stage": "transfer", "split": "test", "data_dir": str(data_dir)}
+    pseudo_labels.label(str(tmp_path / "run"), DATASET, out=str(tmp_path / "out"), **options)
+    wanted = crop_of(records["test"], 32, expand=1.25)
+    assert pseudo_labels.VIEWS[:2] == ((0.0, 0.0, 1.0, False), (0.0, 0.0, 1.0, True))
+    assert_seen(crops[0][:2], np.concatenate([wanted, wanted[:, :, ::-1]]))
+
+
+def test_a_dataset_without_temperatures_is_reported(tmp_path, data_dir):
+    name = pairs.build("gray", tmp_path / "files", tmp_path / "built", data_dir, count=8)
+    with pytest.raises(InputError, match=r"keeps no temperatures, so config\.thermal_range does not apply"):
+        prepared(tmp_path / "run", tmp_path / "built", dataset=name)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,137 @@
+"""The scripts of benchmarks/ say what they measure and where the result stands, and they run."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import tfds_builders
+from benchmarks import check_synthetic, kd_curves, kd_sensitivity, ktl, layout_images, preview_synthetic, strong_teacher
+from mlcm_jax import config as configs
+from mlcm_jax import landmarks
+from mlcm_jax.evaluation import ablation_rows, seeds
+from mlcm_jax.synthetic import generate
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+SMOKE = "configs/tiny.py:smoke"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_docstring_has_the_command_and_where_the_result_stands(name):
+    text = importlib.import_module(f"benchmarks.{name}").__doc__
+    assert f"python -m benchmarks.{name}" in text
+    places = ("RESULTS.md", "docs/", "tfds_builders")
+    assert any(place in text for place in places)
+
+
+def test_results_name_every_measurement():
+    results = (FOLDER / "RESULTS.md").read_text()
+    for name in SCRIPTS:
+        text = importlib.import_module(f"benchmarks.{name}").__doc__
+        section = text.partition('RESULTS.md, "')[2].partition('"')[0]
+        assert not section or f"## {section}" in results, name
+
+
+def test_loader(data_dir):
+    flags = ["--dataset=synthetic_faces/48x48", "--size=32", f"--data_dir={data_dir}"]
+    # In a process of its own, as it pins itself to one core.
+    command = [sys.executable, "-m", "benchmarks.loader", *flags]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
+    assert found.returncode == 0, found.stderr
+    beginnings = ("nothing kept: ", "first pass: ", "later passes: ", "plain crop alone: ", "ordinary PNG: ")
+    lines = found.stdout.splitlines()
+    assert all(any(line.startswith(text) for line in lines) for text in beginnings)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_kd_loss_has_the_published_weights(variant):
+    rows = kd_curves.check(0.03, 0.05, variant)
+    assert len(rows) == 6
+    for _, _, published, found, slope in rows:
+        assert found == pytest.approx(published, abs=1e-3)
+        assert np.isfinite(slope)
+    value, slope = kd_curves.terms(np.array([1e-7]), 0.03, 0.05, "paper")["KD-Loss"]
+    assert slope[0] == pytest.approx(0.25, abs=1e-3) and value[0] > 0
+
+
+def test_kd_curves_are_drawn(tmp_path):
+    kd_curves.draw(str(tmp_path / "kd.png"), 0.03, 0.05)
+    assert cv2.imread(str(tmp_path / "kd.png")).shape[1] > 600
+
+
+def test_preview_of_synthetic_faces(tmp_path):
+    out = tmp_path / "new" / "preview.png"
+    preview_synthetic.main([f"--out={out}", "--rows=1", "--columns=2", "--size=32"])
+    assert cv2.imread(str(out)).shape == (32, 2 * 3 * 32, 3)
+
+
+def shown_layouts():
+    """The layouts of the datasets whose README shows landmarks.png."""
+    for readme in sorted(Path(tfds_builders.__file__).parent.glob("*/README.md")):
+        if "landmarks.png" in readme.read_text():
+            yield landmarks.get(layout_images.builder_of(readme.parent.name).LAYOUT)
+
+
+def test_layout_images_place_the_landmarks_of_every_dataset():
+    face = generate.example(5, 404, size=64, frontal=True, well_lit=True)
+    names = set()
+    for layout in shown_layouts():
+        points, schematic = layout_images.place(face["landmarks"].astype(np.float64), face["jaw3d"], layout)
+        assert landmarks.check(points, layout).shape == (layout.count, 2)
+        # A mirrored layout has its right side on the left of the image.
+        left, right = (points[list(layout.groups[eye])].mean(0) for eye in ("right_eye", "left_eye"))
+        assert left[0] < right[0]
+        names |= {layout.name} if schematic else set()
+    assert names == {"tfake70", "wflw98", "cofw29", "charlotte73"}
+
+
+def test_layout_image_is_small():
+    image = layout_images.draw(landmarks.get("tfw5"), thermal=True, seed=5, index=404)
+    assert image.shape == (layout_images.SIDE, layout_images.SIDE, 3)
+    assert len(layout_images.encode(image)) < layout_images.MOST_BYTES
+
+
+def test_dlib_finds_the_synthetic_faces():
+    pytest.importorskip("dlib")
+    pytest.importorskip("face_recognition_models", exc_type=ImportError)
+    report = check_synthetic.check(3, 0, None)
+    assert report.count == 3 and report.rate > 0.6 and np.median(report.nme) < 0.08
+
+
+@pytest.mark.slow
+def test_ktl(capsys):
+    ktl.main(["--model=resnet18", "--size=32", "--batch=4", "--steps=2"])
+    assert "images/s of 32 px" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_strong_teacher(smoke_run, data_dir, tmp_path, capsys):
+    flags = [f"--config={SMOKE}", f"--run={smoke_run}", f"--data_dir={data_dir}"]
+    strong_teacher.main([*flags, f"--workdir={tmp_path}"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["seed"] == 0 and list(found["nme"]) == ["DIKD", "FD + LD", "none"]
+    rows = {row["name"]: row["nme"] for row in json.loads((smoke_run / "results.json").read_text())["rows"]}
+    # Here the teacher is the run's own, so two of the students are stages of that run.
+    assert found["nme"]["DIKD"] == pytest.approx(rows["transfer"], abs=1e-3)
+    assert found["nme"]["none"] == pytest.approx(rows["thermal_alone"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_kd_sensitivity(data_dir, tmp_path, capsys):
+    config = ablation_rows.base(configs.load("configs/ablation_kdloss.py", "smoke"))
+    config.stages = kd_sensitivity.TEACHERS
+    seeds.train(config, tmp_path / "shared" / "seed_0", data_dir=str(data_dir))
+    flags = ["--config=configs/ablation_kdloss.py:smoke", f"--run={tmp_path / 'shared'}", f"--data_dir={data_dir}"]
+    kd_sensitivity.main([*flags, f"--workdir={tmp_path / 'own'}", "--only=as published,main weight 10"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4].startswith("| change |")
+    assert lines[-2].startswith("| as published |") and lines[-1].startswith("| main weight 10 |")
+    control = [line.split("|")[2] for line in lines[-2:]]
+    assert control[0] == control[1]  # the student alone is the same

@@ -1,0 +1,262 @@
+"""The schema of a run, and the files that set its keys."""
+
+import json
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from mlcm_jax import config as configs
+from mlcm_jax.errors import InputError
+
+SHIPPED = sorted(path.name for path in configs.shipped().glob("*.py"))
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+WORDS = st.text("abé_/: 1", max_size=8)
+VALUES = {
+    int: st.integers(-(2**40), 2**40),
+    float: NUMBERS,
+    bool: st.booleans(),
+    str: WORDS,
+    tuple[str, ...]: st.lists(WORDS, max_size=3).map(tuple),
+    tuple[int, ...]: st.lists(st.integers(-9, 9), max_size=3).map(tuple),
+    tuple[float, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
+    dict: st.dictionaries(st.sampled_from(["name", "width", "depths"]), st.one_of(st.integers(), WORDS), max_size=3),
+}
+LIMITED = {"thermal_range": st.sampled_from([(), (20.0, 40.5)])}
+# Of every type, values that are not of it.
+WRONG = {
+    int: ["1", 1.0, True, (1,), None],
+    float: ["1", True, (1.0,), None],
+    bool: [1, "True", None],
+    str: [1, ("a",), None],
+    tuple[str, ...]: ["teacher", ("teacher", 1), 1, None],
+    tuple[int, ...]: [1, (1.0,), ("1",), None],
+    tuple[float, ...]: [1.0, ("1",), None],
+    dict: ["resnet18", 1, (), None],
+}
+
+
+def with_value(name, value) -> ConfigDict:
+    """The default config with one value, of whatever type."""
+    tree = configs.base().to_dict()
+    *groups, last = name.split(".")
+    place = tree
+    for group in groups:
+        place = place[group]
+    place[last] = value
+    return ConfigDict(tree)
+
+
+# The schema
+
+
+def test_the_default_config_is_that_of_the_schema():
+    base = configs.base()
+    configs.check(base)
+    assert configs.flat(base) == {name: key.default for name, key in configs.SCHEMA.items()}
+
+
+@pytest.mark.parametrize("name", list(configs.SCHEMA))
+def test_every_key_is_explained(name):
+    key = configs.SCHEMA[name]
+    assert key.type in VALUES and key.decides in typing.get_args(configs.Decides)
+    assert key.comment and "\n" not in key.comment and len(key.comment) < 90
+
+
+@given(st.data())
+def test_values_survive_being_put_and_flattened(data):
+    names = data.draw(st.lists(st.sampled_from(list(configs.SCHEMA)), unique=True, max_size=8))
+    values = {name: data.draw(LIMITED.get(name, VALUES[configs.SCHEMA[name].type])) for name in names}
+    config = configs.base()
+    for name, value in values.items():
+        configs.put(config, name, value)
+    configs.check(config)
+    wanted = {name: key.default for name, key in configs.SCHEMA.items()} | values
+    assert configs.flat(config) == wanted
+    # And the road of a work directory: to JSON, where tuples are lists, and back.
+    again = configs.base()
+    for name, value in configs.flat(json.loads(config.to_json())).items():
+        configs.put(again, name, value)
+    configs.check(again)
+    assert configs.flat(again) == wanted
+
+
+@pytest.mark.parametrize("name", list(configs.SCHEMA))
+def test_a_value_of_another_type_is_refused_by_name(name):
+    for value in WRONG[configs.SCHEMA[name].type]:
+        with pytest.raises(InputError) as refused:
+            configs.check(with_value(name, value))
+        assert f"config.{name}={value!r} must be a" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("train.lr", 1), ("thermal_range", (20, 40.5)), ("seeds", [1, 2]), ("stages", ["teacher"])]
+)
+def test_whole_numbers_pass_for_floats_and_lists_for_tuples(name, value):
+    configs.check(with_value(name, value))
+
+
+@pytest.mark.parametrize("limits", [(40.0, 20.0), (20.0, 20.0), (20.0,), (20.0, 30.0, 40.0), (float("nan"), 40.0)])
+def test_a_range_of_temperatures_has_two_limits_that_rise(limits):
+    with pytest.raises(InputError, match=r"config.thermal_range=.* must be .* two numbers that rise"):
+        configs.check(with_value("thermal_range", limits))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("datset", "config.datset is not a key of the config; did you mean 'dataset'?"),
+        ("train.lrr", "config.train.lrr is not a key of the config; did you mean 'train.lr'?"),
+        ("augment.expnad", "did you mean 'augment.expand'?"),
+    ],
+)
+def test_an_unknown_key_is_reported_with_a_suggestion(name, message):
+    with pytest.raises(InputError) as refused:
+        configs.check(with_value(name, 1))
+    assert message in str(refused.value)
+
+
+def test_a_group_that_is_misspelt_or_missing_is_reported():
+    tree = configs.base().to_dict()
+    with pytest.raises(InputError, match=r"config.augmnet is not a key of the config; did you mean 'augment"):
+        configs.check(ConfigDict(tree | {"augmnet": tree["augment"]}))
+    del tree["augment"]
+    with pytest.raises(InputError, match=r"config.augment.expand is missing; start from mlcm_jax.config.base"):
+        configs.check(ConfigDict(tree))
+
+
+@pytest.mark.parametrize("group", [name for name, key in configs.SCHEMA.items() if key.type is dict])
+def test_groups_of_arguments_take_keys_that_the_schema_does_not_list(group):
+    config = configs.base()
+    configs.put(config, f"{group}.width_of_it", 3)
+    configs.check(config)
+    assert configs.flat(config)[group]["width_of_it"] == 3
+
+
+def test_a_config_is_locked_but_for_arguments_of_functions():
+    config = configs.base()
+    config.teacher.depths = (1, 1)
+    config.loss.options.w = 5.0
+    for group, name in ((config, "trian"), (config.train, "lrr"), (config.transfer, "gama")):
+        with pytest.raises(AttributeError, match="locked"):
+            setattr(group, name, 1)
+    with pytest.raises(TypeError):
+        config.seed = "zero"
+
+
+def test_two_configs_share_nothing():
+    one = configs.base()
+    one.teacher.name, one.train.lr = "swin_v2", 1.0
+    assert configs.base().teacher.name == one.student.name == "resnet18" and configs.base().train.lr != 1.0
+
+
+# Overrides on the command line
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config.train.lrr=1", "did you mean 'train.lr'"),
+        ("--config.trian.lr=1", "did you mean 'train.lr'"),
+        ("--config.teacher.widht=1", "did you mean 'teacher.width'"),
+        ("--noconfig.keep_bets", "did you mean 'keep_best'"),
+        ("--config.=1", "'' is not a key"),
+    ],
+)
+def test_an_override_of_an_unknown_key_is_refused(word, message):
+    config = configs.base()
+    configs.check_overrides(config, ["--config.train.lr=1", "--noconfig.keep_best", "--config.teacher.width=2"])
+    with pytest.raises(InputError) as refused:
+        configs.check_overrides(config, ["--config.train.lr=1", word])
+    assert word in str(refused.value) and message in str(refused.value)
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_fits_the_schema(name):
+    config = configs.load(configs.shipped() / name)
+    if "grid" in config:
+        config = ConfigDict({key: value for key, value in config.items() if key not in ("grid", "ablation")})
+    configs.check(config)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_refuses_an_unknown_variant(name):
+    with pytest.raises(InputError, match=r"configs/\w+\.py has no variant 'huge'; it has .+\."):
+        configs.load(configs.shipped() / name, "huge")
+
+
+@pytest.mark.parametrize(("known", "told"), [((), "none"), (("a",), "a"), (("a", "b", "c"), "a, b and c")])
+def test_the_variants_are_listed(known, told):
+    configs.check_variant("", known, "x/tiny.py")
+    with pytest.raises(InputError, match=f"configs/tiny.py has no variant 'd'; it has {told}\\."):
+        configs.check_variant("d", known, "x/tiny.py")
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+WHOLE = "from mlcm_jax.config import base\ndef get_config(variant):\n    c = base()\n    c.seed = 7\n    return c\n"
+
+
+def test_a_file_of_the_users_own_comes_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "configs/tiny.py", WHOLE)
+    write(tmp_path / "configs/__init__.py", "raise RuntimeError('nobody asked for this')")
+    assert configs.load("configs/tiny.py").seed == 7
+    assert not capsys.readouterr().out
+
+
+def test_a_mistyped_name_is_reported_with_a_suggestion(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"did you mean 'configs/tiny\.py'\?"):
+        configs.load("configs/tinny.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(variant):\n    return 1 +\n", "line 2, raises SyntaxError"),
+        ("import absent_module\n", "line 1, raises ModuleNotFoundError: No module named 'absent_module'"),
+        (WHOLE.replace("c.seed = 7", "c.seed = seven"), "line 4, raises NameError"),
+        (WHOLE.replace("c.seed = 7", "c.train.lrr = 7"), "line 4, sets 'lrr', which is not a key of the config"),
+        (WHOLE.replace("c.seed = 7", "c.sede = 7"), "line 4, sets 'sede', which is not a key of the config; did"),
+        (WHOLE.replace("c.seed = 7", "c.seed = 'x'"), "line 4, raises TypeError"),
+        (WHOLE.replace("c.seed = 7", "raise ValueError"), "line 4, raises ValueError"),
+        (WHOLE.replace("get_config", "config"), "needs a function get_config(variant) that returns a config"),
+        (WHOLE.replace("return c", "return None"), "needs a function get_config(variant) that returns a config"),
+        (WHOLE.replace("(variant)", "()"), "raises TypeError"),
+        ("def get_config(variant):\n    def one():\n        return 1 / 0\n    return one()\n", "line 3, raises Zero"),
+    ],
+)  # fmt: skip
+def test_a_file_that_raises_is_reported_with_its_line(tmp_path, text, message):
+    path = write(tmp_path / "mine.py", text)
+    with pytest.raises(InputError) as refused:
+        configs.load(path)
+    assert str(path) in str(refused.value) and message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_file_may_build_on_its_neighbour(tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path / "elsewhere/readme", "").parent)
+    write(tmp_path / "a/one.py", WHOLE)
+    text = "from mlcm_jax.config import load\ndef get_config(variant):\n    return load('one.py', beside=__file__)\n"
+    path = write(tmp_path / "a/mine.py", text)
+    assert configs.load(path).seed == 7
+    write(tmp_path / "a/one.py", WHOLE.replace("= 7", "= seven"))
+    with pytest.raises(InputError, match=r"one\.py, line 4, raises NameError"):
+        configs.load(path)
+
+
+def test_a_grid_is_added_without_becoming_a_key_of_runs():
+    config = configs.add_grid(configs.base(), {"a": {"seed": 1}, "b": {}}, control="a", shared=())
+    assert config.ablation.rows == ("a", "b") and config.grid.a.seed == 1 and config.ablation.control == "a"
+    configs.check(config)
+    with pytest.raises(AttributeError):
+        config.gird = 1

@@ -1,0 +1,56 @@
+"""The README: its picture of the tree equals the tree, and its python runs."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+(PICTURE,) = re.findall(r"## The parts\n\n```\n(.*?)```", README, re.S)
+GENERIC = {"synthetic"}  # rooms whose own __init__.py lists the files
+
+
+def pictured() -> dict[str, set[str]]:
+    """Folder -> what the picture names in it; files before the column of explanations."""
+    found: dict[str, set[str]] = {"": set(), "mlcm_jax": set()}
+    room = ""
+    for line in PICTURE.splitlines():
+        indent = len(line) - len(line.lstrip())
+        words = re.split(r" {2,}", line.strip())[0].split()
+        parent = {0: "", 2: "mlcm_jax", 4: f"mlcm_jax/{room}"}[indent]
+        for word in words:
+            found.setdefault(parent, set()).add(word)
+            if indent == 2 and word.endswith("/"):
+                room = word.rstrip("/")
+    return found
+
+
+def present(folder: Path) -> set[str]:
+    names = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    return names | {f"{path.name}/" for path in folder.iterdir() if any(path.glob("*.py"))}
+
+
+def test_picture_of_the_tree_equals_the_tree():
+    named = pictured()
+    assert named[""] == {"configs/", "tfds_builders/", "benchmarks/", "docs/", "colab/", "tests/", "mlcm_jax/"}
+    assert all((ROOT / folder).is_dir() for folder in named[""])
+    assert named["mlcm_jax"] == present(ROOT / "mlcm_jax")
+    for room in {name.rstrip("/") for name in named["mlcm_jax"] if name.endswith("/")} - GENERIC:
+        assert named[f"mlcm_jax/{room}"] == present(ROOT / "mlcm_jax" / room), room
+
+
+def test_map_of_the_renderer_names_all_its_files():
+    text = (ROOT / "mlcm_jax" / "synthetic" / "__init__.py").read_text()
+    assert set(re.findall(r"^ {4,}(\w+\.py) ", text, re.M)) == present(ROOT / "mlcm_jax" / "synthetic")
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_example_of_the_loss_runs():
+    example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "dikd.dikd(" in block)
+    names: dict = {}
+    exec(example, names)
+    assert names["loss"].shape == (8,) and set(names["parts"]) == {"forward", "reverse"}
