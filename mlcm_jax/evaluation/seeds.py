@@ -65,6 +65,7 @@ def _train_seed(config: ConfigDict, workdir: epath.Path, *, data_dir: str) -> di
     sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
     test = evaluate.open_test(config, data_dir=data_dir)
     evaluate.check_normalizer(config.normalizer, test.layout)
+    evaluate.readable(config.stages, config, test)
     run = run_stage.prepare(config, workdir, data_dir=data_dir, mesh=mesh, validate=evaluate.validation(config, mesh))
     trained = run_stage.train_stages(run)
     ordered = {name: trained[name] for name in stages.STAGES if name in trained}
@@ -82,7 +83,7 @@ def _train_seed(config: ConfigDict, workdir: epath.Path, *, data_dir: str) -> di
 
 def _draw(workdir: epath.Path, names: Sequence[str], examples: Examples, found: evaluate.Scores) -> None:
     """Draws samples.png, with predictions of the last stage in the table, and loss.png."""
-    last = names[-1]
+    last = found.rows[-1]["name"]
     shown = np.linspace(0, len(examples) - 1, 8).round().astype(int)
     rows = [
         {

@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
+import pairs
 import pytest
 from ml_collections import ConfigDict
 
 from mlcm_jax import config as configs
-from mlcm_jax.evaluation import seeds
-from mlcm_jax.training import sharding
+from mlcm_jax.errors import InputError
+from mlcm_jax.evaluation import evaluate, seeds
+from mlcm_jax.training import run_stage, sharding, workdir
 
 # The table of several seeds
 
@@ -66,6 +68,35 @@ class Drawn(list):
 
     def __getattr__(self, name):
         return lambda path, *arguments, **options: self.append((name, arguments, options))
+
+
+def test_the_samples_are_of_the_last_stage_that_was_scored(smoke_run, tmp_path, data_dir, monkeypatch):
+    """A test set of RGB images alone leaves the thermal stages without scores."""
+    name = pairs.build("rgb", tmp_path / "files", tmp_path / "built", data_dir, count=9, sides=("rgb",))
+    config, mesh = workdir.load_config(smoke_run), sharding.make_mesh(jax.devices()[:1])
+    config.test_dataset = name
+    test = evaluate.open_test(config, data_dir=str(tmp_path / "built"))
+    assert test.modalities == ("rgb",)
+    trained = {stage: workdir.load_stage(smoke_run, stage, mesh=mesh) for stage in ("teacher", "compress")}
+    found = evaluate.evaluate_networks(trained, test, config=config, mesh=mesh)
+    assert [row["name"] for row in found.rows] == ["mean_shape", "teacher"]
+    monkeypatch.setattr(seeds, "plots", drawn := Drawn())
+    seeds._draw(smoke_run, list(trained), test, found)
+    (name, (rows,), options), _ = drawn
+    assert name == "samples" and options["title"] == "stage teacher"
+    np.testing.assert_array_equal(rows[0]["prediction"], found.predictions["teacher"][0])
+    assert rows[0]["title"] == f"NME {100 * found.errors['teacher'][0]:.1f} %"
+
+
+def test_a_test_set_that_no_stage_can_read_is_reported_before_the_first_is_trained(tmp_path, data_dir, monkeypatch):
+    name = pairs.build("rgb", tmp_path / "files", tmp_path / "built", data_dir, count=9, sides=("rgb",))
+    monkeypatch.setattr(run_stage, "train_stages", lambda *_: pytest.fail("a training began"))
+    monkeypatch.setattr(run_stage, "prepare", lambda *_, **__: pytest.fail("the training was prepared"))
+    config = configs.load("configs/tiny.py", "smoke")
+    config.stages, config.test_dataset = ("thermal_alone", "light_alone"), name
+    with pytest.raises(InputError, match=r"No stage of this run reads a modality that .* has \(rgb\)"):
+        seeds.train(config, tmp_path / "run", data_dir=str(tmp_path / "built"))
+    assert not (tmp_path / "run").exists()
 
 
 # An odd run, for real
