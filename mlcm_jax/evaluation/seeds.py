@@ -97,7 +97,7 @@ def _draw(workdir: epath.Path, names: Sequence[str], examples: Examples, found: 
     curves = {}
     for name in names:
         # A record lacks the loss where every step since the one before it was skipped.
-        records = read_jsonl(workdir / name / "metrics.jsonl")
+        records = [record for record in read_jsonl(workdir / name / "metrics.jsonl") if "task" in record]
         curves[name] = ([record["step"] for record in records], [record["task"] for record in records])
     plots.loss_curves(workdir / "loss.png", curves)
 

@@ -99,6 +99,21 @@ def test_a_test_set_that_no_stage_can_read_is_reported_before_the_first_is_train
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("records", [[{"step": 1, "skipped": 1.0}, {"step": 2, "task": 3.0}], [{"step": 1}], []])
+def test_windows_of_skipped_steps_leave_no_point_in_the_loss_curve(tmp_path, monkeypatch, records):
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    monkeypatch.setattr(seeds, "plots", drawn := Drawn())
+    found = evaluate.Scores([{"name": "teacher"}], {"teacher": np.zeros(1)}, {"teacher": np.zeros((1, 68, 2))})
+
+    class Examples(list):
+        layout = "ibug68"
+
+    seeds._draw(tmp_path, ["teacher"], Examples([{}]), found)
+    known = [record for record in records if "task" in record]
+    assert drawn[1][1] == ({"teacher": ([record["step"] for record in known], [r["task"] for r in known])},)
+
+
 # An odd run, for real
 
 
