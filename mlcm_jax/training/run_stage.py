@@ -96,8 +96,9 @@ def prepare(
     examples = open_sets((config.dataset, *config.more_datasets), "train", **thermal)
     of_teacher = examples
     if config.teacher_dataset:
-        of_teacher = open_sets(config.teacher_dataset, "train", **options)
-    validation = open_examples(config.dataset, "val", **options) if config.keep_best else None
+        reads_thermal = config.modalities.teacher == "thermal"
+        of_teacher = open_sets(config.teacher_dataset, "train", **(thermal if reads_thermal else options))
+    validation = open_examples(config.dataset, "val", **thermal) if config.keep_best else None
     mean_shape = pipeline.mean_shape(examples, expand=config.augment.expand)
     return Run(config, epath.Path(folder), mesh, examples, of_teacher, validation, mean_shape, validate)
 

@@ -77,6 +77,16 @@ def test_the_fixed_range_differs_from_the_stretched_images(records, data_dir):
     assert np.abs(seen - crop_of(records["test"], 32)).max() > 20 / 255
 
 
+def test_students_and_thermal_teachers_train_on_these_gray_values(tmp_path, data_dir, records):
+    """Also where the teacher reads thermal images, of a dataset of its own."""
+    run = prepared(tmp_path, data_dir)
+    assert_seen(batch_with(run, "transfer", records["train"]), crop_of(records["train"], 32))
+    run = prepared(tmp_path, data_dir, teacher_dataset=DATASET, modalities={"teacher": "thermal", "student": "thermal"})
+    assert run.of_teacher is not run.examples
+    assert_seen(batch_with(run, "teacher", records["train"]), crop_of(records["train"], 32))
+    assert_seen(batch_with(run, "transfer", records["train"]), crop_of(records["train"], 32))
+
+
 def test_a_teacher_of_rgb_images_may_have_a_dataset_without_temperatures(tmp_path, data_dir, monkeypatch):
     asked = []
     opened = run_stage.open_sets
@@ -99,6 +109,12 @@ def seen(monkeypatch):
         lambda network, modality, mesh: lambda batch: batches.append(batch[modality]) or batch["landmarks"],
     )
     return batches
+
+
+def test_the_best_checkpoint_is_chosen_on_these_gray_values(tmp_path, data_dir, records, seen):
+    run = prepared(tmp_path, data_dir, keep_best=True)
+    assert evaluate.validation(run.config, MESH)(None, run.validation, "thermal") == pytest.approx(0.0, abs=1e-3)
+    assert_seen(seen[0][:1], crop_of(records["val"], 32))
 
 
 def test_runs_and_evaluate_score_on_these_gray_values(smoke_run, tmp_path, data_dir, records, seen):
