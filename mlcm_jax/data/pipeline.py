@@ -162,8 +162,8 @@ def _mean_shape(examples: Sequence[Examples], expand: float) -> np.ndarray:
         labels = [one.labels(i) for i in range(len(one))]
         points, known, boxes = (np.stack([label[name] for label in labels]) for name in ("landmarks", "known", "box"))
         u = augment.to_crop(points.astype(np.float64), boxes, expand)
-        total = total + u.sum(0)
-        count = count + np.full((known.shape[1], 1), len(known))
+        total = total + np.where(known[..., None], u, 0.0).sum(0)
+        count = count + known.sum(0)[:, None]
     if not np.any(count):
         names = " and ".join(one.name for one in examples)
         raise InputError(f"None of the landmarks in {names} is known; train on examples with labels.")

@@ -228,10 +228,30 @@ def placeholder(points, known):
     return np.where(known[:, None], points, points[known].mean(0)), known
 
 
+def test_placeholders_do_not_count_in_the_mean_shape():
+    examples = labelled([placeholder(FACE, without(1)), (FACE, ALL), placeholder(FACE, without(1, 2)), (FACE, ALL)])
+    np.testing.assert_allclose(pipeline.mean_shape([examples], expand=1.0), FACE, atol=1e-6)
+
+
+def test_mean_shape_of_several_datasets_weighs_every_known_point_alike():
+    one = labelled([(FACE + 0.1, ALL)], name="one/1.0.0")
+    two = labelled([(FACE, ALL), (FACE - 0.3, without(0))], name="two/1.0.0")
+    expected = np.where(without(0)[:, None], FACE - 0.2 / 3, FACE + 0.05)
+    np.testing.assert_allclose(pipeline.mean_shape([one, two], expand=1.0), expected, atol=1e-6)
+
+
 def test_point_that_is_known_nowhere_lies_at_the_mean_of_the_others():
     examples = labelled([placeholder(FACE, without(1)), placeholder(FACE + 0.02, without(1))])
     expected = np.where(without(1)[:, None], FACE + 0.01, FACE[without(1)].mean(0) + 0.01)
     np.testing.assert_allclose(pipeline.mean_shape([examples], expand=1.0), expected, atol=1e-6)
+
+
+def test_mean_shape_needs_a_known_landmark():
+    none = labelled([(FACE, without(0, 1, 2, 3, 4))], name="empty/1.0.0")
+    with pytest.raises(InputError, match=r"^None of the landmarks in empty/1\.0\.0 train is known; "):
+        pipeline.mean_shape([none], expand=1.0)
+    some = labelled([(FACE, without(0))])
+    assert np.isfinite(pipeline.mean_shape([none, some], expand=1.0)).all()
 
 
 def test_mean_shape_is_cached_by_content():
