@@ -141,7 +141,7 @@ def mean_shape(examples: Sequence[Examples], *, expand: float) -> np.ndarray:
         InputError: landmarks that cannot be used (see `Examples`), or none that is known.
     """
     key = (tuple(map(_content, examples)), expand)
-    if True:
+    if key not in _mean_shapes:
         _mean_shapes[key] = _mean_shape(examples, expand)
     return _mean_shapes[key].copy()
 

@@ -254,6 +254,17 @@ def test_mean_shape_needs_a_known_landmark():
     assert np.isfinite(pipeline.mean_shape([none, some], expand=1.0)).all()
 
 
+def test_mean_shape_decodes_no_image_and_is_cached(monkeypatch):
+    examples = labelled([(FACE, ALL)], name="cached/1.0.0")
+    monkeypatch.setattr(Examples, "__getitem__", lambda *_: pytest.fail("an image was read"))
+    first = pipeline.mean_shape([examples], expand=1.0)
+    monkeypatch.setattr(Examples, "labels", lambda *_: pytest.fail("labels were read again"))
+    again = pipeline.mean_shape([labelled([(FACE, ALL)], name="cached/1.0.0")], expand=1.0)
+    np.testing.assert_array_equal(first, again)
+    again[:] = 0.0  # a caller's change does not reach the cache
+    np.testing.assert_allclose(pipeline.mean_shape([examples], expand=1.0), FACE, atol=1e-6)
+
+
 def test_mean_shape_is_cached_by_content():
     one, other = labelled([(FACE, ALL)]), labelled([(FACE + 0.1, ALL)])  # of the same name
     np.testing.assert_allclose(pipeline.mean_shape([one], expand=1.0), FACE, atol=1e-6)
