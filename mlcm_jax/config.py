@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
+from mlcm_jax.console import say
 from mlcm_jax.errors import InputError, did_you_mean
 
 Decides = Literal["training", "selection", "scoring", "bookkeeping"]
@@ -250,7 +251,8 @@ def find(path: str | os.PathLike) -> Path:
     if given.is_file():
         return given
     inside = shipped() / given.name
-    if inside.is_file():
+    if given.parts == ("configs", given.name) and inside.is_file():
+        say(f"{path} does not exist in this folder; using the config that comes with the package, {inside}.")
         return inside
     known = [f"configs/{p.name}" for p in sorted(shipped().glob("*.py"))]
     raise InputError(f"There is no config file {path}; {did_you_mean(str(path), known)}")

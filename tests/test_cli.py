@@ -154,6 +154,7 @@ TRAIN = ["train", "--workdir=w", "--config=configs/tiny.py"]
         (["train", "--workdir=w"], "--config is missing"),
         (["train", "--workdir=w", "--config"], "--config is missing"),
         (["train", "--workdir=w", "--config=configs/tinny.py"], "did you mean 'configs/tiny.py'?"),
+        (["train", "--workdir=w", "--config=mine/tiny.py"], "There is no config file mine/tiny.py"),
         (["train", "--wrkdir=w"], "Did you mean"),
         (["train", "--workdir=w", "--config=configs/tiny.py:lnog"], "no variant 'lnog'"),
         (["train", "stray", *TRAIN[1:]], "stray"),

@@ -214,6 +214,31 @@ def test_a_file_of_the_users_own_comes_first(tmp_path, monkeypatch, capsys):
     assert not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("path", ["configs/tiny.py", "./configs/tiny.py"])
+def test_a_shipped_config_is_found_from_any_folder_and_that_is_reported(tmp_path, monkeypatch, capsys, path):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "configs/__init__.py", "raise RuntimeError('nobody asked for this')")
+    assert configs.load(path, "smoke").dataset == "synthetic_faces/48x48"
+    assert f"{configs.shipped() / 'tiny.py'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "my_experiments/typo/tiny.py",
+        "config/tiny.py",
+        "tiny.py",
+        "../configs/tiny.py",
+        "configs/mine/tiny.py",
+        "/tiny.py",
+    ],
+)
+def test_a_mistyped_path_never_means_the_shipped_config_of_that_name(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(write(tmp_path / "here/readme", "").parent)
+    with pytest.raises(InputError, match=f"There is no config file {path};"):
+        configs.load(path)
+
+
 def test_a_mistyped_name_is_reported_with_a_suggestion(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"did you mean 'configs/tiny\.py'\?"):
