@@ -75,7 +75,7 @@ SCHEMA: dict[str, Key] = {
     "test_split": Key(str, "test", "scoring", "split to test on, such as full or challenge"),
     "thermal_range": Key(_NUMBERS, (), "training", "(low, high) in °C mapped to 0 and 255; () for auto-gain images"),
     "layout": Key(str, "ibug68", "training", "landmarks of the networks: a layout's name, or a YAML file"),
-    "normalizer": Key(str, "box", "scoring", "normaliser of the NME: box, outer_eyes or pupils"),
+    "normalizer": Key(str, "box", "selection", "normaliser of the NME: box, outer_eyes or pupils"),
     "image_size": Key(int, 64, "training", "side of the crops in pixels"),
     "stages": Key(
         _SETS,
@@ -136,7 +136,7 @@ SCHEMA: dict[str, Key] = {
     "augment.photometric": Key(float, 1.0, "training", "strength of photometric augmentation; 0 is none"),
     "augment.occlusion": Key(float, 0.2, "training", "probability of covered patches"),
     "checkpoint_dir": Key(str, "", "training", "folder for checkpoints, such as gs://bucket/run; '' is the workdir"),
-    "checkpoint_every": Key(int, 500, "bookkeeping", "steps between checkpoints"),
+    "checkpoint_every": Key(int, 500, "selection", "steps between checkpoints"),
     "keep_best": Key(bool, False, "selection", "the checkpoint that is best on the split val counts, not the last"),
     "accept_changes": Key(bool, False, "bookkeeping", "resume although the code or the data have changed"),
     "log_every": Key(int, 20, "bookkeeping", "steps between records of metrics"),

@@ -64,6 +64,15 @@ def test_a_row_shares_only_what_none_of_its_keys_could_change(overrides, shared)
     assert rows[1].stages == ("teacher", "transfer") and rows[1].shared == shared
 
 
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_keys_that_select_checkpoints_count_where_checkpoints_are_selected(keep_best):
+    config = smoke({"none": NONE, "row": {"checkpoint_every": 9}, "other": {"log_every": 9}})
+    config.keep_best = keep_best
+    _, row, other = ablation_rows.plan(config)
+    assert row.shared == (() if keep_best else ("teacher", "transfer"))
+    assert other.shared == ("teacher", "transfer")
+
+
 @pytest.mark.parametrize(
     "rows, ablation, message",
     [

@@ -112,6 +112,13 @@ def test_which_keys_a_trained_network_depends_on(stage, key, expected):
     assert stages.reads(stage, base(), key) is expected
 
 
+def test_with_keep_best_the_normaliser_and_the_checkpoints_decide_the_network():
+    config = base()
+    config.keep_best = True
+    assert stages.reads("teacher", config, "normalizer") and stages.reads("teacher", config, "checkpoint_every")
+    assert not stages.reads("teacher", config, "log_every")
+
+
 def test_stages_with_all_that_they_need_come_in_the_order_of_training():
     assert stages.with_required(["compress"], base()) == ("teacher", "transfer", "compress")
     assert stages.with_required(["kd", "thermal_alone"], base()) == ("teacher", "tolerant", "thermal_alone", "kd")

@@ -39,6 +39,16 @@ def test_bookkeeping_and_scoring_may_differ_but_nothing_else(tmp_path):
         claim(tmp_path, config, DATA)
 
 
+@pytest.mark.parametrize("key, value", [("normalizer", "outer_eyes"), ("checkpoint_every", 3)])
+def test_what_selects_the_best_network_may_not_differ_where_the_best_is_kept(tmp_path, key, value):
+    config = base()
+    config.keep_best = True
+    claim(tmp_path, config, DATA)
+    config[key] = value
+    with pytest.raises(InputError, match=rf"config\.{key}: .* there, {value} now"):
+        claim(tmp_path, config, DATA)
+
+
 def test_checking_a_work_directory_writes_nothing(tmp_path):
     config = base()
     check_config(tmp_path / "w", config)
