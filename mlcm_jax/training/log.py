@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from mlcm_jax.console import console
+from mlcm_jax.training import distributed
 
 
 def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def open_writer(directory: epath.PathLike, *, resume_step: int) -> Iterator[Call
         directory: of the stage; made if it is missing.
         resume_step: the step at which the stage starts.
     """
-    if console.quiet:
+    if not distributed.is_main():
         yield lambda step, scalars: None
         return
     directory = epath.Path(directory)

@@ -2,6 +2,8 @@
 
 import json
 
+from mlcm_jax.console import console
+from mlcm_jax.training import distributed
 from mlcm_jax.training.log import open_writer, read_jsonl
 
 
@@ -29,3 +31,17 @@ def test_tensorboard_events_are_written_when_installed(tmp_path):
         write(1, {"loss": 3.0})
     events = list((tmp_path / "tensorboard").glob("events*"))
     assert events and events[0].stat().st_size > 0
+
+
+def test_only_the_main_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    with open_writer(tmp_path / "w", resume_step=0) as write:
+        write(1, {"loss": 3.0})
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_silent_console_drops_no_metrics(tmp_path, monkeypatch):
+    monkeypatch.setattr(console, "quiet", True)
+    with open_writer(tmp_path, resume_step=0) as write:
+        write(1, {"loss": 3.0})
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 3.0}]
