@@ -158,7 +158,7 @@ def _stage_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
     if not asked:
         raise InputError(f"{workdir / 'config.json'} names no stages; restore it, or use another work directory.")
     finished = [path.parent.name for path in workdir.glob(f"*/{stored.CARD}")]
-    stage = stage or "compress"
+    stage = stage or asked[-1]
     if stage in finished:
         return workdir / stage
     if stage not in asked:

@@ -15,7 +15,7 @@ from mlcm_jax.data import augment
 from mlcm_jax.data.examples import open_examples
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import evaluate, pseudo_labels
-from mlcm_jax.inference.predictor import Predictor
+from mlcm_jax.inference.predictor import Predictor, predict_files
 from mlcm_jax.models import stored
 from mlcm_jax.training import run_stage, sharding, stages, workdir
 
@@ -146,6 +146,16 @@ def crops(monkeypatch):
         Predictor, "predict_crops", lambda self, images: shown.append(np.asarray(images)) or predict(self, images)
     )
     return shown
+
+
+def test_predict_shows_these_gray_values(tmp_path, records, crops):
+    stored_runs.write(tmp_path / "run", stored_runs.card(thermal_range=(LOW, HIGH)))
+    record = records["test"]
+    np.save(tmp_path / "a.npy", record["celsius"].reshape(48, 48).astype(np.float32) / 100 - 273.15)
+    box = ",".join(map(str, record["box"].tolist()))
+    predict_files([str(tmp_path / "a.npy")], model=str(tmp_path / "run"), box=box, out=str(tmp_path / "out"))
+    wanted = crop_of(record, 32, expand=1.25)
+    assert_seen(crops[0], np.concatenate([wanted, wanted[:, :, ::-1]]))
 
 
 def test_label_shows_these_gray_values(tmp_path, data_dir, records, crops):

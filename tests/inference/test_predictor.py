@@ -14,6 +14,7 @@ from mlcm_jax import landmarks
 from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference.predictor import Predictor, predict_files
+from mlcm_jax.models import stored
 from mlcm_jax.synthetic import generate
 
 LAYOUT = landmarks.get("ibug68")
@@ -58,6 +59,35 @@ def brightest(crops):
         v, u = np.mgrid[: crop.shape[0], : crop.shape[1]] + 0.5
         found.append([(u * crop).sum() / crop.sum() / crop.shape[1], (v * crop).sum() / crop.sum() / crop.shape[0]])
     return np.repeat(np.asarray(found, np.float32)[:, None], LAYOUT.count, axis=1)
+
+
+@pytest.mark.parametrize("box", [(10, 6, 30, 40), (-4, 2, 40.5, 30), (31, 20, 25, 50)])
+def test_landmarks_come_in_pixels_of_the_image(tmp_path, monkeypatch, box):
+    """Crop, mirrored crop and the way back, with a dot whose place is known."""
+    stored_runs.write(tmp_path, stored_runs.card())
+    predictor = Predictor(tmp_path)
+    monkeypatch.setattr(predictor, "predict_crops", brightest)
+    for x, y in [(33, 30), (32, 27)]:
+        v, u = np.mgrid[:60, :70]
+        image = (255 * np.exp(-((u - x) ** 2 + (v - y) ** 2) / 12)).round().astype(np.uint8)
+        points, scores = predictor(image, [box])
+        assert points.shape == (1, 68, 2) and points.dtype == scores.dtype == np.float32
+        np.testing.assert_allclose(points[0], np.tile([x, y], (68, 1)), atol=0.03)
+        np.testing.assert_allclose(scores, [1.0], atol=0.01)
+
+
+def test_a_prediction_is_the_mean_over_the_crop_and_its_mirror_image(tmp_path, monkeypatch):
+    stored_runs.write(tmp_path, stored_runs.card())
+    predictor = Predictor(tmp_path)
+    rng = np.random.default_rng(0)
+    plain, mirrored = rng.random((68, 2)), rng.random((68, 2))
+    monkeypatch.setattr(predictor, "predict_crops", lambda crops: np.stack([plain, mirrored]))
+    # A box of 32 x 32 with expand 1.25 is a crop of 40 pixels around (26, 26): x = 26 + 40 (u - 1/2).
+    points, scores = predictor(np.zeros((60, 60), np.uint8), [(10, 10, 32, 32)])
+    back = np.stack([1 - mirrored[LAYOUT.flip, 0], mirrored[LAYOUT.flip, 1]], axis=1)
+    np.testing.assert_allclose(points[0], 6 + 40 * (plain + back) / 2, atol=1e-3)
+    apart = np.linalg.norm(plain - back, axis=1).mean()
+    np.testing.assert_allclose(scores, [1 / (1 + apart / 0.05)], rtol=1e-5)
 
 
 def test_predictions_follow_the_image_and_not_the_mean_shape_alone(predictor, face):
@@ -112,6 +142,29 @@ def test_bad_boxes_are_reported(predictor, face, boxes, message):
 
 
 # Whose network
+
+
+def test_the_last_stage_of_the_run_predicts_unless_another_is_named(tmp_path):
+    """Runs of KD-Loss and STAR have no stage called compress."""
+    cards = [stored_runs.card(stage, modality="rgb") for stage in ("teacher", "light_alone", "kd")]
+    stored_runs.write(tmp_path, *cards)
+    assert Predictor(tmp_path).card.stage == "kd"
+    assert Predictor(tmp_path, stage="teacher").card.stage == "teacher"
+
+
+def test_a_stage_that_is_unknown_or_unfinished_is_reported(tmp_path):
+    stored_runs.write(tmp_path, stored_runs.card("teacher"), stages=("teacher", "transfer"))
+    (tmp_path / "transfer" / "checkpoints").mkdir(parents=True)
+    unfinished = f"Stage transfer of {tmp_path} is not finished; run the training command again to finish it."
+    for stage in (None, "transfer"):
+        with pytest.raises(InputError) as told:
+            Predictor(tmp_path, stage=stage)
+        assert str(told.value) == unfinished
+    with pytest.raises(InputError, match=r"has no stage 'tranfser'; did you mean 'transfer'\?"):
+        Predictor(tmp_path, stage="tranfser")
+    (tmp_path / "teacher" / stored.WEIGHTS).unlink()
+    with pytest.raises(InputError, match=rf"The weights .*{stored.WEIGHTS} are missing; train stage teacher again\."):
+        Predictor(tmp_path, stage="teacher")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"stages": []}', "not json"])
@@ -249,3 +302,14 @@ def test_a_network_for_thermal_images_is_shown_gray_and_one_for_rgb_colours(tmp_
         for name in ("gray8.png", "gray16.png", "celsius.npy", "colour.jpg"):
             image, _ = predictor.prepared(image_file.read_image(str(folder / name)))
             assert image.shape == shape and image.dtype == np.uint8
+
+
+def test_temperatures_are_shown_in_the_range_of_the_training(tmp_path):
+    stored_runs.write(tmp_path, stored_runs.card(thermal_range=(20.0, 40.0)))
+    predictor = Predictor(tmp_path)
+    celsius = np.array([[10.0, 20.0], [30.0, 50.0], [np.nan, 40.0]], np.float32)
+    found, note = predictor.prepared(image_file.ImageFile(celsius, "float", "a.npy"))
+    np.testing.assert_array_equal(found, [[0, 0], [128, 255], [0, 255]])
+    assert note == ""
+    with pytest.raises(InputError, match=r"b\.png holds no temperatures"):
+        predictor.prepared(image_file.ImageFile(np.zeros((2, 2), np.uint8), "gray8", "b.png"))
