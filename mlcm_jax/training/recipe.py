@@ -352,7 +352,7 @@ def optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformat
         return optax.adamw(
             schedule(rate, train, total_steps),
             weight_decay=train.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            mask=functools.partial(jax.tree_util.tree_map_with_path, lambda path, _: path[-1].key in _DECAYED),
         )
 
     def part(path: tuple, _: Any) -> str:

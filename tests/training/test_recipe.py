@@ -335,6 +335,26 @@ MODELS = [
 
 
 @OPTAX
+@pytest.mark.parametrize("model", MODELS, ids=[model["name"] for model in MODELS])
+def test_only_kernels_decay(model):
+    """Not biases, scales, SwinV2's temperatures, nor the places in u and the temperature of a heatmap head."""
+    config = configs.base()
+    config.train.update({"lr": 1.0, "weight_decay": 0.5, "clip": 0.0, "warmup": 0.0})
+    tx = recipes.optimizer(config, 100)
+    shape = np.full((5, 2), 0.5, np.float32)
+    make = functools.partial(networks.create, model, num_landmarks=5, key=jax.random.key(0), mean_shape=shape)
+    params = states.trainable(make(), {"to_teacher": jnp.ones((2, 2)), "to_student": jnp.ones((2, 2))})
+    params = jax.tree.map(jnp.ones_like, params)
+    updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    seen = set()
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        name = path[-1].key
+        seen.add(name)
+        assert (np.asarray(update) < 0).all() == (name in ("kernel", "to_teacher", "to_student")), path
+    assert {"kernel", "bias"} < seen
+
+
+@OPTAX
 def test_heads_move_at_their_own_rate():
     """Head, backbone and adapter against AdamW run by hand on each of them."""
     config = configs.base()
