@@ -108,7 +108,7 @@ class Examples(Sequence):
             return dict(self._cache[index])
         example = self._read(index)
         size = sum(value.nbytes for value in example.values())
-        if size + sum(self._taken) <= MEMORY.free:
+        if MEMORY.take(size):
             self._cache[index] = example
             self._taken.append(size)
         return dict(example)

@@ -1,5 +1,7 @@
 """Examples: what is on disk comes out unchanged, labels keep their meaning in another layout, memory has a limit."""
 
+import gc
+
 import numpy as np
 import pytest
 from made import MadeBuilder, face, png
@@ -197,6 +199,28 @@ def test_thermal_range_does_not_concern_rgb_datasets():
 
 def size_of(example):
     return sum(value.nbytes for value in example.values())
+
+
+def test_memory_of_decoded_examples_is_one_budget_for_all_datasets(memory):
+    def dataset(name):
+        return Examples(MadeBuilder({"train": numbered(0, 4)}, name=name), "train", "tfw5")
+
+    one, two = dataset("one/1.0.0"), dataset("two/1.0.0")
+    size = size_of(one.labels(0)) + 81
+    budget = memory(5 * size)
+    for example in (*one, *two):
+        assert size_of(example) == size
+    assert (len(one._cache), len(two._cache)) == (4, 1) and budget.free == 0
+    assert [int(example["thermal"][0, 0, 0]) for example in two] == [0, 1, 2, 3]  # those without room are read again
+
+
+def test_memory_is_given_back_when_a_dataset_is_dropped(memory):
+    budget = memory(10**6)
+    examples = Examples(MadeBuilder({"train": numbered(0, 3)}), "train", "tfw5")
+    assert len(list(examples)) == 3 and budget.free < 10**6
+    del examples
+    gc.collect()
+    assert budget.free == 10**6
 
 
 def test_changing_an_example_leaves_the_kept_one_alone(memory):
