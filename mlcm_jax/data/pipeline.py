@@ -23,6 +23,7 @@ from mlcm_jax import landmarks
 from mlcm_jax.data import augment, photometric
 from mlcm_jax.data.examples import MODALITIES, Examples
 from mlcm_jax.errors import InputError
+from mlcm_jax.synthetic.workers import available_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _augmented(
 
 
 def _read_options(threads: int = 0) -> grain.ReadOptions:
-    threads = threads or 2
+    threads = threads or min(16, max(2, available_cores()))
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
 

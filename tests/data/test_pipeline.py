@@ -143,6 +143,13 @@ def test_iterating_from_a_step_gives_the_batches_from_that_step_on(batches):
             assert_equal(next(source), batches()[step])
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (6, 6), (96, 16)])
+def test_loader_threads_follow_the_cores(monkeypatch, cores, threads):
+    monkeypatch.setattr(pipeline, "available_cores", lambda: cores)
+    assert pipeline._read_options().num_threads == threads
+    assert pipeline._read_options(5).num_threads == 5
+
+
 @pytest.fixture
 def opencv_threads():
     """OpenCV works with three threads during the test."""
