@@ -96,8 +96,12 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Itera
         start: the first step, from 0.
         threads: how many; 0: one for each core, at least 2 and at most 16.
     """
+    before = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    yield iter(dataset[start:].to_iter_dataset(_read_options(threads)))
+    try:
+        yield iter(dataset[start:].to_iter_dataset(_read_options(threads)))
+    finally:
+        cv2.setNumThreads(before)
 
 
 def eval_batches(

@@ -159,6 +159,23 @@ def opencv_threads():
     cv2.setNumThreads(before)
 
 
+def test_opencv_has_one_thread_only_while_batches_are_read(batches, opencv_threads):
+    dataset = batches()
+    assert cv2.getNumThreads() == 3
+    with pipeline.iterate(dataset, 0) as source:
+        next(source)
+        assert cv2.getNumThreads() == 1
+    assert cv2.getNumThreads() == 3
+    with pytest.raises(KeyError), pipeline.iterate(dataset, 0) as source:
+        raise KeyError
+    assert cv2.getNumThreads() == 3
+    for _ in range(2):  # left early
+        with pipeline.iterate(dataset, 0) as source:
+            for _ in source:
+                break
+        assert cv2.getNumThreads() == 3
+
+
 @pytest.mark.parametrize("batch_size", [5, 8, 1000])
 def test_evaluation_sees_every_example_once_and_maps_back_to_original_pixels(examples, batch_size):
     found = list(pipeline.eval_batches(examples, CROP, batch_size=batch_size))
