@@ -8,13 +8,11 @@ is never used: the last whole one before it is, and a message says so.
 import errno
 import functools
 import gc
-import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +23,6 @@ from jax.experimental import multihost_utils
 from mlcm_jax.errors import InputError
 
 Manager = ocp.CheckpointManager
-absl.logging.set_verbosity(absl.logging.FATAL)
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:

@@ -1,5 +1,8 @@
 """Checkpoints on disk: exact, never half, never wrong."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,3 +156,18 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
         checkpoint.open_manager(tmp_path / "file" / "checkpoints")
+
+
+def test_importing_leaves_the_logging_of_other_libraries_alone():
+    """A program that uses the package keeps its own settings; the command alone silences libraries."""
+    code = """if True:
+        import logging, sys
+        import absl.logging
+        levels = lambda: (logging.getLogger("asyncio").level, absl.logging.get_verbosity(), logging.root.level)
+        before, hook = levels(), sys.unraisablehook
+        import mlcm_jax.cli, mlcm_jax.training.run_stage, mlcm_jax.evaluation.ablation
+        assert levels() == before, (levels(), before)
+        assert sys.unraisablehook is hook
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
