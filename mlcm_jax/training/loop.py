@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -161,6 +162,8 @@ def _interrupts() -> Iterator[Callable[[], int]]:
             signal.raise_signal(signal.SIGTERM)
 
     caught = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        caught = ()
     previous = {number: signal.signal(number, note) for number in caught}
     try:
         yield stop

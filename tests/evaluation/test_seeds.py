@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import jax
 import numpy as np
 import pairs
@@ -10,9 +11,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from mlcm_jax import config as configs
+from mlcm_jax.data import pipeline
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import evaluate, seeds
+from mlcm_jax.models import stored
 from mlcm_jax.training import run_stage, sharding, workdir
+from mlcm_jax.training.log import read_jsonl
 
 # The table of several seeds
 
@@ -149,3 +153,70 @@ def odd_run(tmp_path_factory, data_dir):
         with ThreadPoolExecutor(1) as pool:
             results = pool.submit(train, config, folder, data_dir=str(data_dir)).result()
     return folder, config, results
+
+
+def test_a_run_trains_on_a_thread_to_its_table_and_plots(odd_run):
+    folder, _, results = odd_run
+    assert [row["name"] for row in results["rows"]] == ["mean_shape", "teacher", "transfer"]
+    assert json.loads((folder / "results.json").read_text()) == results and results["split"] == "val"
+    for name in ("samples.png", "ced.png", "loss.png"):
+        assert cv2.imread(str(folder / name)) is not None
+    assert stored.load(folder / "transfer")[1].thermal_range == (20.0, 40.0)
+    assert stored.load(folder / "teacher")[1].thermal_range == ()
+
+
+def test_a_skipped_step_is_logged_without_a_loss_and_its_examples_are_noted(odd_run):
+    folder = odd_run[0]
+    records = read_jsonl(folder / "teacher" / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert ["task" in record for record in records] == [True, False, True, True]
+    assert [record["skipped"] for record in records] == [0.0, 1.0, 1.0, 1.0]
+    (noted,) = json.loads((folder / "teacher" / "skipped.json").read_text())
+    assert noted["step"] == 2 and len(noted["examples"]) == 8
+
+
+def test_each_stage_trains_on_the_datasets_that_are_named_for_it(odd_run, data_dir):
+    folder, config, _ = odd_run
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    run = run_stage.prepare(config, folder, data_dir=str(data_dir), mesh=mesh, validate=lambda *_: 0.0)
+
+    def drawn(stage):
+        members = [pipeline.members(run.examples_of(stage), run_stage._order(run, stage), step) for step in range(40)]
+        return [one["dataset"] for batch in members for one in batch]
+
+    (large, small), (own,), of_student = run.examples, run.of_teacher, drawn("transfer")
+    assert "48x48" in large.name and own.name == small.name != large.name and "16x48" in small.name
+    assert set(drawn("teacher")) == {own.name}
+    # The student draws from the two datasets in proportion 1 to 3, whatever their sizes.
+    assert set(of_student) == {large.name, small.name} and 0.68 < np.mean(np.equal(of_student, small.name)) < 0.82
+    # And the mean shape is that of both.
+    labels = [one.labels(i) for one in run.examples for i in range(len(one))]
+    u = [(e["landmarks"] - (e["box"][:2] + e["box"][2:] / 2)) / (1.1 * e["box"][2:].max()) + 0.5 for e in labels]
+    np.testing.assert_allclose(run.mean_shape, np.mean(u, axis=0), atol=1e-5)
+    # The noted examples of the skipped step are those that the teacher was shown.
+    (noted,) = json.loads((folder / "teacher" / "skipped.json").read_text())
+    assert {one["dataset"] for one in noted["examples"]} == {own.name}
+    assert set(json.loads((folder / "origin.json").read_text())["data"]) == {
+        large.name,
+        small.name,
+        run.validation.name,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("normalizer", "outer_eyes"), ("checkpoint_every", 3), ("keep_best", False)]
+)
+def test_what_chooses_the_best_network_may_not_change_when_a_run_goes_on(odd_run, key, value):
+    folder, config, _ = odd_run
+    workdir.check_config(folder, config)
+    changed = config.copy_and_resolve_references()
+    configs.put(changed, key, value)
+    with pytest.raises(InputError, match=rf"config\.{key}: .* there, {value} now"):
+        workdir.check_config(folder, changed)
+
+
+@pytest.mark.parametrize(("key", "value"), [("normalizer", "outer_eyes"), ("checkpoint_every", 2), ("log_every", 5)])
+def test_keys_of_scoring_and_bookkeeping_may_change_where_nothing_is_chosen(smoke_run, key, value):
+    changed = configs.load("configs/tiny.py", "smoke")
+    configs.put(changed, key, value)
+    workdir.check_config(smoke_run, changed)

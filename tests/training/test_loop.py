@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -102,3 +103,20 @@ def test_more_of_them_than_allowed_stop_the_run(tmp_path, data_dir, poisoned):
     config.log_every, config.max_skipped = 4, 1
     with pytest.raises(InputError, match=r"skipped 2 steps up to step 8 \(the loss was nan; 1 are allowed\)"):
         train(config, tmp_path, data_dir=str(data_dir))
+
+
+def test_a_stage_trains_outside_the_main_thread(tmp_path, data_dir):
+    """Signals can be handled by the main thread alone; a notebook's or a server's worker trains without."""
+    config, found = teacher_alone(), []
+    config.steps.teacher = 2
+
+    def work():
+        try:
+            found.append(train(config, tmp_path, data_dir=str(data_dir)))
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(300)
+    assert [row["name"] for row in found[0]["rows"]] == ["mean_shape", "teacher"]
