@@ -1,7 +1,7 @@
 """Facial landmarks in thermal images, and cross-modal knowledge distillation, in JAX and Flax.
 
-The public names are imported when they are first used, so that `import mlcm_jax` takes no time and the loss alone needs
-nothing but jax.
+The public names are imported when they are first used, so that `import mlcm_jax` takes no time and `dikd` can be used
+where only jax is installed.
 """
 
 import importlib
@@ -9,18 +9,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {"Predictor": "mlcm_jax.inference.predictor"} | {
+_MODULES = {"Predictor": "mlcm_jax.inference.predictor"} | {
     name: f"mlcm_jax.{name}" for name in ("dikd", "landmarks", "losses", "metrics", "models")
 }
 __all__ = ["Predictor", "__version__", "dikd", "landmarks", "losses", "metrics", "models"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_HOMES[name])
+    module = importlib.import_module(_MODULES[name])
     return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

@@ -2,8 +2,8 @@
 
 One convention holds everywhere: pixel centres are integers, and for an image of side S `u = (x + 0.5) / S`. So u = 0
 and u = 1 are the *edges* of the image, a mirror image is `1 - u`, and cell i of a heatmap with W cells sits at
-`(i + 0.5) / W` whatever W is. A decoder that forgets the half pixel is wrong by half a cell, and no round trip shows
-it.
+`(i + 0.5) / W` whatever W is. A decoder that forgets the half pixel is wrong by half a cell, and no test of a round
+trip shows it.
 """
 
 import functools
@@ -62,8 +62,8 @@ def expectation(weights: ArrayLike, *, floor: float = 0.0) -> jax.Array:
 
     Args:
         weights: float [B, h, w, K], nonnegative.
-        floor: sums below it are not normalised further, and the missing mass counts as lying in the middle. This bounds
-            the gradient, which is one over a map's sum, and changes nothing for maps with a larger sum.
+        floor: a map with a smaller sum is divided by `floor` instead, and the missing mass counts as lying in the
+            middle. This bounds the gradient, which is proportional to one over the divisor. Other maps do not change.
 
     Returns:
         float [B, K, 2].
@@ -71,8 +71,8 @@ def expectation(weights: ArrayLike, *, floor: float = 0.0) -> jax.Array:
     weights = jnp.asarray(weights)
     _, height, width, _ = weights.shape
     total = weights.sum(axis=(1, 2))  # [B, K]
-    some = total > floor
-    scale = jnp.where(some, 1.0, 1.0 / floor if floor else 0.0) / jnp.where(some, total, 1.0)
+    enough = total > floor
+    scale = jnp.where(enough, 1.0, 1.0 / floor if floor else 0.0) / jnp.where(enough, total, 1.0)
     exact = jax.lax.Precision.HIGHEST  # TF32 on a GPU would cost a thousandth of the image.
     x, y = (cell_centres(count, weights.dtype) - 0.5 for count in (width, height))
     x = jnp.einsum("bwk,w->bk", weights.sum(axis=1), x, precision=exact) * scale
@@ -98,11 +98,11 @@ def decompose(
     Args:
         heatmaps: float [B, H, W, K], nonnegative, of any sum.
         target: float [B, K, 2] in u.
-        eps: the variance below which a map counts as a point; see above.
+        eps: a small variance; it enters only the bound for round maps, see above.
         grid: "cells", in which our heads decode: cell i sits at u = (i + 0.5) / W. "published", the one of STAR's code:
             cell i sits at 2 i / (W - 1) - 1 and the target at 2 u - 1, two axes that differ by the factor (W - 1) / W.
             Its lengths are about twice, its variances about four times those of "cells".
-        floor: sum below which a map is not normalised further; the missing mass counts as lying in the middle.
+        floor: see `expectation`.
 
     Returns:
         (error float32 [B, K, 2], variance float32 [B, K, 2] >= 0), both with the long axis first, in units of the grid.
@@ -145,7 +145,7 @@ def decompose(
 
 
 def _axis(u: jax.Array, count: int, grid: str, like: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cells [1, count, 1] and target [B, K] along one axis, from the middle of the image, in units of the grid."""
+    """Cells [1, count, 1] and target [B, K] on one axis, measured from the middle of the image in units of the grid."""
     u = u.astype(like.dtype)
     cells = (cell_centres(count, like.dtype) - 0.5).reshape(1, -1, 1)
     if grid == "cells":
@@ -159,11 +159,11 @@ def _axis(u: jax.Array, count: int, grid: str, like: jax.Array) -> tuple[jax.Arr
 
 @functools.cache
 def _resize_matrix(drawn: int, size: int) -> np.ndarray:
-    """float32 [size, drawn]: bilinear resampling of one axis between pixel centres, without a blur before it.
+    """float32 [size, drawn]: bilinear resampling of one axis between pixel centres, without anti-aliasing.
 
     `jax.image.resize` of the identity gives the same, after half a second of compilation.
     """
-    from scipy import interpolate  # Only drawing needs it, and it takes a quarter of a second.
+    from scipy import interpolate  # Only drawing needs it, and the import takes a quarter of a second.
 
     x = np.clip((np.arange(size) + 0.5) * drawn / size - 0.5, 0, drawn - 1)
     return interpolate.make_interp_spline(np.arange(drawn), np.eye(drawn), k=1)(x).astype(np.float32)
@@ -177,9 +177,9 @@ def _check_drawn(size: int, drawn: int) -> None:
 def point_maps(points: ArrayLike, size: int = 64, drawn: int = 256, sigma: float = 1.5) -> jax.Array:
     """P* of arXiv 2404.06029: Gaussians drawn on `drawn` x `drawn` pixels, then resized bilinearly to `size` x `size`.
 
-    Both steps are separable, so the drawing is never made in full. As in the published code, resizing reads 2 x 2 drawn
-    pixels per cell; with sigma 1.5 the highest cell therefore depends on where in its cell the landmark lies (0.19 to
-    0.9). Unlike there, a Gaussian is centred on the landmark itself and not on the nearest drawn pixel.
+    Both steps are separable, so the full drawing is never computed. As in the published code, resizing reads 2 x 2
+    drawn pixels per cell; with sigma 1.5 the maximum of a map therefore depends on where in its cell the landmark lies
+    (0.19 to 0.9). Unlike there, a Gaussian is centred on the landmark itself and not on the nearest drawn pixel.
 
     Args:
         points: float [B, K, 2] in u.
@@ -200,11 +200,11 @@ def point_maps(points: ArrayLike, size: int = 64, drawn: int = 256, sigma: float
 
 
 def edge_chains(layout: str | landmarks.Layout, *, closed: Sequence[str] = ()) -> tuple[tuple[int, ...], ...]:
-    """The lines that a layout draws, as landmarks in order, sorted; a closed line repeats its first landmark.
+    """The lines of a layout, each a tuple of landmarks in order; a closed line repeats its first landmark.
 
-    The pairs in `layout.edges` may stand in any order and direction. An open line runs from its lower end, a closed one
-    from its lowest landmark towards the lower of the two neighbours. For ibug68, jaw, brows, nose bridge and nose base
-    are open, eyes and lips closed.
+    The lines are sorted. The pairs in `layout.edges` may have any order and direction. An open line runs from its end
+    with the lower index, a closed one from its lowest index towards the lower of the two neighbours. For ibug68, jaw,
+    brows, nose bridge and nose base are open, eyes and lips closed.
 
     Args:
         layout: name, or the layout itself.
@@ -238,7 +238,7 @@ def edge_chains(layout: str | landmarks.Layout, *, closed: Sequence[str] = ()) -
 
 
 def _walk(start: int, neighbours: dict[int, set[int]], groups: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """Follows edges from a landmark until it is reached again or none is left, and takes them out of `neighbours`."""
+    """Follows edges from `start` until it is reached again or no edge is left; removes them from `neighbours`."""
     chain = [start]
     while neighbours[chain[-1]] and (len(chain) == 1 or chain[-1] != start):
         before, here = chain[-2:][0], chain[-1]
@@ -265,30 +265,31 @@ def membership(chains: Chains, count: int) -> np.ndarray:
 
 
 def edge_weights(chains: Chains, weights: ArrayLike) -> jax.Array:
-    """The weight of each edge, [B, E]: that of its least landmark. `weights` are float or bool [B, K]."""
+    """The weight of each edge, [B, E]: the smallest of its landmarks' `weights`, float or bool [B, K]."""
     weights = jnp.asarray(weights)
     return jnp.stack([weights[:, list(chain)].min(-1) for chain in chains], -1)
 
 
 def _splines(points: jax.Array, chains: Chains, pieces: int) -> tuple[jax.Array, np.ndarray]:
-    """Places along the cubic spline through the landmarks of each chain, `pieces` from landmark to landmark.
+    """Points along the cubic spline through the landmarks of each chain, `pieces` of them per chord.
 
-    The parameter of a spline is the length of its chords; ends are natural, or periodic for a closed chain. All chords
-    of all chains are computed at once.
+    A chord joins two consecutive landmarks. The parameter of a spline is the length of its chords; ends are natural, or
+    periodic for a closed chain. All chords of all chains are computed at once.
 
     Args:
         points: float [B, K, 2].
         chains: E tuples of landmarks.
-        pieces: between two landmarks.
+        pieces: number of points per chord.
 
     Returns:
-        (float [B, 2, N], float32 [E, N, S]), whose product over N is the S places of each chain; shorter chains repeat
-        their end.
+        (float [B, 2, N], float32 [E, N, S]), whose product over N is the S points of each chain; shorter chains repeat
+        their last point.
     """
     first, last = (np.concatenate([chain[part] for chain in chains]) for part in (slice(-1), slice(1, None)))
     chords = np.split(np.arange(len(first)), np.cumsum([len(chain) - 1 for chain in chains])[:-1])
     before, after = (np.concatenate([np.roll(own, shift) for own in chords]) for shift in (1, -1))
-    # An open chain has no bend in its first landmark, which also stands for the one in its last.
+    # The second derivative is 0 at both ends of an open chain. That of its first landmark also serves as that of its
+    # last one, to which `after` wraps around.
     closed = [len(chain) > 2 and chain[0] == chain[-1] for chain in chains]
     bends = np.concatenate([(own > own[0]) | circle for own, circle in zip(chords, closed, strict=True)])
 
@@ -301,8 +302,8 @@ def _splines(points: jax.Array, chains: Chains, pieces: int) -> tuple[jax.Array,
         return jnp.where(bends[None, None], rest / (2 * (step[..., before] + step)), 0.0)
 
     # The second derivatives m solve step[i-1] m[i-1] + 2 (step[i-1] + step[i]) m[i] + step[i] m[i+1] = 6 (slope[i] -
-    # slope[i-1]). The diagonal weighs twice the rest of its row, so that each sweep at least halves the error,
-    # and no linear solver is needed, which a mesh may not split along the batch.
+    # slope[i-1]). The diagonal is twice the sum of the rest of its row, so each sweep at least halves the error. Unlike
+    # a linear solver, sweeps can always be sharded along the batch.
     m = jax.lax.fori_loop(0, 24, sweep, jnp.zeros_like(y))
     parts = jnp.concatenate([y, z, m * step**2 / 6, m[..., after] * step**2 / 6], axis=-1)
 
@@ -327,10 +328,10 @@ def edge_maps(
     """E* of arXiv 2404.06029: lines through the landmarks of each edge, drawn anti-aliased, then resized bilinearly.
 
     The published code draws with OpenCV; this equivalent runs on the device, under jit. A drawn pixel at distance d (in
-    drawn pixels) from the line has the intensity clip((thickness + 1) / 2 - d, 0, 1). As theirs, the line is a polyline
-    of five pieces from landmark to landmark, along the cubic spline over the length of the chords. Only the 2 x 2 drawn
-    pixels per cell that resizing reads are computed, one edge after the other. Being targets, the maps carry no
-    gradient.
+    drawn pixels) from the line has the intensity clip((thickness + 1) / 2 - d, 0, 1). As in the published code, the
+    line is a polyline of five pieces from landmark to landmark, along the cubic spline over the length of the chords.
+    Only the 2 x 2 drawn pixels per cell that resizing reads are computed, one edge after the other. Being targets, the
+    maps carry no gradient.
 
     Args:
         points: float [B, K, 2] in u.
@@ -353,7 +354,7 @@ def edge_maps(
     if not chains:
         return jnp.zeros((batch, size, size, 0), jnp.float32)
     parts, basis = _splines(points * drawn - 0.5 + shift, chains, pieces=5)
-    # The drawn pixels that some cell reads, and how much each of them counts for it.
+    # The drawn pixels that cells read, and their weights in every cell.
     resize = _resize_matrix(drawn, size)
     used = np.flatnonzero(resize.any(axis=0))
     taps = jnp.asarray(resize[:, used])

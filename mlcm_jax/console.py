@@ -1,4 +1,4 @@
-"""What the user sees while a command runs."""
+"""Output on the console while a command runs: lines of text and a progress bar."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,7 +16,14 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def progress(title: str, *, total: int, start: int, unit_size: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar over `total` steps of `unit_size` images each; yields `advance(step, text)`."""
+    """Shows a progress bar; yields `advance(step, text)`, which moves it to a step and shows a text beside it.
+
+    Args:
+        title: the text before the bar.
+        total: number of steps.
+        start: number of steps that are already done.
+        unit_size: number of images in a step, from which the speed is computed.
+    """
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(),

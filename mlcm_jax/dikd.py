@@ -1,11 +1,11 @@
 """Dual-Injected Knowledge Distillation (MLCM-KD, arXiv 2510.11128): arrays and two heads in, one loss per example out.
 
 Forward injection (FI) feeds the teacher's features through the student's head, reverse injection (RI) the student's
-features through the teacher's frozen head. This file knows neither the task loss nor the networks, and needs jax
-alone.
+features through the teacher's frozen head. The functions depend neither on the task loss nor on the networks, and need
+no library but jax.
 
-A head is a pair `(apply, params)` with `apply(params, features) -> [B, K, 2]`. What the paper leaves open is inferred
-here; see `reverse_target`, `decay` and the docstrings.
+A head is a pair `(apply, params)` with `apply(params, features) -> [B, K, 2]`. Details that the paper leaves open are
+marked as inferred; see `reverse_target` and `decay`.
 """
 
 from collections.abc import Callable
@@ -22,30 +22,31 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def masked_mean(values: ArrayLike, weights: ArrayLike | None = None) -> jax.Array:
-    """The mean of each example, over all axes but the batch; every loss here and in the training step reduces by it.
+    """Weighted mean of each example over all axes but the batch.
 
-    It lives in this file because this file has to work with jax alone.
+    All losses, here and in the training step, are reduced by this function. It is defined here and not in `losses`
+    because this file must work with jax alone.
 
     Args:
         values: float [B, ...].
-        weights: float or bool of a shape that leads that of `values`, such as [B] or [B, K]; None weighs all alike.
-            Where a weight is 0, the value may be NaN and reaches neither the result nor the gradient. Only the ratios
-            of an example's weights matter, however small they are.
+        weights: float or bool, whose shape is a prefix of that of `values`, such as [B] or [B, K]; None weighs all
+            values alike. A value with weight 0 may be NaN: it affects neither the result nor the gradient. Only the
+            ratios of an example's weights matter, however small the weights are.
 
     Returns:
         float [B], of float32 at least. An example without weight gives 0, and no gradient.
 
     Raises:
-        ValueError: weights of another shape.
+        ValueError: the shape of the weights is not such a prefix.
     """
     values = jnp.asarray(values)
-    values = values.astype(np.promote_types(values.dtype, np.float32))  # jnp's refuses under strict promotion.
+    values = values.astype(np.promote_types(values.dtype, np.float32))  # jnp's version raises under strict promotion.
     others = tuple(range(1, values.ndim))
     if weights is None:
         return values.mean(axis=others)
     weights = jnp.asarray(weights)
     if weights.ndim == 0 or weights.shape != values.shape[: weights.ndim]:
-        raise ValueError(f"weights {weights.shape} do not lead the shape of the values {values.shape}")
+        raise ValueError(f"weights of shape {weights.shape} do not fit values of shape {values.shape}")
     shape = weights.shape + (1,) * (values.ndim - weights.ndim)
     weights = jnp.broadcast_to(weights.astype(values.dtype).reshape(shape), values.shape)
     counts = weights > 0
@@ -57,7 +58,7 @@ def masked_mean(values: ArrayLike, weights: ArrayLike | None = None) -> jax.Arra
 
 
 def _labelled(target: ArrayLike, weights: ArrayLike | None) -> jax.Array:
-    """The target with 0 where it has no weight: NaN has to go before the loss, whose gradient NaN * 0 would poison."""
+    """The target with 0 where its weight is 0. A NaN must not reach the loss: the gradient would be NaN * 0 = NaN."""
     target = jnp.asarray(target)
     if weights is None:
         return target
@@ -129,9 +130,10 @@ def dikd(  # noqa: PLR0913
         FI = mean loss(h_t(sg[f_r]), y)                  trains h_t only
         RI = mean loss(h_r(f_t), sg[h_r(f_r)] or y)      trains b_t, the backbone behind f_t, only
 
-    The teacher is never trained: its features and its head's parameters are stopped. The head stays differentiable in
-    its *input*, or RI could not reach the student. If the student's head needs an adapter from the teacher's channels,
-    put it inside `student_head`; apply one from the student's channels to `student_features` before the call.
+    The teacher is never trained: the gradients of its features and of its head's parameters are stopped. The head stays
+    differentiable with respect to its *input*, as RI could not train the student otherwise. If the student's head needs
+    an adapter for the teacher's channels, put it inside `student_head`; if the teacher's head needs one for the
+    student's channels, apply it to `student_features` before the call.
 
     Args:
         student_features: float [B, ...], from the student's backbone.
@@ -140,7 +142,8 @@ def dikd(  # noqa: PLR0913
         teacher_head: (apply, params).
         target: float [B, K, 2], the true landmarks.
         loss: (prediction, target) -> unreduced [B, K, 2].
-        weights: optional float or bool [B, K] (visibility), weigh the mean over K and xy. None weighs all alike.
+        weights: optional float or bool [B, K], for example visibility: weights of the mean over K and xy.
+            None weighs all landmarks alike.
         alpha: weight of FI; may be traced.
         beta: weight of RI; may be traced.
         reverse_target: "teacher" (default, inferred) compares RI with the teacher's own prediction, "truth" with
@@ -153,7 +156,7 @@ def dikd(  # noqa: PLR0913
         ValueError: shapes that do not fit, or an unknown `reverse_target`.
 
     Example:
-        The ten lines need jax alone; FI moves the student's head, RI its features.
+        FI trains the student's head, RI its features.
 
         >>> import jax, jax.numpy as jnp
         >>> from mlcm_jax import dikd
@@ -184,7 +187,7 @@ def dikd(  # noqa: PLR0913
 
 
 def feature(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Array:
-    """Feature distillation, FD = mean (f_t - sg f_r)^2 over everything but the batch.
+    """Feature distillation, FD = mean (f_t - sg[f_r])^2 over all axes but the batch.
 
     Where channels differ, apply the adapter A to `student_features` before the call.
 
@@ -209,7 +212,9 @@ def logit(student_landmarks: ArrayLike, teacher_landmarks: ArrayLike, *, loss: L
 
 
 def decay(progress: ArrayLike, schedule: str = "linear") -> jax.Array:
-    """The time-adaptive weight lambda(e) of distillation; the schedule is inferred, the paper says only that it falls.
+    """The time-adaptive weight lambda(e) of distillation.
+
+    The schedules are inferred: the paper says only that the weight decreases.
 
     | schedule      | lambda(e)             | e = 0 | e = 1           |
     |---------------|-----------------------|-------|-----------------|
@@ -219,11 +224,11 @@ def decay(progress: ArrayLike, schedule: str = "linear") -> jax.Array:
     | "none"        | 1                     | 1     | 1               |
 
     Args:
-        progress: e, the part of the training that is over; values outside [0, 1] count as its ends. May be traced.
-        schedule: a name of the table.
+        progress: e, the fraction of the training that is done, clipped to [0, 1]. May be traced.
+        schedule: a name from the table.
 
     Returns:
-        float, of the shape of `progress`.
+        float, with the shape of `progress`.
     """
     e = jnp.clip(jnp.asarray(progress, dtype=jnp.result_type(float)), 0.0, 1.0)
     if schedule == "linear":

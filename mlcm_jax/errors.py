@@ -1,15 +1,15 @@
-"""The exception that a user is meant to read; the command line prints its message alone, without a traceback."""
+"""Exceptions whose messages are written for users; the command line prints them without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Input that cannot be used. The message is one sentence naming the file or key, and the remedy."""
+    """Input that cannot be used. The message is one sentence that names the file or key, and the remedy."""
 
 
 class Interrupted(Exception):
-    """Training stopped by Ctrl-C or SIGTERM, after saving what was trained; `number` is the signal's."""
+    """Ctrl-C or SIGTERM stopped the training after its state was saved; `number` is the number of the signal."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -20,8 +20,8 @@ def did_you_mean(word: str, known: Iterable[str], *, further: str = "") -> str:
     """The second half of a message about an unknown word: the nearest known one, or a list of all.
 
     Args:
-        word: what was given.
-        known: what is allowed.
+        word: the unknown word.
+        known: the words that are allowed.
         further: a remark after the list, such as " and sizes like 6000x96".
 
     Returns:

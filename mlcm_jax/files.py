@@ -1,4 +1,4 @@
-"""Small text files: every failure to read is told in one sentence, and a crash while writing keeps the old file."""
+"""Small text files: read errors are reported in one sentence, and a crash while writing keeps the old file."""
 
 import json
 import os
@@ -11,7 +11,9 @@ from mlcm_jax.errors import InputError
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The content of a text file: UTF-8, or UTF-16 if it has that byte order mark; line ends become newlines.
+    """The content of a text file, with newlines as line ends.
+
+    The encoding is UTF-8, or UTF-16 if the file starts with its byte order mark.
 
     Raises:
         InputError: a file that is missing, empty, or not text.
@@ -22,7 +24,7 @@ def read_text(path: str | os.PathLike) -> str:
         raise InputError(f"The file {path} does not exist.") from None
     except OSError as error:
         raise InputError(
-            f"The file {path} cannot be read ({error.strerror or error}); check its name and its rights."
+            f"The file {path} cannot be read ({error.strerror or error}); check its name and permissions."
         ) from None
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
@@ -32,7 +34,7 @@ def read_text(path: str | os.PathLike) -> str:
     if not text.strip():
         raise InputError(f"The file {path} is empty.")
     if "\0" in text:
-        raise InputError(f"The file {path} is not text: it holds zero bytes.")
+        raise InputError(f"The file {path} is not text: it contains NUL bytes.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -50,7 +52,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def write_json(path: epath.PathLike, content: Any) -> None:
-    """Writes JSON (numpy's numbers and arrays too) through a temporary file, so that a crash keeps the old one."""
+    """Writes JSON, also of numpy's numbers and arrays, through a temporary file, so that a crash keeps the old file."""
     path = epath.Path(path)
     temporary = path.parent / (path.name + ".new")
     temporary.write_text(json.dumps(content, indent=2, default=lambda value: value.tolist()) + "\n")

@@ -1,4 +1,4 @@
-"""Landmarks: checks, conversion between layouts (which are defined in `layouts`), face boxes. Numpy only.
+"""Arrays of landmarks: checks, conversion between layouts (which `layouts` defines), face boxes. Needs numpy only.
 
 Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the image, and
 every layout here names it first. Points are (x, y), x to the right, y down, pixel centres at integers.
@@ -14,12 +14,12 @@ __all__ = ["LAYOUTS", "Layout", "box_from_points", "check", "convert", "flip_per
 
 
 def check(points: ArrayLike, layout: str | Layout) -> np.ndarray:
-    """`points` as a numpy array [..., K, 2] of finite numbers in a layout.
+    """Returns `points` as a numpy array [..., K, 2] of finite numbers, after checking that they fit a layout.
 
     An array keeps its dtype; a list becomes float32.
 
     Raises:
-        InputError: not numbers, another shape, or NaN.
+        InputError: points that are not finite numbers, or have another shape.
     """
     layout = get(layout)
     try:
@@ -39,8 +39,8 @@ def check(points: ArrayLike, layout: str | Layout) -> np.ndarray:
     return points
 
 
-# WFLW -> 300W as in every public comparison: every second jaw point, the upper edge of the brows, lids without their
-# middle point, lips and nose as they are.
+# WFLW -> 300W as in all published comparisons: every second jaw point, the upper edge of the brows, lids without their
+# middle point, and all points of lips and nose.
 _WFLW_EYES = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
 _WFLW_TO_IBUG = np.array(
     [*range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60), *_WFLW_EYES, *range(76, 96)]
@@ -58,23 +58,23 @@ _PICKS = {
 for _target in ("sf_tl54", "ibug51", "common17"):  # through iBUG 68
     for _source in ("tfake70", "wflw98", "charlotte73"):
         _PICKS[_source, _target] = _PICKS[_source, "ibug68"][_PICKS["ibug68", _target]]
-# To tfw5 go the tip of the nose and the mouth corners; an eye is the mean of its rim.
+# What tfw5 takes from each source: the tip of the nose and the mouth corners. (Its eyes are the means of their rims.)
 _NOSE_AND_MOUTH = {source: picks[[8, 10, 11]] for (source, target), picks in _PICKS.items() if target == "common17"}
 _NOSE_AND_MOUTH |= {"ibug51": (13, 31, 37), "common17": (8, 10, 11)}
 
 
 def same(a: Layout, b: Layout) -> bool:
-    """Whether two layouts number the same points in the same order; users' layouts may share a name and differ."""
+    """Whether two layouts hold the same points in the same order; layouts of users may differ under the same name."""
     return (a.name, a.count, a.groups) == (b.name, b.count, b.groups) and np.array_equal(a.flip, b.flip)
 
 
 def _own(layout: Layout) -> bool:
-    """Whether the layout is a user's, even if its name is a public one."""
+    """Whether a user defined the layout, even if it has the name of a public one."""
     return layout.name not in LAYOUTS or not same(layout, LAYOUTS[layout.name])
 
 
 def _recipe(source: Layout, target: Layout) -> list[tuple[int, ...]] | None:
-    """For every point of `target`, the points of `source` whose mean it is; None where that is not defined."""
+    """For every point of `target`, the points of `source` to average; None if the conversion is not defined."""
     if same(source, target):
         return [(i,) for i in range(source.count)]
     if _own(source) or _own(target):
@@ -88,17 +88,18 @@ def _recipe(source: Layout, target: Layout) -> list[tuple[int, ...]] | None:
 
 
 def _common(first: Layout, second: Layout) -> Layout | None:
-    """The layout with most points that both can be converted to."""
+    """The layout with the most points to which both can be converted; None if there is none."""
     both = [layout for layout in (second, *LAYOUTS.values()) if _recipe(first, layout) and _recipe(second, layout)]
     return max(both, key=lambda layout: layout.count, default=None)
 
 
 def convert(points: ArrayLike, source: str | Layout, target: str | Layout) -> np.ndarray:
-    """The same faces in another layout, where its points can be picked or averaged from those that are there.
+    """The same faces in another layout, whose points are picked or averaged from the given ones.
 
-    Defined are: a layout to itself; tfake70, wflw98 and charlotte73 to ibug68; these four to ibug51, sf_tl54 and
-    common17 (the jaw of tfake70 differs on turned heads: 3-D there, outline elsewhere); sf_tl54 and cofw29 to common17;
-    and all of them to tfw5 (an eye is the mean of its rim, in common17 of its corners).
+    These conversions are defined: a layout to itself; tfake70, wflw98 and charlotte73 to ibug68; these three and ibug68
+    to ibug51, sf_tl54 and common17; sf_tl54 and cofw29 to common17; and all of these layouts to tfw5, where an eye is
+    the mean of its rim (from common17, of its corners). On turned heads the jaw of tfake70 differs from that of the
+    other layouts: it is fixed on the head, and theirs follows the visible outline.
 
     Args:
         points: [..., K, 2] in `source`.
@@ -109,8 +110,8 @@ def convert(points: ArrayLike, source: str | Layout, target: str | Layout) -> np
         [..., K', 2] of the same dtype.
 
     Raises:
-        InputError: wrong shape, NaN, or a target with points that the source lacks; the message names the layout in
-            which the two can be compared, where there is one.
+        InputError: points that `check` refuses, or a target with points that the source lacks; the message names the
+            layout in which the two can be compared, if there is one.
     """
     source, target = get(source), get(target)
     points = check(points, source)
@@ -126,15 +127,15 @@ def convert(points: ArrayLike, source: str | Layout, target: str | Layout) -> np
 def route(model_layout: str | Layout, dataset_layout: str | Layout) -> Layout:
     """The layout in which predictions are compared with a dataset's landmarks, after `convert` of either or both.
 
-    It is the one with most points that both can be converted to: ibug68 for wflw98 and ibug68, common17 for ibug68 and
-    cofw29, ibug68 for wflw98 and tfake70. Where it is tfw5, there are no eye corners to normalise by.
+    It is the layout with the most points to which both can be converted: ibug68 for wflw98 and ibug68, common17 for
+    ibug68 and cofw29, ibug68 for wflw98 and tfake70. If it is tfw5, there are no eye corners to normalise by.
 
     Args:
         model_layout: name or Layout of the predictions.
         dataset_layout: name or Layout of the dataset's landmarks.
 
     Raises:
-        InputError: an unknown name, or layouts that have nothing in common.
+        InputError: an unknown name, or layouts without a common one.
     """
     model_layout, dataset_layout = get(model_layout), get(dataset_layout)
     found = _common(model_layout, dataset_layout)
@@ -156,7 +157,7 @@ def _reason(source: Layout, target: Layout) -> str:
     if target.name == "cofw29" and common.name == "common17":
         missing = "sides of the nose" if source.name == "wflw98" else "brow edges, lid middles, pupils or nose sides"
         return f"it has no points at COFW's {missing}{hint}"
-    return f"its {source.count} points do not hold what the {target.count} of {target.name} need{hint}"
+    return f"its {source.count} points lack some of the {target.count} of {target.name}{hint}"
 
 
 def box_from_points(points: ArrayLike) -> np.ndarray:

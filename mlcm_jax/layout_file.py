@@ -1,4 +1,4 @@
-"""A user's own layout: a YAML file or a dict to `landmarks.Layout`, and back to plain values for metadata."""
+"""Layouts that users define: from a YAML file or a dict to `landmarks.Layout`, and back to plain values."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mlcm_jax.errors import InputError, did_you_mean
 
 _KEYS = ("name", "count", "names", "flip", "eye_corners", "pupils", "groups", "edges")
 _EYES = {"right_eye", "left_eye"}
-_MOST = 5000  # More points than this are a mistake, and would only fill the memory.
+_MOST = 5000  # More points than this are a mistake, and would only fill up the memory.
 
 # Several layouts may have the same number of points; these are the ones that people mean by the number.
 _USUAL = {68: "ibug68", 54: "sf_tl54", 70: "tfake70", 98: "wflw98", 29: "cofw29", 5: "tfw5"}
 
 
 def read_layout(path: str | os.PathLike) -> landmarks.Layout:
-    """The layout in a YAML file, which is named after the file unless it holds a name; see `layout_from_dict`.
+    """The layout in a YAML file, see `layout_from_dict`; without the key `name` it is named after the file.
 
     Raises:
-        InputError: a file that is missing or not YAML, or one of the mistakes that `layout_from_dict` names.
+        InputError: a file that is missing or not YAML, or content that `layout_from_dict` refuses.
     """
     try:
         # BaseLoader keeps every scalar as text, so that a point called `no` or `y` is not read as a truth value.
@@ -52,11 +52,11 @@ def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -
             groups: part of the face -> points (optional; right_eye, left_eye and outer_lips are used to check that the
             eyes lie above the mouth);
             edges: pairs of points to draw as lines (optional).
-        where: the first words of every message.
+        where: the first words of every error message.
 
     Raises:
-        InputError: a key that is unknown, missing, or of the wrong form; a point that does not exist; flip pairs that
-            share a point, or do not exchange the right and the left eye.
+        InputError: a key that is unknown or missing, or whose value has the wrong form; a point that does not exist;
+            flip pairs that share a point, or do not exchange the right and the left eye.
     """
     if not isinstance(content, Mapping):
         raise InputError(f"{where} must be a mapping, not a {_kind(content)}.")
@@ -102,8 +102,8 @@ def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -
     groups = given.get("groups", {})
     if not isinstance(groups, Mapping):
         raise InputError(f"{where} has groups: {str(groups)[:60]}; it must map parts of the face to their points.")
-    groups = {str(part): points(some, f"groups {str(part)[:40]}") for part, some in groups.items()}
-    empty = [part for part, some in [*groups.items(), *(("pupils", side) for side in pupils or ())] if not some]
+    groups = {str(part): points(members, f"groups {str(part)[:40]}") for part, members in groups.items()}
+    empty = [part for part, members in [*groups.items(), *(("pupils", side) for side in pupils or ())] if not members]
     if empty:
         raise InputError(f"{where} has no points in {empty[0]}.")
     eyes = [("eye_corners", [corners[:1], corners[1:]])] if corners else []
@@ -111,15 +111,15 @@ def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -
     eyes += [("right_eye and left_eye", (groups["right_eye"], groups["left_eye"]))] if groups.keys() >= _EYES else []
     for key, (right, left) in eyes:
         if {int(mirror[point]) for point in right} != set(left):
-            raise InputError(f"{where} has {key} that are not each other's mirror images by its flip pairs.")
+            raise InputError(f"{where} has {key} that are not each other's mirror images according to its flip pairs.")
     return landmarks.Layout(name, count, groups, mirror, corners, pupils, pairs("edges"))
 
 
 def layout_to_dict(layout: landmarks.Layout) -> dict[str, Any]:
-    """Plain values, fit for JSON, from which `layout_from_dict` makes the same layout. Names of points are not kept."""
+    """Plain values that fit JSON, from which `layout_from_dict` makes the same layout; names of points are lost."""
     flip = [[i, int(j)] for i, j in enumerate(layout.flip) if i < j]
     plain = {"name": layout.name, "count": layout.count, "flip": flip}
-    plain["groups"] = {part: list(some) for part, some in layout.groups.items()}
+    plain["groups"] = {part: list(members) for part, members in layout.groups.items()}
     plain["edges"] = [list(edge) for edge in layout.edges]
     plain["eye_corners"] = list(layout.eye_corners) if layout.eye_corners else None
     plain["pupils"] = [list(side) for side in layout.pupils] if layout.pupils else None
@@ -127,11 +127,11 @@ def layout_to_dict(layout: landmarks.Layout) -> dict[str, Any]:
 
 
 def by_count(count: int, option: str = "") -> str:
-    """Name of the layout that people mean by a number of points.
+    """The name of the layout that a number of points usually means.
 
     Args:
         count: the number of points.
-        option: the option in which the user wrote it, or "" if it comes from a label; for the message.
+        option: the option in which the user gave it, or "" if it was counted in a label; used in the message.
 
     Raises:
         InputError: no layout has that many points, or several do and none is the usual one.
@@ -188,5 +188,5 @@ def _integer(value: Any) -> int | None:
 
 
 def _kind(value: Any) -> str:
-    """What a reader of YAML would call a value."""
+    """The name of the type of a value in the terms of YAML."""
     return {str: "text", list: "list", type(None): "null"}.get(type(value), "value")

@@ -1,4 +1,4 @@
-"""Landmark layouts: how many points, which of them mirror which, where the eyes are. Numpy only.
+"""Landmark layouts: how many points they have, which mirror which, and where the eyes are. Needs numpy only.
 
 Indices are 0-based. "left" and "right" are the *subject's*; the subject's right eye is on the left of the image, and
 every layout here names it first.
@@ -16,15 +16,15 @@ from mlcm_jax.errors import InputError, did_you_mean
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """What the rest of the library needs to know about a set of landmarks.
+    """A set of landmarks: their number, groups, mirror images, eyes and lines.
 
     Attributes:
         name: key in `LAYOUTS`, or a name that the user chose.
         count: number of points K.
         groups: part of the face -> indices.
-        flip: int32 [K]; in a mirrored image, point i is the one that was `flip[i]`.
+        flip: int32 [K]; point i of the mirrored image is point `flip[i]` of the original.
         eye_corners: indices of the outer eye corners (right, left) for the `outer_eyes` normaliser, or None.
-        pupils: indices whose mean is the centre of the right eye, and likewise of the left one, or None.
+        pupils: the indices whose mean is the centre of the right eye, and those for the left eye; or None.
         edges: pairs of indices to draw as lines.
     """
 
@@ -63,7 +63,7 @@ def _chain(*points: int, closed: bool = False) -> tuple[tuple[int, int], ...]:
 
 
 def _mirror(*sides: tuple[Sequence[int], Sequence[int]]) -> list[tuple[int, int]]:
-    """Pairs from (points of one side, their mirror images in the same order)."""
+    """Flip pairs from tuples (points of one side, their mirror images in the same order)."""
     return [pair for right, left in sides for pair in zip(right, left, strict=True)]
 
 
@@ -111,7 +111,7 @@ def _ibug68() -> Layout:
 
 
 def _tfake70() -> Layout:
-    """T-FAKE and Face Synthetics: iBUG 68 with a 3-D jaw, then two pupils, whose order changes no result here."""
+    """T-FAKE and Face Synthetics: iBUG 68 with a 3-D jaw, then two pupils, whose order affects no result."""
     return Layout(
         "tfake70",
         70,
@@ -172,12 +172,12 @@ def _wflw98() -> Layout:
 
 
 def _cofw29() -> Layout:
-    """COFW: Burgos-Artizzu et al., "Robust face landmark estimation under occlusion", ICCV 2013. Sides alternate.
+    """COFW: Burgos-Artizzu et al., "Robust face landmark estimation under occlusion", ICCV 2013.
 
-    0, 1 outer and 2, 3 inner ends of the brows; 4, 5 upper and lower middle of the right brow, 6, 7 of the left one; 8,
-    9 outer and 10, 11 inner eye corners; 12, 13 upper and lower lid of the right eye, 14, 15 of the left one; 16, 17
-    pupils; 18, 19 sides of the nose, 20 its tip, 21 its base; 22, 23 mouth corners; 24-27 lips from top to bottom; 28
-    chin.
+    Right and left alternate: 0, 1 outer and 2, 3 inner ends of the brows; 4, 5 upper and lower middle of the right
+    brow, 6, 7 of the left one; 8, 9 outer and 10, 11 inner eye corners; 12, 13 upper and lower lid of the right eye,
+    14, 15 of the left one; 16, 17 pupils; 18, 19 sides of the nose, 20 its tip, 21 its base; 22, 23 mouth corners;
+    24-27 lips from top to bottom; 28 chin.
     """
     groups = {
         "right_brow": (0, 4, 2, 5),
@@ -209,8 +209,8 @@ def _tfw5() -> Layout:
 def _charlotte73() -> Layout:
     """Charlotte-ThermalFace, frontal: iBUG 68, then the forehead from the subject's right temple to the left one.
 
-    Ashrafi et al., "Charlotte-ThermalFace: a fully annotated thermal infrared face dataset", 2022. The order was read
-    off the published files.
+    Ashrafi et al., "Charlotte-ThermalFace: a fully annotated thermal infrared face dataset", 2022. The order was
+    inferred from the published files.
     """
     whole = _ibug68()
     pairs = [(i, int(j)) for i, j in enumerate(whole.flip) if i < j]
@@ -226,10 +226,10 @@ def _charlotte73() -> Layout:
 
 
 def _charlotte43() -> Layout:
-    """Charlotte-ThermalFace, profile; the order was read off the published files.
+    """Charlotte-ThermalFace, profile; the order was inferred from the published files.
 
-    All points lie on the side that is seen, in the same order for either side: a mirrored profile is a profile of the
-    other side, point by point, so that flipping moves no index.
+    All points lie on the visible side of the face, and their order is the same for both sides. Mirroring turns a
+    profile of one side into one of the other, so that every point keeps its index.
     """
     groups = {
         "jaw": _span(0, 11),  # from the ear down and along to the chin
@@ -245,7 +245,10 @@ def _charlotte43() -> Layout:
 
 
 def _part(name: str, whole: Layout, points: Sequence[int]) -> Layout:
-    """The layout of some points of another, in its order; an eye centre is the mean of the points left of its rim."""
+    """The layout of some points of another one, in the order given.
+
+    The centre of an eye is the mean of those points of its rim that are kept.
+    """
     place = {old: new for new, old in enumerate(points)}
 
     def kept(indices: Iterable[int]) -> tuple[int, ...]:
@@ -275,7 +278,7 @@ def get(name: str | Layout) -> Layout:
     """The layout of that name; a `Layout` is returned as it is.
 
     Raises:
-        InputError: an unknown name; the message holds the nearest known one.
+        InputError: an unknown name; the message suggests the nearest known one.
     """
     if isinstance(name, Layout):
         return name

@@ -1,7 +1,7 @@
 """Landmark losses: functions of (prediction, target) that return one value per number and reduce nothing.
 
-Losses of coordinates take float arrays of one shape (landmarks [B, K, 2], for `awing` heatmaps [B, h, w, K]) and keep
-shape and dtype. Losses of maps compute in float32 at least: `star` returns [B, K], `map_awing` [B, N],
+Losses of coordinates take float arrays of the same shape (landmarks [B, K, 2], for `awing` heatmaps [B, h, w, K]) and
+keep shape and dtype. Losses of maps compute in float32 at least: `star` returns [B, K], `map_awing` [B, N],
 `map_distillation` [B]. Options are keyword-only. The training step reduces by `dikd.masked_mean`. Every gradient is
 finite, and zero at zero error. Options with a unit (`beta`, `w`, `epsilon`) are in the unit of the coordinates: divide
 a paper's pixels by the side of the crop to get u.
@@ -20,14 +20,14 @@ from mlcm_jax import codecs, dikd
 
 
 def _error(prediction: ArrayLike, target: ArrayLike) -> jax.Array:
-    """The difference, refusing to broadcast: [B, 1, 2] against [B, K, 2] would train nonsense in silence."""
+    """The difference of equal shapes; broadcasting [B, 1, 2] against [B, K, 2] would silently train nonsense."""
     if jnp.shape(prediction) != jnp.shape(target):
         raise ValueError(f"prediction {jnp.shape(prediction)} and target {jnp.shape(target)} differ in shape")
     return jnp.asarray(prediction) - jnp.asarray(target)
 
 
 def _magnitude(e: jax.Array) -> jax.Array:
-    """|e| with slope sign(e), so 0 at 0. JAX's own abs has slope 1 there, and would push what is already right."""
+    """|e| with the gradient sign(e), which is 0 at 0; that of `jnp.abs` is 1 there and would push exact predictions."""
     return e * stop_gradient(jnp.sign(e))
 
 
@@ -61,7 +61,7 @@ def wing(prediction: ArrayLike, target: ArrayLike, *, w: float = 10.0, epsilon: 
     """Wing loss: w ln(1 + |e| / epsilon) where |e| < w, else |e| - C with C = w - w ln(1 + w / epsilon).
 
     "Wing loss for robust facial landmark localisation with convolutional neural networks", Feng et al., CVPR 2018,
-    eq. 5. The defaults are the paper's, in *pixels*; in u they would never leave the logarithm. Since wing(s e; s w, s
+    eq. 5. The defaults are the paper's, in *pixels*; in u, no error would reach the linear part. Since wing(s e; s w, s
     epsilon) = s wing(e; w, epsilon), use w = 10 / S and epsilon = 2 / S for u in a crop of side S.
     """
     e = _magnitude(_error(prediction, target))
@@ -84,7 +84,7 @@ def awing(
     A = omega / (1 + (theta/epsilon)^(alpha-y)) (alpha - y) (theta/epsilon)^(alpha-y-1) / epsilon and
     C = theta A - omega ln(1 + (theta/epsilon)^(alpha-y)), so that value and slope are continuous at theta.
     "Adaptive wing loss for robust face alignment via heatmap regression", Wang et al., ICCV 2019, eq. 3.
-    The target carries no gradient: it also sits in the exponent, where its derivative has no meaning.
+    The target carries no gradient, because it is also in the exponent, where its derivative has no meaning.
     """
     target = stop_gradient(target)
     e = _magnitude(_error(prediction, target))
@@ -94,7 +94,7 @@ def awing(
     slope = omega / (1 + at_theta) * power * ratio ** (power - 1) / epsilon
     offset = theta * slope - omega * jnp.log1p(at_theta)
     near = e < theta
-    # Each branch sees only its own numbers, and the power never sees 0, where autodiff of 0^p would meet 0 * inf.
+    # Each branch gets only its own values, and the power never gets 0, where autodiff of 0^p would compute 0 * inf.
     positive = near & (e > 0)
     base = jnp.where(positive, e, 1.0) / epsilon
     curve = jnp.where(positive, omega * jnp.log1p(base**power), 0.0)
@@ -105,7 +105,7 @@ _KD = {"paper": (0.4, (0.9, -0.45), (0.9, -0.45)), "released": (0.15, (1.9, -0.4
 
 
 def kd_numbers(variant: str) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    """Of a variant of KD-Loss: beta, (alpha, inner) of the tough teacher, (alpha, inner) of the tolerant one."""
+    """The constants of a variant of KD-Loss: beta, then (alpha, inner) of the tough and of the tolerant teacher."""
     if variant not in _KD:
         raise ValueError(f"unknown variant {variant!r}: use {' or '.join(_KD)}")
     return _KD[variant]
@@ -131,8 +131,8 @@ def assistive(  # noqa: PLR0913
     | e < beta t        | inner e / (beta t)     | 0                 |
 
     It pulls harder when the student errs more than the teacher, and pushes back when it errs less. The regions and t
-    carry no gradient. The loss depends on e and t alone, *never on the side on which the teacher errs*: what it gains
-    over a shuffled or a constant t is what the teacher teaches; see `control`.
+    carry no gradient. The loss depends on e and t alone, *never on the direction of the teacher's error*. What the
+    teacher contributes is therefore the gain over a shuffled or a constant t; see `control`.
     Fard and Mahoor, "Facial landmark points detection using knowledge distillation-based neural networks", CVIU 2022;
     "released" is their code.
 
@@ -145,8 +145,8 @@ def assistive(  # noqa: PLR0913
         inner: weight where it errs less; None is -0.45 (the tolerant teacher of "released" has -0.40).
         beta: share of t below which the weight fades; None is 0.4 ("paper") or 0.15 ("released").
         variant: "paper" or "released".
-        stop_factor: "paper" differentiates the factor e / (beta t), so that the loss is the curve that the paper draws,
-            of slope inner / beta at e = 0; True stops the gradient of the factor.
+        stop_factor: whether to stop the gradient of the factor e / (beta t) of "paper". Without it, the loss is the
+            curve that the paper draws, with the slope inner / beta at e = 0.
 
     Returns:
         float [B, K, 2], negative where e < t.
@@ -173,7 +173,7 @@ def main(
     gamma: float = 0.5,
     variant: str = "paper",
 ) -> jax.Array:
-    """The main term of KD-Loss, with e = |prediction - target|; continuous. Source: see `assistive`.
+    """The main term of KD-Loss, a continuous function of e = |prediction - target|; see `assistive` for the source.
 
     "paper": e where e <= gamma, else e^2 + gamma - gamma^2. "released": 3 e where e <= t, else e^2 + 3 t - t^2, with
     t = |tolerant - target| (no gradient).
@@ -182,7 +182,7 @@ def main(
         prediction: float [B, K, 2] in u.
         target: float [B, K, 2] in u.
         tolerant: float [B, K, 2], the tolerant teacher's landmarks; "released" needs them, "paper" ignores them.
-        gamma: of "paper".
+        gamma: the error at which "paper" turns from linear to quadratic.
         variant: "paper" or "released".
 
     Returns:
@@ -212,27 +212,27 @@ def kd(  # noqa: PLR0913
     beta: float | None = None,
     stop_factor: bool = False,
 ) -> jax.Array:
-    """KD-Loss with two teachers: main_weight `main` + `assistive` of the tough + `assistive` of the tolerant teacher.
+    """KD-Loss: main_weight * `main` + `assistive` of the tough teacher + `assistive` of the tolerant teacher.
 
     The tough teacher learnt the true landmarks, the tolerant one their projection on a shape model
-    (`shape_model.project`). With the paper's numbers the slope towards the truth at e = 0 is 2.5 - 2 * 0.45 / 0.4 =
-    +0.25; below a `main_weight` of 2.25 the truth repels.
+    (`shape_model.project`). With the paper's numbers the slope at e = 0 is 2.5 - 2 * 0.45 / 0.4 = +0.25. With a
+    `main_weight` below 2.25 it is negative: the loss pushes exact predictions away from the truth.
 
     Args:
         prediction: float [B, K, 2] in u.
         tough: float [B, K, 2], the tough teacher's landmarks; None leaves its term out (the paper's row without it).
-        tolerant: float [B, K, 2], likewise; "released" needs it for its main term.
+        tolerant: float [B, K, 2] or None, likewise; "released" needs it for its main term.
         target: float [B, K, 2], the true landmarks.
-        main_weight: the paper's 2.5; in the released code it is an argument whose value is not known.
+        main_weight: 2.5 in the paper; in the released code it is an argument whose value is not published.
         gamma: see `main`.
         variant: "paper" or "released".
         tough_numbers: (alpha, inner) of the tough teacher; None takes the variant's.
         tolerant_numbers: (alpha, inner) of the tolerant teacher; None takes the variant's.
-        beta: of both teachers, see `assistive`.
-        stop_factor: of both teachers, see `assistive`.
+        beta: for both teachers, see `assistive`.
+        stop_factor: for both teachers, see `assistive`.
 
     Returns:
-        float [B, K, 2], a function of e and the two t alone.
+        float [B, K, 2], which depends only on e and the t of both teachers.
     """
     _, *defaults = kd_numbers(variant)
     total = main_weight * main(prediction, target, tolerant=tolerant, gamma=gamma, variant=variant)
@@ -249,7 +249,7 @@ def control(
 ) -> jax.Array:
     """A control for the teacher of `assistive` or `kd`: the same errors, without information about the image.
 
-    A teacher that beats neither kind has taught nothing but a schedule of weights.
+    A teacher that beats neither control has contributed nothing but a weighting of the student's errors.
 
     Args:
         teacher: float [B, K, 2] in u, finite.
@@ -257,8 +257,8 @@ def control(
         kind: "shuffled" gives every example the errors t of another one (the batch, in random order, is rotated);
             "constant" gives all of them the batch's mean t.
         key: draws the rotation of "shuffled".
-        weights: float [B, K]; None: ones. They weigh the mean, which also replaces errors without weight when they are
-            shuffled: a placeholder's error would reach a labelled landmark otherwise.
+        weights: float [B, K]; None means ones. They weigh the mean. In "shuffled", the mean also replaces errors with
+            weight 0: otherwise a labelled landmark could get the error of an unlabelled one, which is a placeholder.
 
     Returns:
         float [B, K, 2]: target + t, without gradient.
@@ -278,7 +278,7 @@ def control(
     return stop_gradient(target) + t
 
 
-_STEEPEST = 1e5  # Gaussians of half a cell reach this slope when they miss the target by twenty.
+_STEEPEST = 1e5  # the slope for a Gaussian with a deviation of half a cell that is twenty cells off the target
 
 
 def star(
@@ -294,23 +294,24 @@ def star(
     """STAR: sum_j rho(v_j^T (y - mu)) / sqrt(lambda_j + eps) + weight sum_j |lambda_j| of each map.
 
     mu is the map's mean and (lambda_j, v_j) are the eigenpairs of its covariance, so that an error along an ambiguous
-    edge costs less than one across it; the last term keeps the map from buying that with width. Eigenvalues and
-    eigenvectors carry gradient; see `codecs.decompose`. Zhou et al., "STAR loss: reducing semantic ambiguity in facial
-    landmark detection", CVPR 2023; as in their code, rho is taken before the division.
+    edge costs less than one across it. The last term keeps maps from lowering the loss by growing wider. Eigenvalues
+    and eigenvectors carry gradient; see `codecs.decompose`. Zhou et al., "STAR loss: reducing semantic ambiguity in
+    facial landmark detection", CVPR 2023; as in their code, rho is taken before the division.
 
     The published weight 1, eps 1e-5 (1e-4 in arXiv 2404.06029) and scale 0.01 are in units of the grid "published".
-    Lengths in "cells" are half of those: the equal loss has weight 4, eps / 4 and scale / 2, up to (W - 1) / W.
+    Lengths in "cells" are half as long: weight 4, eps / 4 and scale / 2 give the same loss, up to a factor (W - 1) / W.
 
-    The gradient of an empty or one-hot map would be up to 1e17, because its first further cell changes everything. The
-    gradient of each map is therefore scaled down until no cell exceeds 1e5 / max(sum F, 1); other maps stay below that.
+    The gradient of an empty or one-hot map would be up to 1e17, because the first additional cell changes everything.
+    The gradient of each map is therefore scaled down until no cell exceeds 1e5 / max(sum F, 1), which other maps do not
+    reach.
 
     Args:
         heatmaps: float [B, H, W, K], nonnegative, of any sum.
         target: float [B, K, 2] in u.
-        weight: of the eigenvalues.
-        eps: in units of the grid, squared.
+        weight: weight of the sum of the eigenvalues.
+        eps: what is added to each eigenvalue, in squared units of the grid.
         distance: rho: "smooth_l1" (beta = `scale`), "l1", "l2", or "wing" (w = `scale`, epsilon = 2).
-        scale: of rho, in units of the grid.
+        scale: the parameter of rho, in units of the grid.
         grid: "cells" or "published"; see `codecs.decompose`.
 
     Returns:
@@ -339,16 +340,22 @@ def star(
 
 
 def awing_weight(target: ArrayLike) -> jax.Array:
-    """1 + 10 where the target, dilated by 3x3 cells, reaches 0.2: the factor of `awing` on sparse maps.
+    """The weights of `awing` on sparse maps: 11 where the target, dilated by 3x3 cells, reaches 0.2, else 1.
 
-    float [B, h, w, K] -> the same shape, without gradient. "Adaptive wing loss", Wang et al., ICCV 2019.
+    "Adaptive wing loss", Wang et al., ICCV 2019.
+
+    Args:
+        target: float [B, h, w, K].
+
+    Returns:
+        The same shape and dtype, without gradient.
     """
     dilated = jax.lax.reduce_window(stop_gradient(target), -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
     return jnp.where(dilated >= 0.2, 11.0, 1.0).astype(dilated.dtype)
 
 
 def map_awing(maps: ArrayLike, drawing: ArrayLike) -> jax.Array:
-    """`awing` of point or edge maps against their drawing, times `awing_weight`: the mean over the cells of each map.
+    """`awing` of each point or edge map against its drawing, times `awing_weight`, as a mean over the cells.
 
     The terms AWing(P, P*) and AWing(E, E*) of arXiv 2404.06029, each of weight 10 there.
 
@@ -376,12 +383,12 @@ def star_system(
 
     F and P are float [B, S, S, K], E is float [B, S, S, number of chains] or None. A landmark whose weight (float or
     bool [B, K]) is 0 may hold NaN. Options are point_weight, edge_weight, drawn and sigma (`codecs.point_maps`), shift
-    (`codecs.edge_maps`) and those of `star`; `closed` is not read, as chains are given.
+    (`codecs.edge_maps`) and those of `star`; `closed` is ignored, because it is already part of `chains`.
     """
     defaults = {"point_weight": 10.0, "edge_weight": 10.0, "drawn": 256, "sigma": 1.5, "shift": 0.0, "closed": ()}
     point_weight, edge_weight, drawn, sigma, shift, _ = (options.pop(name, value) for name, value in defaults.items())
     weights = jnp.ones(jnp.shape(target)[:2]) if weights is None else jnp.asarray(weights, jnp.float32)
-    target = jnp.where(weights[..., None] > 0, target, 0.5)  # NaN has to go before the loss.
+    target = jnp.where(weights[..., None] > 0, target, 0.5)  # a NaN would reach the gradient even with weight 0
     drawing = codecs.point_maps(target, heatmaps.shape[1], drawn, sigma)
     parts = {"star": dikd.masked_mean(star(heatmaps, target, **options), weights)}
     parts["points"] = dikd.masked_mean(map_awing(points, drawing), weights)

@@ -1,7 +1,8 @@
-"""Errors of landmarks as the field reports them: NME by a named normaliser, failure rate, AUC, CED.
+"""Landmark errors as the field reports them: NME with a named normaliser, failure rate, AUC, CED.
 
-`nme` takes numpy or jax arrays (also traced) and returns the same kind; the summaries take numpy. An NME is a fraction
-here and becomes per cent only where it is printed. Distances are in *pixels of the original image*, never of a crop.
+`nme` takes numpy or jax arrays (also traced) and returns the same kind; the summaries compute in numpy. An NME is a
+fraction here and becomes per cent only where it is printed. Distances are in *pixels of the original image*, never of a
+crop.
 """
 
 from types import ModuleType
@@ -14,7 +15,7 @@ from jax.typing import ArrayLike
 from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError, did_you_mean
 
-# What an NME is a fraction of, by name; the words are those of tables and plots.
+# The lengths by which errors are divided, as tables and plots describe them.
 NORMALIZERS = {
     "outer_eyes": "the distance of the outer eye corners",
     "pupils": "the distance of the pupils",
@@ -37,8 +38,8 @@ def normalizer_length(
         target: float [B, K, 2], the true landmarks in pixels.
         normalizer: "outer_eyes" (distance of the outer eye corners: 300W, SF-TL54, WFLW, and COFW's "inter-ocular"),
             "pupils" (distance of the eye centres: older 300W and COFW papers), or "box" (sqrt(w h) of the box).
-        layout: name or Layout; needed by the first two.
-        box: [B, 4] x, y, w, h in pixels; needed by the last.
+        layout: name or Layout; needed by "outer_eyes" and "pupils".
+        box: [B, 4] x, y, w, h in pixels; needed by "box".
 
     Returns:
         float [B].
@@ -53,7 +54,7 @@ def normalizer_length(
         box = xp.asarray(box)
         if box.shape != (target.shape[0], 4):
             raise InputError(f"Boxes have shape {box.shape}, not [{target.shape[0]}, 4].")
-        # Two negative sides must not multiply to a positive length.
+        # The product of two negative sides must not pass for a valid length.
         return xp.sqrt(xp.maximum(box[:, 2], 0.0) * xp.maximum(box[:, 3], 0.0))
     if normalizer not in NORMALIZERS:
         raise InputError(f"Unknown normaliser {normalizer!r}; {did_you_mean(normalizer, NORMALIZERS)}")
@@ -90,8 +91,8 @@ def nme(
         normalizer: "outer_eyes", "pupils" or "box"; see `normalizer_length`.
         layout: name or Layout; needed by "outer_eyes" and "pupils".
         box: [B, 4] x, y, w, h in pixels; needed by "box".
-        weights: optional [B, K] (visibility), weigh the mean over the landmarks; an example without weight gives NaN.
-            The field counts all landmarks: leave it out for numbers that are to be compared.
+        weights: optional [B, K], for example visibility: weights of the mean over the landmarks. An example whose
+            weights are all 0 gives NaN. Published numbers count all landmarks: leave it out to compare with them.
 
     Returns:
         float [B], a fraction, not per cent. In jax, an example whose normaliser is not a positive number (padding)

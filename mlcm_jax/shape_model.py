@@ -1,7 +1,7 @@
-"""Active shape model: landmarks projected on the principal components of face shapes, the "soft" landmarks of KD-Loss.
+"""Active shape model, which projects landmarks on the principal components of face shapes.
 
-Cootes et al., "Active shape models: their training and application", CVIU 1995. Fard and Mahoor, CVIU 2022, use it on
-landmarks in u without aligning the shapes first, and so does this file.
+Cootes et al., "Active shape models: their training and application", CVIU 1995. Projected landmarks are the "soft"
+landmarks of KD-Loss (Fard and Mahoor, CVIU 2022). As in that paper, shapes are in u and are not aligned first.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ class ShapeModel:
     Attributes:
         mean: [K, 2].
         basis: [2K, M], orthonormal columns over the vector x0, y0, x1, y1, …
-        eigenvalues: [M], variances along the columns, positive and falling.
-        variance: share of the shapes' variance that the M components hold, at least what was asked for.
+        eigenvalues: [M], variances along the columns, positive and decreasing.
+        variance: share of the shapes' variance that the M components explain, at least the share asked for.
     """
 
     mean: np.ndarray
@@ -35,9 +35,10 @@ class ShapeModel:
 
 
 def fit(shapes: ArrayLike, *, variance: float = 0.95) -> ShapeModel:
-    """Principal components of shapes, as few as hold a share of their variance.
+    """The mean and the fewest principal components that explain a share of the shapes' variance.
 
-    The unit is that of the shapes: fit in u to project in u. The paper keeps 95 %, older runs of its code 90 %.
+    A model projects only shapes in the unit in which it was fitted. The paper keeps 95 % of the variance, older runs of
+    its code keep 90 %.
 
     Args:
         shapes: float [N, K, 2], finite.
@@ -61,7 +62,7 @@ def fit(shapes: ArrayLike, *, variance: float = 0.95) -> ShapeModel:
     centred = flat - mean
     values, vectors = np.linalg.eigh(centred.T @ centred / (len(flat) - 1))
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    if not values[0] > 1e-12 * max(1.0, np.square(mean).max()):  # no more than rounding of the mean, squared
+    if not values[0] > 1e-12 * max(1.0, np.square(mean).max()):  # below the squared rounding error of the mean
         raise InputError("A shape model needs shapes that differ; all of these are the same.")
     share = np.cumsum(values) / values.sum()
     kept = min(int(np.searchsorted(share, variance - 1e-12)) + 1, int((values > 1e-12 * values[0]).sum()))
@@ -79,13 +80,13 @@ def project(model: ShapeModel, shapes: np.ndarray | jax.Array, *, clip: float = 
     Args:
         model: from `fit`, in the unit of `shapes`.
         shapes: float [..., K, 2]; numpy, or jax (also traced: the model is then a constant of the program).
-        clip: in standard deviations; infinity projects without clipping.
+        clip: the largest |b|, in standard deviations; infinity turns clipping off.
 
     Returns:
         [..., K, 2], numpy or jax as given, of the same dtype if that is a float, else float32.
 
     Raises:
-        InputError: another K.
+        InputError: shapes with another number of landmarks than the model.
     """
     on_device = isinstance(shapes, jax.Array)
     xp = jnp if on_device else np
@@ -106,7 +107,7 @@ def project(model: ShapeModel, shapes: np.ndarray | jax.Array, *, clip: float = 
 
 
 def save(model: ShapeModel, path: str | os.PathLike) -> None:
-    """Writes the model as .npz of plain arrays; a file of that name is replaced only once the new one is complete.
+    """Writes the model as an .npz file of plain arrays; an existing file is replaced only once the new one is complete.
 
     Raises:
         InputError: a path that cannot be written to.
@@ -135,9 +136,9 @@ def load(path: str | os.PathLike) -> ShapeModel:
         raise InputError(f"The shape model {path} does not exist.") from None
     except OSError as error:
         raise InputError(
-            f"The shape model {path} cannot be read ({error.strerror or error}); check its name and its rights."
+            f"The shape model {path} cannot be read ({error.strerror or error}); check its name and permissions."
         ) from None
-    except Exception as error:  # The readers of zip, zlib, lzma and npy raise a dozen kinds for a changed byte.
+    except Exception as error:  # The readers of zip, zlib, lzma and npy raise a dozen types for damaged data.
         raise InputError(f"{path} is damaged, or is not a shape model: {error}; fit and save it again.") from None
     mean, basis, values, variance = (fields[name] for name in _FIELDS)
     wrong = None

@@ -1,4 +1,4 @@
-"""Shared settings: strict promotion, so that a dtype or rank mistake fails where it is made; and one small run."""
+"""Shared settings: strict promotion, so that mistakes of dtype or rank fail where they are made; and one small run."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_platforms", "cpu")
 
-# Of processes that tests start, not of this one: they compile the same small programs over and over. The folder is the
-# user's own and survives, as pytest's do.
+# The compilation cache of processes that tests start, which compile the same small programs again and again. (This
+# process does not use it.) The folder belongs to the user and is kept for later test runs.
 _CACHE = Path(tempfile.gettempdir()) / f"mlcm_jax_tests_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
@@ -23,13 +23,13 @@ SMOKE = "configs/tiny.py:smoke"
 
 
 def run_mlcm(*arguments, env=None, **kwargs) -> subprocess.CompletedProcess:
-    """`mlcm …` in a process of its own, as a user runs it."""
+    """Runs `mlcm …` in a process of its own, as a user does."""
     command = [sys.executable, "-m", "mlcm_jax.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, **kwargs)
 
 
 def _once(tmp_path_factory, name: str, make) -> Path:
-    """A folder that `make(folder)` fills, once for all workers of pytest-xdist."""
+    """Returns a folder that `make(folder)` fills once for all workers of pytest-xdist."""
     from filelock import FileLock
 
     base = tmp_path_factory.getbasetemp()
@@ -45,7 +45,7 @@ def _once(tmp_path_factory, name: str, make) -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
-    """Where the dataset of the smoke config is built."""
+    """The data directory with the built dataset of the smoke config."""
 
     def make(folder):
         result = run_mlcm("build", "synthetic_faces/48x48", f"--data_dir={folder}")

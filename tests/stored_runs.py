@@ -1,4 +1,4 @@
-"""Work directories of runs as inference reads them, without any training."""
+"""Work directories of runs, as inference reads them, made without any training."""
 
 import json
 
@@ -12,9 +12,9 @@ ARCHITECTURE = {"name": "resnet18", "stem": "small", "width": 0.125, "depths": (
 
 
 def card(stage="transfer", **changes) -> stored.Card:
-    """Of a network that reads thermal crops of 32 x 32 pixels, but for the changes."""
-    facts = {"architecture": ARCHITECTURE, "layout": landmarks.get("ibug68"), "image_size": 32, "expand": 1.25}
-    return stored.Card(**{"stage": stage, "modality": "thermal"} | facts | changes)
+    """The card of a network that reads thermal crops of 32 x 32 pixels, with some fields changed."""
+    fields = {"architecture": ARCHITECTURE, "layout": landmarks.get("ibug68"), "image_size": 32, "expand": 1.25}
+    return stored.Card(**{"stage": stage, "modality": "thermal"} | fields | changes)
 
 
 def network(of: stored.Card, seed=0) -> networks.Network:
@@ -23,12 +23,12 @@ def network(of: stored.Card, seed=0) -> networks.Network:
 
 
 def write(workdir, *cards: stored.Card, stages=()) -> None:
-    """The work directory of a run with a finished stage for each card.
+    """Writes a work directory with one finished stage for each card.
 
     Args:
         workdir: made if it is missing.
-        *cards: of the stages.
-        stages: of the run's config; by default those of the cards.
+        *cards: the cards of the stages.
+        stages: `stages` of the run's config; by default those of the cards.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps({"stages": list(stages) or [one.stage for one in cards]}))

@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ say what they measure and where the result stands, and they run."""
+"""The scripts of benchmarks/ name their command and the place of their results, and they run."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ SMOKE = "configs/tiny.py:smoke"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_docstring_has_the_command_and_where_the_result_stands(name):
+def test_docstring_names_the_command_and_the_place_of_the_results(name):
     text = importlib.import_module(f"benchmarks.{name}").__doc__
     assert f"python -m benchmarks.{name}" in text
     places = ("RESULTS.md", "docs/", "tfds_builders")
@@ -134,4 +134,4 @@ def test_kd_sensitivity(data_dir, tmp_path, capsys):
     assert lines[-4].startswith("| change |")
     assert lines[-2].startswith("| as published |") and lines[-1].startswith("| main weight 10 |")
     control = [line.split("|")[2] for line in lines[-2:]]
-    assert control[0] == control[1]  # the student alone is the same
+    assert control[0] == control[1]  # the change does not affect the student without teachers

@@ -111,7 +111,7 @@ def test_edges_do_not_depend_on_the_order_of_pairs(data):
     pairs=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda p: p[0] != p[1]), min_size=1),
     order=st.randoms(use_true_random=False),
 )
-def test_any_edges_are_drawn_once_each(pairs, order):
+def test_every_edge_is_drawn_once(pairs, order):
     layout = dataclasses.replace(landmarks.get("cofw29"), edges=tuple(pairs))
     chains = codecs.edge_chains(layout)
     assert drawn_pairs(chains) == sorted(map(list, {tuple(sorted(pair)) for pair in pairs}))
@@ -144,7 +144,7 @@ def test_membership():
         codecs.membership(((0, 5),), 5)
 
 
-def test_an_edge_weighs_what_its_least_landmark_does():
+def test_an_edge_has_the_smallest_weight_of_its_landmarks():
     weights = np.array([[1.0, 0.5, 2.0, 1.0], [0.0, 1.0, 1.0, 1.0]], np.float32)
     chains = ((0, 1), (1, 2, 3, 1))
     np.testing.assert_array_equal(codecs.edge_weights(chains, weights), [[0.5, 0.5], [0.0, 1.0]])
@@ -152,7 +152,7 @@ def test_an_edge_weighs_what_its_least_landmark_does():
 
 
 def spline(chain, points, pieces=5):
-    """Places on scipy's spline over the length of the chords, `pieces` from landmark to landmark."""
+    """Points on scipy's spline over the length of the chords, `pieces` of them per chord."""
     y, ends = points[list(chain)], "periodic" if len(chain) > 2 and chain[0] == chain[-1] else "natural"
     knots = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(y, axis=0), axis=1))])
     places = [place for a, b in itertools.pairwise(knots) for place in np.linspace(a, b, pieces, endpoint=False)]
@@ -215,7 +215,7 @@ def test_edge_maps_look_like_those_of_opencv():
 
 
 def published_edge_maps(points, lines):
-    """As STAR's code draws: splines along the arc length, on 4 times as many pixels at 4 x, rounded; [64, 64, E]."""
+    """The drawing of STAR's code, [64, 64, E]: splines over the arc length, rounded to pixels at 4 times the size."""
     maps = []
     for closed, line in lines:
         part = points[[*line, *line[:1]] if closed else line]
@@ -229,13 +229,13 @@ def published_edge_maps(points, lines):
     return np.stack(maps, -1)
 
 
-# The table of arXiv 2404.06029's code for 51 points, and that of STAR's for 68 beyond the jaw, which leaves brows open.
+# (closed, landmarks) of every line in arXiv 2404.06029's code for 51 points. STAR's code for 68 leaves the brows open.
 LINES = [(True, range(5)), (True, range(5, 10)), (False, range(10, 14)), (False, range(14, 19)), (True, range(19, 25))]
 LINES += [(True, range(25, 31)), (True, range(31, 43)), (True, range(43, 51))]
 
 
 @pytest.mark.parametrize("name", ["star_pair2024", "star_youtube"])
-def test_the_published_drawing_can_be_had(name):
+def test_the_published_drawing_can_be_reproduced(name):
     chosen = config.load(f"configs/{name}.py")
     chains = codecs.edge_chains(chosen.layout, closed=chosen.loss.options.closed)
     turned = np.array([[0.99, 0.14], [-0.14, 0.99]])
@@ -269,13 +269,13 @@ def test_closed_groups_keep_the_number_of_edges():
         codecs.edge_chains("ibug51", closed=("nose",))
 
 
-def test_edge_maps_are_moved_by_drawn_pixels():
+def test_shift_moves_edge_maps_by_drawn_pixels():
     points = np.random.default_rng(6).uniform(0.2, 0.8, (1, 3, 2))
     moved = codecs.edge_maps(points + 0.5 / 32, ((0, 1, 2),), 8, 32)
     np.testing.assert_allclose(codecs.edge_maps(points, ((0, 1, 2),), 8, 32, shift=0.5), moved, atol=1e-5)
 
 
-def test_edge_maps_are_targets_of_finite_value():
+def test_edge_maps_are_finite_and_carry_no_gradient():
     same = jnp.full((1, 3, 2), 0.55)  # a line of no length
     maps = codecs.edge_maps(same, ((0, 1, 2), (0, 1, 2, 0)), 8, 32)
     assert np.isfinite(maps).all() and float(maps.max()) > 0.2

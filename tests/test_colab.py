@@ -159,9 +159,9 @@ def check_distill(notebook, workdir):
     text = "".join(output.get("text", "") or output["data"]["text/plain"] for output in table)
     for row in results["rows"]:
         assert row["name"] in text and f"{row['nme']:.2f}" in text
-    said = streams(notebook, "stdout")
-    assert "synthetic_faces/48x48" in said
-    assert 0 < float(re.search(r"mirror image: ([\d.]+)", said).group(1)) <= 1
+    printed = streams(notebook, "stdout")
+    assert "synthetic_faces/48x48" in printed
+    assert 0 < float(re.search(r"mirror image: ([\d.]+)", printed).group(1)) <= 1
     assert "Warning" not in streams(notebook, "stderr")
 
 

@@ -1,4 +1,4 @@
-"""The four worked examples of CONTRIBUTING.md, run as they stand there."""
+"""The four examples of CONTRIBUTING.md run as they are printed."""
 
 import importlib
 import re
@@ -27,7 +27,7 @@ DATASET, BACKBONE, LOSS, STAGE = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 @pytest.fixture
 def added(monkeypatch):
-    """Runs an example at the end of a module, and takes away afterwards what it has added."""
+    """Runs an example at the end of a module, and removes afterwards what it added to a table."""
 
     def run(example, module, table):
         monkeypatch.setattr(module, table, dict(getattr(module, table)))

@@ -1,4 +1,4 @@
-"""DIKD: who is trained by what (as the paper tells), values against numpy, jit, grad, vmap."""
+"""DIKD: which parts each injection trains (as in the paper), values against numpy, jit, grad, vmap."""
 
 import doctest
 import functools
@@ -168,7 +168,7 @@ def test_jit_vmap_and_traced_weights(world):
     compiled = jax.jit(lambda alpha, beta: total(**world, alpha=alpha, beta=beta)[0])
     np.testing.assert_allclose(compiled(0.3, 0.8), eager, rtol=1e-5)
     np.testing.assert_allclose(compiled(0.0, 1.0), total(**world)[1]["reverse"], rtol=1e-5)
-    assert compiled._cache_size() == 1  # traced: another alpha is no other program
+    assert compiled._cache_size() == 1  # alpha is traced: another value compiles nothing anew
 
     def one(thermal, rgb, target):
         nets = world["student"], world["teacher"]
@@ -213,7 +213,7 @@ def test_each_injection_is_a_term_of_its_own(world, weights, reverse_target):
 
 
 def reference_mean(values, weights):
-    """Entry by entry."""
+    """`masked_mean`, entry by entry."""
     means = []
     for b in range(len(values)):
         entries = [i for i in np.ndindex(values.shape[1:]) if weights[(b, *i)[: weights.ndim]] > 0]
@@ -245,12 +245,12 @@ def test_the_masked_mean_against_a_loop(weights):
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 1), (4, 2), (1, 3), (4, 3, 1), (4, 3, 2, 1), (2, 3)])
-def test_the_masked_mean_refuses_weights_that_do_not_lead(shape):
-    with pytest.raises(ValueError, match=r"do not lead the shape of the values \(4, 3, 2\)"):
+def test_the_masked_mean_refuses_weights_of_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"do not fit values of shape \(4, 3, 2\)"):
         dikd.masked_mean(MEANS, np.ones(shape))
 
 
-def test_what_has_no_weight_reaches_neither_mean_nor_gradient():
+def test_values_without_weight_affect_neither_mean_nor_gradient():
     values = jnp.where(WEIGHTS[..., None] > 0, jnp.asarray(MEANS, jnp.float32), jnp.nan)
     mean = jax.jit(dikd.masked_mean)
     np.testing.assert_allclose(mean(values, WEIGHTS), reference_mean(MEANS, WEIGHTS), rtol=1e-5)
@@ -269,7 +269,7 @@ def test_only_the_ratios_of_weights_matter(factor):
     np.testing.assert_allclose(tiny, reference_mean(MEANS, weights), rtol=1e-5)
 
 
-def test_the_masked_mean_keeps_float64_and_lifts_bfloat16():
+def test_the_masked_mean_keeps_float64_and_widens_bfloat16():
     values = np.full((1, 4096), 1.001)
     low = dikd.masked_mean(jnp.asarray(values, jnp.bfloat16), jnp.ones((1, 4096), jnp.bfloat16))
     assert low.dtype == jnp.float32 and float(low[0]) == 1.0
@@ -277,7 +277,7 @@ def test_the_masked_mean_keeps_float64_and_lifts_bfloat16():
         assert dikd.masked_mean(values, np.ones(1, bool)).dtype == jnp.float64
 
 
-def test_mistakes_are_told(world):
+def test_mistakes_are_reported(world):
     with pytest.raises(ValueError, match="'teacher' or 'truth', not 'student'"):
         total(**world, reverse_target="student")
     with pytest.raises(ValueError, match=r"student's head gives \(4, 3, 2\), but the target has shape \(4, 1, 2\)"):
@@ -318,7 +318,7 @@ def test_decay_at_its_ends(schedule, start, middle, end):
     np.testing.assert_allclose(curve(jnp.array([-0.2, 1.3])), [start, end], rtol=1e-6, atol=1e-7)
     values = np.asarray(curve(jnp.linspace(0, 1, 50)))
     assert (np.diff(values) <= 0).all()
-    assert np.asarray(dikd.decay(0, schedule)) == 1  # an integer progress is no integer weight
+    assert np.asarray(dikd.decay(0, schedule)) == 1  # of an integer, too
     assert np.isfinite(jax.vmap(jax.grad(lambda e: dikd.decay(e, schedule)))(jnp.array([0.0, 0.5, 1.0]))).all()
 
 
@@ -331,12 +331,12 @@ def test_unknown_schedules_are_refused():
         dikd.decay(0.5, "step")
 
 
-def test_the_ten_lines_of_the_docstring_run():
+def test_the_example_of_the_docstring_runs():
     result = doctest.testmod(dikd)
     assert result.attempted == 10 and result.failed == 0
 
 
-def test_their_numbers_against_numpy():
+def test_the_numbers_of_the_docstring_against_numpy():
     f_t, f_r = np.sin(np.arange(64.0)).reshape(2, 4, 8)
     p_t, p_r = np.cos(np.arange(96.0)).reshape(2, 8, 6)
     apart, off = (f_t - f_r) @ p_r, f_r @ p_t - 1
@@ -346,13 +346,13 @@ def test_their_numbers_against_numpy():
     assert printed in dikd.dikd.__doc__ and f"{norms}\n" in dikd.dikd.__doc__
 
 
-# Whatever is neither Python's own nor required by jax itself is not found, as if it were not installed.
+# Hides every package that is neither part of Python nor required by jax, as if it were not installed.
 JAX_ALONE = """
 import sys
 
 ALLOWED = {"mlcm_jax", "jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", *sys.stdlib_module_names}
 
-class Blinkers:
+class AllowedOnly:
     def __init__(self, finder):
         self.finder = finder
 
@@ -361,7 +361,7 @@ class Blinkers:
         if top in ALLOWED or top.startswith("_"):  # _sysconfigdata_… is Python's own
             return self.finder.find_spec(name, path, target)
 
-sys.meta_path[:] = [Blinkers(finder) for finder in sys.meta_path]
+sys.meta_path[:] = [AllowedOnly(finder) for finder in sys.meta_path]
 
 import doctest
 import jax.numpy as jnp
@@ -393,7 +393,7 @@ def test_dikd_works_where_jax_alone_is_installed(tmp_path):
 @pytest.mark.parametrize(
     "module", ["flax", "optax", "orbax.checkpoint", "tensorflow_datasets", "cv2", "mlcm_jax.train"]
 )
-def test_nothing_else_is_found_there(module, tmp_path):
+def test_other_packages_are_hidden_there(module, tmp_path):
     code = JAX_ALONE[: JAX_ALONE.index("import doctest")] + f"import {module}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert result.returncode == 1

@@ -11,7 +11,7 @@ import pytest
 from mlcm_jax import landmarks, layouts
 from mlcm_jax.errors import InputError
 
-# Whole faces; charlotte43 is a profile, the same for either side.
+# The layouts of whole faces; charlotte43 is a profile, the same for either side.
 LAYOUTS = [layout for name, layout in landmarks.LAYOUTS.items() if name != "charlotte43"]
 COUNTS = {
     "ibug68": 68,
@@ -39,7 +39,7 @@ def mirror_all(points):
 
 
 def template(name):
-    """A drawn, symmetric face about x = 0 in the order that the layout's publication shows, [K, 2]."""
+    """A drawn face, symmetric about x = 0, with the order of points that the layout's publication shows; [K, 2]."""
     if name == "tfw5":
         return np.array([(-3, -2), (3, -2), (0, 1), (-2, 4), (2, 4)], float)
     if name == "cofw29":
@@ -106,7 +106,7 @@ def test_the_public_layouts_and_their_counts():
 def test_a_mirrored_face_is_the_same_face(layout):
     points = template(layout.name)
     assert points.shape == (layout.count, 2)
-    assert len(np.unique(points.round(6), axis=0)) == layout.count  # else a wrong pair could go unseen
+    assert len(np.unique(points.round(6), axis=0)) == layout.count  # otherwise a wrong pair could remain unnoticed
     np.testing.assert_allclose(mirror_all(points)[layout.flip], points, atol=1e-12)
 
 
@@ -166,8 +166,8 @@ PICKS += [(a, "ibug51") for a in ("ibug68", "tfake70", "wflw98")]
 
 @pytest.mark.parametrize(("source", "target"), PICKS)
 def test_conversions_pick_the_points_of_the_same_place(source, target):
-    # The drawn faces agree in the parts that the layouts share, so a conversion must land on the target's own drawing.
-    # The jaw of 98 points holds that of 68 as every second point; its lids have one more point, hence no eyes here.
+    # The drawn faces agree in the parts that the layouts share, so a conversion must give the target's own drawing.
+    # Every second jaw point of 98 is one of 68. The lids of 98 have one point more, so the eyes are not compared here.
     converted, wanted = landmarks.convert(template(source), source, target), template(target)
     groups = landmarks.get(target).groups
     parts = ["jaw", "right_brow", "left_brow", "nose"]
@@ -195,7 +195,7 @@ def test_68_to_54_is_the_published_index_list():
     assert picked.dtype == np.float32
 
 
-# What 68, 54 and 98 points mark of the 17 that iBUG shares with COFW, read off the images of the publications.
+# The 17 points that iBUG shares with COFW, in every layout that has them, according to the figures of the publications.
 COMMON = {
     "ibug68": [17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 54, 51, 62, 66, 57, 8],
     "tfake70": [17, 26, 21, 22, 36, 45, 39, 42, 30, 33, 48, 54, 51, 62, 66, 57, 8],
@@ -216,7 +216,7 @@ def test_the_points_shared_with_cofw(source):
 
 
 @pytest.mark.parametrize("source", [name for name in COUNTS if name not in ("tfw5", "charlotte43")])
-def test_five_points_come_from_every_dense_layout(source):
+def test_every_dense_layout_gives_five_points(source):
     five = landmarks.convert(template(source), source, "tfw5")
     np.testing.assert_allclose(mirror_all(five)[landmarks.get("tfw5").flip], five, atol=1e-12)
     np.testing.assert_allclose(five[2], (0, 0.5))
@@ -232,11 +232,11 @@ def test_identity_copies():
 
 
 def test_undefined_conversions_say_why():
-    with pytest.raises(InputError, match="its 54 points do not hold what the 68"):
+    with pytest.raises(InputError, match="its 54 points lack some of the 68"):
         landmarks.convert(np.zeros((54, 2)), "sf_tl54", "ibug68")
     with pytest.raises(InputError, match=r"ibug68 to cofw29: it has no points at COFW's brow .*both .* to common17\.$"):
         landmarks.convert(np.zeros((68, 2)), "ibug68", "cofw29")
-    with pytest.raises(InputError, match=r"its 51 points do not hold .*; ibug68 can be converted to ibug51"):
+    with pytest.raises(InputError, match=r"its 51 points lack some .*; ibug68 can be converted to ibug51"):
         landmarks.convert(np.zeros((51, 2)), "ibug51", "ibug68")
 
 
@@ -249,28 +249,28 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("model", "target", "wanted"), ROUTES)
-def test_routes_lead_to_the_richest_layout_that_both_reach(model, target, wanted):
+def test_routes_lead_to_the_largest_common_layout(model, target, wanted):
     assert landmarks.route(model, target) is landmarks.LAYOUTS[wanted]
 
 
-def test_every_refusal_names_a_way_that_works():
+def test_every_refusal_names_a_conversion_that_works():
     for source in landmarks.LAYOUTS.values():
         for target in landmarks.LAYOUTS.values():
-            if source is not target and "charlotte43" in (source.name, target.name):  # half a face meets no other
+            if source is not target and "charlotte43" in (source.name, target.name):  # a profile shares no layout
                 for function in (landmarks.route, lambda a, b: landmarks.convert(np.zeros((a.count, 2)), a, b)):
                     with pytest.raises(InputError, match="have no layout in common"):
                         function(source, target)
                 continue
-            meeting = landmarks.route(source, target)
-            assert meeting is landmarks.route(target, source)
+            common = landmarks.route(source, target)
+            assert common is landmarks.route(target, source)
             for one in (source, target):
-                assert landmarks.convert(np.zeros((one.count, 2)), one, meeting).shape == (meeting.count, 2)
-            if meeting is not target:
-                with pytest.raises(InputError, match=f"to {meeting.name}"):
+                assert landmarks.convert(np.zeros((one.count, 2)), one, common).shape == (common.count, 2)
+            if common is not target:
+                with pytest.raises(InputError, match=f"to {common.name}"):
                     landmarks.convert(np.zeros((source.count, 2)), source, target)
 
 
-def test_layouts_of_the_user_stand_alone():
+def test_a_users_layout_converts_to_itself_only():
     public = landmarks.get("tfw5")
     own = dataclasses.replace(public, name="mine")
     reloaded = dataclasses.replace(own, flip=own.flip.copy())
@@ -302,7 +302,7 @@ def test_check_refuses(points, message):
         landmarks.check(points, "ibug68")
 
 
-def test_check_keeps_what_is_good():
+def test_check_returns_valid_points():
     assert landmarks.check([[1, 2]] * 5, "tfw5").dtype == np.float32
     assert landmarks.check(np.zeros((2, 5, 2), np.int64), "tfw5").shape == (2, 5, 2)
 
@@ -325,7 +325,7 @@ def test_no_box_fits_degenerate_points(points):
         landmarks.box_from_points(points)
 
 
-def test_the_file_needs_numpy_alone():
+def test_the_modules_need_numpy_alone():
     modules = set()
     for module in (landmarks, layouts):
         tree = ast.parse(inspect.getsource(module))

@@ -87,7 +87,7 @@ def test_slopes_against_finite_differences(name):
             return function(p - y)
 
         prediction, target = ERRORS[ERRORS != 0] + 0.013, np.zeros(len(ERRORS) - 1)
-    step = 1e-6  # of the float64 reference, so that the check is no check of rounding
+    step = 1e-6  # of the float64 reference, whose rounding errors are small enough for this step
     slope = (reference(prediction + step, target) - reference(prediction - step, target)) / (2 * step)
     grad = jax.grad(lambda p: loss(p, jnp.asarray(target, jnp.float32)).sum())(jnp.asarray(prediction, jnp.float32))
     np.testing.assert_allclose(grad, slope, rtol=1e-3, atol=1e-4)
@@ -133,7 +133,7 @@ def test_shapes_must_agree(name):
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.5, 1.0, 3.0])
-def test_smooth_l1_is_that_of_the_formula_at_its_seams_too(beta):
+def test_smooth_l1_is_the_formula_also_where_its_pieces_meet(beta):
     error = np.array([-1e3, -2 * beta, -beta, -beta / 3, 0.0, beta / 2, beta, 1.5 * beta, 40.0], np.float32)
 
     def loss(e):
@@ -145,7 +145,7 @@ def test_smooth_l1_is_that_of_the_formula_at_its_seams_too(beta):
     assert slope[4] == 0
 
 
-def test_smooth_l1_wants_a_positive_beta():
+def test_smooth_l1_requires_a_positive_beta():
     with pytest.raises(ValueError, match="use l1"):
         losses.smooth_l1(jnp.zeros(2), jnp.zeros(2), beta=0)
 
@@ -188,7 +188,7 @@ def reference_kd(p, tough, tolerant, y, released, main_weight=2.5, gamma=0.5):
 
 
 def faces(seed, shape=(3, 40, 2)):
-    """Prediction, tough, tolerant, target whose errors reach every region of the loss, far ones included."""
+    """Prediction, tough teacher, tolerant teacher and target, whose errors cover every region of the loss."""
     rng = np.random.default_rng(seed)
     y = rng.uniform(0.2, 0.8, shape)
     t = [rng.uniform(0.01, 0.2, shape) * rng.choice([-1, 1], shape) for _ in range(2)]
@@ -228,7 +228,7 @@ def test_kd_and_its_parts_against_the_formula(variant):
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_kd_slopes_against_finite_differences(variant):
     p, tough, tolerant, y = (a.ravel() for a in faces(1, (1, 30, 2)))
-    step = 1e-7  # of the float64 reference; no sample lies that near to a border of a region
+    step = 1e-7  # of the float64 reference; no sample is that close to a border of a region
     high, low = (
         np.array([reference_kd(*v, variant == "released") for v in zip(p + s, tough, tolerant, y, strict=True)])
         for s in (step, -step)
@@ -236,7 +236,7 @@ def test_kd_slopes_against_finite_differences(variant):
     slopes = jax.jit(jax.grad(lambda *a: losses.kd(*a, variant=variant).sum(), argnums=(0, 1, 2)))
     to_p, *to_teachers = slopes(*(jnp.asarray(a, jnp.float32) for a in (p, tough, tolerant, y)))
     np.testing.assert_allclose(to_p, (high - low) / (2 * step), rtol=1e-3, atol=1e-3)
-    for gradient in to_teachers:  # neither t nor the regions train anything
+    for gradient in to_teachers:  # t and the regions carry no gradient
         np.testing.assert_array_equal(gradient, 0.0)
 
 
@@ -251,7 +251,7 @@ def test_the_slope_at_the_truth_is_a_quarter():
     assert kd_slope(1e-6) == pytest.approx(2.5 - 2 * 0.45 / 0.4, abs=1e-3) == pytest.approx(0.25, abs=1e-3)
     assert kd_slope(-1e-6) == pytest.approx(-0.25, abs=1e-3)
     assert kd_slope(1e-6, main_weight=2.25) == pytest.approx(0.0, abs=1e-3)
-    assert kd_slope(1e-6, main_weight=2.0) < -0.2  # the truth repels
+    assert kd_slope(1e-6, main_weight=2.0) < -0.2  # pushes away from the truth
     assert kd_slope(1e-6, stop_factor=True) == pytest.approx(2.5, abs=1e-3)
     assert kd_slope(1e-6, variant="released") == pytest.approx(7.5, abs=1e-3)
     assert kd_slope(0.03) == pytest.approx(2.5 - 0.9 * (0.1 - 0.06) / 0.04, rel=1e-4)
@@ -261,7 +261,7 @@ def test_the_slope_at_the_truth_is_a_quarter():
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_a_teacher_that_is_right_gives_finite_numbers(variant):
+def test_an_exact_teacher_gives_finite_numbers(variant):
     y = jnp.full((1, 3, 2), 0.5)
     p = y + jnp.array([0.0, 0.1, -0.7]).reshape(1, 3, 1)
     total = jax.value_and_grad(lambda *a: losses.kd(*a, variant=variant).sum(), argnums=(0, 1, 2, 3))
@@ -272,7 +272,7 @@ def test_a_teacher_that_is_right_gives_finite_numbers(variant):
     np.testing.assert_array_equal(gradients[0][0, 0], 0.0)
 
 
-def test_kd_knows_the_errors_only_and_not_the_side_of_the_teacher():
+def test_kd_depends_on_the_size_but_not_the_sign_of_the_teachers_errors():
     p, tough, tolerant, y = (jnp.asarray(a, jnp.float32) for a in faces(2))
     mirrored = losses.kd(p, 2 * y - tough, 2 * y - tolerant, y)
     np.testing.assert_allclose(losses.kd(p, tough, tolerant, y), mirrored, atol=1e-6)
@@ -301,7 +301,7 @@ def test_controls_keep_the_errors_and_lose_the_example():
     np.testing.assert_allclose(shuffled, t[order], atol=1e-6)
     np.testing.assert_allclose(losses.control(tough, y, "constant") - y, t.mean(), atol=1e-6)
     np.testing.assert_array_equal(jax.grad(lambda a: losses.control(a, y, "constant").sum())(tough), 0.0)
-    # What has no weight reaches nothing: neither the mean, nor another example.
+    # An error without weight affects neither the mean nor another example.
     weights = jnp.asarray(np.random.default_rng(0).random((5, 6)) < 0.5, jnp.float32)
     wild = jnp.where(weights[..., None] > 0, tough, 99.0)
     mean = t[np.asarray(weights) > 0].mean()

@@ -86,7 +86,7 @@ def test_the_published_grid_is_the_published_loss(make, eps):
 
 
 def test_the_published_loss_in_cells():
-    """Their cells are spread over W / (W - 1) of what their targets are; without that, the two are equal."""
+    """In the published grid, cells are spread wider than targets, by W / (W - 1); apart from that, both are equal."""
     maps, target = head_output()
     stretch = 2 * 64 / 63
     with jax.enable_x64(True):
@@ -97,7 +97,7 @@ def test_the_published_loss_in_cells():
 
 @pytest.mark.parametrize("name", ["star_pair2024", "star_youtube"])
 def test_the_published_configs_train_the_published_loss(name):
-    """The term of the eigenvalues is two thirds of the other; with the published numbers in cells it would be 17 %."""
+    """The term of the eigenvalues is two thirds of the other; the published options in "cells" would make it 17 %."""
     maps, target = head_output()
     chosen = config.load(f"configs/{name}.py").loss.options
     chosen = {key: chosen[key] for key in ("weight", "eps", "scale", "distance", "grid")}
@@ -197,7 +197,7 @@ def test_degenerate_maps_give_finite_values_and_slopes(distance, grid):
         {"grid": "cells"},
     ],
 )
-def test_the_gradient_of_no_map_explodes(numbers):
+def test_no_map_has_an_exploding_gradient(numbers):
     """Without the bound it is 1e9 and more for a one-hot map, 1e15 and more for an empty one."""
     maps = [*DEGENERATE.values(), DEGENERATE["one-hot"] + 1e-3 * np.eye(36)[15].reshape(6, 6)]
     maps = np.stack([factor * m for m in maps for factor in (1e-6, 1.0, 50.0)], -1)[None]
@@ -211,8 +211,8 @@ def test_the_gradient_of_no_map_explodes(numbers):
 
 
 @pytest.mark.parametrize("grid", codecs.GRIDS)
-def test_gradients_of_gaussians_stay_as_they_are(grid):
-    """Maps of sum 1, as sharp as half a cell and up to eight cells off, keep the gradient of the formula."""
+def test_gradients_of_gaussians_are_not_scaled_down(grid):
+    """The gradient of maps of sum 1, with deviations from half a cell and up to eight cells off, is the formula's."""
     y, x = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5, indexing="ij")
     square = ((x - 32.3) ** 2 + (y - 29.1) ** 2 / 1.7)[..., None]
     gaussians = np.exp(-square / (2 * np.repeat([0.5, 1.0, 3.0], 3) ** 2))[None]
@@ -297,7 +297,7 @@ def test_the_system_is_the_weighted_sum_of_its_parts():
     np.testing.assert_allclose(total, parts["star"] + 10 * parts["points"] + 10 * parts["edges"], rtol=1e-5)
 
 
-def test_landmarks_without_weight_neither_count_nor_poison():
+def test_landmarks_without_weight_affect_neither_value_nor_gradient():
     fused, points, edges, target = maps_of(1)
     weights = np.ones((3, 5), bool)
     weights[0, 0] = weights[2] = False

@@ -55,10 +55,10 @@ def test_normalizers_against_numpy(layout, normalizer, first, second):
     np.testing.assert_allclose(compiled(prediction, target), wanted, rtol=1e-5)
 
 
-def test_every_normalizer_has_words_and_a_length():
+def test_every_normalizer_has_a_description_and_a_length():
     assert set(metrics.NORMALIZERS) == {"outer_eyes", "pupils", "box"}
-    for name, words in metrics.NORMALIZERS.items():
-        assert words and words != name
+    for name, description in metrics.NORMALIZERS.items():
+        assert description and description != name
         length = metrics.normalizer_length(face("ibug68"), normalizer=name, layout="ibug68", box=np.ones((2, 4)))
         assert length.shape == (2,) and (length > 0).all()
 
@@ -102,7 +102,7 @@ def test_degenerate_normalizers_are_errors_on_the_host_and_nan_on_the_device():
         ({"normalizer": "pupils", "layout": "tfw5", "weights": np.ones((2, 4))}, r"Weights have shape \(2, 4\)"),
     ],
 )
-def test_mistakes_are_told(options, message):
+def test_mistakes_are_reported(options, message):
     target = face("tfw5")
     with pytest.raises(InputError, match=message):
         metrics.nme(target, target, **options)
@@ -147,7 +147,7 @@ def test_the_curve_is_the_distribution():
 
 
 @pytest.mark.parametrize("values", [[], [[0.1]], 0.1])
-def test_summaries_want_a_list(values):
+def test_summaries_require_a_list(values):
     for function in (metrics.ced, lambda v: metrics.auc(v, threshold=0.1)):
         with pytest.raises(InputError, match="list of at least one number"):
             function(values)

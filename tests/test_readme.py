@@ -1,4 +1,4 @@
-"""The README: its picture of the tree equals the tree, and its python runs."""
+"""The README: its picture of the tree equals the tree, its links exist, and its example of the loss runs."""
 
 import re
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 (PICTURE,) = re.findall(r"## The parts\n\n```\n(.*?)```", README, re.S)
-GENERIC = {"synthetic"}  # rooms whose own __init__.py lists the files
+GENERIC = {"synthetic"}  # folders whose own __init__.py lists the files
 
 
 def pictured() -> dict[str, set[str]]:
-    """Folder -> what the picture names in it; files before the column of explanations."""
+    """Folder -> what the picture names in it, before its column of explanations."""
     found: dict[str, set[str]] = {"": set(), "mlcm_jax": set()}
-    room = ""
+    folder = ""
     for line in PICTURE.splitlines():
         indent = len(line) - len(line.lstrip())
         words = re.split(r" {2,}", line.strip())[0].split()
-        parent = {0: "", 2: "mlcm_jax", 4: f"mlcm_jax/{room}"}[indent]
+        parent = {0: "", 2: "mlcm_jax", 4: f"mlcm_jax/{folder}"}[indent]
         for word in words:
             found.setdefault(parent, set()).add(word)
             if indent == 2 and word.endswith("/"):
-                room = word.rstrip("/")
+                folder = word.rstrip("/")
     return found
 
 
@@ -34,8 +34,8 @@ def test_picture_of_the_tree_equals_the_tree():
     assert named[""] == {"configs/", "tfds_builders/", "benchmarks/", "docs/", "colab/", "tests/", "mlcm_jax/"}
     assert all((ROOT / folder).is_dir() for folder in named[""])
     assert named["mlcm_jax"] == present(ROOT / "mlcm_jax")
-    for room in {name.rstrip("/") for name in named["mlcm_jax"] if name.endswith("/")} - GENERIC:
-        assert named[f"mlcm_jax/{room}"] == present(ROOT / "mlcm_jax" / room), room
+    for folder in {name.rstrip("/") for name in named["mlcm_jax"] if name.endswith("/")} - GENERIC:
+        assert named[f"mlcm_jax/{folder}"] == present(ROOT / "mlcm_jax" / folder), folder
 
 
 def test_map_of_the_renderer_names_all_its_files():

@@ -1,4 +1,4 @@
-"""Active shape model: closed forms on shapes made from known modes, numpy against jax, and hostile files."""
+"""Active shape model: closed forms on shapes made from known modes, numpy against jax, and damaged files."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def modes(k=6):
 
 
 def shapes(n=400, deviations=(0.10, 0.05, 0.01)):
-    """Faces that vary along three modes, with exactly these deviations in the sample."""
+    """Faces that vary along three modes, with exactly these sample deviations."""
     mean, vectors = modes()
     b = np.random.default_rng(1).normal(size=(n, 3))
     b = np.linalg.qr(b - b.mean(0))[0] * np.sqrt(n - 1) * deviations
@@ -84,7 +84,7 @@ def test_shapes_that_make_no_model(bad, message):
 
 
 @pytest.mark.parametrize("variance", [0.0, 1.01, float("nan")])
-def test_variance_is_a_part_of_one(variance):
+def test_variance_is_a_share_of_one(variance):
     with pytest.raises(InputError, match="variance"):
         shape_model.fit(shapes()[0], variance=variance)
 

@@ -1,4 +1,4 @@
-"""What the wheel holds, and that it works away from the clone."""
+"""The wheel holds all files of the package, and works outside of the clone."""
 
 import fnmatch
 import importlib.metadata
@@ -20,7 +20,7 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 
 
 def folder_of(package: str) -> Path:
-    """Where the files of a listed package are."""
+    """The folder with the files of a listed package."""
     return ROOT / SETUPTOOLS["package-dir"].get(package, package.replace(".", "/"))
 
 
@@ -32,7 +32,7 @@ def test_every_package_is_listed():
     assert all((folder_of(name) / "__init__.py").exists() for name in packages)
 
 
-def test_files_that_are_not_python_travel_along():
+def test_other_files_are_packaged_too():
     patterns = SETUPTOOLS["package-data"]["*"]
     files = [path for package in SETUPTOOLS["packages"] for path in folder_of(package).iterdir() if path.is_file()]
     others = {path.name for path in files if path.suffix not in (".py", ".pyc")}
@@ -41,7 +41,7 @@ def test_files_that_are_not_python_travel_along():
 
 
 def run(*command, cwd=None) -> str:
-    """The output of a command, which must succeed and does not see this tree through PYTHONPATH."""
+    """The output of a command, which must succeed, and for which PYTHONPATH is unset, as it may name this tree."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, cwd=cwd, env=env)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -113,5 +113,5 @@ def test_the_installed_command_trains_and_predicts_from_any_folder(installed, tm
     run(installed, "predict", "--model=run", "--out=out", "--box=8,8,40,48", "face.npy", cwd=tmp_path)
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert np.shape(found["face.npy"]["landmarks"]) == (68, 2)
-    # The ablation builds on its neighbour, and `--help` lists what the wheel ships.
+    # The configs of ablations import another config, and `--help` lists those that the wheel ships.
     assert "ablation_synthetic" in run(installed, "ablate", "--help", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Networks. `create(name, …)` makes a model of two parts, `backbone` and `head`: image -> features -> landmarks."""
+"""Networks: `create(name, …)` makes a model of two parts, `backbone` and `head`: image -> features -> landmarks."""
 
 import inspect
 from functools import partial
@@ -54,13 +54,13 @@ class Model(nnx.Module):
 
 
 def names() -> tuple[str, ...]:
-    """The backbones that `create` knows."""
+    """The names of all backbones."""
     return tuple(_BACKBONES)
 
 
 def _options(module: type[nnx.Module]) -> set[str]:
     """The keyword-only parameters of a backbone or head, which `create` passes on by name."""
-    # Of `__init__`: the signature of the class is that of nnx's metaclass.
+    # The signature of the class itself would be that of nnx's metaclass.
     parameters = inspect.signature(module.__init__).parameters.values()
     return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"rngs", "dtype"}
 

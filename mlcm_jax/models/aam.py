@@ -103,8 +103,8 @@ class AAM(nnx.Module):
     Args:
         channels: C of the features.
         num_landmarks: K.
-        layout: of the landmarks, whose edges are drawn: a name, a `landmarks.Layout`, or the YAML file of a user's own;
-            None is a face without edges.
+        layout: the layout whose edges are drawn: a name, a `landmarks.Layout`, or the YAML file of a user's own layout;
+            None means no edge maps.
         decoder: "transposed" (the teacher's) is a 1×1 convolution to `head_channels` and two transposed convolutions
             with batch norm and ReLU, of strides 4 and 2 for an `upsample` of 8 (inferred from a public version of the
             code, which lacks the 1×1 convolution). "nearest" (the student's) repeats each cell, without parameters.
@@ -112,7 +112,7 @@ class AAM(nnx.Module):
             published student; otherwise it has a 1×1 convolution (our addition).
         upsample: power of two; 8 takes 8×8 features to 64×64 maps.
         bn_momentum: see `layers.BatchNorm`.
-        plain: `layers.Plain`; the dtype is the decoder's, and all that follows computes in float32.
+        plain: `layers.Plain`; the dtype is that of the decoder, and everything after it computes in float32.
     """
 
     def __init__(
@@ -158,7 +158,8 @@ class AAM(nnx.Module):
         edges = None if self.edges is None else jax.nn.sigmoid(self.edges(x))
         fused = fuse(heat, points, edges, self.chains)
         if self.decoder == "nearest":
-            # Repeating cells last is cheaper and the same: all of the above works cell by cell or on means over them.
+            # Repeating cells last is cheaper and gives the same: all of the above works cell by cell, or on means over
+            # cells.
             fused, points, edges = (None if m is None else self._repeat(m) for m in (fused, points, edges))
         return Prediction(codecs.expectation(fused, floor=1e-6), fused, points, edges)
 

@@ -51,7 +51,7 @@ def convolution_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: 
 
 
 def shifted_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """`convolution_gradient` in the form that a CPU runs well."""
+    """`convolution_gradient` in a form that is fast on a CPU."""
     size = kernel.shape[0]
     gaps = [(0, x.shape[axis] - stride * (g.shape[axis] - 1) - 1, stride - 1) for axis in (1, 2)]
     spread = jax.lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
@@ -68,26 +68,26 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, size: int, stride: int) -> jax.
 
     If XLA is left alone, it writes each of the k² products to memory before summing it, which takes 90 % of the time of
     the whole gradient. Here a loop runs over blocks of rows that fit into the cache, and inside it the columns are
-    summed in one expression, which XLA fuses. The batch axis is never cut, so that a sharded batch needs no
-    communication but the last sum.
+    summed in one expression, which XLA fuses. The batch axis is never split, so that a sharded batch needs no
+    communication except for the last sum.
     """
     batch, height, width, channels = g.shape
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))).astype(jnp.float32)
     g = g.astype(jnp.float32)
-    terms = _largest_divisor(width, 16)  # of the fused expression: more terms gain nothing and compile longer
+    terms = _largest_divisor(width, 16)  # of the fused expression; more terms gain nothing and take longer to compile
     columns = width // terms
     rows = _largest_divisor(height, 256 * 1024 // (4 * batch * width * channels))
     span = min(stride * (rows - 1) + size, padded.shape[1])
 
     def add_rows(block: jax.Array, totals: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-        some_g = jax.lax.dynamic_slice_in_dim(g, block * rows, rows, axis=1)
-        some_x = jax.lax.dynamic_slice_in_dim(padded, block * rows * stride, span, axis=1)
+        rows_of_g = jax.lax.dynamic_slice_in_dim(g, block * rows, rows, axis=1)
+        rows_of_x = jax.lax.dynamic_slice_in_dim(padded, block * rows * stride, span, axis=1)
         sums = []
         for tap, total in enumerate(totals):
             for first in range(0, width, columns):
-                seen = _window(some_x, tap // size, tap % size + first * stride, rows, columns, stride)
-                total = total + seen * some_g[:, :, first : first + columns]
+                window = _window(rows_of_x, tap // size, tap % size + first * stride, rows, columns, stride)
+                total = total + window * rows_of_g[:, :, first : first + columns]
             sums.append(total)
         return tuple(sums)
 

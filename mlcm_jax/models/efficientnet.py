@@ -20,7 +20,7 @@ from mlcm_jax.models.layers import (
     stem_stride,
 )
 
-# expansion, kernel size, stride of the first block, channels, blocks: of B0
+# of B0: expansion, kernel size, stride of the first block, channels, number of blocks
 _STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -67,7 +67,7 @@ class EfficientNet(nnx.Module):
     """Backbone of inverted residuals with squeeze-excitation.
 
     Args:
-        scales: of this member of the family in comparison with B0: its channels, and its blocks per stage (rounded up).
+        scales: factors, relative to B0, of the channels and of the blocks per stage (rounded up).
         width: multiplies all channels once more; they are rounded to multiples of 8 after each multiplication.
         stem: "imagenet" strides by 2 in the first convolution, for a total stride of 32; "small" does not, for 16.
         drop_path: stochastic depth of the last block while training, growing linearly from 0 at the first. Needs `rngs`

@@ -135,7 +135,8 @@ def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype: DTy
     return nnx.Linear(cin, cout, use_bias=bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
-# The next two take what `nnx.Conv` gives its `conv_general_dilated`; padding, dilation and groups are known here.
+# `nnx.Conv` calls the next two in place of `conv_general_dilated`. They ignore the arguments for padding, dilation and
+# groups, which `conv` and `depthwise_conv` fix.
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
@@ -166,8 +167,8 @@ def conv(
         cout: channels of the output.
         size: k; odd where the input is padded.
         stride: along both axes.
-        bias: whether there is one; it starts at zero.
-        pads: False means no padding: a patch embedding of k = stride drops the remainder of the image.
+        bias: whether there is a bias; it starts at zero.
+        pads: whether to pad; without padding, a patch embedding of k = stride drops the remainder of the image.
         plain: see `Plain`.
     """
     form = _pointwise if size == 1 else jax.lax.conv_general_dilated
@@ -199,7 +200,7 @@ def _conv_options(deviation: float, **plain: Unpack[Plain]) -> dict[str, Any]:
     def init(_: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         return normal(key, shape, deviation).astype(dtype)
 
-    # A convolution draws one key from the network's `rngs`, with a bias or without.
+    # A convolution draws one key from the network's `rngs`, whether or not it has a bias.
     return {"dtype": plain["dtype"], "kernel_init": init, "rngs": nnx.Rngs(0)}
 
 
@@ -214,8 +215,8 @@ class BatchNorm(nnx.Module):
 
     Args:
         channels: C.
-        momentum: the share of the old running value that is kept per step, flax's convention (0.9 is PyTorch's 0.1).
-        scale: where the gain starts.
+        momentum: the share of the old running value that a step keeps, as in flax (0.9 is PyTorch's 0.1).
+        scale: initial gain.
         dtype: of the result.
     """
 
@@ -268,13 +269,13 @@ class GroupNorm(nnx.GroupNorm):
 
 
 def _norm_options() -> dict[str, Any]:
-    # The fast variance loses digits where the mean is large. These `rngs` are not the network's: a layer of constants
-    # would change the kernels that are drawn after it.
+    # The fast variance loses digits where the mean is large. These `rngs` are not the network's, because drawing from
+    # those for a layer that starts with constants would change the kernels of the layers after it.
     return {"epsilon": _EPSILON, "dtype": jnp.float32, "use_fast_variance": False, "rngs": nnx.Rngs(0)}
 
 
 class ConvNorm(nnx.Module):
-    """Convolution (dense, or depthwise), batch normalisation, activation. `scale` starts the normalisation's gain."""
+    """Convolution (dense or depthwise), batch normalisation with the initial gain `scale`, activation."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from mlcm_jax.models.layers import Common, ConvNorm, check_width, make_divisible, normalise, run_stages, stem_stride
 
-# expansion, channels, blocks, stride of the first block
+# expansion, channels, number of blocks, stride of the first block
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
@@ -37,7 +37,7 @@ class MobileNetV2(nnx.Module):
     """Backbone of inverted residuals.
 
     Args:
-        width: multiplies all channels, which are then rounded to multiples of 8; the last ones only above 1.
+        width: multiplies all channels, which are then rounded to multiples of 8; the last layer's only if above 1.
         stem: "imagenet" strides by 2 in the first convolution, for a total stride of 32; "small" does not, for 16.
         last_channels: channels of the features; None is 1280 · max(1, width).
         bn_momentum: see `layers.BatchNorm`.

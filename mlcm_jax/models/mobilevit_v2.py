@@ -25,7 +25,7 @@ from mlcm_jax.models.layers import (
     three_channels,
 )
 
-# channels at width 1, stride of the first block, inverted residuals, layers of the transformer after them
+# channels at width 1, stride of the first block, number of inverted residuals, layers of the transformer after them
 _STAGES = ((64, 1, 1, 0), (128, 2, 2, 0), (256, 2, 1, 2), (384, 2, 1, 4), (512, 2, 1, 3))
 
 

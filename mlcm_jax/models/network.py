@@ -14,7 +14,7 @@ Apply = Callable[[Any, jax.Array], jax.Array]
 
 @flax.struct.dataclass
 class Network:
-    """A model's arrays: `params` and `stats` (of batch normalisation) are dicts with the keys `backbone` and `head`."""
+    """The arrays of a model: `params`, and `stats` of batch normalisation, have the keys `backbone` and `head`."""
 
     params: dict[str, Any]
     stats: dict[str, Any]
@@ -23,7 +23,7 @@ class Network:
 
 
 def split(model: nnx.Module) -> Network:
-    """Takes a model of `models.create` apart; the arrays are shared, not copied."""
+    """Takes a model from `models.create` apart; the arrays are shared, not copied."""
     params, stats, defs = {}, {}, {}
     for part in ("backbone", "head"):
         defs[part], param, stat = nnx.split(getattr(model, part), nnx.Param, nnx.BatchStat)
@@ -37,7 +37,7 @@ def create(options: dict[str, Any], *, num_landmarks: int, key: jax.Array, **ext
     Args:
         options: arguments of `models.create`, `name` among them.
         num_landmarks: K.
-        key: of the initial parameters.
+        key: draws the initial parameters.
         **extra: further arguments of `models.create`.
 
     Raises:
@@ -95,7 +95,7 @@ def predict(network: Network, images: jax.Array) -> jax.Array:
 def _run(
     graphdef: nnx.GraphDef, arrays: tuple[Any, Any], inputs: jax.Array, train: bool, key: jax.Array | None
 ) -> tuple[Any, dict[str, Any]]:
-    """The output of a module whose parameters and statistics are `arrays`, and its new statistics."""
+    """The output of a module with the parameters and statistics `arrays`, and its new statistics."""
     params, stats = arrays
     module = nnx.merge(graphdef, nnx.State(params), nnx.State(stats), copy=True)
     module.train() if train else module.eval()

@@ -32,7 +32,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"There is no weight file {path}.")
     try:
         if path.suffix == ".npz":
-            # Our own handle: numpy leaves its one open when the file is damaged.
+            # We open the file, because numpy would leave it open if it is damaged.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         if path.suffix == ".safetensors":
@@ -45,7 +45,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _targets(backbone: nnx.Module) -> dict[str, tuple[nnx.Variable, tuple[int, ...] | None]]:
-    """For every name in the file: our variable, and the axes that turn torch's layout into ours (None: the same)."""
+    """For every name in a file: our variable, and the axes that turn torch's layout into ours (None if they agree)."""
     targets = {}
     for name, module in backbone.torch_modules().items():
         if isinstance(module, nnx.Param):
@@ -88,7 +88,7 @@ def load(backbone: nnx.Module, path: str | Path) -> None:
             raise InputError(f"{path} has no array {name!r} that this backbone needs: {remedy}")
     for name in given:
         if name not in targets:
-            raise InputError(f"{path} has an array {name!r} that this backbone does not know: {remedy}")
+            raise InputError(f"{path} has an array {name!r} that this backbone does not have: {remedy}")
     converted = {}
     for name, (variable, axes) in targets.items():
         array = given[name]
@@ -100,9 +100,7 @@ def load(backbone: nnx.Module, path: str | Path) -> None:
                 f"backbone's {list(variable.shape)}: {remedy}"
             )
         if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-            raise InputError(
-                f"In {path} the array {name!r} holds something else than finite numbers; download it again."
-            )
+            raise InputError(f"In {path} the array {name!r} does not hold finite numbers only; download it again.")
         converted[name] = array.astype(np.float32)
     for name, (variable, _) in targets.items():
         variable[...] = converted[name]

@@ -1,4 +1,4 @@
-"""How large a model is: its parameters and floating-point operations, in total and by part.
+"""The size of a model: its parameters and floating-point operations, in total and by part.
 
 One multiply-add counts as two FLOPs (papers that print "MAdds" or "MACs" under the name FLOPs print half). As is usual,
 only convolutions and matrix products count, not normalisation, activations or resizing. They are counted in the traced
@@ -43,8 +43,8 @@ def _walk(jaxpr: core.Jaxpr, scope: str, flops: dict[str, int]) -> None:
         elif eqn.primitive.name == "dot_general":
             flops[name] = flops.get(name, 0) + _dot_flops(eqn)
         elif eqn.primitive.name == "cond":
-            # These are forms of one computation for different platforms (`depthwise`). Only the one that is written as
-            # a convolution counts in full, so the largest count is right.
+            # The branches are forms of one computation for different platforms (`depthwise`). Only the one that is
+            # written as a convolution counts in full, so the largest count is right.
             branches = [{} for _ in eqn.params["branches"]]
             for branch, counted in zip(eqn.params["branches"], branches, strict=True):
                 _walk(branch.jaxpr, name, counted)
@@ -57,7 +57,7 @@ def _walk(jaxpr: core.Jaxpr, scope: str, flops: dict[str, int]) -> None:
 
 
 def _part(path: str) -> str:
-    """The part of a scope: backbone/stages.0/… belongs to backbone.stages.0, all scopes of the head to head."""
+    """The part of a name scope: backbone/stages.0/… is backbone.stages.0, and all scopes of the head are head."""
     return ".".join(path.split("/")[:2]) if path.startswith("backbone") else path.split("/")[0]
 
 
@@ -99,7 +99,7 @@ def profile(model: nnx.Module, image_size: int, channels: int = 3) -> dict[str, 
     Args:
         model: from `create`, or its shapes from `nnx.eval_shape`.
         image_size: side of the square image.
-        channels: 1 or 3, of the image.
+        channels: of the image, 1 or 3.
 
     Returns:
         "params": number of trained parameters; "flops": 2 per multiply-add, for one image; "parts": {part: {"params",

@@ -32,7 +32,7 @@ _PREPROCESSING = {
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What is known of a stored network.
+    """What is known about a stored network, besides its arrays.
 
     Attributes:
         stage: the stage that trained it.
@@ -42,7 +42,7 @@ class Card:
         expand: side of the crop over the longer side of the box.
         modality: "rgb" or "thermal".
         thermal_range: (low, high) in °C mapped to 0 and 255; () for networks trained on auto-gain images.
-        gain: what makes 8 bits of other values where thermal_range is (); "frame": the frame's percentiles.
+        gain: how other values become 8 bits where thermal_range is (); "frame" scales by the frame's percentiles.
     """
 
     stage: str
@@ -88,7 +88,7 @@ def load(folder: epath.PathLike) -> tuple[networks.Network, Card]:
         arrays = safetensors.numpy.load((folder / WEIGHTS).read_bytes())
     except FileNotFoundError:
         raise InputError(f"The weights {folder / WEIGHTS} are missing; {_again(card.stage)}") from None
-    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that numpy has not
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that numpy lacks
         raise InputError(f"The weights {folder / WEIGHTS} are damaged ({error}); {_again(card.stage)}") from None
     like = _shapes(card, folder / CARD)
     wanted = _flat(like)
@@ -119,19 +119,19 @@ def _shapes(card: Card, path: epath.Path) -> networks.Network:
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in card.architecture.items()}
     options |= {"layout": card.layout} if options.get("layout") else {}
     try:
-        jax.numpy.dtype(options.get("dtype", "float32"))  # models look at it when they are called
+        jax.numpy.dtype(options.get("dtype", "float32"))  # `create` does not check it
         return jax.eval_shape(lambda: networks.create(options, num_landmarks=card.layout.count, key=jax.random.key(0)))
-    except Exception as error:  # a damaged file may hold any arguments, which models refuse in as many ways
+    except Exception as error:  # a damaged file may hold any arguments, which raise any type of error
         raise InputError(f"{path} describes no model of this version ({error}); {_again(card.stage)}") from error
 
 
 def _card(path: epath.Path) -> Card:
-    """What model.json says; raises InputError where it does not hold what `save` wrote."""
+    """Reads model.json; raises InputError if it does not hold what `save` writes."""
     content = read_json(path)
     if not isinstance(content, dict) or "format" not in content:
         raise InputError(f"{path} does not describe a model; train the stage again.")
     if content["format"] != _FORMAT:
-        raise InputError(f"{path} has a format that this version does not know; use the version that wrote it.")
+        raise InputError(f"{path} has a format that this version does not support; use the version that wrote it.")
     try:
         fields = {field.name: content[field.name] for field in dataclasses.fields(Card)}
         layout, where = fields["layout"], "its layout"
@@ -144,7 +144,7 @@ def _card(path: epath.Path) -> Card:
 
 
 def _check(card: Card) -> None:
-    """Raises InputError for a field that nothing could be predicted with."""
+    """Raises InputError if a field has a value with which nothing can be predicted."""
 
     def number(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)

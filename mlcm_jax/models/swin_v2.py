@@ -1,9 +1,9 @@
 """Swin Transformer V2, T, S and B: Liu et al. 2022, arXiv 2111.09883, as torchvision builds it.
 
-Pixels attend to those of their own window, and in every second block the windows are shifted by half their side. In
-contrast to the first Swin, attention is by cosines, a small network computes the position bias from log-spaced offsets,
-and each residual branch ends in its normalisation. The bias of the keys is a parameter, as in torchvision, but is never
-used. Cosines, softmax and normalisations are float32 whatever the dtype.
+Pixels attend to those of their own window, and in every second block the windows are shifted by half their side. Unlike
+in the first Swin, logits are cosines, a small network computes the position bias from log-spaced offsets, and each
+residual branch ends in its normalisation. The bias of the keys is a parameter, as in torchvision, but is never used.
+Cosines, softmax and normalisations are float32 whatever the dtype.
 """
 
 import functools
@@ -35,7 +35,7 @@ _Array = TypeVar("_Array", np.ndarray, jax.Array)
 
 @functools.cache
 def log_offsets(window: int) -> np.ndarray:
-    """Every offset (dy, dx) between two pixels of a window, log-spaced: equation 4, of offsets scaled to [-8, 8].
+    """Every offset (dy, dx) between two pixels of a window, scaled to [-8, 8] and log-spaced (equation 4).
 
     Returns:
         float32 [(2 · window - 1)², 2] in [-log2(9)/3, log2(9)/3], with dx running fastest.
@@ -72,7 +72,7 @@ def join(windows: jax.Array, height: int, width: int) -> jax.Array:
 def neighbours(height: int, width: int, window: int, shift: tuple[int, int]) -> np.ndarray:
     """Which pixels of a window may attend to each other once the map is rolled by -shift.
 
-    The roll brings opposite borders of the map together in the last windows; those pixels may not.
+    The roll brings opposite borders of the map together in the last windows; pixels across that seam may not.
 
     Returns:
         bool [windows, window², window²].
@@ -87,7 +87,7 @@ def neighbours(height: int, width: int, window: int, shift: tuple[int, int]) -> 
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    """`x` / |x| over the last axis in float32; the gradient is finite at zero, the value of padded keys."""
+    """`x` / |x| over the last axis in float32, with a finite gradient even at zero (the keys of padding)."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
@@ -109,14 +109,14 @@ class WindowAttention(nnx.Module):
         self.heads, self.window, self.shift, self.dtype = heads, window, shift, plain["dtype"]
 
     def position_bias(self) -> jax.Array:
-        """What is added to the logits of pixels i and j of a window: float32 [heads, window², window²] in [0, 16]."""
+        """The bias of the logits of pixels i and j of a window: float32 [heads, window², window²] in [0, 16]."""
         table = self.offset_heads(jax.nn.relu(self.offset_hidden(jnp.asarray(log_offsets(self.window)))))
         return (16.0 * jax.nn.sigmoid(table))[offset_index(self.window)].transpose(2, 0, 1)
 
     def _queries_keys_values(self, windows: jax.Array) -> list[jax.Array]:
         """[B, n, window², C] -> three of [B, n, window², heads, C / heads]."""
         b, n, area, c = windows.shape
-        # A bias of the keys cancels in the softmax of plain attention, but would change cosines: it is left out.
+        # A bias of the keys cancels out in the softmax of plain attention. It would change cosines, so it is left out.
         bias = self.qkv.bias[...] * np.repeat(np.float32([1.0, 0.0, 1.0]), c)
         qkv = jnp.matmul(windows.astype(self.dtype), self.qkv.kernel[...].astype(self.dtype))
         qkv = qkv + bias.astype(self.dtype).reshape(1, 1, 1, -1)
@@ -223,12 +223,12 @@ class SwinV2(nnx.Module):
     three rows or columns of pixels instead.)
 
     Args:
-        embed: channels of the first stage of this member of the family; they double with each stage.
+        embed: channels of the first stage; they double with each stage.
         heads: attention heads of the first stage; they double too, so that the channels of a head stay the same.
         depths: blocks per stage; a shorter tuple makes fewer stages.
         width: multiplies all channels and keeps the number of heads; a head gets a multiple of 8 channels (32 at 1).
-        window: side of the windows in pixels of the map. torchvision's weights were trained with 8; with another, the
-            position bias that they learnt is stretched over the window.
+        window: side of the windows in pixels of the map. torchvision's weights were trained with 8; for another side,
+            the position bias that they learnt is stretched over the window.
         drop_path: stochastic depth of the last block while training, growing linearly from 0 at the first. Needs `rngs`
             in the call.
         remat: whether the backward pass recomputes the inside of each block instead of keeping it.

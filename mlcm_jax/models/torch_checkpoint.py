@@ -2,8 +2,8 @@
 
 Since PyTorch 1.6 a checkpoint is a zip archive: `NAME/data.pkl` is a pickle that names the tensors, and `NAME/data/KEY`
 are their raw bytes. In the older format, which several of torchvision's files still have, a few pickles are followed by
-the bytes. A pickle can call any function of any module; the unpickler here knows only the names that a dict of tensors
-needs and refuses all others.
+the bytes. A pickle can call any function of any module; the unpickler here accepts only the names that dicts of tensors
+need and refuses all others.
 
 Formats: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from mlcm_jax.errors import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
-# A damaged pickle can pop an empty stack, index past the end or call with wrong arguments, and so raises many types.
+# A damaged pickle can pop an empty stack, index past the end or pass wrong arguments, which raises many types of error.
 _DAMAGE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -82,7 +82,7 @@ class _Unpickler(pickle.Unpickler):
         self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name in the pickle stands for; raises `_Refused` for all names but a few."""
+        """The object that a name in the pickle refers to; raises `_Refused` for all names but a few."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -100,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Refused(Exception):
-    """The pickle asks for a name outside the list."""
+    """The pickle refers to a name that is not allowed."""
 
 
 def _read_zip(file: BinaryIO) -> Any:
@@ -121,7 +121,7 @@ def _read_zip(file: BinaryIO) -> Any:
         return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
 
 
-def _read_row(file: BinaryIO, size: int) -> Any:
+def _read_old(file: BinaryIO, size: int) -> Any:
     """The older format: magic number, version, system, content and keys, then a count and the bytes for each key."""
     storages: dict[str, np.ndarray] = {}
 
@@ -150,18 +150,18 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict, by name.
 
     Raises:
-        InputError: a file that is not PyTorch's, is damaged or big-endian, holds something else than a dict of tensors,
-            or names code to run.
+        InputError: a file that is not PyTorch's, is damaged or big-endian, holds anything but a dict of tensors, or
+            names code to run.
     """
     remedy = "save one with torch.save(model.state_dict(), …), or convert it to .safetensors."
     try:
         with path.open("rb") as file:
             zipped = file.peek(2)[:2] == b"PK"
-            loaded = _read_zip(file) if zipped else _read_row(file, path.stat().st_size)
+            loaded = _read_zip(file) if zipped else _read_old(file, path.stat().st_size)
     except _Refused as error:
         raise InputError(f"{path}: {error}; only a plain state dict is read: {remedy}") from None
     except _DAMAGE as error:
-        raise InputError(f"{path} is damaged or no state dict ({error}): {remedy}") from None
+        raise InputError(f"{path} is damaged or not a state dict ({error}): {remedy}") from None
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(value, np.ndarray) for name, value in loaded.items()
     ):

@@ -2,18 +2,18 @@
 
 `generate.example(seed, index, size=…)` makes one pair. The files, in the order in which a pair is made:
 
-    generate.py      the whole way: draws the random streams, calls scene, raster, rgb, thermal and sensor in this order
-    scene.py         who and how: seed -> Subject (a person), Scene (pose, expression, camera, lights, accessories)
+    generate.py      the pipeline: draws the random streams, calls scene, raster, rgb, thermal and sensor in this order
+    scene.py         seed -> Subject (a person) and Scene (pose, expression, camera, lights, accessories)
 
     raster.py        Subject, Scene -> GBuffer (what every pixel shows) and Truth (landmarks, visibility), by means of
       anatomy.py       the canonical head as curves: profile, lids, lips, brows, hairline, places of the landmarks
       template.py      these curves as a mesh: Template
       blendshapes.py   identity and expression -> moved vertices of that mesh
       head.py          the moved mesh posed before a pinhole camera, and its 68 landmarks: Head, Camera
-      accessories.py   spectacles, long hair, the peak of a cap, a mask, a hand as more triangles: Piece
+      accessories.py   spectacles, long hair, the peak of a cap, a mask, a hand as further triangles: Piece
       zbuffer.py       triangles -> the nearest one at every pixel: Fragments
-      paint.py         where on the head hair, lids, brows, beard, clothes begin
-      gbuffer.py       the types handed on: Part, GBuffer, Truth
+      paint.py         the borders of hair, lids, brows, beard and clothes on the head
+      gbuffer.py       the types passed on: Part, GBuffer, Truth
 
     rgb.py           GBuffer -> uint8 RGB image, by means of
       albedo.py        linear RGB albedo of every material
@@ -24,7 +24,7 @@
       skin_map.py      warm and cool regions of the skin, in kelvin
       surroundings.py  climate, thermal background, what spectacle lenses mirror
 
-    sensor.py        °C before the lens -> °C as the detector reports them, and 8-bit gray levels
+    sensor.py        °C before the lens -> °C as the detector measures them, and 8-bit gray levels
 
     workers.py       many pairs, rendered by several processes; used by the dataset builder
 

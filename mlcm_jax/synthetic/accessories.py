@@ -1,7 +1,7 @@
-"""Things on and around the head as more triangles: long hair, spectacles, the peak of a cap, a mask, a hand.
+"""Things on and around the head as further triangles: long hair, spectacles, the peak of a cap, a mask, a hand.
 
-`raster` calls `pieces` with the vertices of the bare head (head space, head units) and draws the `Piece`s that come out
-together with the head. Short hair, beanies and the cap itself are no pieces: `raster` lifts and paints the scalp.
+`raster` calls `pieces` with the vertices of the bare head (head space, head units) and draws the resulting `Piece`s
+together with the head. Short hair, beanies and the cap itself are not pieces: `raster` lifts and paints the scalp.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Piece:
         faces: int [F, 3]; drawn from both sides.
         part: what its pixels show.
         share: [V] or scalar, share of the head's rotation that the points follow, see `head.place`.
-        coordinates: float32 [V, 3], what `GBuffer.template` says there: the points themselves; for lenses the position
-            on the lens in half widths and half heights, which goes to `GBuffer.lens` instead, and the side.
+        coordinates: float32 [V, 3], the values of `GBuffer.template`: the points themselves. For lenses, these are the
+            position on the lens in half widths and half heights, which is stored in `GBuffer.lens` instead, and the
+            side.
     """
 
     points: np.ndarray
@@ -38,7 +39,7 @@ class Piece:
     coordinates: np.ndarray
 
 
-@functools.lru_cache(maxsize=64)  # hands lie elsewhere every time, so an unlimited cache would grow with every image
+@functools.lru_cache(maxsize=64)  # limited, because every hand lies at a place of its own
 def _anchor(*xy: float) -> PointSet:
     return locate(np.array(xy).reshape(-1, 2))
 
@@ -114,7 +115,7 @@ def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
 
 
 def long_hair(subject: Subject) -> Piece:
-    """A curtain from the temples round the back down to the shoulders; its lower end follows the torso."""
+    """Hair that hangs from the temples and the back of the head to the shoulders; its lower end follows the torso."""
     rng = np.random.default_rng([subject.seed, 5])
     length, open_angle = rng.uniform(1.0, 2.3), rng.uniform(1.42, 1.6)
     angle = np.linspace(open_angle, 2 * np.pi - open_angle, 33)[None]
@@ -144,7 +145,7 @@ def peak(shape: np.ndarray) -> Piece:
 
 @functools.cache
 def _mask_grid() -> tuple[PointSet, np.ndarray]:
-    """Where a mask of 13 x 19 points lies on the face, from its upper to its lower edge, and its template (x, y)."""
+    """The 13 x 19 points of a mask on the face, from its upper to its lower edge, and their template (x, y)."""
     x, t = np.meshgrid(np.linspace(-0.73, 0.73, 19), np.linspace(0, 1, 13))
     top = 0.2 + 0.3 * smoothstep(0.05, 0.75, np.abs(x))
     bottom = 1.27 - 0.5 * (np.abs(x) / 0.73) ** 2.2
@@ -153,7 +154,7 @@ def _mask_grid() -> tuple[PointSet, np.ndarray]:
 
 
 def mask(shape: np.ndarray) -> list[Piece]:
-    """A mask over nose, mouth and chin: a cloth that lies on the face at its border and spans it inside, and straps."""
+    """A mask over nose, mouth and chin: a cloth, which touches the face only at its border, and straps."""
     anchors, xy = _mask_grid()
     points = anchors.on(shape.astype(np.float64))
     ax, y = np.abs(xy[:, 0]), xy[:, 1]
@@ -193,7 +194,7 @@ def _capsule(start: np.ndarray, end: np.ndarray, radius: float, end_radius: floa
 
 
 def hand(shape: np.ndarray, scene: Scene) -> Piece:
-    """A hand laid on the face, with a forearm, as `scene.hand` says; its bones are capsules."""
+    """A hand on the face, with a forearm, as `scene.hand` describes it; its bones are capsules."""
     x, y, direction, size = (float(v) for v in scene.hand)
     base = _at(shape, round(x, 3), round(y, 3))[0]
     turn = np.radians(direction - np.sign(x) * 25)

@@ -1,9 +1,9 @@
-"""Where things are on the canonical head: profile curves, lids, lips, brows, hairline, and the 68 landmarks.
+"""The canonical head as curves: profile, lids, lips, brows, hairline, and the places of the 68 landmarks.
 
 Everything is a plain function of template coordinates in head units, so that the mesh (`template`), its changes of
 shape (`blendshapes`), landmarks (`head`), materials (`paint`, `albedo`) and temperatures (`skin_map`) share one set of
 numbers. The proportions were set by hand against published facial proportions and against the means of 139 neutral
-frontal portraits (DeBruine & Jones, CC BY 4.0); no image and no face mesh went into the package.
+frontal portraits (DeBruine & Jones, CC BY 4.0); the package contains no image or mesh of a real face.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EYE_CENTRE = np.array([0.352, -0.008])
 IRIS_RADIUS = 0.064
 EYEBALL_RADIUS = 0.15
 
-# Outline of the face seen from the front: half width at heights y, and z of that outline (jaw, cheek, temple).
+# Outline of the face in frontal view: half width at heights y, and z of that outline (jaw, cheek, temple).
 _OUTLINE_Y = np.array(
     [-1.25, -1.2, -1.1, -0.95, -0.75, -0.5, -0.25, 0.04, 0.26, 0.47, 0.68, 0.88, 1.05, 1.185, 1.275, 1.31]
 )
@@ -208,9 +208,9 @@ def hairline(angle: np.ndarray) -> np.ndarray:
     return np.interp(angle, _HAIR_AZIMUTH, _HAIR_Y)
 
 
-# Template (x, y) of the iBUG landmarks of brows and nose, those in the right half of the image. The other landmarks lie
-# on curves: `head` puts the jaw on the outline, the lids on `lid_edges`, the lips on `lip_edges` and `lip_seam`, at the
-# places given below.
+# Template (x, y) of the iBUG landmarks of brows and nose in the right half of the image. The other landmarks lie on
+# curves: `head` puts the jaw on the outline, and, at the places given below, the lids on `lid_edges` and the lips on
+# `lip_edges` and `lip_seam`.
 BROWS = np.array([[0.655, -0.163], [0.566, -0.25], [0.42, -0.288], [0.274, -0.272], [0.132, -0.216]])
 NOSE = np.array([[0, -0.045], [0, 0.088], [0, 0.22], [0, 0.355]])
 NOSE_BASE = np.array([[0.147, 0.472], [0.074, 0.492], [0.0, 0.508]])

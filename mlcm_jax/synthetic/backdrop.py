@@ -1,6 +1,6 @@
 """The background in visible light: gradients, shapes, lines, stripes and noise, out of focus.
 
-`rgb` calls `backdrop` with `Scene.background` as the seed. The thermal background is another one: `surroundings`.
+`rgb` calls `backdrop` with `Scene.background` as the seed. `surroundings` makes the thermal background.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
 
 
 def _shape(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw one random shape, in place."""
+    """Draws one random shape, in place."""
     size = image.shape[0]
     kind = rng.integers(5)
     x, y = (int(v) for v in rng.uniform(-0.1, 1.1, 2) * size)

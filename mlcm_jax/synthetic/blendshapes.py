@@ -1,8 +1,8 @@
 """How identity, age and expression move the canonical head: one displacement field per coefficient.
 
-`head` calls `deform`: coefficients go in, the vertices of `template.template` in head space come out, in head units.
-Every field is an analytic function of template coordinates, evaluated once on the mesh; a head is the template plus a
-weighted sum of them. A coefficient of 1 is about one standard deviation of identity, or the full movement of an
+`head` calls `deform`, which turns coefficients into the vertices of `template.template` in head space. Every field is
+an analytic function of template coordinates, evaluated once on the mesh; a head is the template plus a weighted sum of
+the fields. A coefficient of 1 is about one standard deviation of identity, or the full movement of an
 expression. `scene` draws the coefficients by the names below.
 """
 
@@ -33,7 +33,7 @@ def fields(points: np.ndarray, side: np.ndarray) -> dict[str, np.ndarray]:
 
     Args:
         points: template coordinates [N, 3].
-        side: which side of the mouth slit a point belongs to [N], see `template.Template`.
+        side: [N], the side of the mouth slit to which a point belongs, see `template.Template`.
 
     Returns:
         Displacements of every coefficient in `IDENTITY` and `EXPRESSION`.

@@ -1,8 +1,8 @@
-"""The types that pass from the renderer to the two cameras: what every pixel shows, and the exact truth.
+"""The types that the renderer passes to the two cameras: what every pixel shows, and the exact truth.
 
 `raster.render_gbuffer` makes a `GBuffer` and a `Truth`; `rgb.shade_rgb` and `thermal.temperature` read the `GBuffer`.
-Both images of a pair are painted from the same buffer, so they cannot disagree about geometry, and both paint materials
-as functions of template coordinates (see the package's docstring for spaces and units).
+Both images of a pair are painted from the same buffer, so their geometry is the same, and both paint materials as
+functions of template coordinates (see the package's docstring for spaces and units).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Part(enum.IntEnum):
 
 
 FACE_PARTS = (Part.SKIN, Part.LIP, Part.EYE, Part.MOUTH, Part.TEETH)
-# What hides a landmark. Lenses do not: an annotator sees the eye behind them in RGB, and knows where it is in thermal.
+# What hides a landmark. Lenses do not: an annotator sees the eye behind them in RGB and can infer its place in thermal.
 OPAQUE_COVERS = (Part.HAIR, Part.GLASSES_FRAME, Part.CAP, Part.HAND, Part.MASK, Part.CLOTHES)
 
 
@@ -56,7 +56,7 @@ class GBuffer:
         iris: float32 [R, R, 2], position on the eyeball relative to the centre of the pupil, in iris radii (the iris
             is where the length is below 1); 9 off the eye.
         cavity: float32 [R, R] in [0, 1], ambient occlusion of the skin: 0 open, 1 deep (nostrils, sockets, corners).
-        shadow: float32 [R, R] in [0, 1], share of the first light that head, hair and accessories keep away.
+        shadow: float32 [R, R] in [0, 1], share of the first light that head, hair and accessories block.
         lens: float32 [R, R, 2], position on the spectacle lens, -1 … 1 in its half widths and half heights; zero off
             lenses.
         supersample: R / side of the output image.
@@ -79,13 +79,13 @@ class GBuffer:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What is exactly known about a view; positions in pixels of the output image, pixel centres at integers.
+    """The ground truth of a view; positions in pixels of the output image, pixel centres at integers.
 
     Attributes:
         landmarks: float32 [68, 2], iBUG 68; points 0-16 follow the visible outline of the face.
         jaw3d: float32 [17, 2], the same 17 jaw points fixed on the head instead.
         visible: bool [68], True if inside the image and hidden neither by the head itself nor by one of
-            `OPAQUE_COVERS`. Points on the outline are hidden by covers only.
+            `OPAQUE_COVERS`. Only covers can hide points on the outline.
         pose: float32 [3], yaw, pitch, roll in degrees; yaw > 0 turns the face to image right, pitch > 0 up, roll > 0
             clockwise in the image.
     """

@@ -1,12 +1,12 @@
 """One pair of images from (seed, index): the entry point of the generator, and how a pair is stored.
 
-`example` draws the random streams and calls, in this order, `scene` (who and how), `raster` (what every pixel shows,
-and the landmarks), `rgb` (uint8 image), `thermal` (°C before the lens) and `sensor` (°C and gray levels of the camera).
-It is called by `workers`, which renders whole datasets, and by whoever wants to see one pair again. `encode` and
+`example` draws the random streams and calls, in this order, `scene` (person, pose, light), `raster` (what every pixel
+shows, and the landmarks), `rgb` (uint8 image), `thermal` (°C before the lens) and `sensor` (°C and gray levels).
+`workers` calls it to render whole datasets; a call with the same arguments makes a single pair again. `encode` and
 `to_raw` turn its arrays into what the dataset stores; `to_celsius` reads temperatures back.
 
-A pair is the same in every process and in any order. All random draws are the same everywhere; only the last bits of
-floating-point sums may differ between numpy builds and numbers of BLAS threads.
+A pair does not depend on the process or on the pairs rendered before it. All random draws are reproducible; only the
+last bits of floating-point sums may differ between numpy builds and numbers of BLAS threads.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ def example(
     frontal: bool = False,
     well_lit: bool = False,
 ) -> dict[str, Any]:
-    """Render pair `index` of the set `seed`.
+    """Renders pair `index` of the set `seed`.
 
-    The thermal image is the reference, to which `landmarks` and `box` belong. The RGB camera stands a little beside
-    it, so that `rgb_landmarks` differ by up to about 1.5 % of the box.
+    The thermal image is the reference, to which `landmarks` and `box` belong. The RGB camera is slightly offset from
+    the thermal one, so that `rgb_landmarks` differ by up to about 1.5 % of the box.
 
     Args:
         seed: number of the set.
         index: number of the pair; subject = index // pairs_per_subject.
         size: side S in pixels, or the inclusive range from which the pair draws its own.
         pairs_per_subject: number of consecutive pairs that show one person.
-        frontal: keep |yaw| below 20° and leave out hands and masks.
-        well_lit: keep the visible light bright; the thermal image does not depend on it.
+        frontal: whether to keep |yaw| below 20° and leave out hands and masks.
+        well_lit: whether to keep the visible light bright; the thermal image does not depend on it.
 
     Returns:
         rgb: uint8 [S, S, 3].
         thermal: uint8 [S, S], gray levels, hot = bright.
-        celsius: float32 [S, S], °C as the camera reports them.
+        celsius: float32 [S, S], °C as the thermal camera measures them.
         landmarks: float32 [68, 2], iBUG 68 in pixels of the thermal image; the jaw follows the visible outline.
         rgb_landmarks: float32 [68, 2], the same points in pixels of the RGB image.
         jaw3d: float32 [17, 2], the jaw as points fixed on the head, in pixels of the thermal image.
@@ -109,10 +109,10 @@ def _rng(seed: int, index: int, stream: int) -> np.random.Generator:
 
 
 def misregistration(rng: np.random.Generator, box: np.ndarray) -> np.ndarray:
-    """A random similarity that carries pixels of the thermal image to pixels of the RGB image, float64 [2, 3].
+    """A random similarity that maps pixels of the thermal image to pixels of the RGB image, float64 [2, 3].
 
-    It shifts by at most 1 % of the side of `box` (x, y, w, h), turns by at most 0.4° about its centre, and scales by at
-    most 0.4 %.
+    It shifts by at most 1 % of sqrt(w h) of `box` (x, y, w, h), rotates by at most 0.4° about its centre, and scales by
+    at most 0.4 %.
     """
     x, y, w, h = (float(v) for v in box)
     centre = np.array([x + w / 2.0, y + h / 2.0])

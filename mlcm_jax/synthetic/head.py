@@ -1,8 +1,8 @@
-"""One person's head in one pose before one camera, and where its 68 landmarks are.
+"""One person's head in one pose before one camera, and the positions of its 68 landmarks.
 
-`raster` calls `build_head`: a Subject and a Scene go in, a `Head` comes out, with vertices in head space, landmarks in
-camera space (both in head units) and the camera that projects them to u. `accessories` uses `locate` to hang things on
-the face, `raster` uses `place` to pose them.
+`raster` calls `build_head`, which makes a `Head` from a Subject and a Scene: vertices in head space, landmarks in
+camera space (both in head units) and the camera that projects them to u. `accessories` uses `locate` to attach things
+to the face, and `raster` uses `place` to pose them.
 
 Landmarks are barycentric points of the mesh, so that they move with identity, expression and pose exactly as the
 rendered surface does. Jaw points 0-16 are the exception, because they follow the visible outline. From each of 31
@@ -62,7 +62,7 @@ class PointSet:
     weight: np.ndarray
 
     def on(self, vertices: np.ndarray) -> np.ndarray:
-        """Values [N, C] at the points for values [V, C] at the vertices."""
+        """Interpolates values [V, C] at the vertices to values [N, C] at the points."""
         return np.einsum("nk,nkc->nc", self.weight, vertices[self.index])
 
 
@@ -80,10 +80,10 @@ def _front() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _lid_cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The triangles around the eyes, and how template (x, y) become their barycentric weights.
+    """The triangles around the eyes, and what turns template (x, y) into barycentric weights.
 
     Returns:
-        Faces [F, 3], first corners [F, 2], and matrices [F, 2, 2] from the way to that corner to the other two weights.
+        Faces [F, 3], first corners [F, 2], and matrices [F, 2, 2] from offsets to that corner to the other two weights.
     """
     faces, _ = _front()
     corners = template().points[faces, :2].astype(np.float64)
@@ -95,7 +95,7 @@ def _lid_cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def locate_lids(xy: np.ndarray) -> PointSet:
-    """`locate` for points around the eyes [N, 2], at once: lids move with every image, so this must be fast."""
+    """A fast `locate` for points around the eyes [N, 2]; unlike other points, they are located anew for every image."""
     faces, corner, inverse = _lid_cells()
     away = xy[:, None] - corner
     wb = away[..., 0] * inverse[:, 0, 0] + away[..., 1] * inverse[:, 0, 1]
@@ -110,7 +110,7 @@ def locate(xy: np.ndarray, side: np.ndarray | float = 0.0) -> PointSet:
     """The mesh points at given template positions.
 
     Args:
-        xy: float [N, 2], template x and y on the front of the head; the nearest triangle takes points beside the face.
+        xy: float [N, 2], template x and y on the front of the head; points beside the face go to the nearest triangle.
         side: [N] or scalar; -1 takes only triangles above the mouth slit, +1 only those below, 0 any.
 
     Returns:
@@ -151,11 +151,11 @@ def _jaw_start() -> np.ndarray:
 
 @functools.cache
 def _jaw_paths() -> tuple[PointSet, np.ndarray]:
-    """The paths on which the outline is searched (see the module's docstring).
+    """The paths along which the outline is searched (see the module's docstring).
 
     Returns:
-        Points of both halves, L paths each, S points a path (2 * L * S; image left first, chin to ear), and the
-        directions that are outwards at their beginnings [2, L, 2].
+        The points of the paths (2 halves with image left first, L paths from chin to ear, S points per path), and the
+        outward directions at the beginnings of the paths [2, L, 2].
     """
     start = _jaw_start()
     tangent = np.gradient(start, axis=0)
@@ -318,7 +318,7 @@ def outline(posed: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def build_head(subject: Subject, scene: Scene) -> Head:
-    """Deform, pose and frame a head.
+    """Deforms, poses and frames a head.
 
     Args:
         subject: gives the identity.

@@ -36,7 +36,7 @@ def sample(kind: int, x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
         kind: FINE, MEDIUM or COARSE.
         x: columns in texture pixels [N].
         y: rows in texture pixels [N].
-        seed: moves the origin.
+        seed: shifts the origin.
 
     Returns:
         float32 [N], zero mean and unit deviation over the texture.

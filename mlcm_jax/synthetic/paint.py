@@ -1,9 +1,9 @@
-"""Where materials begin and end on the head, pixel by pixel: hair, caps, lids, brows, beard, cavities, clothes.
+"""The borders of materials on the head, pixel by pixel: hair, caps, lids, brows, beard, cavities, clothes.
 
 `raster` calls these functions with the template coordinates [N, 3] of the visible points; they return one number per
-point. A *margin* says how far inside a border the point lies, in head units along y, negative outside. A *cover* is the
-share of the surface that is hidden, 0 to 1. Painting per pixel instead of per triangle keeps lids, brows and hairlines
-sharp at every resolution, and exactly under the landmarks, which lie on the same curves of `anatomy`.
+point. A *margin* is the distance by which the point lies inside a border, in head units along y, negative outside. A
+*cover* is the share of the surface that is hidden, 0 to 1. Painting per pixel instead of per triangle keeps lids, brows
+and hairlines sharp at every resolution, and exactly under the landmarks, which lie on the same curves of `anatomy`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from mlcm_jax.synthetic import anatomy, noise
 from mlcm_jax.synthetic.anatomy import bump, smoothstep
 from mlcm_jax.synthetic.scene import Scene, Subject
 
-# By how much a hair style lowers the front hairline, head units.
+# How far a hair style lowers the front hairline, in head units.
 _FRONT_SHIFT = {"short": 0.0, "fringe": 0.36, "long": -0.02, "receding": -0.3, "tied": -0.03, "buzz": 0.0, "bald": -9.0}
 
 
 def wave_noise(x: np.ndarray, seed: int, octaves: int = 3) -> np.ndarray:
-    """Smooth noise of about unit amplitude along one axis: a sum of sines whose phases the seed decides."""
+    """Smooth noise of about unit amplitude along one axis: a sum of sines with phases drawn from the seed."""
     rng = np.random.default_rng([seed, 77])
     out = np.zeros_like(x)
     for k in range(octaves):
@@ -74,7 +74,7 @@ def eye_margin(points: np.ndarray, lids: np.ndarray) -> np.ndarray:
 
 
 def lash_cover(points: np.ndarray, lids: np.ndarray, subject: Subject) -> np.ndarray:
-    """Cover by the lashes and the line of the lid around the opening of the eye [N]."""
+    """Cover by the lashes and the line of the lids around the opening of the eye [N]."""
     opening = np.where(points[:, 0] < 0, lids[0], lids[1])
     ax = np.abs(points[:, 0])
     upper, lower = anatomy.lid_edges(ax, opening)
@@ -135,7 +135,7 @@ def iris_position(points: np.ndarray, gaze: np.ndarray) -> np.ndarray:
 
 
 def cavity(points: np.ndarray) -> np.ndarray:
-    """Ambient occlusion of the skin, 0 open to 1 deep [N]: nostrils, eye corners, beside the nose, under lip, chin."""
+    """Ambient occlusion of the skin [N], 0 open to 1 deep: at nostrils, eye corners, nose, lower lip and chin."""
     ax, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
     out = 0.95 * bump(ax, y, 0.068, 0.474, 0.026, 0.012)  # nostrils
     out += 0.3 * bump(ax, y, 0.18, -0.03, 0.05, 0.07) + 0.22 * bump(ax, y, 0.35, -0.1, 0.14, 0.03)

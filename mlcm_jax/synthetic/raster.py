@@ -2,7 +2,7 @@
 
 `generate` calls `render_gbuffer`. It builds the head (`head`) and its accessories (`accessories`), lifts hair and hats
 off the scalp, rasterises all triangles (`zbuffer`), decides the material of every pixel (`paint`) and returns a
-`GBuffer` at render resolution and a `Truth` in pixels of the output image. Nothing is drawn at random here.
+`GBuffer` at render resolution and a `Truth` in pixels of the output image. It makes no random draws.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SKULL_MIDDLE = np.array([0.0, -0.25, -0.85], np.float32)
 
 @functools.cache
 def _scalp() -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the vertices that hair or a hat may lift [N], and the unit directions in which they are lifted."""
+    """Indices of the vertices that hair or a hat may lift [N], and the unit directions in which they are lifted."""
     mesh = template()
     upper = np.flatnonzero((mesh.points[:, 1] < 0.9) & (mesh.head >= 1))
     face = np.zeros(len(mesh.points), bool)
@@ -51,7 +51,7 @@ def _lifted(shape: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
 
 
 def _shadow(points: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Soft shadow at every vertex, float32 [V] in [0, 1], by a coarse depth map of the vertices seen from the light."""
+    """Soft shadow at every vertex, float32 [V] in [0, 1], from a coarse depth map in the view of the light."""
     axis = direction / np.linalg.norm(direction)
     right = np.cross([0.0, 1.0, 0.0], axis)
     right = right / max(np.linalg.norm(right), 1e-6)
@@ -70,16 +70,16 @@ def _shadow(points: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 
 def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int = 2) -> tuple[GBuffer, Truth]:
-    """Render one view.
+    """Renders one view.
 
     Args:
         subject: the person.
-        scene: the moment.
+        scene: the pose, expression, camera, lights and accessories.
         size: side of the output image in pixels.
         supersample: render pixels per output pixel and axis.
 
     Returns:
-        The G-buffer at size * supersample, and the truth in pixels of the output image.
+        The G-buffer with size * supersample pixels a side, and the truth in pixels of the output image.
     """
     side = size * supersample
     # 1. Geometry: the head and all opaque accessories as one set of triangles in camera space.
@@ -135,7 +135,7 @@ def render_gbuffer(subject: Subject, scene: Scene, size: int, supersample: int =
 
 
 def _visible(points: np.ndarray, faces: np.ndarray, camera: Camera, side: int, two_sided: np.ndarray) -> Fragments:
-    """Rasterise triangles given in camera space."""
+    """Rasterises triangles given in camera space."""
     pixels = camera.project(points) * side - 0.5
     return rasterise(pixels, camera.distance - points[:, 2], faces, side, two_sided=two_sided)
 
@@ -170,7 +170,7 @@ def _parts(
     part[eyes[paint.eye_margin(where[eyes], scene.lids) > 0]] = Part.EYE
     mouth = np.flatnonzero(region == Region.MOUTH)
     part[mouth] = Part.MOUTH
-    # Teeth keep their height, so they take a smaller share of the strip the wider the mouth is open.
+    # Teeth keep their height: the wider the mouth is open, the smaller is their share of the strip.
     lifts = expressed(scene, "lip_raise") + expressed(scene, "lip_drop")
     gap = 0.36 * expressed(scene, "jaw") + 0.055 * lifts + 1e-3
     shown = 0.085 * np.sqrt(np.clip(1 - (where[mouth, 0] / 0.26) ** 2, 0, 1)) / gap
@@ -228,14 +228,14 @@ def _truth(
     """Landmarks in pixels of the output image, and whether they are visible; see `gbuffer.Truth`."""
     u = head.camera.project(head.landmarks)
     side = size * supersample
-    # An outline point lies on the border of the face, so what covers it is looked up a little inside.
+    # An outline point lies on the border of the face, so its covers are looked up slightly inside of it.
     probe = u.copy()
     probe[:17] += 0.04 * (u[[27, 30, 33, 51, 57]].mean(0) - u[:17])
     pixel = np.rint(probe * side - 0.5).astype(int)
     inside = ((pixel >= 0) & (pixel < side)).all(1)
     col, row = np.clip(pixel, 0, side - 1).T
     covered = np.isin(part[row, col], OPAQUE_COVERS)
-    # A landmark is seen if one of the nine pixels around it is about as deep and shows about its place on the template.
+    # A landmark is seen if one of the 3 x 3 pixels around it has about its depth and its place on the template.
     step = np.arange(-1, 2)
     rows = np.clip(row[:, None, None] + step[:, None], 0, side - 1)
     cols = np.clip(col[:, None, None] + step, 0, side - 1)

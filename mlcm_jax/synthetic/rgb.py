@@ -1,8 +1,8 @@
 """The RGB camera: from the G-buffer to an 8-bit colour image.
 
 `generate` calls `shade_rgb`. Materials get their albedo from `albedo`, the background comes from `backdrop`. Shading is
-done in linear light at render resolution and averaged down to the output; only then does `develop` treat the image as
-a photograph: exposure, tone curve, lens blur, sensor noise, JPEG.
+done in linear light at render resolution and averaged down to the output. `develop` then turns that into a photograph:
+exposure, tone curve, lens blur, sensor noise, JPEG.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _illuminate(
         normal: unit normals in camera space [N, 3].
         part: uint8 [N], `Part`.
         open_sky: share of the ambient light that arrives [N].
-        shadow: share of the first light that is kept away [N].
+        shadow: share of the first light that is blocked [N].
         scene: gives the lights.
 
     Returns:
@@ -86,7 +86,7 @@ def _glints(buffer: GBuffer, where: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def _glass(image: np.ndarray, buffer: GBuffer, scene: Scene, surround: np.ndarray) -> None:
-    """Draw the lenses over the finished head, in place: a clear pane that mirrors `surround`, or dark glass."""
+    """Draws the lenses over the finished head, in place: clear or dark glass that mirrors `surround`."""
     rows, cols = np.nonzero(buffer.part == Part.GLASSES_LENS)
     if not len(rows):
         return
@@ -101,7 +101,7 @@ def _glass(image: np.ndarray, buffer: GBuffer, scene: Scene, surround: np.ndarra
 
 
 def _exposure(illumination: float) -> float:
-    """Linear gain of the image: photographs of dark rooms stay dark."""
+    """Linear gain of the image, which leaves photographs of dark rooms dark."""
     return 0.004 + 1.3 * illumination**2.2
 
 
@@ -130,7 +130,7 @@ def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.G
     Args:
         gbuffer: what every pixel shows, R x R.
         subject: the person for whom `gbuffer` was rendered.
-        scene: the moment for which `gbuffer` was rendered.
+        scene: the scene for which `gbuffer` was rendered.
         rng: draws the sensor noise; nothing else is drawn here.
 
     Returns:

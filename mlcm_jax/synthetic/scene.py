@@ -1,7 +1,7 @@
-"""Who is in the image and how it is taken: the first draws of a pair, as plain data without any geometry.
+"""Who is in an image and how it is taken: the first draws of a pair, as plain data without any geometry.
 
-`sample_subject` draws a person, `sample_scene` one moment of that person; both are called by `generate`. All other
-files read the two dataclasses. Lengths are in head units, angles in degrees, colours in linear RGB.
+`generate` calls `sample_subject`, which draws a person, and `sample_scene`, which draws one moment of that person. All
+other files read the two dataclasses. Lengths are in head units, angles in degrees, colours in linear RGB.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Subject:
     """Everything constant for one person.
 
     Attributes:
-        seed: a number of the person's own, for the noise in skin and hair.
-        identity: float32 [len(IDENTITY)], in standard deviations.
+        seed: of the noise in this person's skin and hair.
+        identity: float32 [len(IDENTITY)], coefficients in standard deviations.
         age: 0 (young adult) to 1 (old).
         skin: float32 [3], linear RGB albedo of the skin.
         melanin: 0 (light) to 1 (dark).
@@ -43,7 +43,7 @@ class Subject:
         blemishes: strength, 0 to 1.
         redness: strength, 0 to 1.
         lashes: strength, 0 to 1, make-up included.
-        wears_glasses: this person usually has spectacles on.
+        wears_glasses: whether this person usually wears spectacles.
     """
 
     seed: int
@@ -105,7 +105,7 @@ class Scene:
         clothes_colour: linear RGB [3].
         hand: None, or float32 [4]: template (x, y) of a hand on the face, direction of its fingers in degrees, size.
         lights: up to three; only the first casts shadows.
-        ambient: linear RGB [3] of the light from everywhere.
+        ambient: linear RGB [3] of the ambient light.
         illumination: level of the visible light, 0 (nearly dark) to 1 (bright).
         background: seed of the background in visible light, of the cloth's pattern and of what lenses mirror.
         blur: standard deviation of the lens blur as a share of the image's side.
@@ -152,7 +152,7 @@ def _f32(*values: float) -> np.ndarray:
 
 
 def _skin(rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Linear albedo [3] between very light and very dark, with some undertone, and the melanin it was drawn from."""
+    """Linear albedo [3] from very light to very dark, with some undertone, and the melanin from which it follows."""
     melanin = float(rng.beta(1.1, 1.4))
     tones = np.array(
         [[0.80, 0.56, 0.45], [0.68, 0.43, 0.31], [0.50, 0.28, 0.18], [0.30, 0.155, 0.09], [0.14, 0.07, 0.045]]
@@ -290,13 +290,13 @@ def _lights(rng: np.random.Generator, well_lit: bool) -> tuple[tuple[Light, ...]
 
 
 def sample_scene(rng: np.random.Generator, subject: Subject, *, frontal: bool = False, well_lit: bool = False) -> Scene:
-    """One moment of a subject.
+    """Draws one moment of a subject.
 
     Args:
-        rng: the moment's own stream.
+        rng: draws everything; the moment's own stream.
         subject: decides how likely spectacles are.
-        frontal: keep |yaw| below 20° and leave out hands and masks.
-        well_lit: keep the visible light bright, and, with `frontal`, leave out sunglasses.
+        frontal: whether to keep |yaw| below 20° and leave out hands and masks.
+        well_lit: whether to keep the visible light bright and, with `frontal`, leave out sunglasses.
 
     Returns:
         The scene.

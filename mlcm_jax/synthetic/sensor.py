@@ -1,4 +1,4 @@
-"""The thermal camera: blur, few pixels, noise, and the automatic gain that turns °C into 8-bit gray levels.
+"""The thermal camera: blur, low resolution, noise, and the automatic gain that turns °C into 8-bit gray levels.
 
 `generate` calls `capture` with the apparent temperatures of `thermal` (°C, render resolution); it draws a camera and
 takes one image. Its steps are public so that each can be measured alone: `expose` (°C in, °C out) and `develop` (°C in,
@@ -31,7 +31,7 @@ class Camera:
         stripes: standard deviation of the columns' offsets; that of the rows' is 40 % of it.
         mottle: standard deviation of the pixels' fixed offsets.
         shading: offset of the corners from the centre (narcissus and vignetting), of either sign.
-        dead: share of pixels that are far off.
+        dead: share of pixels with large errors.
         step: quantisation of the temperature; 0 for none.
         resize: OpenCV interpolation that brings the image to its output size.
     """
@@ -55,8 +55,8 @@ class Gain:
 
     Attributes:
         kind: one of `GAINS`. "stretch" is linear between percentiles, "span" between fixed temperatures, "plateau"
-            equalises a clipped histogram, and "clahe" does so by tiles, as the only kind that is not one curve for all
-            pixels.
+            equalises a clipped histogram, and "clahe" does so by tiles; it is the only kind that does not apply one
+            curve to all pixels.
         low: percentile ("span": °C) that becomes black.
         high: percentile ("span": °C) that becomes white.
         plateau: the clip limit, in multiples of a flat histogram ("plateau") or in OpenCV's unit ("clahe").
@@ -64,7 +64,7 @@ class Gain:
         sharpen: strength of the detail enhancement, 0 for none; its halos are not monotone in °C.
         sharpen_sigma: radius of the detail enhancement as a share of the image's side.
         jpeg: quality of the encoding, 1 to 100, or 0 for none.
-        levels: how many gray levels remain, 2 to 256.
+        levels: number of gray levels, 2 to 256.
     """
 
     kind: str = "stretch"
@@ -87,7 +87,7 @@ def capture(before_lens: np.ndarray, size: int, rng: np.random.Generator) -> tup
         rng: draws the camera, its noise and its gain.
 
     Returns:
-        Temperatures in °C as the detector reports them, float32 [size, size], and gray levels, uint8 [size, size], hot
+        Temperatures in °C as the detector measures them, float32 [size, size], and gray levels, uint8 [size, size], hot
         = bright.
 
     Raises:
@@ -98,7 +98,7 @@ def capture(before_lens: np.ndarray, size: int, rng: np.random.Generator) -> tup
 
 
 def sample_camera(rng: np.random.Generator, size: int) -> Camera:
-    """A random camera for images of `size` x `size` pixels that a face fills for the most part."""
+    """A random camera for images of `size` x `size` pixels that are mostly filled by a face."""
     # The image is a part of a detector of 80x60 to 640x480 pixels, 36 to 480 pixels wide.
     native = int(np.clip(np.exp(rng.uniform(np.log(36.0), np.log(480.0))), 24, 2 * size))
     noisy = rng.random() < 0.12
@@ -118,12 +118,12 @@ def sample_camera(rng: np.random.Generator, size: int) -> Camera:
 
 
 def expose(before_lens: np.ndarray, size: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """Optics and detector.
+    """What the detector measures behind the optics.
 
     Args:
         before_lens: float32 [R, R], apparent temperature in °C, R >= size.
         size: side of the output in pixels.
-        camera: what blurs the image and disturbs it.
+        camera: the optics and the detector.
         rng: draws the noise.
 
     Returns:
@@ -181,7 +181,7 @@ def _noise(native: int, camera: Camera, rng: np.random.Generator) -> np.ndarray:
 
 
 def sample_gain(rng: np.random.Generator, celsius: np.ndarray) -> Gain:
-    """A random automatic gain; a "span" is set around the warmest things in view, as an operator would set it."""
+    """A random automatic gain; a "span" ends near the warmest temperatures in view, as an operator would set it."""
     kind = str(rng.choice(GAINS, p=[0.4, 0.2, 0.3, 0.1]))
     low, high = float(rng.choice([0.0, 0.5, 2.0, 5.0])), float(rng.choice([100.0, 99.8, 99.0, 97.0]))
     if kind == "span":
@@ -204,7 +204,7 @@ def sample_gain(rng: np.random.Generator, celsius: np.ndarray) -> Gain:
 def sample_curve(rng: np.random.Generator) -> np.ndarray:
     """A random monotone tone curve, float32 [256] in [0, 1]: identity, gamma, sigmoid or knots, with clipped ends.
 
-    Published gray images are seldom linear in temperature, because palettes, displays and editors bend them.
+    Published gray images are seldom linear in temperature, because palettes, displays and editors change them.
     """
     x = np.linspace(0.0, 1.0, 256)
     kind = rng.choice(["identity", "gamma", "sigmoid", "knots"], p=[0.25, 0.25, 0.2, 0.3])
@@ -238,7 +238,7 @@ def gain(celsius: np.ndarray, settings: Gain) -> np.ndarray:
 
     Args:
         celsius: float32 [H, W], °C.
-        settings: of which `kind`, `low`, `high` and `plateau` are read.
+        settings: `kind`, `low`, `high` and `plateau` of them are used.
 
     Returns:
         float32 [H, W] in [0, 1].
@@ -265,7 +265,7 @@ def gain(celsius: np.ndarray, settings: Gain) -> np.ndarray:
 
 
 def tone(scaled: np.ndarray, settings: Gain) -> np.ndarray:
-    """Apply the tone curve to float32 [H, W] in [0, 1]."""
+    """Applies the tone curve to float32 [H, W] in [0, 1]."""
     return np.interp(scaled, np.linspace(0.0, 1.0, 256), settings.curve).astype(np.float32)
 
 

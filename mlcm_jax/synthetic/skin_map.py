@@ -1,12 +1,12 @@
-"""The map of warm and cool skin: how far every place of the unrolled head departs from the skin's level, in kelvin.
+"""The map of warm and cool skin: the offset of every place of the unrolled head from the skin's level, in kelvin.
 
-`thermal` calls `skin_map`, which draws the map of one person in one moment, and `unroll`, which says where in that map
-every pixel lies. The map is the sum of the regions below (inner eye corners, nose, cheeks, temples, ...), each with an
-amplitude of the person's own and an asymmetry, of vessels, and of smooth noise; then the nose is cooled.
+`thermal` calls `skin_map`, which draws the map of one person in one moment, and `unroll`, which gives the position of
+every pixel in that map. The map is the sum of the regions below (inner eye corners, nose, cheeks, temples, ...), each
+with an amplitude of the person's own and an asymmetry, of vessels, and of smooth noise; then the nose is cooled.
 
-Surveys of infrared faces give the order: inner eye corners hottest, then forehead, neck and the region of the mouth;
-cheeks, chin and ears cooler; the nose anything from as warm as the forehead to 8 K below it (Ioannou et al. 2014,
-"Thermal infrared imaging in psychophysiology").
+Surveys of infrared faces agree on the order: the inner eye corners are hottest, followed by forehead, neck and the
+region of the mouth; cheeks, chin and ears are cooler; the nose is anything from as warm as the forehead to 8 K cooler
+(Ioannou et al. 2014, "Thermal infrared imaging in psychophysiology").
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RADIUS = 0.9
 X_RANGE = (-1.75, 1.75)
 Y_RANGE = (-1.15, 1.95)
 MAP_SHAPE = (160, 176)
-Grid = tuple[np.ndarray, np.ndarray]  # columns and rows in the skin map of every pixel, for cv2.remap
+Grid = tuple[np.ndarray, np.ndarray]  # column and row in the skin map for every pixel, as cv2.remap takes them
 
 
 class _Region(NamedTuple):
@@ -38,10 +38,10 @@ class _Region(NamedTuple):
         half_width: along x.
         half_height: along y.
         exponent: 2 for a soft blob, 4 for a patch with a rim.
-        mean: how much warmer than the skin's level it is on average.
-        deviation: standard deviation of that between people and moments.
+        mean: average offset from the skin's level.
+        deviation: standard deviation of the offset between people and moments.
         mirrored: whether the other half of the face has the region too.
-        loose: whether its place differs between people, as that of vessels does; the others are tied to an organ.
+        loose: whether its place differs between people, as that of vessels does; other regions are tied to an organ.
     """
 
     x: float
@@ -93,7 +93,7 @@ class _Basis(NamedTuple):
         maps: float32 [N, H, W], loose regions first; a mirrored region has two maps.
         mean: float32 [N], kelvin.
         deviation: float32 [N], kelvin, standard deviation between people and moments.
-        number: int [N], to which region each map belongs.
+        number: int [N], index of the region to which each map belongs.
         loose: how many maps are loose.
         nose: float32 [H, W], the cool wedge of the nose, 0 to 1.
     """
@@ -126,7 +126,7 @@ def _basis() -> _Basis:
             loose += region.loose
     half_width = np.interp(y, _NOSE_Y, _NOSE_HALF_WIDTH)[:, None]
     strength = np.interp(y, _NOSE_Y, _NOSE_STRENGTH)[:, None]
-    # The nose stands out of the cylinder, which narrows it there.
+    # The nose protrudes from the cylinder, which makes it narrower there.
     nose = strength / (1.0 + np.exp((np.abs(x)[None] - 0.8 * half_width) / 0.015))
     maps, means, deviations = (np.asarray(a, np.float32) for a in (maps, means, deviations))
     return _Basis(maps, means, deviations, np.asarray(number), loose, nose.astype(np.float32))
@@ -175,19 +175,19 @@ def _nose_drop(person: np.random.Generator, rng: np.random.Generator, chill: flo
 
 
 def skin_map(person: np.random.Generator, rng: np.random.Generator, chill: float) -> np.ndarray:
-    """Departure of the skin from its level over the unrolled head.
+    """Offset of the skin from its level over the unrolled head.
 
     Args:
-        person: draws what stays the same in all images of a person.
-        rng: draws the moment.
-        chill: how far the cold has cooled the face, 0 to 1.
+        person: draws what is the same in all images of a person.
+        rng: draws what differs between images.
+        chill: how much cold has cooled the face, 0 to 1.
 
     Returns:
         float32 [H, W] in kelvin.
     """
     maps, mean, deviation, number, loose, nose = _basis()
     contrast = person.uniform(0.7, 1.7)
-    both, side = (  # of a region's two maps, and of each map alone
+    both, side = (  # common to a region's two maps, and each map's own
         0.75 * person.standard_normal(n) + 0.45 * rng.standard_normal(n) for n in (number.max() + 1, len(mean))
     )
     amplitude = mean + deviation * (0.85 * both[number] + 0.5 * side)  # faces are lopsided, but only a little

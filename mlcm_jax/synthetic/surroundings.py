@@ -1,6 +1,6 @@
-"""What is around a face in a thermal image, in °C: the climate, the background, and what spectacle lenses show.
+"""What surrounds a face in a thermal image, in °C: the climate, the background, and what spectacle lenses show.
 
-`thermal` calls these functions. Nothing here knows the head.
+`thermal` calls these functions. None of them depends on the head.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Climate:
     """Temperatures of one moment.
 
     Attributes:
-        ambient: of the air, and of things that have been in it for long, in °C.
-        reflected: what skin mirrors on average, in °C.
-        outdoors: whether there are sky and ground, by day or night, instead of a room.
+        ambient: temperature of the air, and of things at equilibrium with it, in °C.
+        reflected: mean temperature of what the skin reflects, in °C.
+        outdoors: whether the background is sky and ground, by day or night, instead of a room.
     """
 
     ambient: float
@@ -36,7 +36,7 @@ def sample_climate(rng: np.random.Generator) -> Climate:
 
 
 def blotches(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int], deviation: float) -> np.ndarray:
-    """Smooth noise, float32 `shape`: a grid of `cells` random knots of that standard deviation, stretched over it."""
+    """Smooth noise, float32 `shape`: a grid of `cells` normal random numbers, interpolated to that shape."""
     knots = rng.standard_normal(cells, np.float32) * np.float32(deviation)
     return cv2.resize(knots, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
@@ -58,7 +58,7 @@ def background(rng: np.random.Generator, size: int, climate: Climate) -> np.ndar
 
 
 def _ground(field: np.ndarray, rng: np.random.Generator, climate: Climate) -> None:
-    """Add bands of ground below a horizon, sun-warmed or cold at night, and a mostly colder sky, in place."""
+    """Adds bands of ground below a horizon, sun-warmed or cold at night, and a mostly colder sky, in place."""
     size = field.shape[0]
     horizon = int(size * rng.uniform(0.0, 0.6))
     field[:horizon] -= np.float32(rng.uniform(0.0, 20.0) if rng.random() < 0.5 else rng.uniform(-2.0, 3.0))
@@ -74,7 +74,7 @@ def _ground(field: np.ndarray, rng: np.random.Generator, climate: Climate) -> No
 
 
 def _thing(field: np.ndarray, rng: np.random.Generator, climate: Climate) -> None:
-    """Draw one window, screen, lamp, pipe, piece of furniture or other person, in place."""
+    """Draws one window, screen, lamp, pipe, piece of furniture or other person, in place."""
     size = field.shape[0]
     x, y = (int(v) for v in rng.integers(0, size, 2))
     w, h = (max(1, int(v)) for v in size * rng.uniform(0.03, 0.35, 2))
@@ -113,7 +113,7 @@ def mirror(rng: np.random.Generator, size: int, climate: Climate, skin: float) -
         skin: temperature of the skin, °C.
 
     Returns:
-        A field over the whole image, of which the lenses are cut out.
+        A field over the whole image, from which the caller cuts out the lenses.
     """
     own = climate.ambient + rng.uniform(0.05, 0.35) * (skin - climate.ambient)
     field = blotches(rng, (size, size), (3, 3), 0.35) + np.float32(own)

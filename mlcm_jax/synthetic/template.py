@@ -1,7 +1,7 @@
 """The canonical head as a mesh: face with a slit for the mouth, skull, ears, underside of the jaw, neck and shoulders.
 
-`template` makes it from the curves of `anatomy`, once per process; `blendshapes` moves its vertices, `head` places the
-landmarks on it, `raster` draws it. All positions are template coordinates in head units.
+`template` makes it from the curves of `anatomy`, once per process. `blendshapes` moves its vertices, `head` places the
+landmarks on it, and `raster` draws it. All positions are template coordinates in head units.
 
 The face is a grid whose rows run from side to side. Its first and last column are the frontal outline (jaw line and
 front of the ear), so that the border between face and neck is a grid line. Two further rows lie between the lips, as a
@@ -21,7 +21,7 @@ from mlcm_jax.synthetic import anatomy
 
 
 class Region(enum.IntEnum):
-    """Which piece of the mesh a triangle belongs to; `raster` decides the material of every pixel from it."""
+    """The piece of the mesh to which a triangle belongs; it decides which materials `raster` may give to a pixel."""
 
     FACE = 0
     MOUTH = 1
@@ -54,7 +54,7 @@ class Template:
 
 
 class _Block(NamedTuple):
-    """One piece of the mesh before all are joined; the fields are those of `Template`, scalars stand for all rows."""
+    """One piece of the mesh before all are joined; the fields are those of `Template`; scalars apply to all rows."""
 
     points: np.ndarray
     faces: np.ndarray
@@ -64,12 +64,12 @@ class _Block(NamedTuple):
     head: np.ndarray | float
 
 
-_SEAM_Y = 0.763  # of the line where the lips meet, at x = 0
-_SKULL_COLUMNS = 13  # of the grid, between the last and the first column of the face
+_SEAM_Y = 0.763  # height at x = 0 of the line where the lips meet
+_SKULL_COLUMNS = 13  # columns of the grid between the last and the first column of the face
 
 
 def _columns() -> np.ndarray:
-    """Where the face's columns lie, x over the half width of the outline, -1 to 1; dense in the middle and outside."""
+    """Positions of the face's columns, as x over the half width of the outline; dense in the middle and outside."""
     inner = np.linspace(0, 0.72, 22)
     edge = np.sin(np.linspace(np.arcsin(0.72), np.pi / 2, 9))[1:]
     half = np.concatenate([inner, edge])
@@ -131,7 +131,7 @@ def _face_and_skull() -> _Block:
     grid = np.concatenate([face, np.stack([x2, y2, z2], -1)], 1)
     rows, columns = grid.shape[:2]
     faces = grid_faces(rows, columns, closed=True)
-    # The diagonals of one half mirror those of the other, or a mirrored head would not give a mirrored image.
+    # The diagonals of one half mirror those of the other, so that a mirrored head gives a mirrored image.
     a, c, b, d = faces[::2, 0], faces[::2, 1], faces[::2, 2], faces[1::2, 2]
     other = np.stack([np.stack([a, c, d], -1), np.stack([a, d, b], -1)], 1).reshape(-1, 3)
     left = grid.reshape(-1, 3)[np.stack([a, b, c, d], 1), 0].sum(1) < 0
@@ -149,7 +149,7 @@ def _face_and_skull() -> _Block:
 
 
 def _ear(sign: float) -> _Block:
-    """A dish that stands off the head behind the outline; sign -1 is image left."""
+    """A dish that sticks out from the head behind the outline; sign -1 is image left."""
     radius = np.array([0.0, 0.25, 0.5, 0.72, 0.88, 1.0])
     angle = np.linspace(0, 2 * np.pi, 19)[:-1]
     r, a = np.meshgrid(radius, angle, indexing="ij")
@@ -167,7 +167,7 @@ def _ear(sign: float) -> _Block:
 
 
 def _underside(contour: np.ndarray) -> _Block:
-    """From the jaw line [N, 3] (ear, chin, ear) inwards to the neck."""
+    """The surface from the jaw line [N, 3] (ear, chin, ear) inwards to the neck."""
     side = np.abs(contour[:, 0]) / 0.8
     target = contour * [0.66, 1, 1] + np.stack([0 * side, 0.03 + 0.2 * side, 0 * side], 1)
     target[:, 2] = -0.45 - 0.45 * side**1.5
@@ -198,7 +198,7 @@ _NECK = np.array(  # y, half width, front z, back z, share of the head's rotatio
 
 
 def _torso() -> _Block:
-    """Neck and shoulders: rings whose half width and depth `_NECK` gives."""
+    """Neck and shoulders: rings whose half widths and depths are in `_NECK`."""
     height = np.interp(np.linspace(0, len(_NECK) - 1, 24), np.arange(len(_NECK)), _NECK[:, 0])
     curves = [anatomy.smooth_curve(_NECK[:, 0], _NECK[:, k], height) for k in range(1, 5)]
     y, width, front, back, share = (curve[:, None] for curve in (height, *curves))

@@ -1,8 +1,8 @@
-"""The thermal world before the camera: from the G-buffer to the apparent temperature of every pixel in °C.
+"""The thermal scene before the camera: from the G-buffer to the apparent temperature of every pixel in °C.
 
-`generate` calls `temperature` and hands what comes out to `sensor`. Skin has one temperature of the moment,
-`skin_level` in °C, to which `skin_map` adds warm and cool regions in kelvin, and this file adds breath, lips, eyes and
-ears. Everything else lies somewhere between the air (`surroundings.Climate`) and `skin_level`.
+`generate` calls `temperature` and passes the result to `sensor`. In one image, all skin has the base temperature
+`skin_level` in °C. `skin_map` adds warm and cool regions in kelvin, and this file adds breath, lips, eyes and ears. The
+temperatures of all other parts lie between that of the air (`surroundings.Climate`) and `skin_level`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlcm_jax.synthetic.scene import Scene, Subject
 from mlcm_jax.synthetic.skin_map import Grid, grain, skin_map, unroll
 from mlcm_jax.synthetic.surroundings import Climate, blotches
 
-_THERMAL = 0x7E3  # separates the draws of a person's warmth from those of the person's shape
+_THERMAL = 0x7E3  # separates the draws of a person's temperatures from those of the person's shape
 
 
 def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -26,8 +26,8 @@ def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random
         gbuffer: what every pixel shows, R x R.
         subject: the person; only `subject.seed` is read, so that two images of one person share vessels, asymmetry
             and the strength of warm and cool regions.
-        scene: not read, because temperature does not depend on visible light; both cameras are called alike.
-        rng: draws the moment: climate, chill, breath, surroundings.
+        scene: unused, because temperature does not depend on visible light; both cameras have the same signature.
+        rng: draws what differs between images: climate, chill, breath, surroundings.
 
     Returns:
         float32 [R, R] in °C.
@@ -72,7 +72,7 @@ def _skin(
     under, template = gbuffer.under, gbuffer.template
     departure = skin_map(person, rng, chill)
     skin = cv2.remap(departure, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) + np.float32(skin_level)
-    # Cavities lose less heat and radiate like a black body, so grooves and corners glow.
+    # Cavities lose less heat and radiate like a black body, so grooves and corners are warmer.
     skin += gbuffer.cavity * np.float32(rng.uniform(0.3, 1.4))
     nostrils = _bump(template, 0.068, 0.495, 0.05, 0.03)
     breath = rng.uniform(0.3, 2.2) if rng.random() < 0.5 else -rng.uniform(0.3, 3.5)  # out or in
@@ -132,7 +132,7 @@ def _between(climate: Climate, skin_level: float, share: float | np.ndarray) -> 
 
 
 def _near_skin(gbuffer: GBuffer) -> np.ndarray:
-    """Share of skin around each pixel, float32 [R, R]; hair is warm where it lies on the forehead."""
+    """Share of skin around each pixel, float32 [R, R], because hair is warm where it lies on the forehead."""
     skin = (gbuffer.under == Part.SKIN).astype(np.float32)
     side = max(3, gbuffer.part.shape[0] // 12) | 1
     return cv2.blur(skin, (side, side))
@@ -166,14 +166,14 @@ def _cover(
     skin_level: float,
     hair: np.ndarray,
 ) -> None:
-    """Paint what lies in front of the skin, in place: brows, lashes, beard, glasses, cap, mask, hand."""
+    """Paints what lies in front of the skin, in place: brows, lashes, beard, glasses, cap, mask, hand."""
     part, size = gbuffer.part, gbuffer.part.shape[0]
     skin = _is(part, Part.SKIN, Part.LIP, Part.EYE, Part.NECK)
     stubble = np.clip(1.0 + 0.5 * rng.standard_normal((size, size), np.float32), 0.0, 2.0)
     cover = gbuffer.beard * stubble * np.float32(rng.uniform(0.25, 0.75))
     cover = np.maximum(cover, gbuffer.brow * np.float32(rng.uniform(0.25, 0.8)))
     cover = np.maximum(cover, gbuffer.lid * np.float32(rng.uniform(0.1, 0.5)))
-    cold = np.minimum(hair, celsius)  # hair insulates: it never warms the skin it covers
+    cold = np.minimum(hair, celsius)  # hair insulates, so it never looks warmer than the skin it covers
     np.add(celsius, np.minimum(cover, 1.0) * (cold - celsius), out=celsius, where=skin)
 
     lens = part == Part.GLASSES_LENS

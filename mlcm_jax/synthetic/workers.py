@@ -1,10 +1,9 @@
-"""Render many pairs on all cores, in order.
+"""Renders many pairs on all cores, in order.
 
 The dataset builder calls `render`, which yields encoded pairs (`generate.encode`). Each worker is a plain
 `python -m mlcm_jax.synthetic.workers` that writes every n-th pair to its standard output. Unlike `multiprocessing` this
 neither forks a process whose threads (jax, grain) hold locks, nor imports the user's script a second time, so that a
-script without an `if __name__ == "__main__"` guard works; and a worker whose parent was killed ends by itself at its
-next write.
+script works without an `if __name__ == "__main__"` guard. A worker whose parent was killed ends at its next write.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ import traceback
 from collections.abc import Generator, Sequence
 from typing import Any
 
-_AHEAD = 16  # finished pairs that may wait per worker; some pairs take longer than others, and memory is limited
+_AHEAD = 16  # finished pairs that may wait per worker: enough for pairs of unequal cost, within limited memory
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
 def render(
     seed: int, indices: Sequence[int], size: tuple[int, int], processes: int | None = None
 ) -> Generator[dict[str, Any]]:
-    """Yield `generate.encode(generate.example(seed, i, size=size))` for `indices`, in their order.
+    """Yields `generate.encode(generate.example(seed, i, size=size))` for every i of `indices`, in their order.
 
     Args:
         seed: number of the set.
-        indices: which pairs.
+        indices: numbers of the pairs.
         size: inclusive range of the side in pixels.
         processes: number of workers; None for one per available core.
 
     Yields:
-        One encoded pair after another.
+        One encoded pair at a time.
 
     Raises:
         RuntimeError: with the worker's own traceback, if a pair fails or a worker dies.
@@ -83,13 +82,13 @@ def _start(seed: int, indices: list[int], size: tuple[int, int]) -> subprocess.P
 
 
 def _read_ahead(worker: subprocess.Popen) -> tuple[threading.Thread, queue.Queue]:
-    """Collect a worker's results in a thread, at most `_AHEAD` of them."""
+    """Starts a thread that collects a worker's results, at most `_AHEAD` at a time; returns both."""
     results: queue.Queue = queue.Queue(_AHEAD)
-    last_words: collections.deque[bytes] = collections.deque(maxlen=40)
+    last_lines: collections.deque[bytes] = collections.deque(maxlen=40)
 
     def drain() -> None:  # a worker that prints much would otherwise block on a full pipe
         with contextlib.suppress(ValueError, OSError):  # closed by _stop
-            last_words.extend(worker.stderr)
+            last_lines.extend(worker.stderr)
 
     def read() -> None:
         kind = "ok"
@@ -100,8 +99,8 @@ def _read_ahead(worker: subprocess.Popen) -> tuple[threading.Thread, queue.Queue
         listener.join(timeout=5.0)
         with contextlib.suppress(subprocess.TimeoutExpired):  # the exit code comes a moment after the pipe has closed
             worker.wait(timeout=5.0)
-        said = b"".join(last_words).decode(errors="replace")
-        results.put(("failed", f"the worker ended early, exit code {worker.poll()}\n{said}"))
+        printed = b"".join(last_lines).decode(errors="replace")
+        results.put(("failed", f"the worker ended early, exit code {worker.poll()}\n{printed}"))
 
     listener = threading.Thread(target=drain, daemon=True)
     listener.start()
@@ -121,7 +120,7 @@ def _stop(worker: subprocess.Popen, reader: threading.Thread, results: queue.Que
 
 
 def _main() -> None:
-    """Worker: read (seed, indices, size) from standard input, write pickled ("ok", pair) or ("failed", traceback)."""
+    """Worker: reads (seed, indices, size) from standard input, writes pickled ("ok", pair) or ("failed", traceback)."""
     seed, indices, size = pickle.load(sys.stdin.buffer)
     # Only pickles may travel on the pipe, so whatever a library prints goes to the error stream.
     out, sys.stdout = os.fdopen(os.dup(1), "wb"), sys.stderr
@@ -136,7 +135,7 @@ def _main() -> None:
             pickle.dump(("ok", generate.encode(generate.example(seed, index, size=size))), out, -1)
             out.flush()
     except BrokenPipeError:
-        os._exit(1)  # the parent is gone, so nobody can be told
+        os._exit(1)  # the parent is gone, so there is nobody to report to
     except Exception:
         pickle.dump(("failed", traceback.format_exc()), out, -1)
         out.flush()

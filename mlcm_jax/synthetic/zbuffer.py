@@ -1,7 +1,7 @@
 """Triangles to pixels: a vectorised z-buffer in numpy.
 
 `raster` calls `rasterise` with vertices in pixels and in head units along the optical axis, and gets `Fragments`: which
-triangle every covered pixel shows. Nothing here knows what a head is.
+triangle every covered pixel shows. Nothing here is specific to heads.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def rasterise(
     nearest = np.full(size * size, np.inf, np.float32)
     np.minimum.at(nearest, pixel, z)
     won = np.flatnonzero(z == nearest[pixel])
-    # Of two triangles at exactly the same depth the later one counts, as it overwrites the other's fragment number.
+    # Of two triangles at exactly the same depth the later one wins, as it overwrites the other's fragment number.
     number = np.full(size * size, -1, np.int32)
     number[pixel[won]] = won
     final = number[number >= 0]

@@ -1,7 +1,7 @@
 """Weights and images made by a formula, so that other libraries can make the same without a file or random generator.
 
-`tests/golden/torch_features.json` holds the features that torchvision and timm compute from them; its `source` says how
-they were called.
+`tests/golden/torch_features.json` holds the features that torchvision and timm compute from them; its `source` has the
+calls.
 """
 
 import json
@@ -34,7 +34,7 @@ def array(name: str, shape) -> np.ndarray:
 
 def image(height: int, width: int) -> np.ndarray:
     """float32 [1, height, width, 3] in [0, 1]."""
-    # The golden features were computed for the waves of this name.
+    # The golden features were computed with this name as the seed.
     return (0.5 + 0.5 * _waves("picture", (1, height, width, 3))).astype(np.float32)
 
 

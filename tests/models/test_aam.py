@@ -1,4 +1,4 @@
-"""The anisotropic attention head: its formula against numpy, its decoders against slow ones, its contract."""
+"""The anisotropic attention head: its formula against numpy, its decoders against slow ones, options, training."""
 
 import functools
 
@@ -47,7 +47,7 @@ def test_instance_norm_against_numpy():
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_a_transposed_convolution_spreads_each_cell(stride):
-    """By scattering: the cell (i, j) paints the flipped kernel, its corner at stride (i, j) - 1."""
+    """Against scattering: cell (i, j) adds the flipped kernel, whose corner is at stride (i, j) - 1."""
     layer = UpNorm(3, 2, stride, bn_momentum=0.9, rngs=nnx.Rngs(0), dtype=jnp.float32)
     x = np.random.default_rng(0).normal(size=(1, 3, 2, 3)).astype(np.float32)
     size = stride + 2
@@ -69,7 +69,7 @@ def test_the_prediction_follows_from_the_parameters(decoder):
     assert found.edges.shape == (2, 12, 16, 1)
     decoded = np.asarray(x, np.float64)
     if decoder == "nearest":
-        decoded = decoded.repeat(4, axis=1).repeat(4, axis=2)  # first repeated, then convolved
+        decoded = decoded.repeat(4, axis=1).repeat(4, axis=2)  # repeated first, unlike in the head
     else:
         decoded = np.asarray(nnx.jit(lambda m, x: m.blocks[1](m.blocks[0](m.reduce(x))))(module, x), np.float64)
 
@@ -92,14 +92,14 @@ def test_the_prediction_follows_from_the_parameters(decoder):
     np.testing.assert_allclose(found.landmarks, landmarks, atol=1e-4)
 
 
-def test_bfloat16_stops_before_the_maps():
+def test_maps_are_float32_after_a_bfloat16_decoder():
     found = _run(head(dtype=jnp.bfloat16), features().astype(jnp.bfloat16))
     assert {leaf.dtype for leaf in found} == {jnp.dtype(jnp.float32)}
     exact = _run(head(), features())
     assert float(jnp.abs(found.landmarks - exact.landmarks).max()) < 0.02
 
 
-def test_a_map_without_weight_gives_the_middle_with_a_finite_slope():
+def test_an_empty_map_gives_the_middle_with_a_finite_slope():
     module = head(decoder="nearest")
     module.heat.kernel[...] *= 0.0  # a constant map, so 0 after the instance norm
     np.testing.assert_allclose(_run(module, features()).landmarks, 0.5, atol=1e-6)
@@ -108,7 +108,7 @@ def test_a_map_without_weight_gives_the_middle_with_a_finite_slope():
 
 
 def test_a_student_starts_from_its_teacher():
-    """The three convolutions have one shape under both decoders and any number of features' channels."""
+    """The three convolutions have the same shapes for both decoders and for any number of channels of the features."""
     teacher, student = head(channels=24), head(decoder="nearest")
     assert not hasattr(nnx.state(student), "reduce") and student.reduce is None
     for name in ("heat", "points", "edges"):
@@ -131,7 +131,7 @@ def test_only_parameters_and_statistics_are_in_the_graph():
     assert not nnx.split(one, nnx.Param, nnx.BatchStat)[2]
 
 
-def test_a_face_without_edges_is_its_points():
+def test_without_edges_points_alone_mask_the_heatmaps():
     module = head(layout=None)
     found = _run(module, features())
     assert found.edges is None and module.edges is None
@@ -192,7 +192,7 @@ def test_bad_options_are_named(options, message):
 
 
 def test_training_with_the_system_loss_finds_the_landmarks():
-    """Features that mark the landmarks, 100 steps of Adam: the mean error falls far below the start's."""
+    """With features that mark the landmarks, 100 steps of Adam reduce the mean error to a fraction."""
     rng = np.random.default_rng(0)
     target = rng.uniform(0.25, 0.75, (4, 5, 2)).astype(np.float32)
     x = np.concatenate([np.asarray(codecs.point_maps(target, 16, drawn=16)), rng.normal(0, 0.1, (4, 16, 16, 3))], -1)

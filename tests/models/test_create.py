@@ -1,4 +1,4 @@
-"""`create` and the contract that training relies on: split, merge, train, eval, no random state, shapes, errors."""
+"""`create`, and what training relies on: split, merge, train, eval, no random state, shapes, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def _tiny(**options):
     return models.create("resnet18", rngs=nnx.Rngs(0), **(TINY | options))
 
 
-# Compiled once; called eagerly, every operation of a network is a program of its own.
+# Compiled, because every operation of an eager call would be compiled as a program of its own.
 _run = nnx.jit(lambda module, x: module(x))
 
 
@@ -108,7 +108,7 @@ def test_a_training_step_in_jit_learns_and_moves_the_statistics():
     jax.tree.map(np.testing.assert_array_equal, nnx.state(model, nnx.BatchStat), before)
 
 
-def test_dropout_draws_from_the_call_and_rests_in_evaluation():
+def test_dropout_draws_from_the_rngs_of_the_call_and_is_off_in_evaluation():
     model, x = _tiny(dropout=0.5), _images()
     model.head.kernel[...] *= 1e3
     np.testing.assert_array_equal(_run(model, x).landmarks, _run(model, x).landmarks)
@@ -127,7 +127,7 @@ def test_dropout_draws_from_the_call_and_rests_in_evaluation():
     assert float(jnp.abs(error).max()) < 5.0
 
 
-def test_bfloat16_computes_low_and_keeps_high():
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     low, high = _tiny(dtype=jnp.bfloat16), _tiny()
     x = _images()
     features = _run(low.backbone, x)

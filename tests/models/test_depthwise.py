@@ -1,4 +1,4 @@
-"""The depthwise forms agree with XLA's grouped convolution, and every platform gets its own."""
+"""The forms of the depthwise convolution agree with XLA's grouped convolution, and every platform gets its form."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ import pytest
 from benchmarks import depthwise as bench
 from mlcm_jax.models import depthwise as forms
 
-# batch, height, width, channels, kernel size, stride; odd and even sides, rows that one block and several blocks hold
+# batch, height, width, channels, kernel size, stride; with odd and even sides, and with one and several blocks of rows
 CASES = [
     (2, 9, 12, 5, 3, 1),
     (2, 8, 8, 4, 3, 2),

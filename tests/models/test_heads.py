@@ -10,7 +10,7 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.models import HEADS, create, soft_argmax
 
 
-def test_a_delta_is_read_at_the_centre_of_its_cell():
+def test_a_delta_is_located_at_the_centre_of_its_cell():
     logits = np.zeros((1, 8, 16, 2), np.float32)
     logits[0, 3, 5, 0] = logits[0, 7, 0, 1] = 200.0
     found = soft_argmax(jnp.asarray(logits))
@@ -32,7 +32,7 @@ def test_soft_argmax_and_its_gradient_are_the_formula():
     np.testing.assert_allclose(slope, weights * apart, atol=1e-6)
 
 
-def test_one_sharp_cell_of_bfloat16_is_read_in_float32():
+def test_soft_argmax_of_bfloat16_computes_in_float32():
     logits = jnp.full((1, 64, 64, 1), -30.0).at[0, 10, 53, 0].set(60.0).astype(jnp.bfloat16)
     found = jax.jit(soft_argmax)(logits).landmarks
     assert found.dtype == jnp.float32
@@ -40,7 +40,7 @@ def test_one_sharp_cell_of_bfloat16_is_read_in_float32():
 
 
 @pytest.mark.parametrize("centre", [(0.5, 0.5), (0.413, 0.571), (0.37, 0.66)])
-def test_a_gaussian_between_cells_is_read_to_a_thousandth_of_a_cell(centre):
+def test_a_gaussian_between_cells_is_located_to_a_thousandth_of_a_cell(centre):
     width, height, sigma = 64, 32, 1.5  # sigma in cells
     x = (np.arange(width) + 0.5)[None, :] - centre[0] * width
     y = (np.arange(height) + 0.5)[:, None] - centre[1] * height

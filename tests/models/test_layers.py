@@ -19,7 +19,7 @@ def _random(shape, *, mean=0.0, deviation=1.0, dtype=jnp.float32, seed=0):
 
 
 def _assert_close(found, expected, dtype):
-    """To 1e-6 in float32; in bfloat16 to the rounding of the result alone."""
+    """Asserts equality to 1e-6 in float32, and in bfloat16 to the rounding of the result alone."""
     assert found.dtype == dtype
     rounding = 1e-6 if dtype == jnp.float32 else 2.0**-8
     np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=rounding, atol=1e-6)
@@ -44,7 +44,7 @@ def test_normalisation_is_the_formula(make, axes, dtype):
 @BOTH_TYPES
 @pytest.mark.parametrize(("make", "axes"), [(LayerNorm, (3,)), (GroupNorm, (1, 2, 3))])
 def test_statistics_of_a_normalisation_are_float32(make, axes, dtype):
-    """With a mean of 100 deviations, bfloat16 has no digit left for the variance, and one pass over float32 has few."""
+    """The mean is 100 deviations: bfloat16 has no digits left for the variance, and one pass over float32 has few."""
     x, wide = _random((2, 4, 5, 16), mean=300.0, deviation=3.0, dtype=dtype)
     found = np.asarray(make(16)(x), np.float64)
     np.testing.assert_allclose(
@@ -82,7 +82,7 @@ def test_dropout_is_the_formula(per_example, dtype):
     assert (found != layer(x, rngs=nnx.Rngs(dropout=4))).any()
 
 
-def test_a_dropout_keeps_no_random_state_and_asks_for_numbers():
+def test_dropout_keeps_no_random_state_and_requires_rngs():
     layer = dropout(0.5)
     assert not jax.tree.leaves(nnx.state(layer))
     layer.train()
@@ -94,7 +94,7 @@ def test_a_dropout_keeps_no_random_state_and_asks_for_numbers():
 
 
 def _convolved(x, kernel, stride, pad):
-    """The sum over the window of every place; `kernel` [k, k, cin, cout]."""
+    """A convolution as the sum over the window of every pixel; `kernel` [k, k, cin, cout]."""
     size = kernel.shape[0]
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::stride, ::stride]

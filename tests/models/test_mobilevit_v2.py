@@ -56,7 +56,7 @@ def test_any_size_of_image(size, stem, stride):
     assert model.backbone.stride == stride
 
 
-def test_patches_come_apart_and_together():
+def test_unfold_and_fold_by_hand():
     x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
     patches = unfold(x)
     assert patches.shape == (2, 4, 6, 3)
@@ -84,22 +84,22 @@ def test_separable_attention_is_the_formula():
             np.testing.assert_allclose(found[b, place], expected, atol=1e-5)
 
 
-def test_odd_maps_keep_their_size_and_their_places():
+def test_odd_maps_keep_their_size_and_positions():
     block = _block()
     x = _map(5, 7)
     assert _run(block, x).shape == x.shape
-    # A ramp put through the resizing alone stays the ramp: no half pixel is lost on the way to 6×8 and back.
+    # Resizing to 6×8 and back keeps a ramp as it is: nothing is shifted by half a pixel.
     ramp = jnp.broadcast_to(jnp.arange(7.0).reshape(1, 1, 7, 1), (1, 5, 7, 1))
     even = resize(ramp, 6, 8)
     np.testing.assert_allclose(even[0, 2, 1:-1, 0], (np.arange(1, 7) + 0.5) * 7 / 8 - 0.5, atol=1e-5)
     np.testing.assert_allclose(resize(even, 5, 7)[0, 2, 1:-1, 0], np.arange(1.0, 6.0), atol=1e-5)
 
 
-def test_pixels_at_one_place_of_their_patch_see_each_other():
+def test_pixels_attend_to_the_same_place_of_other_patches():
     attention = SeparableAttention(16, rngs=nnx.Rngs(0), dtype=jnp.float32)
-    see = nnx.jit(lambda module, x: fold(module(unfold(x)), 6, 8))
+    attend = nnx.jit(lambda module, x: fold(module(unfold(x)), 6, 8))
     x = _map(6, 8)
-    moved = np.abs(np.asarray(see(attention, x) - see(attention, x.at[:, 3, 4].add(1.0)))).max(-1)[0]
+    moved = np.abs(np.asarray(attend(attention, x) - attend(attention, x.at[:, 3, 4].add(1.0)))).max(-1)[0]
     assert (moved[1::2, 0::2] > 0).all()
     assert moved[0::2].max() == 0 and moved[:, 1::2].max() == 0
 
@@ -122,7 +122,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
         assert np.isfinite(value[...]).all(), path
 
 
-def test_bfloat16_computes_low_and_keeps_high():
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     x = _map(6, 8)
     low = _run(_block(dtype=jnp.bfloat16), x)
     assert low.dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""Models as pure data: what is split apart runs as before, and nothing inside keeps state."""
+"""Models as pure data: a split model predicts what the module does, and its functions keep no state."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def same(one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-def test_a_key_and_options_decide_the_network(network):
+def test_a_key_and_options_determine_the_network(network):
     again = networks.create(OPTIONS, num_landmarks=5, key=jax.random.key(0))
     other = networks.create(OPTIONS, num_landmarks=5, key=jax.random.key(1))
     same(network, again)
@@ -69,10 +69,10 @@ def test_training_uses_the_batch_and_returns_new_statistics(network):
     trained, stats = networks.run_backbone(network, IMAGES, train=True)
     assert not np.allclose(trained, networks.run_backbone(network, IMAGES)[0], atol=1e-4)
     assert not np.array_equal(jax.tree.leaves(stats)[0], jax.tree.leaves(network.stats["backbone"])[0])
-    # The batch decides: each image by itself gives other features.
+    # The statistics are those of the batch, so each image by itself gives other features.
     alone = jnp.concatenate([networks.run_backbone(network, IMAGES[k : k + 1], train=True)[0] for k in range(3)])
     assert not np.allclose(trained, alone, atol=1e-4)
-    same(network, before)  # and the network that was given is as it was
+    same(network, before)  # the network itself is unchanged
 
 
 def test_a_head_of_other_parameters_runs_on_the_same_features(network):
@@ -91,7 +91,7 @@ def test_a_network_goes_through_jit_and_grad(network):
     jitted = jax.jit(networks.predict)(network, IMAGES)
     np.testing.assert_allclose(jitted, networks.predict(network, IMAGES), atol=1e-5)
     compiled = jax.jit(lambda network, images: networks.predict(network, images))
-    for seed in (0, 1):  # the arrays are arguments, so another network of that kind is no new program
+    for seed in (0, 1):  # the arrays are arguments, so another network of that kind compiles nothing anew
         compiled(networks.create(OPTIONS, num_landmarks=5, key=jax.random.key(seed)), IMAGES)
     assert compiled._cache_size() == 1
 

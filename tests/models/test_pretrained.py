@@ -1,4 +1,4 @@
-"""Weight files: three formats, one clear sentence for each fault, nothing unpickled, and the real ImageNet weights."""
+"""Weight files: three formats, one clear sentence for each fault, no code run, and the real ImageNet weights."""
 
 import io
 import pickle
@@ -25,7 +25,7 @@ def _tiny(seed=0, **options):
 
 
 def _arrays() -> dict[str, np.ndarray]:
-    """Random weights of `_tiny` with torchvision's names and layouts, written down by hand."""
+    """Random weights of `_tiny` with torchvision's names and layouts, listed by hand."""
     rng = np.random.default_rng(0)
     arrays = {}
 
@@ -86,7 +86,7 @@ class _TorchPickler(pickle._Pickler):
 
 
 def _write_pth(path, content, *, data=None, truncate=0):
-    """A .pth of `content`; `data` replaces the pickle; `truncate` shortens the storages by so many bytes."""
+    """Writes a .pth of `content`; `data` replaces the pickle; `truncate` is how many bytes every storage lacks."""
     buffer = io.BytesIO()
     pickler = _TorchPickler(buffer)
     pickler.dump(content)
@@ -98,7 +98,7 @@ def _write_pth(path, content, *, data=None, truncate=0):
 
 
 def _write_old_pth(path, content, *, truncate=0):
-    """A .pth of the time before zip archives."""
+    """Writes a .pth in the format before zip archives; `truncate` is a number of bytes to cut off at the end."""
     with path.open("wb") as file:
         for head in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
             pickle.dump(head, file, protocol=2)
@@ -164,9 +164,9 @@ def _fault(name):
     ("fault", "words"),
     [
         ("missing", "no array 'layer1.0.bn2.bias'"),
-        ("extra", "'layer3.0.conv1.weight' that this backbone does not know"),
+        ("extra", "'layer3.0.conv1.weight' that this backbone does not have"),
         ("shape", r"'layer2.0.conv1.weight' has the shape \[16, 8, 5, 5\]"),
-        ("nan", "'bn1.running_var' holds something else than finite"),
+        ("nan", "'bn1.running_var' does not hold finite numbers only"),
     ],
 )
 def test_contents_that_do_not_fit_name_the_array_and_change_nothing(tmp_path, fault, words):
@@ -180,7 +180,7 @@ def test_contents_that_do_not_fit_name_the_array_and_change_nothing(tmp_path, fa
 
 
 @pytest.mark.parametrize("options", [{"width": 0.25}, {"stem": "small"}, {"stem": "strided"}])
-def test_other_width_or_stem_says_so(tmp_path, options):
+def test_other_width_or_stem_is_reported(tmp_path, options):
     path = _write(tmp_path / "w.npz", _arrays())
     with pytest.raises(InputError, match="width=1 and stem='imagenet'"):
         _tiny(weights=path, **options)
@@ -227,7 +227,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, suffix):
     with pytest.raises(InputError, match="damaged" if suffix == ".npz" else "refused to unpickle"):
         pretrained.read(path)
     assert not mark.exists()
-    pickle.loads(pickle.dumps(evil))  # the same pickle does run where nobody guards it
+    pickle.loads(pickle.dumps(evil))  # an ordinary unpickler does run the code
     assert mark.exists()
 
 
@@ -272,7 +272,7 @@ def _preprocess(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"the ImageNet weights {REAL.name} are not beside the repository")
-def test_real_weights_know_espresso_and_an_egyptian_cat():
+def test_real_weights_classify_espresso_and_an_egyptian_cat():
     skimage = pytest.importorskip("skimage", reason="scikit-image ships the images")
     cv2 = pytest.importorskip("cv2")
     folder = Path(skimage.__file__).parent / "data"

@@ -77,7 +77,7 @@ def test_offsets_by_hand():
             np.testing.assert_allclose(table[index[i, j]], [steps[dy + 2], steps[dx + 2]], atol=1e-7)
 
 
-def test_windows_come_apart_and_together():
+def test_partition_and_join_by_hand():
     x = jnp.arange(2 * 6 * 9 * 2).reshape(2, 6, 9, 2)
     windows = partition(x, 3)
     assert windows.shape == (2, 6, 9, 2)
@@ -86,7 +86,7 @@ def test_windows_come_apart_and_together():
 
 
 def _slow_attention(module: WindowAttention, x: np.ndarray, shifts: tuple[int, int]) -> np.ndarray:
-    """The attention of every pixel of [H, W, C] to its window, one after the other in float64."""
+    """The attention of every pixel of [H, W, C] within its window, pixel by pixel in float64."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), nnx.to_pure_dict(nnx.state(module)))
     h, w, c = x.shape
     size, heads = module.window, module.heads
@@ -106,7 +106,7 @@ def _slow_attention(module: WindowAttention, x: np.ndarray, shifts: tuple[int, i
         return 16 / (1 + np.exp(-hidden @ p["offset_heads"]["kernel"]))
 
     def place(y, x):
-        """The window of a pixel, the side of the border that it was rolled from, and its place after the roll."""
+        """The window of a pixel, the sides of the map from which it was rolled, and its place after the roll."""
         ry, rx = (y - shifts[0]) % height, (x - shifts[1]) % width
         return (ry // size, rx // size), (y < shifts[0], x < shifts[1]), (ry, rx)
 
@@ -146,7 +146,7 @@ def test_attention_is_the_sum_written_out(shape, shift, shifts):
     np.testing.assert_allclose(found[0], _slow_attention(module, x[0], shifts), atol=2e-5)
 
 
-def test_rolled_borders_do_not_see_each_other():
+def test_rolled_borders_do_not_attend_to_each_other():
     near = neighbours(4, 4, 2, (1, 1))
     assert near.shape == (4, 4, 4)
     assert near[0].all()
@@ -155,7 +155,7 @@ def test_rolled_borders_do_not_see_each_other():
     np.testing.assert_array_equal(near[3], np.eye(4, dtype=bool))
 
 
-def test_windows_hide_the_rest_until_they_shift():
+def test_attention_stays_in_its_window_until_windows_shift():
     x = _images()
     touched = x.at[:, :16, :16].set(0.0)  # the first of 2×2 windows
     alone, shifted = _tiny(depths=(1,)), _tiny()
@@ -163,7 +163,7 @@ def test_windows_hide_the_rest_until_they_shift():
     assert (moved[:4, :4] > 0).all() and moved[4:].max() == 0 and moved[:, 4:].max() == 0
     moved = np.abs(np.asarray(_run(shifted, x) - _run(shifted, touched))).max(-1)[0]
     assert (moved[:6, :6] > 0).all() and moved[6:].max() == 0 and moved[:, 6:].max() == 0
-    # An image rolled by one window gives the features rolled by one window; by a pixel, almost the same ones.
+    # Rolling an image by one window rolls the features by one window; a shift by a pixel hardly changes them.
     np.testing.assert_allclose(_run(alone, jnp.roll(x, 16, 2)), jnp.roll(_run(alone, x), 4, 2), atol=1e-5)
     smooth = jnp.asarray(np.sin(np.linspace(0, 6, 33))[None, None, :, None] * np.ones((1, 32, 1, 1)) / 2 + 0.5, "f4")
     here, beside = _run(shifted, smooth[:, :, :-1]), _run(shifted, smooth[:, :, 1:])
@@ -191,7 +191,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
                 np.testing.assert_array_equal(np.split(value, 3)[1], 0.0)
 
 
-def test_bfloat16_computes_low_and_keeps_high():
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     low, high, x = _tiny(dtype=jnp.bfloat16), _tiny(), _images()
     features = _run(low, x)
     assert features.dtype == jnp.bfloat16
@@ -205,7 +205,7 @@ def test_bfloat16_computes_low_and_keeps_high():
     assert len(re.findall(r":bf16\[[\d,]*\] = dot_general\b", program)) == 2 * 5  # qkv, values, proj, two dense
 
 
-def test_stochastic_depth_draws_from_the_call_and_rests_in_evaluation():
+def test_stochastic_depth_draws_from_the_rngs_of_the_call_and_is_off_in_evaluation():
     model = nnx.eval_shape(lambda: _tiny(depths=(2, 1), drop_path=0.4))
     assert [block.drop.rate for stage in model.stages for block in stage.blocks] == [0.0, 0.2, 0.4]
     model.train()
@@ -234,7 +234,7 @@ def test_width_keeps_the_heads():
     assert [stage.blocks[0].attn.heads for stage in small.stages] == [4, 8, 16, 32]
     assert nnx.eval_shape(lambda: make(width=0.5)).channels == 64 * 8
     shapes = [jax.tree.map(jnp.shape, nnx.state(nnx.eval_shape(lambda w=w: make(window=w)))) for w in (8, 16)]
-    assert shapes[0] == shapes[1]  # which is why weights fit whatever the window
+    assert shapes[0] == shapes[1]  # so that weights fit any window
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_another_process_renders_the_same():
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert other.returncode == 0, other.stderr
-    generate.example(3, 6, size=48)  # whatever came before makes no difference
+    generate.example(3, 6, size=48)  # pairs rendered before make no difference
     assert other.stdout.strip() == _digest(generate.example(3, 7, size=(48, 96)))
 
 
@@ -62,7 +62,7 @@ def test_sizes_are_drawn_from_the_range():
     assert sides <= {40, 41, 42, 43} and len(sides) > 1
 
 
-def test_misregistration_is_small_and_never_nothing():
+def test_misregistration_is_small_but_not_zero():
     shares = []
     for index in range(300):
         box = np.array([30.0, 20.0, 100.0, 120.0])
@@ -120,18 +120,18 @@ def test_workers_keep_the_order_and_render_the_same():
     found = list(workers.render(0, indices, (40, 48), processes=2))
     assert [pair["index"] for pair in found] == indices
     here = generate.example(0, 11, size=(40, 48))
-    # Workers use one BLAS thread, which may round the last bit otherwise.
+    # Workers use one BLAS thread, which may round the last bit differently.
     np.testing.assert_allclose(found[2]["landmarks"], here["landmarks"], atol=1e-4)
     gray = cv2.imdecode(np.frombuffer(found[2]["thermal"], np.uint8), cv2.IMREAD_UNCHANGED)
     assert (gray == here["thermal"]).mean() > 0.98
 
 
-def test_a_failing_worker_says_where_and_why():
+def test_the_error_of_a_worker_names_the_pair_and_the_reason():
     with pytest.raises(RuntimeError, match=r"pair -1 of seed 0[\s\S]*must not be negative"):
         list(workers.render(0, [0, -1], (40, 40), processes=2))
 
 
-def test_a_dead_worker_is_noticed(monkeypatch):
+def test_a_dead_worker_is_reported(monkeypatch):
     start = workers._start
 
     def start_and_kill(*arguments):

@@ -19,7 +19,7 @@ MIRROR = np.array([
 
 
 def plain(pose=(0.0, 0.0, 0.0), subject=None, **changes):
-    """A mean, bald, bare person and a plain scene in a given pose."""
+    """A mean, bald person without accessories, and a plain scene with a given pose."""
     base = sample_subject(0, 1) if subject is None else subject
     if subject is None:
         base = dataclasses.replace(
@@ -47,7 +47,7 @@ def test_mesh_is_finite_and_faces_outwards():
     area = np.cross(b - a, c - a)[:, 2]
     middle = (a + b + c) / 3
     inner = (np.abs(middle[:, 0]) < 0.5) & (middle[:, 1] > -0.5) & (middle[:, 1] < 1.0)
-    assert (area[inner] >= -1e-7).all()  # a frontal face looks at the camera everywhere
+    assert (area[inner] >= -1e-7).all()  # every triangle of a frontal face faces the camera
 
 
 def test_template_is_symmetric_and_has_the_right_proportions():
@@ -73,20 +73,20 @@ def test_mirrored_head_gives_mirrored_landmarks():
 
 @pytest.mark.parametrize("pose", [(0, 0, 0), (45, 0, 0), (-45, 0, 0), (-60, 10, 20), (30, -20, -10)])
 def test_jaw_lies_on_the_border_of_the_painted_face(pose):
-    """Independently of the paths over the mesh: the border of the face's region in the image."""
+    """Against the border of the face's region in the image, which does not depend on the paths over the mesh."""
     subject, scene = plain(pose)
     buffer, truth = render_gbuffer(subject, scene, 128)
     face = np.isin(buffer.part, FACE_PARTS).astype(np.uint8)
     both = cv2.distanceTransform(face, cv2.DIST_L2, 5) + cv2.distanceTransform(1 - face, cv2.DIST_L2, 5)
     at = (truth.landmarks[:17] + 0.5) * 2 - 0.5
     off = cv2.remap(both, at[:, :1].astype(np.float32), at[:, 1:].astype(np.float32), cv2.INTER_LINEAR).ravel()
-    # Behind the nose or the mouth of a strongly turned head the outline is not the border of the region.
+    # Where nose or mouth of a strongly turned head cover the outline, it is not the border of the region.
     clear = np.ones(17, bool)
     if abs(pose[0]) > 50:
         clear[slice(0, 8) if pose[0] < 0 else slice(9, 17)] = False
     span = np.ptp(truth.landmarks, axis=0).max() * 2
     assert off[clear].max() < 0.025 * span
-    # On the far side of a turned head the fixed jaw is elsewhere: the points have moved.
+    # On the far side of a turned head, outline points are away from the fixed jaw.
     if abs(pose[0]) >= 45:
         far = slice(1, 6) if pose[0] < 0 else slice(11, 16)
         moved = np.linalg.norm(truth.landmarks[far] - truth.jaw3d[far], axis=1)

@@ -1,4 +1,4 @@
-"""The z-buffer and the G-buffer: pixel convention, truth under the paint, visibility, determinism."""
+"""The z-buffer and the G-buffer: pixel convention, landmarks against painted materials, visibility, determinism."""
 
 import dataclasses
 import hashlib
@@ -85,7 +85,7 @@ def test_landmarks_do_not_depend_on_size_or_supersampling(supersample):
 
 @pytest.mark.parametrize("size, supersample", [(64, 2), (128, 1), (96, 3)])
 def test_painted_pupils_lie_between_the_corners_of_the_eyes(size, supersample):
-    """A half-pixel mistake between paint and landmarks shows: the irises' centroid against the lids' centroid."""
+    """The irises' centroid against the lids' centroid, which reveals a half-pixel error between paint and landmarks."""
     subject, scene = plain(lids=np.full(2, 1.4, np.float32))
     buffer, truth = render_gbuffer(subject, scene, size, supersample)
     weight = (np.hypot(buffer.iris[..., 0], buffer.iris[..., 1]) < 1).astype(float)

@@ -77,7 +77,7 @@ def test_light_from_one_side_shades_the_other():
     left, right = face.copy(), face.copy()
     left[:, 48:], right[:, :48] = False, False
     assert image[left].mean() > 1.3 * image[right].mean()
-    assert buffer.shadow.max() > 0.5  # the nose keeps the light from the far cheek
+    assert buffer.shadow.max() > 0.5  # the nose casts a shadow on the far cheek
 
 
 def test_clear_lenses_show_the_eyes_and_dark_ones_hide_them():

@@ -1,4 +1,4 @@
-"""The camera alone: noise, resolution and position in °C, and the road to 8 bits."""
+"""The camera alone: noise, resolution and position in °C, and the conversion to 8 bits."""
 
 import cv2
 import numpy as np
@@ -95,7 +95,7 @@ def test_gray_is_monotone_in_celsius_before_sharpening(kind, seed):
 
 
 def test_plateau_is_clipped_histogram_equalisation():
-    """Where a quarter of the image holds nearly all of the temperatures, equalisation spends more grays on them."""
+    """A quarter of the image holds nearly all temperatures; equalisation gives them more gray levels than scaling."""
     celsius = np.concatenate([np.full(3000, 20.0), np.linspace(30.0, 34.0, 1096)]).reshape(64, 64).astype(np.float32)
     linear = sensor.gain(celsius, Gain(kind="stretch"))
     equal = sensor.gain(celsius, Gain(kind="plateau", plateau=2.0))
@@ -123,7 +123,7 @@ def test_sharpening_makes_halos():
     assert gray[32, 31] < gray[32, 2] - 5 and gray[32, 32] > gray[32, 61] + 5
 
 
-def test_a_flat_image_develops_without_noise_blown_up():
+def test_a_flat_image_stays_flat():
     flat = np.full((32, 32), 25.0, np.float32)
     for kind in sensor.GAINS:
         assert np.ptp(sensor.develop(flat, Gain(kind=kind))) == 0

@@ -1,4 +1,4 @@
-"""Facts of thermal faces, measured on the temperature before the camera."""
+"""Properties of thermal faces, measured on the temperatures before the camera."""
 
 import functools
 
@@ -117,7 +117,7 @@ def test_lenses_hide_the_eye_and_are_near_the_air(monkeypatch):
         gap = np.median(celsius[skin]) - 20.0
         assert np.median(celsius[lens]) - 20.0 < 0.6 * gap
         eye = lens & (gbuffer.under == Part.EYE)
-        if eye.sum() > 20 and (lens & ~eye).sum() > 20:  # the eye behind makes no difference
+        if eye.sum() > 20 and (lens & ~eye).sum() > 20:  # the eye behind the lens makes no difference
             assert abs(np.median(celsius[eye]) - np.median(celsius[lens & ~eye])) < 1.0
     assert seen >= 3
 
