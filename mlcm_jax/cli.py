@@ -1,8 +1,8 @@
-"""The command `mlcm`: flags only, the work is elsewhere.
+"""The command `mlcm`: parses flags and calls the functions that do the work.
 
-Commands are functions whose docstring is their help. Messages for the user come as InputError and are printed alone.
-Exit codes: 0 done; 1 failed or interrupted; 2 wrong usage; 75 start again (after SIGTERM, or when another process of
-the run has died).
+Each command is a function whose docstring is its help text. An InputError is printed as a message without a traceback.
+Exit codes: 0 done; 1 failed or interrupted; 2 wrong usage; 75 rerun the command (after SIGTERM, or when another
+process of the run has died).
 """
 
 import inspect
@@ -25,28 +25,28 @@ from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, Interrupted, did_you_mean
 from tfds_builders.options import OPTIONS, SWITCHES
 
-RESTART = 75  # exit code for what a scheduler should start again (EX_TEMPFAIL of sysexits.h)
-_WIDTH = 120  # of help texts
+RESTART = 75  # exit code that asks a scheduler to rerun the command (EX_TEMPFAIL in sysexits.h)
+_WIDTH = 120  # of help texts, in characters
 
 
 class UsageError(Exception):
-    """Wrong words on the command line; exit code 2."""
+    """A mistake on the command line; the command exits with code 2."""
 
 
-# A command's flags: name -> (default, meaning). The default's type is that of the flag; None is a text without default.
+# A command's flags: name -> (default, meaning). A flag has the type of its default; with None, it is a string.
 FlagTable = Mapping[str, tuple[Any, str]]
 _DATA_DIR = {"data_dir": (None, "Where built datasets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")}
 _WORKDIR = {"workdir": (None, "Where checkpoints, results and plots go; a run found there is resumed.")}
 _PROCESSES = {  # docs/pods.md
-    "distributed": ("", "auto: Slurm, Open MPI, TPU or GKE say which processes take part."),
-    "coordinator": ("", "Elsewhere: address:port of process 0; every process gets the same command."),
-    "processes": (0, "With --coordinator: how many processes there are."),
-    "process": (-1, "With --coordinator: the number of this one, from 0."),
+    "distributed": ("", "auto: take the processes of the run from Slurm, Open MPI, Cloud TPU or GKE."),
+    "coordinator": ("", "On other clusters: address:port of process 0, the same for every process."),
+    "processes": (0, "With --coordinator: the number of processes."),
+    "process": (-1, "With --coordinator: the index of this process, from 0."),
 }
 
 
 class Flags:
-    """The flags of one call of the command. They live in a registry of their own, so that `main` may run twice."""
+    """The flags of one call of the command, in their own registry so that `main` can be called more than once."""
 
     def __init__(self, table: FlagTable) -> None:
         self.values = flags.FlagValues()
@@ -58,14 +58,14 @@ class Flags:
         return self.values[name].value
 
     def require(self, name: str) -> str:
-        """The value of a flag that has to be given; raises UsageError without it."""
+        """Returns the value of a required flag; raises UsageError if it is missing."""
         value = self.values[name].value if name in self.values else None
         if not value:
             raise UsageError(f"--{name} is missing.")
         return value
 
-    def folder_of_data(self) -> str:
-        """--data_dir, or its default."""
+    def data_folder(self) -> str:
+        """Returns the value of --data_dir, or the default folder."""
         from mlcm_jax.data.build import default_data_dir
 
         return self.data_dir or default_data_dir()
@@ -76,21 +76,21 @@ _LIST = {"list": (False, "Only list the datasets and whether they are built.")}
 
 
 def build(words: Sequence[str], given: Flags) -> None:
-    """Builds a dataset on disk, prints what it holds and draws preview.png, 16 examples with numbered landmarks.
+    """Builds a dataset on disk, prints a summary and draws preview.png: 16 examples with numbered landmarks.
 
     Datasets that we may not distribute are read from --manual_dir; without it, the command says where to get them.
     `synthetic_faces` needs no files (tiny, base, or any number and size of pairs, such as `synthetic_faces/6000x96`),
-    and `paired_folder/NAME` reads your own pairs. A dataset that is built is left alone; an interrupted build goes on.
+    and `paired_folder/NAME` reads your own pairs. An existing dataset is left alone; an interrupted build resumes.
     """
     from mlcm_jax.data import build as datasets
 
     if given.list:
-        datasets.listing(given.folder_of_data())
+        datasets.listing(given.data_folder())
         return
     if len(words) != 1:
-        raise UsageError("build takes the name of one dataset; `mlcm build --list` shows them.")
+        raise UsageError("build takes the name of one dataset; list them with `mlcm build --list`.")
     options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name)}
-    datasets.build(words[0], given.folder_of_data(), **options)
+    datasets.build(words[0], given.data_folder(), **options)
 
 
 def _join(given: Flags) -> None:
@@ -103,39 +103,39 @@ def _join(given: Flags) -> None:
 
 
 def train(_: Sequence[str], given: Flags) -> None:
-    """Trains the stages of a config and scores them: RGB teacher, thermal student, lightweight student, their controls.
+    """Trains and scores the stages of a config: RGB teacher, thermal student, lightweight student, and their controls.
 
-    Builds the dataset where it is missing, prints the result table and writes results.json and plots to the work
-    directory. The same command resumes a run that was stopped.
+    Builds the dataset if it is missing, prints the result table and writes results.json and plots to the work
+    directory. The same command resumes an interrupted run.
     """
     from mlcm_jax.evaluation import seeds
 
     workdir, config = given.require("workdir"), given.require("config")
     _join(given)
-    seeds.train(config, workdir, data_dir=given.folder_of_data())
+    seeds.train(config, workdir, data_dir=given.data_folder())
 
 
-_ROWS = {"rows": ("", "Train these rows alone, with commas between; the table has all rows.")}
+_ROWS = {"rows": ("", "Train only these rows, separated by commas; the table still has all rows.")}
 
 
 def ablate(_: Sequence[str], given: Flags) -> None:
     """Trains and scores a grid of methods × seeds, and writes one table.
 
-    After every row it writes NME with its deviation, and what each row gains over its control, to ablation.md,
-    ablation.json and ablation.png. Stages that rows share are trained once. The same command continues with what is
-    missing.
+    After every row it updates ablation.md, ablation.json and ablation.png with the NME of each row, its standard
+    deviation and its difference from the row's control. Stages that rows share are trained once. The same command
+    resumes an interrupted ablation.
     """
     from mlcm_jax.evaluation import ablation
 
     workdir, config = given.require("workdir"), given.require("config")
     rows = [row for row in given.rows.split(",") if row]
-    ablation.ablate(config, workdir, data_dir=given.folder_of_data(), only=rows)
+    ablation.ablate(config, workdir, data_dir=given.data_folder(), only=rows)
 
 
 _EVALUATE = {
     "workdir": (None, "The work directory of a run."),
-    "dataset": ("", "The dataset; default: that of the run."),
-    "split": ("test", "The split."),
+    "dataset": ("", "The dataset to score on; default: the run's own."),
+    "split": ("test", "The split to score on."),
 }
 
 
@@ -148,23 +148,23 @@ def evaluate(_: Sequence[str], given: Flags) -> None:
 
     workdir = given.require("workdir")
     _join(given)
-    evaluation.evaluate(workdir, dataset=given.dataset, split=given.split, data_dir=given.folder_of_data())
+    evaluation.evaluate(workdir, dataset=given.dataset, split=given.split, data_dir=given.data_folder())
 
 
 _PREDICT = {
     "model": (None, "The work directory of a run."),
-    "stage": ("", "Whose network, such as teacher (reads RGB) or compress; default: the last stage of the run."),
-    "box": ("", "The face in every image given: x,y,w,h in pixels."),
-    "boxes": ("", 'A JSON file {"file name": [x, y, w, h]}.'),
-    "out": (None, "Folder for predictions.json and one overlay for each image."),
+    "stage": ("", "The stage that predicts, such as teacher (reads RGB) or compress; default: the run's last stage."),
+    "box": ("", "The box of the face, the same in every image: x,y,w,h in pixels."),
+    "boxes": ("", 'A JSON file of boxes by image: {"file name": [x, y, w, h]}.'),
+    "out": (None, "Folder for predictions.json and an overlay of each image."),
 }
 
 
 def predict(words: Sequence[str], given: Flags) -> None:
     """Finds the landmarks of the face in each image: 8- or 16-bit gray, float °C (.npy, .tiff) or colour.
 
-    Without a box the whole image is taken for the face. A box reaches from a little above the brows to the chin: the
-    landmarks' extent plus 4.5 % left and right, 13.5 % at the top and 4 % at the bottom.
+    Without a box, the whole image is used as the box of the face. A box reaches from a little above the brows to the
+    chin: the landmarks' extent plus 4.5 % left and right, 13.5 % at the top and 4 % at the bottom.
     """
     from mlcm_jax.inference.predictor import predict_files
 
@@ -178,27 +178,27 @@ def predict(words: Sequence[str], given: Flags) -> None:
 
 _LABEL = {
     "model": (None, "The work directory of a run."),
-    "stage": ("teacher", "Whose network: teacher reads RGB, the others thermal images."),
+    "stage": ("teacher", "The stage that predicts: teacher reads RGB images, the others thermal ones."),
     "dataset": (None, "A built dataset, such as paired_folder/mine."),
-    "split": ("unlabelled", "The split."),
-    "out": (None, "Folder for the label files: `landmarks` beside the images of the pairs."),
+    "split": ("unlabelled", "The split to label."),
+    "out": (None, "Folder for the label files, such as `landmarks` beside the image folders of the pairs."),
 }
 
 
 def label(_: Sequence[str], given: Flags) -> None:
     """Labels images that have no landmarks with the predictions of a trained network.
 
-    Writes the landmarks with a confidence for each, as pseudo labels in the format that `mlcm build paired_folder`
-    reads, and labels.png to look at. An RGB teacher labels RGB-thermal pairs for a thermal student in this way.
+    Writes pseudo labels, which are landmarks with confidences, in the format that `mlcm build paired_folder` reads, and
+    labels.png to look at. This is how an RGB teacher labels RGB-thermal pairs for a thermal student.
     """
     from mlcm_jax.evaluation import pseudo_labels
 
     model, dataset, out = given.require("model"), given.require("dataset"), given.require("out")
-    pseudo_labels.label(model, dataset, out=out, stage=given.stage, split=given.split, data_dir=given.folder_of_data())
+    pseudo_labels.label(model, dataset, out=out, stage=given.stage, split=given.split, data_dir=given.data_folder())
 
 
 class Command(NamedTuple):
-    """What runs, its flags, how to call it, and whether it reads a config or takes words that are no flags."""
+    """A command: its function, flags and usage, and whether it reads a config or takes positional arguments."""
 
     run: Callable[[Sequence[str], Flags], None]
     flags: FlagTable
@@ -247,7 +247,7 @@ def _overview() -> str:
     title = f"mlcm {__version__}: facial landmarks in thermal images, and what an RGB model can teach a thermal one"
     lines = [line for name, command in COMMANDS.items() for line in _column(name, _doc(command).splitlines()[0], 8)]
     first = "mlcm train --config=configs/tiny.py --workdir=runs/tiny"
-    return "\n".join([title, "", *lines, "", f"`mlcm COMMAND --help` tells more. Start with: {first}"])
+    return "\n".join([title, "", *lines, "", f"See `mlcm COMMAND --help` for more. Start with: {first}"])
 
 
 def _doc(command: Command) -> str:
@@ -255,7 +255,7 @@ def _doc(command: Command) -> str:
 
 
 def _column(name: str, text: str, width: int) -> list[str]:
-    """`name` in a column of its own, and `text` beside it."""
+    """Lays out `name` in a column of its own, with `text` wrapped beside it."""
     wrapped = textwrap.wrap(text, _WIDTH - width - 4)
     first = wrapped.pop(0) if len(name) <= width else ""
     return [f"  {name:<{width}}  {first}".rstrip(), *(" " * (width + 4) + line for line in wrapped)]
@@ -266,13 +266,13 @@ def _command_help(name: str) -> str:
     texts = {flag: meaning for flag, (_, meaning) in command.flags.items()}
     if command.configured:
         shipped = ", ".join(path.stem for path in sorted(configs.shipped().glob("*.py")))
-        texts = {"config": f"A config file, as configs/NAME.py[:variant]; the package ships {shipped}."} | texts
+        texts = {"config": f"The config file, such as configs/NAME.py[:variant]; the package ships {shipped}."} | texts
     lines = [f"mlcm {name} {command.usage}", "", _doc(command), "", "Flags:"]
     width = max(map(len, texts)) + 2
     for flag, text in texts.items():
         lines += _column(f"--{flag}", text, width)
     if command.configured:
-        lines += ["", "Keys of the config, as --config.KEY=VALUE, with their defaults and what they decide:"]
+        lines += ["", "Keys of the config, set by --config.KEY=VALUE, with their defaults and [what they decide]:"]
         for key_name, key in configs.SCHEMA.items():
             default = "" if key.type is dict else f" = {key.default!r}"
             lines += _column(f"{key_name}{default}", f"{key.comment} [{key.decides}]", 34)
@@ -280,7 +280,7 @@ def _command_help(name: str) -> str:
 
 
 def _take_config(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The value of --config, "" without one, and the other words."""
+    """Splits words into the value of --config ("" if it is absent) and all others."""
     found, others, rest = "", [], iter(words)
     for word in rest:
         if word.startswith("--config="):
@@ -293,7 +293,7 @@ def _take_config(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _parse(name: str, words: Sequence[str]) -> tuple[list[str], Flags]:
-    """The words of a command that are no flags, and its flags."""
+    """Parses the words after a command into positional arguments and flags."""
     command = COMMANDS[name]
     given = Flags(command.flags)
     overrides: list[str] = []
@@ -315,7 +315,7 @@ def _parse(name: str, words: Sequence[str]) -> tuple[list[str], Flags]:
         raise UsageError(str(error)) from error
     except flags.Error as error:
         raise UsageError(next(line.strip() for line in str(error).splitlines() if line.strip())) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a value of another type than the key's
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a value of the wrong type
         raise UsageError(f"{', '.join(overrides)}: {' '.join(str(error).split())}") from error
     if words and not command.takes_words:
         raise UsageError(f"{name} takes flags only, not {words[0]!r}.")
@@ -336,9 +336,9 @@ def _dispatch(words: Sequence[str]) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Entry point of the console script; `words` are those behind the program's name."""
+    """Runs the command `mlcm`; `words` are its arguments, by default those of this process."""
     _quiet_libraries()
-    if words is None:  # until a training loop takes over, or JAX's service for several processes
+    if words is None:  # holds until a training loop, or JAX's service for several processes, takes over
         signal.signal(signal.SIGTERM, _terminate)
     try:
         _dispatch(sys.argv[1:] if words is None else words)
@@ -347,7 +347,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except InputError as error:
         _fail(str(error), 1)
     except Interrupted as stop:
-        # A scheduler that takes the machine away sends SIGTERM, and starts again what ends with this code.
+        # A scheduler sends SIGTERM to preempt a job, and reruns a job that exits with this code.
         _fail(f"{stop} Run the same command again to resume.", RESTART if stop.number == signal.SIGTERM else 1)
     except KeyboardInterrupt:
         _fail("stopped; run the same command again to continue from the last checkpoint.", 1)
@@ -364,10 +364,10 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Keeps the libraries' own logs away from the progress bar; errors still reach the user as our messages.
+    """Silences the logs of libraries, which would break up the progress bar.
 
-    Orbax logs every save, and orbax and asyncio log tracebacks for errors that are reported anyway. This is done for
-    the command alone: a program that imports the package keeps its own logging.
+    Orbax logs every save; orbax and asyncio also log tracebacks for errors that we already report. Only the command
+    does this: a program that imports the package keeps its own logging.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -381,15 +381,15 @@ def _terminate(number: int, _: Any) -> NoReturn:
 
 
 def _unraisable(unraisable: Any) -> None:
-    """Hides that tensorstore's pending writes outlive the event loop that gave up on them; `main` reports the error."""
+    """Hides errors of tensorstore's writes that outlive a closed event loop; `main` reports why it was closed."""
     if "Event loop is closed" not in str(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    """Prints the message alone and exits."""
+    """Prints the message without a traceback, and exits."""
     print(f"mlcm: {message}", file=sys.stderr)
-    # Threads and coroutines of libraries that were cut off would complain on the way out.
+    # Threads and coroutines of libraries that are cut short would print errors during the exit.
     sys.unraisablehook = threading.excepthook = lambda _: None
     if "mlcm_jax.training.distributed" in sys.modules:
         sys.modules["mlcm_jax.training.distributed"].leave(code)

@@ -1,4 +1,4 @@
-"""Shared settings: strict promotion, so that mistakes of dtype or rank fail where they are made; and one small run."""
+"""Shared settings: strict promotion, so that mistakes in dtype or rank fail where they are made; and one small run."""
 
 import os
 import subprocess
@@ -23,13 +23,13 @@ SMOKE = "configs/tiny.py:smoke"
 
 
 def run_mlcm(*arguments, env=None, **kwargs) -> subprocess.CompletedProcess:
-    """Runs `mlcm …` in a process of its own, as a user does."""
+    """Runs `mlcm …` in its own process, as a user does."""
     command = [sys.executable, "-m", "mlcm_jax.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, **kwargs)
 
 
 def _once(tmp_path_factory, name: str, make) -> Path:
-    """Returns a folder that `make(folder)` fills once for all workers of pytest-xdist."""
+    """Returns a folder that `make(folder)` fills, once for all workers of pytest-xdist."""
     from filelock import FileLock
 
     base = tmp_path_factory.getbasetemp()
@@ -45,7 +45,7 @@ def _once(tmp_path_factory, name: str, make) -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
-    """The data directory with the built dataset of the smoke config."""
+    """The folder in which the dataset of the smoke config is built."""
 
     def make(folder):
         result = run_mlcm("build", "synthetic_faces/48x48", f"--data_dir={folder}")
@@ -56,7 +56,7 @@ def data_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory, data_dir) -> Path:
-    """The work directory of a finished smoke run; its output is in `output.txt`. Read it, do not write to it."""
+    """The work directory of a finished smoke run, for reading only; its output is in `output.txt`."""
 
     def make(folder):
         result = run_mlcm("train", f"--config={SMOKE}", f"--workdir={folder}", f"--data_dir={data_dir}")

@@ -1,4 +1,4 @@
-"""The architecture: imports run downwards only, and a process loads no more than it needs."""
+"""The architecture: imports run downwards only, and no import loads more than it needs."""
 
 import ast
 import json
@@ -13,8 +13,8 @@ import mlcm_jax
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Every part of the tree, and the other parts that it may import from. A part is a set of files, or of folders with all
-# files in them that no other part names.
+# PARTS has the members of every part of the tree, BELOW the other parts that it may import. A member is a file, or a
+# folder with all files in it that are not members of another part.
 PARTS = {
     "core": {
         "errors", "files", "console", "layouts", "landmarks", "layout_file", "config",
@@ -45,7 +45,7 @@ BELOW = {
 
 
 def module(path: Path) -> str:
-    """mlcm_jax/data/boxes.py -> data/boxes, tfds_builders/wflw/__init__.py -> tfds_builders/wflw."""
+    """Names a module: mlcm_jax/data/boxes.py -> data/boxes, tfds_builders/wflw/__init__.py -> tfds_builders/wflw."""
     name = path.relative_to(ROOT).with_suffix("").as_posix().removeprefix("mlcm_jax/")
     return name.removesuffix("/__init__")
 
@@ -54,7 +54,7 @@ MODULES = {module(path): path for folder in ("mlcm_jax", "tfds_builders") for pa
 
 
 def part(name: str) -> str:
-    """The part of a module: the one that names it, or its folder."""
+    """Returns the part of which a module, or its folder, is a member."""
     for wanted in (name, name.split("/")[0]):
         for found, members in PARTS.items():
             if wanted in members:
@@ -63,7 +63,7 @@ def part(name: str) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Full dotted names of what a file imports, `from a import b` as a.b."""
+    """Returns the full dotted names of what a file imports; `from a import b` is a.b."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -75,7 +75,7 @@ def imported(path: Path) -> set[str]:
 
 
 def ours(path: Path) -> set[str]:
-    """The modules of this repository that a file imports."""
+    """Returns the modules of this repository that a file imports."""
     found = set()
     for name in imported(path):
         parts = name.split(".")
@@ -90,7 +90,7 @@ def ours(path: Path) -> set[str]:
 
 
 def importers_of(*wanted: str) -> set[str]:
-    """The modules that import one of the named modules, or something below it."""
+    """Returns the modules that import one of the named modules, or a module below it."""
     prefixes = tuple(f"{name}/" for name in wanted)
     return {
         name
@@ -122,15 +122,15 @@ def test_no_module_imports_itself_through_others():
     assert not waiting
 
 
-def test_two_files_open_datasets_and_the_command_lists_their_options():
+def test_only_two_modules_open_datasets_and_the_command_reads_only_their_options():
     users = {name for name in importers_of("tfds_builders") if not name.startswith("tfds_builders")}
     assert users == {"data/build", "data/examples", "cli"}
     assert {other for other in ours(MODULES["cli"]) if other.startswith("tfds_builders")} == {"tfds_builders/options"}
     assert not ours(MODULES["tfds_builders/options"])
 
 
-def test_configs_stay_out_of_pure_functions():
-    """What lies below training takes arguments, so that it can be used without a config."""
+def test_only_training_and_the_layers_above_it_read_configs():
+    """Everything below training takes arguments, so that it can be used without a config."""
     assert {name.split("/")[0] for name in importers_of("config")} == {"training", "evaluation", "cli"}
 
 
@@ -163,21 +163,21 @@ def test_no_file_is_longer_than_400_lines():
 
 
 def run(code: str, *options: str) -> subprocess.CompletedProcess:
-    """Python code in a fresh process, which must succeed."""
+    """Runs Python code in a new process, which must succeed."""
     result = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return result
 
 
 def loaded_by(code: str) -> set[str]:
-    """The modules that a fresh process has loaded after running some code, beyond those of a bare interpreter."""
+    """Returns the modules that some code loads in a new process, beyond those of a bare interpreter."""
     show = "import json, sys; print(json.dumps(sorted(sys.modules)))"
     after, bare = (set(json.loads(run(f"{lines}\n{show}").stdout)) for lines in (code, ""))
     return after - bare
 
 
-def test_importing_the_package_is_fast_and_loads_nothing():
-    # -X importtime gives the microseconds of this import alone. The fastest of five counts: the machine may be busy.
+def test_importing_the_package_takes_no_time_and_loads_nothing():
+    # -X importtime gives the microseconds of this import alone. The fastest of five counts, as the machine may be busy.
     times = []
     for _ in range(5):
         last = run("import mlcm_jax", "-X", "importtime").stderr.strip().splitlines()[-1]
@@ -213,7 +213,7 @@ def test_importing_the_package_is_fast_and_loads_nothing():
         ),
     ],
 )
-def test_a_fresh_process_loads_no_more_than_it_asks_for(code, absent):
+def test_a_new_process_loads_no_more_than_it_needs(code, absent):
     loaded = loaded_by(code)
     assert not absent & loaded, absent & loaded
 

@@ -17,7 +17,7 @@ from tfds_builders import options
 
 @pytest.fixture(autouse=True)
 def keep_hooks(monkeypatch):
-    """The command sets hooks and levels for its own process; in this one they go back to pytest's."""
+    """Restores the hooks and logging levels that the command sets for its process."""
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     level, asyncio = absl.logging.get_verbosity(), logging.getLogger("asyncio").level
@@ -29,12 +29,12 @@ def keep_hooks(monkeypatch):
 
 
 def fails(words, capsys) -> tuple[int, str]:
-    """The exit code of a command that fails in this process, and what it says, which is one line."""
+    """Runs a command that fails in this process; returns its exit code and its message, which is one line."""
     with pytest.raises(SystemExit) as left:
         cli.main(words)
-    told = capsys.readouterr().err
-    assert len(told.strip().splitlines()) == 1 and told.startswith("mlcm: ")
-    return left.value.code, told
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1 and error.startswith("mlcm: ")
+    return left.value.code, error
 
 
 # Help
@@ -70,11 +70,11 @@ def test_help_of_train_explains_every_key_of_the_config(capsys):
         entry = [lines[k].strip()]
         while k + 1 < len(lines) and lines[k + 1].startswith(" " * 30):
             entry.append(lines[k := k + 1].strip())
-        told = " ".join(entry)
-        assert " ".join(key.comment.split()) in told and f"[{key.decides}]" in told, told
+        shown = " ".join(entry)
+        assert " ".join(key.comment.split()) in shown and f"[{key.decides}]" in shown, shown
 
 
-def test_the_command_works_as_a_process_of_its_own():
+def test_the_command_works_in_its_own_process():
     result = run_mlcm("predict", "--help")
     assert result.returncode == 0 and result.stdout.startswith("mlcm predict ") and not result.stderr
 
@@ -94,13 +94,13 @@ def test_build_takes_every_option_of_the_builders(monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The configs and work directories with which `mlcm train` would have trained."""
+    """The configs and work directories with which `mlcm train` would have trained; nothing is trained."""
     calls = []
     monkeypatch.setattr(seeds, "train", lambda config, workdir, **options: calls.append((config, workdir, options)))
     return calls
 
 
-def test_the_command_may_run_twice_in_one_process(trained):
+def test_the_command_can_run_twice_in_one_process(trained):
     """Each call has its own flags and its own config."""
     smoke = ["train", "--config=configs/tiny.py:smoke", "--data_dir=d"]
     cli.main([*smoke, "--workdir=a", "--config.train.lr=0.5", "--config.stages=('teacher',)"])
@@ -126,7 +126,7 @@ def test_the_command_may_run_twice_in_one_process(trained):
         ("--config.dataset=a=b", "dataset", "a=b"),
     ],
 )
-def test_overrides_become_values_of_the_type_of_their_key(trained, override, key, value):
+def test_overrides_become_values_of_the_keys_type(trained, override, key, value):
     cli.main(["train", "--workdir=w", "--config", "configs/tiny.py", override])
     found = configs.flat(trained[0][0])[key]
     assert value.items() <= found.items() if isinstance(value, dict) else found == value and type(found) is type(value)
@@ -181,8 +181,8 @@ TRAIN = ["train", "--workdir=w", "--config=configs/tiny.py"]
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(words, message, capsys, trained):
-    code, told = fails(words, capsys)
-    assert code == 2 and message in told and not trained
+    code, error = fails(words, capsys)
+    assert code == 2 and message in error and not trained
 
 
 @pytest.mark.parametrize(
@@ -194,11 +194,11 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(words, message, capsys, tra
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_1(words, message, capsys):
-    code, told = fails(words, capsys)
-    assert code == 1 and message in told
+    code, error = fails(words, capsys)
+    assert code == 1 and message in error
 
 
-def test_a_process_of_its_own_fails_in_the_same_way():
+def test_the_command_fails_in_the_same_way_in_its_own_process():
     result = run_mlcm(*TRAIN, "--config.trian.lr=1")
     assert result.returncode == 2 and "did you mean 'train.lr'" in result.stderr and not result.stdout
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) == 1
@@ -228,8 +228,8 @@ def test_how_a_run_ends_decides_the_exit_code(monkeypatch, capsys, error, code, 
         "mlcm_jax.training.distributed.is_lost", lambda one: str(one) if "UNAVAILABLE" in str(one) else ""
     )
     monkeypatch.setattr("mlcm_jax.training.distributed.leave", lambda code: None)
-    left, told = fails(TRAIN, capsys)
-    assert left == code and message in told
+    found, shown = fails(TRAIN, capsys)
+    assert found == code and message in shown
 
 
 def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
@@ -238,10 +238,10 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
         cli.main(TRAIN)
 
 
-def test_a_config_that_raises_is_reported_with_its_line(tmp_path, capsys):
+def test_an_error_in_a_config_file_is_reported_with_its_line(tmp_path, capsys):
     (tmp_path / "mine.py").write_text("def get_config(variant):\n    return undefined\n")
-    code, told = fails(["train", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'w'}"], capsys)
-    assert code == 2 and f"{tmp_path / 'mine.py'}, line 2, raises NameError" in told and not (tmp_path / "w").exists()
+    code, error = fails(["train", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'w'}"], capsys)
+    assert code == 2 and f"{tmp_path / 'mine.py'}, line 2, raises NameError" in error and not (tmp_path / "w").exists()
 
 
 # Datasets

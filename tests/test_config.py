@@ -25,7 +25,7 @@ VALUES = {
     dict: st.dictionaries(st.sampled_from(["name", "width", "depths"]), st.one_of(st.integers(), WORDS), max_size=3),
 }
 LIMITED = {"thermal_range": st.sampled_from([(), (20.0, 40.5)])}
-# Of every type, values that are not of it.
+# For every type, values of other types.
 WRONG = {
     int: ["1", 1.0, True, (1,), None],
     float: ["1", True, (1.0,), None],
@@ -39,7 +39,7 @@ WRONG = {
 
 
 def with_value(name, value) -> ConfigDict:
-    """The default config with one value, of whatever type."""
+    """Returns the default config with one value changed, even to one of the wrong type."""
     tree = configs.base().to_dict()
     *groups, last = name.split(".")
     place = tree
@@ -52,7 +52,7 @@ def with_value(name, value) -> ConfigDict:
 # The schema
 
 
-def test_the_default_config_is_that_of_the_schema():
+def test_the_default_config_has_the_values_of_the_schema():
     base = configs.base()
     configs.check(base)
     assert configs.flat(base) == {name: key.default for name, key in configs.SCHEMA.items()}
@@ -66,7 +66,7 @@ def test_every_key_is_explained(name):
 
 
 @given(st.data())
-def test_values_survive_being_put_and_flattened(data):
+def test_values_are_unchanged_by_put_and_flat_and_json(data):
     names = data.draw(st.lists(st.sampled_from(list(configs.SCHEMA)), unique=True, max_size=8))
     values = {name: data.draw(LIMITED.get(name, VALUES[configs.SCHEMA[name].type])) for name in names}
     config = configs.base()
@@ -75,7 +75,7 @@ def test_values_survive_being_put_and_flattened(data):
     configs.check(config)
     wanted = {name: key.default for name, key in configs.SCHEMA.items()} | values
     assert configs.flat(config) == wanted
-    # And the road of a work directory: to JSON, where tuples are lists, and back.
+    # The same by way of a work directory: to JSON, where tuples are lists, and back.
     again = configs.base()
     for name, value in configs.flat(json.loads(config.to_json())).items():
         configs.put(again, name, value)
@@ -84,7 +84,7 @@ def test_values_survive_being_put_and_flattened(data):
 
 
 @pytest.mark.parametrize("name", list(configs.SCHEMA))
-def test_a_value_of_another_type_is_refused_by_name(name):
+def test_a_value_of_another_type_is_refused_and_its_key_named(name):
     for value in WRONG[configs.SCHEMA[name].type]:
         with pytest.raises(InputError) as refused:
             configs.check(with_value(name, value))
@@ -94,13 +94,13 @@ def test_a_value_of_another_type_is_refused_by_name(name):
 @pytest.mark.parametrize(
     ("name", "value"), [("train.lr", 1), ("thermal_range", (20, 40.5)), ("seeds", [1, 2]), ("stages", ["teacher"])]
 )
-def test_whole_numbers_pass_for_floats_and_lists_for_tuples(name, value):
+def test_integers_are_accepted_for_floats_and_lists_for_tuples(name, value):
     configs.check(with_value(name, value))
 
 
 @pytest.mark.parametrize("limits", [(40.0, 20.0), (20.0, 20.0), (20.0,), (20.0, 30.0, 40.0), (float("nan"), 40.0)])
-def test_a_range_of_temperatures_has_two_limits_that_rise(limits):
-    with pytest.raises(InputError, match=r"config.thermal_range=.* must be .* two numbers that rise"):
+def test_a_range_of_temperatures_has_two_increasing_limits(limits):
+    with pytest.raises(InputError, match=r"config.thermal_range=.* must be .* two increasing numbers"):
         configs.check(with_value("thermal_range", limits))
 
 
@@ -112,13 +112,13 @@ def test_a_range_of_temperatures_has_two_limits_that_rise(limits):
         ("augment.expnad", "did you mean 'augment.expand'?"),
     ],
 )
-def test_an_unknown_key_is_reported_with_a_suggestion(name, message):
+def test_an_unknown_key_is_reported_with_the_nearest_one(name, message):
     with pytest.raises(InputError) as refused:
         configs.check(with_value(name, 1))
     assert message in str(refused.value)
 
 
-def test_a_group_that_is_misspelt_or_missing_is_reported():
+def test_a_misspelt_or_missing_group_is_reported():
     tree = configs.base().to_dict()
     with pytest.raises(InputError, match=r"config.augmnet is not a key of the config; did you mean 'augment"):
         configs.check(ConfigDict(tree | {"augmnet": tree["augment"]}))
@@ -135,7 +135,7 @@ def test_groups_of_arguments_take_keys_that_the_schema_does_not_list(group):
     assert configs.flat(config)[group]["width_of_it"] == 3
 
 
-def test_a_config_is_locked_but_for_arguments_of_functions():
+def test_a_config_is_locked_except_for_arguments_of_functions():
     config = configs.base()
     config.teacher.depths = (1, 1)
     config.loss.options.w = 5.0
@@ -177,7 +177,7 @@ def test_an_override_of_an_unknown_key_is_refused(word, message):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_config_fits_the_schema(name):
+def test_every_shipped_config_is_valid(name):
     config = configs.load(configs.shipped() / name)
     if "grid" in config:
         config = ConfigDict({key: value for key, value in config.items() if key not in ("grid", "ablation")})
@@ -190,10 +190,10 @@ def test_every_shipped_config_refuses_an_unknown_variant(name):
         configs.load(configs.shipped() / name, "huge")
 
 
-@pytest.mark.parametrize(("known", "told"), [((), "none"), (("a",), "a"), (("a", "b", "c"), "a, b and c")])
-def test_the_variants_are_listed(known, told):
+@pytest.mark.parametrize(("known", "listed"), [((), "none"), (("a",), "a"), (("a", "b", "c"), "a, b and c")])
+def test_the_variants_are_listed(known, listed):
     configs.check_variant("", known, "x/tiny.py")
-    with pytest.raises(InputError, match=f"configs/tiny.py has no variant 'd'; it has {told}\\."):
+    with pytest.raises(InputError, match=f"configs/tiny.py has no variant 'd'; it has {listed}\\."):
         configs.check_variant("d", known, "x/tiny.py")
 
 
@@ -206,18 +206,18 @@ def write(path, text):
 WHOLE = "from mlcm_jax.config import base\ndef get_config(variant):\n    c = base()\n    c.seed = 7\n    return c\n"
 
 
-def test_a_file_of_the_users_own_comes_first(tmp_path, monkeypatch, capsys):
+def test_the_users_own_file_takes_precedence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "configs/tiny.py", WHOLE)
-    write(tmp_path / "configs/__init__.py", "raise RuntimeError('nobody asked for this')")
+    write(tmp_path / "configs/__init__.py", "raise RuntimeError('imported by mistake')")
     assert configs.load("configs/tiny.py").seed == 7
     assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", ["configs/tiny.py", "./configs/tiny.py"])
-def test_a_shipped_config_is_found_from_any_folder_and_that_is_reported(tmp_path, monkeypatch, capsys, path):
+def test_a_shipped_config_is_found_from_any_folder_with_a_message(tmp_path, monkeypatch, capsys, path):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "configs/__init__.py", "raise RuntimeError('nobody asked for this')")
+    write(tmp_path / "configs/__init__.py", "raise RuntimeError('imported by mistake')")
     assert configs.load(path, "smoke").dataset == "synthetic_faces/48x48"
     assert f"{configs.shipped() / 'tiny.py'}" in capsys.readouterr().out
 
@@ -239,7 +239,7 @@ def test_a_mistyped_path_never_means_the_shipped_config_of_that_name(tmp_path, m
         configs.load(path)
 
 
-def test_a_mistyped_name_is_reported_with_a_suggestion(tmp_path, monkeypatch):
+def test_a_mistyped_name_is_reported_with_the_nearest_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"did you mean 'configs/tiny\.py'\?"):
         configs.load("configs/tinny.py")
@@ -261,14 +261,14 @@ def test_a_mistyped_name_is_reported_with_a_suggestion(tmp_path, monkeypatch):
         ("def get_config(variant):\n    def one():\n        return 1 / 0\n    return one()\n", "line 3, raises Zero"),
     ],
 )  # fmt: skip
-def test_a_file_that_raises_is_reported_with_its_line(tmp_path, text, message):
+def test_an_error_in_a_file_is_reported_with_its_line(tmp_path, text, message):
     path = write(tmp_path / "mine.py", text)
     with pytest.raises(InputError) as refused:
         configs.load(path)
     assert str(path) in str(refused.value) and message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_file_may_build_on_its_neighbour(tmp_path, monkeypatch):
+def test_a_file_can_build_on_another_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(write(tmp_path / "elsewhere/readme", "").parent)
     write(tmp_path / "a/one.py", WHOLE)
     text = "from mlcm_jax.config import load\ndef get_config(variant):\n    return load('one.py', beside=__file__)\n"

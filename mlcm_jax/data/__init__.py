@@ -1,1 +1,1 @@
-"""From datasets and image files to batches, and what is drawn of them."""
+"""Reads datasets and image files, makes batches of them, and draws landmarks."""

@@ -1,12 +1,12 @@
 """Crops and augmentation on the host: (example, rng) -> example, with numpy and OpenCV.
 
 An example is a dict as `data.examples` yields it: `rgb` uint8 [H, W, 3], `thermal` uint8 [H, W] or [H, W, 1], or both,
-aligned with each other; `landmarks` [K, 2] in pixels, `visible` bool [K], `box` (x, y, w, h) in pixels, and perhaps
-`known` and `weight` [K]. Geometric changes act on both modalities and the landmarks through one matrix; photometric
-changes (`data.photometric`) act on one modality.
+aligned with each other; `landmarks` [K, 2] in pixels, `visible` bool [K], `box` (x, y, w, h) in pixels, and
+optionally `known` and `weight` [K]. Geometric changes act on both modalities and the landmarks through one matrix;
+photometric changes (`data.photometric`) act on each modality separately.
 
-This code competes with training for the processor, so it is written for speed: random numbers are drawn in one call,
-the matrix is composed in plain floats, both modalities are warped as one image of four channels, and images stay 8 bits
+This code competes with training for the CPU, so it is written for speed: random numbers are drawn in one call, the
+matrix is composed in plain floats, both modalities are warped as one image of four channels, and images stay uint8
 until they are on the devices.
 """
 
@@ -26,13 +26,13 @@ Example = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a crop; 0 switches each off.
+    """Random changes of a crop; 0 disables each.
 
     Attributes:
-        jitter: how far every side of the box moves, over the box's width or height; up to 0.49.
+        jitter: largest move of each side of the box, relative to the box's width or height; at most 0.49.
         rotation: largest rotation in degrees.
-        scale: the square grows by a log-uniform factor of 1 / (1 + scale) to 1 + scale.
-        shift: largest shift of the centre along each axis, over the square's side.
+        scale: the square is scaled by a log-uniform factor between 1 / (1 + scale) and 1 + scale.
+        shift: largest shift of the centre along each axis, relative to the square's side.
         flip: probability of a mirror image.
         photometric: strength of `photometric.rgb` and `photometric.thermal`.
         occlusion: probability of `occlude`.
@@ -48,7 +48,7 @@ class Augmentation:
 
     @property
     def moves(self) -> bool:
-        """Whether the crop itself is random."""
+        """Whether the position, size or direction of the crop is random."""
         return bool(self.jitter or self.rotation or self.scale or self.shift or self.flip)
 
 
@@ -62,43 +62,44 @@ def crop(
     augmentation: Augmentation = Augmentation(),
     floats: bool = True,
 ) -> Example:
-    """Cuts a square around the box out of every modality and resizes it to `size`, optionally at random.
+    """Cuts a square around the box out of every modality and resizes it to `size`, optionally with random changes.
 
-    The square is centred on the box, and its side is `expand * max(w, h)`; so the crop is isotropic, and may reach
-    beyond the image (zeros there). The random changes follow in this order: the sides of the box move, the square
-    rotates and grows, its centre moves, and it is mirrored; all draws are uniform. Each modality is warped once,
-    bilinearly; where the crop shrinks the image by a factor of 2 or more, the image is first halved by area averages
-    until the warp itself shrinks by less than 2.
+    The square is centred on the box, and its side is `expand * max(w, h)`. So the crop keeps the aspect ratio, and may
+    reach beyond the image, where it is 0. The random changes are applied in this order: the sides of the box move, the
+    square rotates and is scaled, its centre moves, and it is mirrored. Each modality is warped once, with bilinear
+    interpolation; if the crop shrinks the image by a factor of 2 or more, the image is first halved by area averaging
+    until the warp itself shrinks it by less than 2.
 
-    A mirrored crop's landmarks are permuted by the layout, so that a network always sees the same order; its `to_image`
-    includes the mirror. To map a prediction for a mirrored crop back: `pixels = to_image(prediction)[layout.flip]`. It
-    is permuted once more, because the point on the image's landmark i is the mirrored crop's point `flip[i]`.
+    The landmarks of a mirrored crop are permuted by `layout.flip`, so that a network always sees the same order; its
+    `to_image` includes the mirroring. Landmark i of the image is point `flip[i]` of the mirrored crop, so a prediction
+    for a mirrored crop is mapped back by `pixels = to_image(prediction)[layout.flip]`.
 
     Args:
         example: see the top of this file.
         size: side S of the crop in pixels.
-        layout: of the landmarks.
-        expand: side of the square over the box's longer side.
-        rng: needed for a random crop.
-        augmentation: its geometric part; `photometric` has functions for the rest.
-        floats: False leaves the images uint8, for the other functions here to work on.
+        layout: the layout of the landmarks, or its name.
+        expand: side of the square relative to the box's longer side.
+        rng: source of random numbers, required if the crop is random.
+        augmentation: only its geometric changes are made here; `occlude` and `data.photometric` make the others.
+        floats: False keeps the images uint8, which is faster for further changes.
 
     Returns:
         A new dict: `rgb` float32 [S, S, 3] and / or `thermal` float32 [S, S, 1] in [0, 1] (see `floats`), `landmarks`
-        float32 [K, 2] in u (may leave [0, 1]), `visible` bool [K], `box` float32 [4] as it came, `to_image` float32
-        [2, 3], crop pixels to original pixels. Other fields are handed on, except `celsius`, which would not be aligned
+        float32 [K, 2] in u (may leave [0, 1]), `visible` bool [K], `box` float32 [4] unchanged, `to_image` float32
+        [2, 3], crop pixels to original pixels. Other fields are copied, except `celsius`, which would not be aligned
         with the crop.
 
     Raises:
-        InputError: images of another type or of different sizes; landmarks with NaN or of another count; a box that is
-            empty, not finite or wholly outside the image.
+        InputError: images of the wrong type or of different sizes; landmarks with NaN or of the wrong number; a box
+            that is empty, not finite or wholly outside the image.
     """
     layout = landmarks.get(layout)
     images = {name: _uint8(example[name], name) for name in ("rgb", "thermal") if name in example}
     shapes = {image.shape[:2] for image in images.values()}
     if len(shapes) != 1:
         sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
-        raise InputError(f"RGB and thermal differ in size: {sizes}." if shapes else "There is neither rgb nor thermal.")
+        differ = f"The RGB and thermal images differ in size: {sizes}."
+        raise InputError(differ if shapes else "The example has neither rgb nor thermal.")
     height, width = shapes.pop()
     points = landmarks.check(example["landmarks"], layout)
     x, y, w, h = box = boxes.checked(example["box"], "The box")
@@ -122,8 +123,7 @@ def crop(
     center_x = (left + right) / 2 + move_x * side
     center_y = (top + bottom) / 2 + move_y * side
 
-    # Crop pixel -> original pixel: p = R diag(±step, step) (c - middle) + centre, with pixel centres at integers in
-    # both.
+    # Crop pixel c -> original pixel p = R diag(±step, step) (c - middle) + centre. Pixel centres are integers in both.
     step = side / size
     middle = (size - 1) / 2
     cos, sin = step * math.cos(turn), step * math.sin(turn)
@@ -134,7 +134,7 @@ def crop(
 
     out = {key: value for key, value in example.items() if key not in ("rgb", "thermal", "celsius")}
     out |= _warp(images, matrix, size)
-    # The inverse of the 2x2 part is its transpose over step², as it is a rotation with a mirror and a scale.
+    # The 2x2 part rotates, scales and perhaps mirrors, so its inverse is its transpose over step².
     inverse = np.array([[a, b], [c, d]]) / (step * step * size)
     out["landmarks"] = ((points - (e, f)) @ inverse + 0.5 / size).astype(np.float32)
     out["visible"] = np.asarray(example["visible"], dtype=bool)
@@ -151,12 +151,12 @@ def crop(
 
 
 def to_crop(points: np.ndarray, box: np.ndarray, expand: float) -> np.ndarray:
-    """Where `crop`, without augmentation, puts landmarks.
+    """Maps landmarks to where `crop` puts them without augmentation.
 
     Args:
         points: float [..., K, 2] in pixels.
         box: float [..., 4], x, y, w, h in pixels.
-        expand: side of the square over the box's longer side.
+        expand: side of the square relative to the box's longer side.
 
     Returns:
         float [..., K, 2] in u: (point - centre of the box) / side + 1/2.
@@ -176,18 +176,18 @@ def occlude(
     smallest: float = 0.1,
     largest: float = 0.35,
 ) -> Example:
-    """Covers random rectangles, at the same place in both modalities.
+    """Covers random rectangles, at the same places in both modalities.
 
-    A patch has one random colour in RGB and one random gray in thermal, as a hand or a cup has. `visible` stays as it
-    is: the network is to predict a covered landmark from the rest of the face.
+    A patch has one random colour in RGB and one random gray value in thermal, like a hand or a cup. `visible` is
+    unchanged: the network should predict a covered landmark from the rest of the face.
 
     Args:
-        example: as `crop` returns it.
-        rng: random numbers.
+        example: as returned by `crop`.
+        rng: source of random numbers.
         p: probability that anything is covered.
         count: the largest number of patches.
-        smallest: shortest side of a patch, in units of the crop's side.
-        largest: longest side.
+        smallest: shortest side of a patch, relative to the crop's side.
+        largest: longest side of a patch, relative to the crop's side.
 
     Returns:
         A new dict; the images are copies where patches were drawn.
@@ -211,12 +211,13 @@ def occlude(
 
 
 def _warp(images: dict[str, np.ndarray], matrix: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """uint8 [size, size, ...] each: crop pixel c takes the value at matrix @ (c, 1); zeros outside the image."""
+    """Warps images to uint8 [size, size, C]: crop pixel c takes the value at matrix @ (c, 1), 0 outside the image."""
     height, width = next(iter(images.values())).shape[:2]
     (a, b, e), (c, d, f) = matrix.tolist()
     halvings = int(math.log2(max(1.0, math.hypot(a, c) * (1 + 1e-6))))
     factor = 1 << halvings
-    # Work only on the part under the crop: its bounding box and two reduced pixels more, in whole reduced pixels.
+    # Work only on the part of the image under the crop: its bounding box and a margin of two pixels of the reduced
+    # image, in whole pixels of the reduced image.
     corners = [(u, v) for u in (0, size - 1) for v in (0, size - 1)]
     xs, ys = [a * u + b * v + e for u, v in corners], [c * u + d * v + f for u, v in corners]
     x0, y0 = max(0, int(min(xs)) - 2 * factor), max(0, int(min(ys)) - 2 * factor)
@@ -232,7 +233,7 @@ def _warp(images: dict[str, np.ndarray], matrix: np.ndarray, size: int) -> dict[
         )
     else:
         halvings = 0
-    if len(images) == 2:  # four channels are warped faster than three, and far faster than three and one
+    if len(images) == 2:  # one warp of four channels is faster than one of three, and far faster than two warps
         joined = cv2.cvtColor(images["rgb"], cv2.COLOR_RGB2RGBA)
         cv2.insertChannel(images["thermal"], joined, 3)
     else:

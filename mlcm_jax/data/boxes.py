@@ -1,4 +1,4 @@
-"""Face boxes: the one check of all of them, and what a user types, `--box=x,y,w,h` and `--boxes=FILE.json`."""
+"""Face boxes: checks them, and parses `--box=x,y,w,h` and `--boxes=FILE.json`."""
 
 import json
 import math
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]
 
 
 def parse_box(text: str) -> Box:
-    """A box out of "x,y,w,h" in pixels, as --box takes it; see `checked` for what is refused."""
+    """Parses a box in pixels from the text of --box, "x,y,w,h"; see `checked` for the errors."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -23,16 +23,16 @@ def parse_box(text: str) -> Box:
 
 
 def read_boxes(path: epath.PathLike) -> dict[str, Box]:
-    """Boxes by file name from JSON of the form {"file name": [x, y, w, h]}. Raises InputError on anything else."""
+    """Reads boxes by file name from JSON of the form {"file name": [x, y, w, h]}; raises InputError on any other."""
     try:
         content = json.loads(epath.Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except FileNotFoundError:
         raise InputError(f"The file of boxes {path} does not exist.") from None
     except OSError as error:
         raise InputError(
-            f"The file of boxes {path} cannot be read ({error.strerror or error}); check its name and its rights."
+            f"The file of boxes {path} cannot be read ({error.strerror or error}); check its name and permissions."
         ) from None
-    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and a name that occurs twice
+    except (ValueError, RecursionError) as error:  # also invalid UTF-8, and a name that occurs twice
         raise InputError(
             f'The file of boxes {path} is not JSON of the form {{"name": [x, y, w, h]}}: {error}.'
         ) from None
@@ -42,14 +42,14 @@ def read_boxes(path: epath.PathLike) -> dict[str, Box]:
 
 
 def checked(value: Any, what: str) -> Box:
-    """A box as four floats.
+    """Checks a box and returns it as four floats.
 
     Args:
         value: x, y, w, h as a list, a tuple or an array.
-        what: opens the message, such as "The box of a.png".
+        what: the subject of the error message, such as "The box of a.png".
 
     Raises:
-        InputError: other than four finite numbers, or a width or height that isn't above 0.
+        InputError: not four finite numbers, or a width or height that is not above 0.
     """
     value = value.tolist() if isinstance(value, np.ndarray) else value
     numbers = isinstance(value, list | tuple) and all(type(v) in (int, float) for v in value)
@@ -68,7 +68,7 @@ def checked(value: Any, what: str) -> Box:
 
 
 def check_inside(box: Sequence[float], width: int, height: int, what: str) -> None:
-    """Raises InputError where the box doesn't touch the image. A box that reaches over the border is fine."""
+    """Raises InputError if the box is wholly outside the image; it may extend beyond the border."""
     x, y, w, h = box
     if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What `mlcm build` does around a builder: it prints a summary, draws a contact sheet, and lists the datasets."""
+"""The work of `mlcm build`: builds a dataset, prints a summary, draws a contact sheet, and lists all datasets."""
 
 import os
 from pathlib import Path
@@ -18,18 +18,18 @@ SHEET = 16  # examples on preview.png
 
 
 def default_data_dir() -> str:
-    """Where built datasets are: $MLCM_DATA_DIR, or a folder in the user's cache."""
+    """Returns the default folder of built datasets: $MLCM_DATA_DIR, or a folder in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.environ.get("MLCM_DATA_DIR") or os.path.join(cache, "mlcm_jax")
 
 
 def build(name: str, data_dir: str, **options: Any) -> Path:
-    """Builds a dataset if it is not built yet, prints what it holds, and draws its `preview.png`.
+    """Builds a dataset if it is not built yet, prints a summary, and draws its `preview.png`.
 
     Args:
-        name: of the dataset.
-        data_dir: where built datasets are.
-        **options: see `tfds_builders.build`, such as `manual_dir`.
+        name: the dataset's name.
+        data_dir: the folder of built datasets.
+        **options: arguments of `tfds_builders.build`, such as `manual_dir`.
 
     Returns:
         The folder of the dataset.
@@ -55,15 +55,15 @@ def listing(data_dir: str) -> None:
     """Prints a table of all datasets: their modalities, their number of landmarks, and whether they are built.
 
     Args:
-        data_dir: where built datasets are.
+        data_dir: the folder of built datasets.
     """
     table = Table(box=None, pad_edge=False)
-    for column in ("dataset", "images", "points", "built"):
-        table.add_column(column, justify="right" if column == "points" else "left", no_wrap=column != "built")
+    for column in ("dataset", "images", "landmarks", "built"):
+        table.add_column(column, justify="right" if column == "landmarks" else "left", no_wrap=column != "built")
     for name in (*tfds_builders.names(), *_further_datasets(data_dir)):
         try:
             builder = tfds_builders.load(name, data_dir)
-        except InputError:  # a dataset of the user's own whose metadata cannot be read
+        except InputError:  # one of the user's own datasets, whose metadata cannot be read
             table.add_row(name, "", "", "damaged: delete its folder")
             continue
         modalities = [m for m in MODALITIES if m in builder.info.features]
@@ -74,7 +74,7 @@ def listing(data_dir: str) -> None:
 
 
 def _further_datasets(data_dir: str) -> list[str]:
-    """Built datasets whose names are not fixed: the user's own pairs, and other sizes of synthetic faces."""
+    """Lists built datasets whose names are not fixed: the user's own pairs, and other sizes of synthetic faces."""
     found = []
     for family in ("synthetic_faces", "paired_folder"):
         for folder in sorted((Path(data_dir).expanduser() / family).glob("*/*.*.*/dataset_info.json")):
@@ -94,14 +94,14 @@ def _print_summary(builder: Any, measured: dict[str, Any]) -> None:
         table.add_row(name, f"{split.num_examples:,}", sizes + more, hidden)
     for name in splits_of(builder):
         if name not in builder.info.splits:
-            table.add_row(name, f"{len(Examples(builder, name, builder.LAYOUT)):,}", "(part of the others)", "")
+            table.add_row(name, f"{len(Examples(builder, name, builder.LAYOUT)):,}", "(from other splits)", "")
     console.print(table)
 
 
 def _shown(builder: Any) -> list[dict[str, Any]]:
-    """Up to `SHEET` examples, evenly spread over the training split, or over the first one if there is none.
+    """Returns up to `SHEET` examples, spread evenly over the training split, or over the first split without one.
 
-    A split of unlabelled examples is shown only if there is no other.
+    A split of unlabelled examples is used only if there is no other.
     """
     split = min(builder.info.splits, key=lambda name: (name == "unlabelled", name != "train", name))
     examples = Examples(builder, split, builder.LAYOUT, labelled=False)

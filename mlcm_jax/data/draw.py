@@ -1,4 +1,4 @@
-"""Landmarks drawn on faces, plain or numbered, and the contact sheet of a dataset. OpenCV and Pillow."""
+"""Draws landmarks on faces, plain or numbered, and contact sheets of datasets, with OpenCV and Pillow."""
 
 import functools
 import io
@@ -32,7 +32,7 @@ def draw_landmarks(
     box: Sequence[float] | None = None,
     smallest: int = 512,
 ) -> np.ndarray:
-    """Landmarks and the layout's lines on an image.
+    """Draws landmarks and the layout's lines on an image.
 
     Args:
         image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
@@ -41,7 +41,7 @@ def draw_landmarks(
         color: RGB.
         box: optional x, y, w, h in pixels, drawn thin.
         smallest: an image whose longer side is below this many pixels is first enlarged by a whole number, because the
-            dots would hide the face. 0 keeps the size.
+            dots would otherwise hide the face. 0 keeps the size.
 
     Returns:
         uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
@@ -79,16 +79,16 @@ def numbered(
     box: Sequence[float] | None = None,
     smallest: int = 1024,
 ) -> np.ndarray:
-    """Every landmark with its 0-based number, which shows whether the order is the layout's.
+    """Draws every landmark with its 0-based number, to check that the order is the layout's.
 
-    Each number stands beside its dot where it covers neither another number nor a dot, as far as there is room; a line
-    ties it to its dot if it had to move away. Visible landmarks are yellow, invisible ones orange.
+    Each number is placed beside its dot where, as far as possible, it covers no other number or dot; if that is far
+    away, a line connects the two. Visible landmarks are yellow, invisible ones orange.
 
     Args:
         image: uint8 [H, W], [H, W, 1] or [H, W, 3] RGB.
-        points: [K, 2] in pixels of `image`, pixel centres at integers; NaN (unlabelled) is not drawn.
+        points: [K, 2] in pixels of `image`, pixel centres at integers; unlabelled ones (NaN) are not drawn.
         layout: name or Layout; its lines are drawn thin.
-        visible: bool [K]; default: all.
+        visible: bool [K]; by default, all are visible.
         box: optional x, y, w, h in pixels, drawn thin.
         smallest: as in `draw_landmarks`.
 
@@ -96,7 +96,7 @@ def numbered(
         uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
 
     Raises:
-        InputError: an image of another kind, or landmarks of another count.
+        InputError: an image of the wrong type, or the wrong number of landmarks.
     """
     layout = landmarks.get(layout)
     points = np.asarray(points, np.float64)
@@ -119,7 +119,7 @@ def numbered(
     for edge in layout.edges:
         if inside[list(edge)].all():
             line(places[list(edge)], (60, 120, 150))
-    font = _font(_digits(places[inside], max(height, width)))
+    font = _font(_font_size(places[inside], max(height, width)))
     spots = _spots([font.getbbox(str(i)) for i in np.flatnonzero(inside)], places[inside], (width, height), dot)
     for i, spot in zip(np.flatnonzero(inside), spots, strict=True):
         color = SHOWN if visible[i] else HIDDEN
@@ -139,16 +139,16 @@ def numbered(
 def contact_sheet(
     path: epath.PathLike, rows: Sequence[Mapping[str, Any]], layout: str | landmarks.Layout, columns: int = 4
 ) -> None:
-    """Examples of a dataset with numbered landmarks, RGB and thermal side by side, to see whether the order is right.
+    """Draws examples with numbered landmarks, RGB and thermal side by side, to check the order of the landmarks.
 
-    Each is cropped to a square around its box, half as large again. An unlabelled example (NaN) shows no numbers.
+    Each is cropped to a square around its box, 1.5 times as large. An unlabelled example (NaN) shows no numbers.
 
     Args:
         path: a .png file to write.
         rows: dicts of `rgb` and / or `thermal` uint8, `landmarks` [K, 2] in pixels, `box` x, y, w, h in pixels, and
             optionally `visible` bool [K] and `key`, the title.
         layout: name or Layout.
-        columns: examples side by side.
+        columns: number of examples side by side.
 
     Raises:
         InputError: no examples, an example that cannot be cropped, or a file that cannot be written.
@@ -164,7 +164,7 @@ def contact_sheet(
     for k, row in enumerate(rows):
         y, x = (k // columns) * height, (k % columns) * width
         title = str(row.get("key", k))
-        while len(title) > 1 and font.getlength(title) > width - 12:  # the end of a path tells more than its beginning
+        while len(title) > 1 and font.getlength(title) > width - 12:  # the end of a path says more than its beginning
             title = "…" + title[2:]
         pen.text((x + 4, y + bar / 2), title, (255, 255, 255), font, anchor="lm")
         for name, tile in _tiles(row, layout).items():
@@ -192,11 +192,11 @@ def _tiles(row: Mapping[str, Any], layout: landmarks.Layout) -> dict[str, np.nda
 
 @functools.lru_cache(maxsize=64)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)  # matplotlib brings it
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)  # it ships with matplotlib
 
 
-def _digits(places: np.ndarray, side: int) -> int:
-    """Font size in pixels for which the landmarks' distances leave room, but at least what can be read."""
+def _font_size(places: np.ndarray, side: int) -> int:
+    """Chooses a font size in pixels that fits the distances of the landmarks, but is large enough to be read."""
     if len(places) < 2:
         return max(10, side // 40)
     gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e9 * np.eye(len(places))
@@ -204,16 +204,17 @@ def _digits(places: np.ndarray, side: int) -> int:
 
 
 def _spots(boxes: Sequence[tuple[float, ...]], places: np.ndarray, size: tuple[int, int], dot: float) -> np.ndarray:
-    """Where to centre each number, [K, 2].
+    """Chooses the centre of each number, float64 [K, 2] in pixels.
 
-    One after the other, the crowded ones first, takes the cheapest of 16 directions x 4 radii. The cost is the area of
-    covered numbers and dots and of what leaves the image, and a little for distance.
+    The numbers are placed one after the other, the most crowded first, each at the cheapest of 16 directions × 4 radii.
+    The cost is the area of the numbers and dots that it covers and of its part outside the image, and a little for
+    distance.
 
     Args:
         boxes: extent of each number as drawn at the origin, x0, y0, x1, y1.
-        places: [K, 2], where the dots are.
+        places: centres of the dots, [K, 2] in pixels.
         size: width and height of the image.
-        dot: radius of the dots.
+        dot: radius of the dots in pixels.
     """
     spots = places.copy()
     if not len(places):
@@ -225,7 +226,7 @@ def _spots(boxes: Sequence[tuple[float, ...]], places: np.ndarray, size: tuple[i
     done: list[int] = []
     for i in np.argsort(np.sort(gaps, axis=1)[:, : min(4, len(places))].sum(axis=1), kind="stable"):
         half, area = extents[i] / 2, extents[i].prod()
-        reach = half + dot + 1  # beside the dot: the number's ellipse touches it
+        reach = half + dot + 1  # at this distance, the number's ellipse touches the dot
         tries = np.concatenate([places[i] + circle * (reach * r) for r in (1.0, 1.4, 2.0, 3.0)])
         cost = np.repeat([0.0, 0.1, 0.3, 0.7], 16) * area
         apart = np.abs(tries[:, None] - places[None]) - half - dot
@@ -246,12 +247,12 @@ def as_rgb(image: ArrayLike) -> np.ndarray:
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise InputError(f"An image to draw is uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {image.shape}.")
+        raise InputError(f"The image must be uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {image.shape}.")
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()
 
 
 def _enlarged(image: ArrayLike, smallest: int) -> tuple[np.ndarray, int]:
-    """A copy of the image, uint8 RGB, and the factor that brings its longer side to at least `smallest`."""
+    """Returns a copy, uint8 RGB, enlarged until its longer side is at least `smallest`, and the factor."""
     canvas = as_rgb(image)
     factor = max(1, -(-smallest // max(canvas.shape[:2])))
     if factor > 1:
@@ -260,7 +261,7 @@ def _enlarged(image: ArrayLike, smallest: int) -> tuple[np.ndarray, int]:
 
 
 def write_image(path: epath.PathLike, buffer: io.BytesIO) -> None:
-    """Writes an encoded image; raises InputError where the path cannot be written."""
+    """Writes an encoded image; raises InputError if the path cannot be written."""
     try:
         epath.Path(path).write_bytes(buffer.getvalue())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From a dataset on disk to examples: records are read, decoded, and converted to the landmark layout asked for."""
+"""Reads the records of a dataset, decodes them, and converts their landmarks to the layout that is asked for."""
 
 import hashlib
 import threading
@@ -21,21 +21,21 @@ _LABELS = ("landmarks", "visible", "known", "box", "confidence")
 
 
 class _Memory:
-    """How many bytes of decoded examples this process may still keep: a small dataset is read thousands of times."""
+    """The bytes that decoded examples may still take in this process; a small dataset is read thousands of times."""
 
     def __init__(self, size: int) -> None:
         self.free = size
         self._lock = threading.Lock()
 
     def take(self, count: int) -> bool:
-        """Whether there is room for so many bytes, which are then taken."""
+        """Takes `count` bytes if there is room for them, and returns whether there was."""
         with self._lock:
             fits = count <= self.free
             self.free -= count if fits else 0
             return fits
 
     def give_back(self, counts: list[int]) -> None:
-        """Frees what was taken."""
+        """Frees bytes that were taken."""
         with self._lock:
             self.free += sum(counts)
 
@@ -47,9 +47,9 @@ class Examples(Sequence):
     """Random access to the examples of a split, as `augment.crop` takes them.
 
     Every item is a dict: `rgb` uint8 [H, W, 3] and `thermal` uint8 [H, W, 1] (those that the dataset has), `landmarks`
-    float32 [K, 2] in pixels, in `layout`, `visible` bool [K], `known` bool [K] (False: nobody marked this point, its
-    coordinates are a placeholder), `weight` float32 [K] in [0, 1] (the labels' confidence, where the dataset has one,
-    else 1), `box` float32 [4]. Landmarks are checked here, once.
+    float32 [K, 2] in pixels, in `layout`, `visible` bool [K], `known` bool [K] (False: the landmark is unlabelled, and
+    its coordinates are a placeholder), `weight` float32 [K] in [0, 1] (the confidence of the labels, or 1 if the
+    dataset has none), `box` float32 [4] (x, y, w, h) in pixels. Landmarks are checked when they are read.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Examples(Sequence):
 
         Args:
             builder: a dataset whose records are on disk.
-            split: one of its splits, or of its `UNIONS` (several together) or `SUBSETS` (where a feature is true).
-            layout: of the landmarks that come out.
-            thermal_range: (low, high) in °C mapped to 0 and 255, where the dataset keeps temperatures; () takes its
-                gray images, which were stretched one by one.
-            labelled: False lets examples without landmarks (NaN) pass, so that they can be labelled.
+            split: one of its splits, or of its `UNIONS` (several splits) or `SUBSETS` (examples whose flag is true).
+            layout: the layout to which landmarks are converted.
+            thermal_range: (low, high) in °C mapped to 0 and 255, for a dataset with temperatures; () uses its gray
+                images, each of which was stretched by itself.
+            labelled: False allows examples without landmarks (NaN), so that they can be labelled.
 
         Raises:
-            InputError: a `thermal_range` for a dataset that keeps no temperatures.
+            InputError: a `thermal_range` for a dataset without temperatures.
         """
         self.name = f"{builder.info.full_name} {split}"
         self.source_layout, self.layout = landmarks.get(builder.LAYOUT), landmarks.get(layout)
@@ -81,13 +81,13 @@ class Examples(Sequence):
         self._range = tuple(thermal_range) if "thermal" in features else ()
         if self._range and "celsius" not in features:
             raise InputError(
-                f"{builder.info.full_name} keeps no temperatures, so config.thermal_range does not apply to it; leave "
+                f"{builder.info.full_name} has no temperatures, so config.thermal_range does not apply to it; leave "
                 "it empty."
             )
         self._images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         self._texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
         self._arrays = {name: (features[name].np_dtype, features[name].shape) for name in _LABELS if name in features}
-        # Images are decoded here: TFDS would hand out colour as a reversed view, which OpenCV copies at every use.
+        # Images are decoded here: TFDS would return colours as a reversed view, which OpenCV copies at every use.
         decoders = dict.fromkeys(self._images, tfds.decode.SkipDecoding())
         parent, flag = getattr(builder, "SUBSETS", {}).get(split, (split, None))
         self._union = getattr(builder, "UNIONS", {}).get(parent, (parent,))
@@ -118,23 +118,23 @@ class Examples(Sequence):
         return self._converted(index, self._fields(index, images=()))
 
     def fingerprint(self) -> str:
-        """A digest of what the builder noted of these examples when it wrote them: their checksum, number and size."""
+        """A digest of what the builder recorded about these examples: their checksum, number and size."""
         noted = dict(self._builder.info.metadata or {}).get("splits", {})
         splits = self._builder.info.splits
         facts = [(noted.get(s, {}).get("sha256"), splits[s].num_examples, splits[s].num_bytes) for s in self._union]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """What else the dataset knows of an example (`subject`, `pose`, `light`, …), without its images."""
+        """The other fields of an example (`subject`, `pose`, `light`, …): no images, and no labels but `confidence`."""
         part, place = self._places[index]
         hidden = {*MODALITIES, *_LABELS, *self._images} - {"confidence"}
         facts = self._parts[part][place].items()
         return {name: value.decode() if name in self._texts else value for name, value in facts if name not in hidden}
 
     def _fields(self, index: int, images: Sequence[str]) -> dict[str, Any]:
-        """The labels of a record and its encoded `images`. TFDS's own parser takes five times as long."""
+        """Parses the labels and the encoded `images` of a record; TFDS's own parser takes five times as long."""
         part, place = self._places[index]
-        if not hasattr(self._parts[part], "data_source"):  # no file of TFDS, but examples that are parsed already
+        if not hasattr(self._parts[part], "data_source"):  # not a file of TFDS, but parsed examples
             return {name: value for name, value in self._parts[part][place].items() if name in (*_LABELS, *images)}
         stored = tf_example_pb2.Example.FromString(self._parts[part].data_source[place]).features.feature
         fields = {name: stored[name].bytes_list.value[0] for name in images}
@@ -149,14 +149,14 @@ class Examples(Sequence):
         if "rgb" in raw:
             images["rgb"] = _decode(raw["rgb"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if self._range:
-            celsius = _decode(raw["celsius"]).astype(np.float32) / 100.0 - 273.15  # as the builders store them
+            celsius = _decode(raw["celsius"]).astype(np.float32) / 100.0 - 273.15  # from 1/100 kelvin
             images["thermal"] = image_file.fixed_range(celsius, *self._range)[..., None]
         elif "thermal" in raw:
             images["thermal"] = _decode(raw["thermal"])[..., None]
         return images | self._converted(index, raw)
 
     def _converted(self, index: int, raw: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The labels of a record in `layout`."""
+        """Converts the labels of a record to `layout`."""
         source, count = self.source_layout, self.source_layout.count
         weight = np.asarray(raw.get("confidence", np.ones(count)), np.float32)
         labels = {
@@ -173,8 +173,8 @@ class Examples(Sequence):
         try:
             points = landmarks.check(labels["landmarks"], source)
             if not landmarks.same(source, self.layout):
-                # Flags take the same road as the points: a point made of several is visible when most of them are, and
-                # known when all of them are.
+                # Flags are converted in the same way as points: a point made of several is visible if most of them
+                # are, and known if all of them are.
                 flags = np.stack([labels["visible"], weight], axis=1).astype(np.float32)
                 visible, weight = landmarks.convert(flags, source, self.layout).T
                 unknown = np.repeat(~labels["known"][:, None], 2, axis=1).astype(np.float32)
@@ -191,7 +191,7 @@ def _decode(image: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
 
 
 def splits_of(builder: Any) -> list[str]:
-    """Names of the splits of a dataset, with those made of others."""
+    """Names of the splits of a dataset, including those made of others."""
     stored = builder.info.splits
     unions = [name for name, parts in getattr(builder, "UNIONS", {}).items() if all(p in stored for p in parts)]
     subsets = [name for name, (parent, _) in getattr(builder, "SUBSETS", {}).items() if parent in stored]
@@ -199,7 +199,7 @@ def splits_of(builder: Any) -> list[str]:
 
 
 def layout_of(name: str, data_dir: str) -> landmarks.Layout:
-    """The layout of a dataset's own landmarks; it is built now if it isn't yet.
+    """Returns the layout of a dataset's own landmarks, and builds the dataset if it is missing.
 
     Raises:
         InputError: see `tfds_builders.build`.
@@ -208,14 +208,14 @@ def layout_of(name: str, data_dir: str) -> landmarks.Layout:
 
 
 def open_examples(name: str, split: str, *, data_dir: str, layout: str | landmarks.Layout, **options: Any) -> Examples:
-    """The examples of a dataset that is built, or built now.
+    """Opens a split of a dataset, and builds the dataset if it is missing.
 
     Args:
-        name: of the dataset.
+        name: the dataset's name.
         split: see `Examples`.
-        data_dir: where built datasets are.
+        data_dir: the folder of built datasets.
         layout: see `Examples`.
-        **options: of `Examples`.
+        **options: further arguments of `Examples`.
 
     Raises:
         InputError: unknown dataset, split or layout, or a split without examples.
@@ -231,15 +231,15 @@ def open_examples(name: str, split: str, *, data_dir: str, layout: str | landmar
 
 
 def open_sets(names: str | Sequence[str], split: str, **options: Any) -> list[Examples]:
-    """`open_examples` of one dataset or of each of several."""
+    """Opens a split of one dataset or of each of several, see `open_examples`."""
     return [open_examples(name, split, **options) for name in ([names] if isinstance(names, str) else names)]
 
 
 def require(examples: Sequence[Examples], modalities: Sequence[str], purpose: str) -> None:
-    """Raises InputError when one of the datasets lacks a modality; `purpose` opens the message."""
+    """Raises InputError if one of the datasets lacks a modality; `purpose` is the subject of the message."""
     for one in examples:
         missing = [m for m in modalities if m not in one.modalities]
         if missing:
             raise InputError(
-                f"{purpose} needs {' and '.join(modalities)} images, and {one.name} has no {missing[0]} ones."
+                f"{purpose} needs {' and '.join(modalities)} images, but {one.name} has no {missing[0]} ones."
             )

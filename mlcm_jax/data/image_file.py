@@ -1,7 +1,7 @@
-"""Images of users into what networks read: 8-bit gray for thermal models, 8-bit RGB for visible ones.
+"""Reads a user's image file and converts it to what networks expect: 8-bit gray (thermal models) or 8-bit RGB.
 
-Thermal images come as 8-bit gray, as raw 16-bit counts, as °C in floats, and, most often on the web, painted with a
-palette. Whatever is done to the values is told in a note, one sentence that `mlcm predict` prints.
+Thermal images come as 8-bit gray, as raw 16-bit counts, as °C in floats, and, most often on the web, coloured by a
+palette. A note, which `mlcm predict` prints, says in one sentence how the values were changed.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from mlcm_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFile:
-    """An image as it lies on disk.
+    """An image as it is stored on disk.
 
     Attributes:
         array: [H, W] of uint8, uint16 or float32 (°C, or any unit), or uint8 [H, W, 3] RGB.
         kind: "gray8", "gray16", "float" or "colour".
-        name: for messages.
+        name: the file's path, for messages.
     """
 
     array: np.ndarray
@@ -34,14 +34,14 @@ class ImageFile:
 
 
 def read_image(path: epath.PathLike) -> ImageFile:
-    """Reads PNG, JPEG, TIFF, BMP, WebP and .npy.
+    """Reads a PNG, JPEG, TIFF, BMP, WebP or .npy file.
 
-    8 bits a channel: gray (also a colour image whose three channels are equal) or colour; an alpha channel is
-    dropped, and the orientation that a camera noted in EXIF is applied. 16-bit gray; float32 in TIFF or .npy; .npy
-    also takes uint8, uint16 and other real numbers, [H, W], [H, W, 1], or uint8 [H, W, 3].
+    It may hold 8-bit gray or colour, 16-bit gray, or float32 (TIFF and .npy only). An .npy file may hold real numbers
+    of any type, [H, W] or [H, W, 1], or uint8 [H, W, 3]. A colour image whose three channels are equal is read as gray.
+    An alpha channel is dropped, and the EXIF orientation is applied.
 
     Raises:
-        InputError: a file that is missing, empty, truncated, or no image.
+        InputError: a file that is missing, empty, truncated, or not an image.
     """
     name = str(path)
     try:
@@ -50,7 +50,7 @@ def read_image(path: epath.PathLike) -> ImageFile:
         raise InputError(f"The image {name} does not exist.") from None
     except OSError as error:
         raise InputError(
-            f"The image {name} cannot be read ({error.strerror or error}); check its name and its rights."
+            f"The image {name} cannot be read ({error.strerror or error}); check its name and permissions."
         ) from None
     if not content:
         raise InputError(f"The image {name} is empty.")
@@ -74,15 +74,15 @@ def read_image(path: epath.PathLike) -> ImageFile:
 
 
 def to_gray8(image: ImageFile) -> tuple[np.ndarray, str]:
-    """The image for a thermal model.
+    """Converts an image for a thermal model.
 
-    gray8 as it is. gray16 and float: automatic gain (`gain8`). Colour: if a known thermal palette fits its pixels
-    (median distance of at most 8 of 255, and 90 % of them within 30), the palette is inverted and position along it
-    is the gray value; else luminance, which still rises with temperature for the iron-like palettes that most cameras
-    use.
+    A gray8 image is unchanged; gray16 and float images get automatic gain (`gain8`). If a known thermal palette fits
+    the pixels of a colour image (median distance of at most 8 of 255, and 90 % of them within 30), the palette is
+    inverted, so that the position along it is the gray value. Other colour images become their luminance, which still
+    rises with temperature for the iron-like palettes of most cameras.
 
     Returns:
-        (uint8 [H, W], note: what was done, or "").
+        (uint8 [H, W], a note on what was done, or "").
     """
     if image.kind == "gray8":
         return image.array, ""
@@ -95,11 +95,11 @@ def to_gray8(image: ImageFile) -> tuple[np.ndarray, str]:
             f"colours follow the palette {palette!r} (median distance {distance:.1f} of 255), which was inverted"
         )
     luminance = cv2.cvtColor(image.array, cv2.COLOR_RGB2GRAY)
-    return luminance, "colours follow no known thermal palette closely, so their luminance was taken"
+    return luminance, "colours follow no known thermal palette closely, so their luminance was used"
 
 
 def to_rgb8(image: ImageFile) -> tuple[np.ndarray, str]:
-    """The image for a model of visible light: (uint8 [H, W, 3], note). Gray, after gain where needed, is repeated."""
+    """Converts an image for an RGB model: (uint8 [H, W, 3], note). Gray, after gain if needed, is repeated."""
     if image.kind == "colour":
         return image.array, ""
     gray, note = to_gray8(image)
@@ -108,12 +108,12 @@ def to_rgb8(image: ImageFile) -> tuple[np.ndarray, str]:
 
 
 def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, float]:
-    """Automatic gain: percentiles 0.5 and 99.5 of the finite values to 0 and 255, linear and clipped.
+    """Applies automatic gain: maps percentiles 0.5 and 99.5 of the finite values linearly to 0 and 255, and clips.
 
     Pixels that are not finite become 0 (cold); an image of one value becomes 128.
 
     Returns:
-        (uint8 [H, W], the value of 0, the value of 255).
+        (uint8 [H, W], the value mapped to 0, the value mapped to 255).
 
     Raises:
         InputError: no finite value at all.
@@ -123,7 +123,7 @@ def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, f
     if not finite.any():
         raise InputError(f"The image {name} holds no finite value.")
     low, high = np.percentile(values[finite], (0.5, 99.5)).tolist()
-    if not high > low:  # a few hot pixels on one even background still are an image
+    if not high > low:  # a few hot pixels on a uniform background are still an image
         low, high = float(values[finite].min()), float(values[finite].max())
     if high > low:
         gray = np.clip((np.where(finite, values, low) - low) * (255.0 / (high - low)), 0.0, 255.0).round()
@@ -133,25 +133,24 @@ def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, f
 
 
 def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Temperatures in °C to uint8: `low` is 0, `high` is 255; NaN becomes 0 (cold).
+    """Maps temperatures in °C linearly to uint8, `low` to 0 and `high` to 255, and clips; NaN becomes 0 (cold).
 
     Raises:
-        InputError: a range that does not rise.
+        InputError: `low` is not below `high`.
     """
     if not low < high:
-        raise InputError(f"config.thermal_range=({low:g}, {high:g}) must rise, such as (20, 40).")
+        raise InputError(f"config.thermal_range=({low:g}, {high:g}) must be increasing, such as (20, 40).")
     share = np.clip((np.asarray(celsius, np.float32) - low) / (high - low), 0.0, 1.0)
     return (np.nan_to_num(share) * 255.0).round().astype(np.uint8)
 
 
-# FLIR's "iron", cold to hot in equal steps; read off published SpeakingFaces figures (MIT), whose saved colours it
-# follows.
+# FLIR's "iron" palette, cold to hot in equal steps, read off published figures of SpeakingFaces (MIT licence).
 _IRON = (
     (0, 14, 38), (4, 4, 85), (36, 0, 121), (75, 0, 150), (121, 0, 166), (166, 11, 158), (199, 33, 131), (222, 57, 96),
     (240, 85, 60), (253, 117, 26), (255, 157, 1), (255, 202, 11), (255, 227, 52), (254, 240, 98), (251, 248, 146),
     (247, 253, 194), (245, 255, 245),
 )  # fmt: skip
-# The same after the lossy scaling of printed figures, which washes the dark end out (their nine-position figure).
+# The same after the lossy scaling of printed figures, which washes out the dark end (their figure of nine positions).
 _IRON_PRINTED = (
     (3, 12, 64), (26, 12, 97), (53, 17, 127), (90, 22, 144), (129, 26, 153), (166, 33, 137), (195, 44, 111),
     (217, 61, 82), (236, 87, 56), (249, 118, 40), (252, 159, 39), (253, 199, 46), (253, 227, 75), (251, 240,
@@ -165,7 +164,7 @@ _IRONBOW = (
 
 
 def palettes() -> dict[str, np.ndarray]:
-    """Known thermal palettes, float32 [256, 3] RGB in 0-255 from cold to hot."""
+    """Returns the known thermal palettes by name: float32 [256, 3], RGB from 0 to 255, from cold to hot."""
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     found = {}
     for name in ("inferno", "magma", "plasma", "viridis", "jet", "turbo", "hot", "rainbow", "nipy_spectral"):
@@ -180,10 +179,12 @@ def palettes() -> dict[str, np.ndarray]:
 
 
 def fit_palette(image: np.ndarray) -> tuple[str, float]:
-    """The palette nearest to the image's colours and its median distance; "" where none is near enough.
+    """Finds the palette nearest to an image's colours and its median distance; "" if none is near enough.
 
-    uint8 [H, W, 3]. Judged on at most 4,096 pixels on an even grid. One gray pixel in ten may be off: cameras print
-    numbers and scales into their images.
+    One pixel in ten may be far from the palette, because cameras print numbers and scales into their images.
+
+    Args:
+        image: uint8 [H, W, 3] RGB. Only every n-th pixel is compared, so that there are about 4,096 to 8,192 of them.
     """
     flat = image.reshape(-1, 3)
     sample = flat[:: max(1, len(flat) // 4096)].astype(np.float32)
@@ -194,10 +195,10 @@ def fit_palette(image: np.ndarray) -> tuple[str, float]:
 
 
 def png(image: np.ndarray) -> bytes:
-    """An image as PNG for ArrayRecord files: filtered row by row (UP), but not deflated.
+    """Encodes an image as PNG for ArrayRecord files: filtered row by row (UP), but not deflated.
 
-    The record's own compression (zstd) then packs it smaller than deflate does, and both are undone three times as
-    fast as an ordinary PNG (benchmarks/RESULTS.md, the loader).
+    The record's own compression (zstd) then makes it smaller than deflate would, and it is read three times as fast as
+    an ordinary PNG (benchmarks/RESULTS.md, the loader).
 
     Args:
         image: uint8 or uint16 [H, W], or uint8 [H, W, 3] RGB.
@@ -214,7 +215,15 @@ def _nearest(colours: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def invert_palette(image: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] RGB -> uint8 [H, W]: position in the palette [N, 3], cold to hot, N <= 256, stretched to 255."""
+    """Converts colours to their positions in a palette, stretched to the range 0 to 255.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        palette: [N, 3] RGB from 0 to 255, from cold to hot, N <= 256.
+
+    Returns:
+        uint8 [H, W].
+    """
     palette = np.asarray(palette, np.float32)
     colours, back = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
     index = np.concatenate(
@@ -225,7 +234,7 @@ def invert_palette(image: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def _is_gray(image: np.ndarray) -> bool:
-    """Whether the three channels are equal, but for what JPEG does to them."""
+    """Whether the three channels are equal, apart from JPEG artefacts."""
     spread = image.max(axis=2).astype(np.int16) - image.min(axis=2)
     return bool(np.percentile(spread, 99) <= 6)
 
@@ -233,9 +242,9 @@ def _is_gray(image: np.ndarray) -> bool:
 def _from_npy(content: bytes, name: str) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    # numpy parses the header with a Python parser and trusts its shape, so a broken one can end in any of these.
+    # numpy parses the header as Python and trusts its shape, so a damaged header can raise any of these.
     except (ValueError, OSError, EOFError, MemoryError, SyntaxError, OverflowError, TypeError) as error:
-        raise InputError(f"The image {name} is no whole .npy file: {str(error).splitlines()[0]}.") from None
+        raise InputError(f"The image {name} is not a complete .npy file: {str(error).splitlines()[0]}.") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"The image {name} is an archive of arrays (.npz), not one array.")
     return array
@@ -252,7 +261,7 @@ def _deep_colours(image: Image.Image, content: bytes) -> bool:
 def _from_image(content: bytes, name: str) -> np.ndarray:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters raises
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; it raises what matters
             image = Image.open(io.BytesIO(content))
             deep = _deep_colours(image, content)
             image.load()  # Pillow, unlike OpenCV, refuses a truncated file instead of painting the rest gray
@@ -261,18 +270,18 @@ def _from_image(content: bytes, name: str) -> np.ndarray:
         raise InputError(f"The file {name} is not an image of a known format.") from None
     except Image.DecompressionBombError:
         raise InputError(f"The image {name} is too large to be a photograph.") from None
-    # Decoders of damaged files raise all sorts of errors; struct.error is no OSError, and SyntaxError is a broken PNG.
+    # Decoders raise all sorts of errors for damaged files, such as struct.error, or SyntaxError for a broken PNG.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
         raise InputError(f"The image {name} is damaged or incomplete: {str(error).splitlines()[0]}.") from None
     if deep:
         raise InputError(
-            f"The image {name} has 16 bits in each of several channels, of which half would be lost; save it as "
+            f"The image {name} has 16 bits in each of several channels, half of which would be lost; save it as "
             "8-bit colours, or as one channel of 16 bits."
         )
     mode = image.mode
     if mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
-    if mode == "I":  # 32-bit integers hold what older writers had as 16-bit counts
+    if mode == "I":  # older software stores 16-bit counts as 32-bit integers
         values = np.asarray(image)
         return values.astype(np.uint16) if values.min() >= 0 and values.max() <= 65535 else values.astype(np.float32)
     if mode == "F":

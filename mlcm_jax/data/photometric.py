@@ -1,6 +1,6 @@
-"""Photometric augmentation: another light and camera for a crop, with OpenCV.
+"""Photometric augmentation: simulates another light and camera for a crop, with OpenCV.
 
-Everything works on 8 bits: tone and colour go through one 256-entry table, and noise comes from a bank.
+Images are uint8 throughout: one table of 256 entries changes tone and colour, and noise comes from a bank.
 """
 
 import functools
@@ -13,19 +13,21 @@ import numpy as np
 _TO_FLOAT = (np.arange(256) / 255.0).astype(np.float32)
 _RAMP = np.arange(256) / 255.0
 _KNOTS = np.linspace(0.0, 1.0, 7)
-_SIGMA = 26  # one standard deviation of the noise bank in its 8-bit steps, so that they reach to 4.9 deviations
+_SIGMA = 26  # standard deviation of the noise bank in gray levels; 8 bits then hold up to 4.9 deviations
 
 
 def rgb(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -> np.ndarray:
-    """Another light, colour and sensor for an RGB crop: gamma, brightness, contrast, cast, darkness, gray, blur, noise.
+    """Changes the light, colour and sensor of an RGB crop.
+
+    It changes gamma, brightness, contrast and colour cast, and may darken it, turn it gray, blur it and add noise.
 
     Args:
         image: [S, S, 3], uint8, or float32 in [0, 1], which is quantised to 8 bits.
-        rng: random numbers.
-        strength: scales every range and probability; 0 leaves the image as it is.
+        rng: source of random numbers.
+        strength: scales every range and probability; 0 leaves the image unchanged.
 
     Returns:
-        uint8, or float32 in [0, 1], as the image came, [S, S, 3], a new array.
+        A new array [S, S, 3], uint8 or float32 like the image.
     """
     if strength <= 0:
         return image.copy()
@@ -37,7 +39,7 @@ def rgb(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -
     if r[2] < 0.15 * strength:
         small = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
-    # One curve for all channels and a gain for each: 0.5 + contrast (v^gamma - 0.5) + brightness, then light.
+    # One curve for all channels, 0.5 + contrast (v^gamma - 0.5) + brightness, times a gain for each, light and cast.
     gamma = math.exp(0.4 * signed[3])
     contrast, brightness = math.exp(0.3 * signed[4]), 0.12 * signed[5]
     light = 1.0
@@ -55,19 +57,19 @@ def rgb(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -
 
 
 def thermal(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0, invert: float = 0.0) -> np.ndarray:
-    """Another camera for a thermal crop: resolution, blur, local contrast, tone curve, gain, noise, stripes.
+    """Changes the camera of a thermal crop: resolution, blur, local contrast, tone curve, gain, noise, stripes.
 
-    The gray values of real cameras are no linear function of temperature: automatic gain stretches what it finds. The
-    tone curve is therefore random but monotone (a gamma plus a piecewise linear part): hot stays brighter than cold.
+    The gray values of real cameras are not a linear function of temperature, because of automatic gain. The tone curve
+    is therefore random but monotone (a gamma, then a piecewise linear function): hot stays brighter than cold.
 
     Args:
         image: [S, S, 1], uint8, or float32 in [0, 1], which is quantised to 8 bits.
-        rng: random numbers.
-        strength: scales every range and probability; 0 leaves the image as it is, but for `invert`.
+        rng: source of random numbers.
+        strength: scales every range and probability; 0 leaves the image unchanged, except for `invert`.
         invert: probability of reversed polarity (cold = bright, as some cameras are set).
 
     Returns:
-        uint8, or float32 in [0, 1], as the image came, [S, S, 1], a new array.
+        A new array [S, S, 1], uint8 or float32 like the image.
     """
     strength = max(strength, 0.0)
     r = rng.random(32).tolist()
@@ -79,7 +81,7 @@ def thermal(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.
     if r[2] < 0.2 * strength:
         small = _blur(small, r[3])
     if r[4] < 0.2 * strength:
-        # A camera's "detail enhancement": what differs from the surroundings is amplified.
+        # A camera's "detail enhancement": differences from the surroundings are amplified.
         amount = 0.3 + 0.7 * r[5]
         width = 2 * round(size * (0.05 + 0.1 * r[6])) + 1
         small = cv2.addWeighted(small, 1.0 + amount, cv2.blur(small, (width, width)), -amount, 0.0)
@@ -87,7 +89,7 @@ def thermal(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.
     curve = _RAMP
     if strength:
         curve = _RAMP ** math.exp(0.5 * strength * (2.0 * r[7] - 1.0))
-        # Equal increments give the identity; the more they differ, the stranger the curve, but it never falls.
+        # Equal increments give the identity; the more they differ, the more the curve bends, but it never falls.
         rises = [math.exp(0.9 * strength * (2.0 * value - 1.0)) for value in r[8:14]]
         heights = np.array(list(itertools.accumulate(rises, initial=0.0)))
         curve = np.interp(curve, _KNOTS, heights / heights[-1])
@@ -99,7 +101,8 @@ def thermal(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.
 
     noisy, striped = r[17] < 0.5 * strength, r[19] < 0.2 * strength
     if striped:
-        # Fixed-pattern noise: an offset for each column or each row, as uncooled sensors have. Rare, so in floats.
+        # Fixed-pattern noise: an offset for each column or each row, as uncooled sensors have. It is rare enough to use
+        # floats.
         out = cv2.LUT(small, curve.astype(np.float32))
         offsets = 0.02 * strength * r[20] * _normal(size, r[21])
         out += offsets[None, :] if r[22] < 0.7 else offsets[:, None]
@@ -119,8 +122,8 @@ def _bytes(image: np.ndarray) -> np.ndarray:
 
 
 def to_floats(image: np.ndarray) -> np.ndarray:
-    """Image uint8 -> float32 in [0, 1], of the same shape."""
-    # As one channel, which is fastest; OpenCV refuses more than four.
+    """Converts a uint8 image to float32 in [0, 1]."""
+    # The image is passed as one channel, which is fastest; OpenCV refuses more than four.
     return cv2.LUT(image.reshape(len(image), -1), _TO_FLOAT).reshape(image.shape)
 
 
@@ -129,15 +132,15 @@ def _table(values: np.ndarray) -> np.ndarray:
 
 
 def _blur(image: np.ndarray, u: float) -> np.ndarray:
-    """Gaussian blur that grows with the crop: sigma is 0.4 to 1.0 pixels at 64 pixels, to 2.8 at 256."""
+    """Blurs more the larger the crop: sigma is 0.4 to 1.0 pixels for a side of 64 pixels, 0.4 to 2.8 for 256."""
     sigma = 0.4 + 0.6 * u * max(1.0, len(image) / 64)
-    width = 2 * max(1, round(2.0 * sigma)) + 1  # OpenCV's own choice, three sigma a side, takes twice as long
+    width = 2 * max(1, round(2.0 * sigma)) + 1  # OpenCV's default, three sigma on each side, takes twice as long
     return cv2.GaussianBlur(image, (width, width), sigma)
 
 
 @functools.cache
 def _bank() -> np.ndarray:
-    """A million normal numbers as uint8, 128 + _SIGMA z, drawn once: fresh ones cost more than all the rest here."""
+    """A million normal numbers z as uint8, 128 + _SIGMA z; drawing new ones would cost more than all the rest here."""
     return _noise_bytes(np.random.default_rng(0), 1 << 20)
 
 
@@ -146,7 +149,7 @@ def _noise_bytes(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _noise(count: int, u: float) -> np.ndarray:
-    """`count` consecutive numbers of the bank, whose place u in [0, 1) chooses."""
+    """`count` consecutive numbers of the bank, from a position that u in [0, 1) chooses."""
     bank = _bank()
     if count > len(bank) // 2:
         return _noise_bytes(np.random.default_rng(int(u * 2**53)), count)
@@ -155,12 +158,12 @@ def _noise(count: int, u: float) -> np.ndarray:
 
 
 def _normal(count: int, u: float) -> np.ndarray:
-    """The same as standard normal numbers, float32."""
+    """The numbers of `_noise` as standard normal ones, float32."""
     return (_noise(count, u).astype(np.float32) - 128.0) / _SIGMA
 
 
 def _add_noise(image: np.ndarray, sigma: float, u: float) -> None:
-    """Adds normal noise, sigma in units of the range, to an image of 8 bits, in place."""
+    """Adds normal noise to a uint8 image, in place; sigma is relative to 255."""
     flat = image.reshape(-1)
     scale = 255.0 * sigma / _SIGMA
     cv2.addWeighted(flat, 1.0, _noise(flat.size, u), scale, -128.0 * scale, flat)

@@ -1,12 +1,12 @@
-"""From examples to batches: batch(step) is a pure function of seed, step and host.
+"""Makes batches of examples: batch(step) is a pure function of seed, step and host.
 
-Order, crops and augmentation come from grain's index and seed alone, so a run resumes at any step, and hosts that each
-prepare some rows of every batch see together the batches that one host would see.
+Order, crops and augmentation depend on grain's index and seed alone. So a run can resume at any step, and several hosts
+that each prepare some rows of every batch together see the batches that one host would see.
 
-A batch is a dict of arrays: `rgb` [B, S, S, 3] and `thermal` [B, S, S, 1] (the modalities asked for), uint8 until they
-are on the devices while training and float32 in [0, 1] while scoring, `landmarks` float32 [B, K, 2] in u, `visible` and
-`known` bool [B, K], `weight` float32 [B, K], `box` float32 [B, 4] and `to_image` float32 [B, 2, 3] (crop to original
-pixels), and `mask` bool [B], False where an example only pads the last batch.
+A batch is a dict of arrays: `rgb` [B, S, S, 3] and `thermal` [B, S, S, 1] (the modalities that are asked for; in
+training uint8 until they are on the devices, in scoring float32 in [0, 1]), `landmarks` float32 [B, K, 2] in u,
+`visible` and `known` bool [B, K], `weight` float32 [B, K], `box` float32 [B, 4], `to_image` float32 [B, 2, 3] (crop to
+original pixels), and `mask` bool [B], False where an example only pads the last batch.
 """
 
 import contextlib
@@ -28,7 +28,13 @@ from mlcm_jax.synthetic.workers import available_cores
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """The crop that a network sees: its side in pixels, its side over the box's longer one, and the layout in it."""
+    """The crop that a network sees.
+
+    Attributes:
+        size: side of the crop in pixels.
+        expand: side of the crop relative to the box's longer side.
+        layout: the layout of the landmarks.
+    """
 
     size: int
     expand: float
@@ -40,9 +46,9 @@ class Order:
     """What decides which examples make up a batch.
 
     Attributes:
-        batch_size: of the global batch.
-        seed: of the order, and of the augmentation.
-        weights: how often each dataset is drawn from, in any unit; () goes by their sizes.
+        batch_size: number of examples in the global batch.
+        seed: seed of the order and of the augmentation.
+        weights: relative sampling weight of each dataset; () means by their sizes.
     """
 
     batch_size: int
@@ -59,17 +65,18 @@ def train_batches(
     modalities: Sequence[str],
     rows: np.ndarray | None = None,
 ) -> grain.MapDataset:
-    """Batches for ever: `dataset[step]` is this host's part of the global batch, with images of 8 bits still.
+    """Returns an endless dataset of batches: `dataset[step]` is this host's part of the global batch.
 
-    `sharding.put_batch` makes floats of them on the devices: a fourth of the bytes to keep and to send.
+    Images are uint8, a quarter of the bytes to keep and to send; `sharding.put_batch` makes floats of them on the
+    devices.
 
     Args:
-        examples: of one dataset or of several, see `open_sets`.
+        examples: the examples of each dataset, see `examples.open_sets`.
         crop: what a network sees.
-        order: which examples.
+        order: which examples make up a batch.
         augmentation: random changes.
         modalities: which images to prepare; the others are left out.
-        rows: of the global batch that this process prepares, int (`sharding.batch_rows`); None: all.
+        rows: int [n], the rows of the global batch that this process prepares (`sharding.batch_rows`); None means all.
     """
     dataset = _drawn(examples, order).map(functools.partial(_select, modalities=modalities))
     dataset = dataset.random_map(functools.partial(_augmented, crop=crop, augmentation=augmentation))
@@ -79,7 +86,7 @@ def train_batches(
 
 
 def members(examples: Sequence[Examples], order: Order, step: int) -> list[dict[str, Any]]:
-    """Which examples make up `train_batches(…)[step]`: dataset, index and what else the dataset knows of each."""
+    """Lists the examples of `train_batches(…)[step]`: the dataset, index and metadata of each."""
     places = _drawn([[(one, i) for i in range(len(one))] for one in examples], order)
     drawn = (places[step * order.batch_size + row] for row in range(order.batch_size))
     return [one.metadata(i) | {"dataset": one.name, "index": i} for one, i in drawn]
@@ -87,14 +94,15 @@ def members(examples: Sequence[Examples], order: Order, step: int) -> list[dict[
 
 @contextlib.contextmanager
 def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-    """The batches from step `start` on, prepared ahead by threads (grain's processes need an absl app, grain #1355).
+    """Yields the batches from step `start` on, which threads prepare ahead.
 
-    OpenCV uses one thread meanwhile: crops are small, and its own threads would only fight with XLA's.
+    These are not processes, because grain's need an absl app (grain #1355). OpenCV uses one thread meanwhile: crops are
+    small, and more threads would only compete with those of XLA.
 
     Args:
         dataset: see `train_batches`.
         start: the first step, from 0.
-        threads: how many; 0: one for each core, at least 2 and at most 16.
+        threads: number of threads; 0 means one for each core, at least 2 and at most 16.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -107,16 +115,16 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Itera
 def eval_batches(
     examples: Examples, crop: Crop, *, batch_size: int, rows: np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order and not augmented; the last batch is padded, with `mask` False, to `batch_size`.
+    """Yields every example once, in order and not augmented; padding (`mask` False) fills up the last batch.
 
     Args:
-        examples: of one split.
+        examples: the examples of one split.
         crop: what a network sees; its layout is that of the examples.
-        batch_size: of every batch.
-        rows: of every batch that this process prepares; None: all.
+        batch_size: number of examples in every batch.
+        rows: int [n], the rows of every batch that this process prepares; None means all.
 
     Returns:
-        Batches, with `index` int64 [B], the place in the split.
+        Batches, which also hold `index` int64 [B], the position in the split.
     """
     rows = np.arange(batch_size) if rows is None else rows
     places = [start + row for start in range(0, len(examples), batch_size) for row in rows.tolist()]
@@ -130,20 +138,20 @@ def eval_batches(
 
 
 def mean_shape(examples: Sequence[Examples], *, expand: float) -> np.ndarray:
-    """Mean landmarks over the crops of all datasets: the baseline, and where coordinate heads start.
+    """Computes the mean landmarks over the crops of all datasets: the baseline, and where coordinate heads start.
 
-    Points that nobody marked do not count; one that is known nowhere takes the mean of the others. Crops need no images
-    here: landmarks and boxes say where a point lies. The result is kept for as long as the process runs.
+    Unlabelled landmarks do not count; one that is unlabelled everywhere takes the mean of the others. No images are
+    read, because landmarks and boxes are enough. The result is cached for as long as the process runs.
 
     Args:
         examples: training splits, in one layout.
-        expand: side of the crop over the box's longer side.
+        expand: side of the crop relative to the box's longer side.
 
     Returns:
         float32 [K, 2] in u.
 
     Raises:
-        InputError: landmarks that cannot be used (see `Examples`), or none that is known.
+        InputError: invalid landmarks (see `Examples`), or unlabelled ones only.
     """
     key = (tuple(map(_content, examples)), expand)
     if key not in _mean_shapes:
@@ -155,7 +163,7 @@ _mean_shapes: dict[tuple, np.ndarray] = {}
 
 
 def _content(examples: Examples) -> tuple:
-    """What decides the labels of examples. Layouts count by content, because users' layouts may share a name."""
+    """What decides the labels of examples. Layouts are compared by content, as users' layouts may share a name."""
     layouts = examples.source_layout, examples.layout
     facts = [(one.name, one.count, tuple(one.groups.items()), tuple(one.flip.tolist())) for one in layouts]
     return examples.name, examples.fingerprint(), *facts
@@ -179,7 +187,7 @@ def _mean_shape(examples: Sequence[Examples], expand: float) -> np.ndarray:
 def _augmented(
     example: dict[str, np.ndarray], rng: np.random.Generator, *, crop: Crop, augmentation: augment.Augmentation
 ) -> dict[str, np.ndarray]:
-    # RGB is drawn last: a stage that reads thermal images alone sees them exactly as one that reads both.
+    # RGB is changed last, so that a stage that reads only thermal images sees them exactly as one that reads both.
     options = {"size": crop.size, "expand": crop.expand, "layout": crop.layout}
     example = augment.crop(example, rng=rng, augmentation=augmentation, floats=False, **options)
     if augmentation.occlusion:
@@ -201,21 +209,21 @@ def _select(example: dict[str, np.ndarray], modalities: Sequence[str]) -> dict[s
 
 
 def _drawn(sources: Sequence[Sequence], order: Order) -> grain.MapDataset:
-    """Items of the sources for ever, in the order of training."""
-    # One seed for all: a dataset's own order does not depend on what it is mixed with.
+    """An endless dataset of the sources' items, in the order of training."""
+    # All have the same seed, so that a dataset's own order does not depend on what it is mixed with.
     parts = [grain.MapDataset.source(one).seed(order.seed).shuffle().repeat() for one in sources]
     if len(parts) == 1:
         return parts[0]
     shares = np.asarray(order.weights or [len(one) for one in sources], np.float64)
     if len(shares) != len(parts) or not (np.isfinite(shares).all() and (shares > 0).all()):
         raise InputError(
-            f"config.dataset_weights={tuple(order.weights)} must be {len(parts)} positive numbers, one a dataset."
+            f"config.dataset_weights={tuple(order.weights)} must be {len(parts)} positive numbers, one per dataset."
         )
     return grain.MapDataset.mix(parts, list(shares / shares.sum())).seed(order.seed)
 
 
 class _Rows(Sequence):
-    """Some rows of every batch, batch after batch, of a dataset without end."""
+    """The items in some rows of every batch, batch after batch, of an endless dataset."""
 
     def __init__(self, dataset: grain.MapDataset, rows: np.ndarray, batch_size: int) -> None:
         self._dataset, self._rows, self._batch_size = dataset, rows, batch_size

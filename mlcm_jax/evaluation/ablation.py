@@ -1,6 +1,6 @@
-"""A grid of methods × seeds: every row is a run of its own, stages that rows share are trained once, one table.
+"""Runs a grid of methods × seeds. Every row is its own run; stages that rows share are trained once.
 
-W/shared/seed_<k>/   stages that several rows read
+W/shared/seed_<k>/   stages that several rows share
 W/<row>/seed_<k>/    config.json and the row's own stages; row.json, its scores, is written when the row is done
 W/ablation.json, ablation.md, ablation.png   rewritten after every row
 """
@@ -29,19 +29,20 @@ _NUMBERS = ("nme", "fr10", "auc10")
 
 
 def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Trains and scores what is missing of a grid, seed by seed, and writes its table after every row.
+    """Trains and scores the missing rows of a grid, seed by seed, and writes its table after every row.
 
     Args:
-        config: see `ablation_rows.plan`; `config.seeds`, or `config.seed` alone.
-        workdir: of the grid. What it holds of the same configs is not done again; an unfinished stage resumes.
-        data_dir: where built datasets are.
-        only: names of the rows to train; the table has all rows. () trains all.
+        config: see `ablation_rows.plan`; the seeds are `config.seeds`, or `config.seed` if that is ().
+        workdir: the grid's work directory. Finished rows in it are not trained again; an unfinished stage resumes.
+        data_dir: the folder of built datasets.
+        only: names of the rows to train; () trains all. The table has all rows in any case.
 
     Returns:
         The content of ablation.json, see `collect`.
 
     Raises:
-        InputError: see `ablation_rows.plan`; a work directory of other configs; and what training raises.
+        InputError: an invalid config (see `ablation_rows.plan`), a work directory of other configs, or an error in
+            training.
         Interrupted: after Ctrl-C or SIGTERM; what was trained is saved.
     """
     workdir, rows, common = epath.Path(workdir), plan(config), base(config)
@@ -49,7 +50,7 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
         if name not in config.grid:
             raise InputError(f"There is no row {name!r}; {did_you_mean(name, config.ablation.rows)}")
     if config.checkpoint_dir:
-        raise InputError("config.checkpoint_dir is for one run; leave it empty for an ablation, whose runs are many.")
+        raise InputError("config.checkpoint_dir is for one run; leave it empty for an ablation, which has many.")
     seeds, mesh = tuple(config.seeds) or (config.seed,), sharding.make_mesh(shape=config.mesh)
     options = {"data_dir": data_dir, "mesh": mesh}
     common.stages = tuple(name for name in stages.STAGES if any(name in row.shared for row in rows))
@@ -84,15 +85,15 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
 
 
 def _prepare(config: ConfigDict, folder: epath.Path, seed: int, options: Mapping[str, Any]) -> run_stage.Run:
-    """One run of the grid."""
+    """Prepares one run of the grid."""
     single = config.copy_and_resolve_references()
     single.seed = seed
     return run_stage.prepare(single, folder, validate=evaluate.validation(single, options["mesh"]), **options)
 
 
 def _check_tests(rows: Sequence[Row], data_dir: str) -> None:
-    """Raises InputError for a row that its test set cannot score."""
-    tests: dict[tuple[float, ...], Examples] = {}  # rows may differ in the gray values of their test set alone
+    """Raises InputError for a row that cannot be scored on its test set."""
+    tests: dict[tuple[float, ...], Examples] = {}  # by thermal range: rows differ in no other way
     for row in rows:
         config = row.config
         if config.thermal_range not in tests:
@@ -125,16 +126,16 @@ def _train_row(
 
 
 def _scored_by(row: Row) -> dict[str, Any]:
-    """How a row is scored. None of it is a matter of training, so that a finished row can be scored in another way."""
+    """The part of row.json that says how a row was scored. It does not affect training: rows can be scored again."""
     config = row.config
     test = [config.test_dataset or config.dataset, config.test_split, config.normalizer]
     return {"stage": row.stage, "test": test}
 
 
 def _scores(workdir: epath.Path, row: Row, seed: int) -> dict[str, Any] | None:
-    """row.json of a row that is done and scored as its config says; None: it has to be scored (again).
+    """Reads row.json of a row that was scored as its config says; returns None if it has to be scored (again).
 
-    What was trained was compared with the config when the folder was claimed.
+    The networks need no check, because the config was compared when the folder was claimed.
     """
     path = _directory(workdir, row, seed) / "row.json"
     try:
@@ -146,7 +147,7 @@ def _scores(workdir: epath.Path, row: Row, seed: int) -> dict[str, Any] | None:
 
 
 def summarize(values: dict[str, Sequence[float]]) -> dict[str, Any]:
-    """The mean of every list, and its sample deviation (n − 1; None for one value) as `<name>_std`."""
+    """Returns the mean of every list, and its sample deviation (n − 1; None for one value) as `<name>_std`."""
     found: dict[str, Any] = {}
     for name, numbers in values.items():
         found[name] = float(np.mean(numbers))
@@ -155,17 +156,17 @@ def summarize(values: dict[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def paired(values: Sequence[float], control: Sequence[float], *, confidence: float = 0.95) -> dict[str, Any]:
-    """What a row gains over its control, seed by seed.
+    """Compares a row with its control, paired by seed.
 
     Args:
         values: NME [n] of the row.
         control: NME [n] of its control, for the same seeds.
-        confidence: of the interval.
+        confidence: confidence level of the interval.
 
     Returns:
-        {"difference", "low", "high", "seeds_better", "seeds"}: the mean of values − control, negative where the row is
-        better, with Student's t interval for the mean of n paired differences (None for one seed); on how many seeds
-        the row is better, of how many.
+        {"difference", "low", "high", "seeds_better", "seeds"}: the mean of values − control, negative if the row is
+        better; the limits of Student's t interval for the mean of n paired differences (None for one seed); the number
+        of seeds for which the row is better, and the number of seeds.
     """
     difference = np.subtract(values, control)
     count, mean = len(difference), float(difference.mean())
@@ -179,20 +180,20 @@ def paired(values: Sequence[float], control: Sequence[float], *, confidence: flo
 def collect(
     rows: Sequence[Row], seeds: Sequence[int], workdir: epath.PathLike, comparisons: Sequence[tuple[str, str]] = ()
 ) -> dict[str, Any]:
-    """The content of ablation.json, of the rows that are done.
+    """Collects the content of ablation.json from the rows that are done.
 
     Args:
-        rows: of the grid.
-        seeds: of the grid.
-        workdir: of the grid.
+        rows: the rows of the grid.
+        seeds: the seeds of the grid.
+        workdir: the grid's work directory.
         comparisons: further pairs (row, other row).
 
     Returns:
-        {"dataset", "split", "normalizer", "seeds", "devices", "rows", "comparisons", "others"}. Rows have name, stage,
-        control, retrained (stages that others share), seeds (done), by_seed (NME), and where one is done nme, fr10,
-        auc10 with `_std` (`summarize`), and paired (None, or see `paired`, over the seeds that row and control share);
-        comparisons are the same for further pairs; others are the mean shape, and the stages from which the scored ones
-        were made.
+        {"dataset", "split", "normalizer", "seeds", "devices", "rows", "comparisons", "others"}. A row has name, stage,
+        control, retrained (stages that other rows share), seeds (those that are done), by_seed (their NME), paired (see
+        `paired`, over the seeds of both row and control; None if there are none) and, if a seed is done, nme, fr10 and
+        auc10 with `_std` (see `summarize`). Comparisons have row, control and paired. Others are the mean shape, and
+        shared stages that no row scores.
     """
     workdir = epath.Path(workdir)
     done = {row.name: {s: r for s in seeds if (r := _scores(workdir, row, s)) is not None} for row in rows}
@@ -227,7 +228,7 @@ def _scored(found: dict[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _others(rows: Sequence[Row], done: Mapping[str, Mapping[int, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The mean shape and the shared stages that no row scores, each once per seed."""
+    """Summarizes the mean shape and the shared stages that no row scores, each once per seed."""
     values: dict[str, dict[int, dict]] = {}
     for row in rows:
         for seed, found in done[row.name].items():
@@ -253,13 +254,13 @@ def _difference(found: dict[str, Any]) -> str:
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The table of ablation.json, with what one has to know to read it."""
+    """Formats ablation.json as a Markdown table, with the notes that are needed to read it."""
     seeds = ("seeds " if len(content["seeds"]) > 1 else "seed ") + ", ".join(map(str, content["seeds"]))
     lines = [
         f"{content['dataset']}, split {content['split']}; NME in per cent of "
-        f"{metrics.NORMALIZERS[content['normalizer']]}; mean ± standard deviation over {seeds}. Difference: "
-        "points of NME, row − control, paired by seed, with its 95 % interval (Student's t, over seeds alone); "
-        "negative: the row is better.",
+        f"{metrics.NORMALIZERS[content['normalizer']]}; mean ± standard deviation over {seeds}. The difference is in "
+        "points of NME, row − control, paired by seed, with its 95 % interval (Student's t, over seeds alone). It is "
+        "negative where the row is better.",
         "",
         "| row | scored stage | NME % | FR@10 % | AUC@10 | control | difference [95 %] | seeds better |",
         "|---|---|---:|---:|---:|---|---:|---:|",
@@ -286,7 +287,7 @@ def markdown(content: dict[str, Any]) -> str:
         lines.append(f"- {other['name']}: NME {_number(other, 'nme', 2)} %.")
     for row in content["rows"]:
         if row["retrained"]:
-            lines.append(f"- {row['name']} has its own {' and '.join(row['retrained'])}, trained under the row's keys.")
+            lines.append(f"- {row['name']} has its own {' and '.join(row['retrained'])}, trained with the row's keys.")
     if content["devices"]:
         lines.append(f"- Trained on {', '.join(content['devices'])}.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The rows of an ablation: the config of each, what it trains for itself, and what it may share with the others."""
+"""Plans the rows of an ablation: the config of each, and which stages it shares with the others."""
 
 import dataclasses
 import json
@@ -21,10 +21,10 @@ class Row:
     """One row of the table.
 
     Attributes:
-        name: in the table.
-        config: of the run; it lacks only its seed.
-        stage: the scored one.
-        stages: the scored one and all that it needs, in the order of training.
+        name: its name in the table.
+        config: the config of its run, in which only the seed remains to be set.
+        stage: the stage that is scored.
+        stages: the scored stage and all that it needs, in the order of training.
         shared: those of `stages` that come from W/shared.
         control: the row that it is compared with, "" for none.
     """
@@ -38,28 +38,28 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """The name, made of letters, digits and _."""
+        """The name of its folder: its own name in lower-case letters, digits and _."""
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
     @property
     def retrained(self) -> tuple[str, ...]:
-        """Stages below the scored one that this row trains for itself."""
+        """Stages that the scored one needs and that this row trains for itself."""
         return tuple(name for name in self.stages if name not in (self.stage, *self.shared))
 
 
 def plan(config: ConfigDict) -> list[Row]:
-    """The rows of an ablation config, checked, in the order of `config.ablation.rows`.
+    """Makes and checks the rows of an ablation config, in the order of `config.ablation.rows`.
 
     An ablation config is that of a run with two further keys (`config.add_grid`):
-      grid: {row: overrides of the run's keys}. The last of a row's `stages` is scored; what it needs is added.
+      grid: {row: overrides of the run's keys}. The last of a row's `stages` is scored; stages that it needs are added.
       ablation: `rows`, all names of the grid in the order of the table; `control`, the row that the others are compared
-        with, and `controls` {row: another one, "" for none}; `shared`, stages trained once per seed under the run's own
-        keys; `comparisons`, further pairs (row, other row).
+        with, and `controls` {row: another control, "" for none}; `shared`, stages trained once per seed with the run's
+        own keys; `comparisons`, further pairs (row, other row).
 
-    A row that overrides a key on which a shared stage depends trains that stage for itself, and every stage above it.
+    A row that overrides a key on which a shared stage depends trains for itself that stage and all that need it.
 
     Raises:
-        InputError: naming the row and the key.
+        InputError: the config is invalid; the message names the row and the key.
     """
     for key in ("grid", "ablation"):
         if key not in config:
@@ -83,7 +83,7 @@ def plan(config: ConfigDict) -> list[Row]:
 
 
 def base(config: ConfigDict) -> ConfigDict:
-    """The run's own keys, without its seeds."""
+    """Returns the config of the run alone, without `grid`, `ablation` and `seeds`."""
     own = config.copy_and_resolve_references()
     with own.unlocked():
         own.seeds = ()
@@ -116,30 +116,30 @@ def _override(config: ConfigDict, overrides: ConfigDict, where: str, row: str) -
     """Writes a row's values over those of the run, in place."""
     for key, value in overrides.items():
         path = f"{where}.{key}"
-        said = f"Row {row!r} of config.grid sets {path}"
+        subject = f"Row {row!r} of config.grid sets {path}"
         if path in ("config.seed", "config.seeds"):
-            raise InputError(f"{said}; seeds are of the whole grid: set config.seeds.")
+            raise InputError(f"{subject}; seeds apply to the whole grid: set config.seeds.")
         if key not in config and where not in _ARGUMENTS:
-            raise InputError(f"{said}, which is no key of the config; {did_you_mean(key, config)}")
+            raise InputError(f"{subject}, which is not a key of the config; {did_you_mean(key, config)}")
         if isinstance(value, ConfigDict) != isinstance(config.get(key), ConfigDict):
-            raise InputError(f"{said}; a group of keys is overridden key by key, a value by a value.")
+            raise InputError(f"{subject}; override a group of keys key by key, and a value by a value.")
         if isinstance(value, ConfigDict):
             _override(config[key], value, path, row)
             continue
         try:
             config[key] = value
         except (TypeError, ValueError) as error:
-            raise InputError(f"{said}={value!r}: {error}") from error
+            raise InputError(f"{subject}={value!r}: {error}") from error
 
 
 def _differing(one: ConfigDict, other: ConfigDict) -> list[str]:
-    """Dotted names of the keys in which two configs differ."""
+    """Lists the dotted names of the keys in which two configs differ."""
     values = [configs.flat(json.loads(config.to_json())) for config in (one, other)]
     return sorted(k for k in values[0].keys() | values[1].keys() if values[0].get(k) != values[1].get(k))
 
 
 def _check(rows: Sequence[Row], options: ConfigDict) -> None:
-    """Raises InputError for rows that cannot stand in one table, or be each other's control."""
+    """Raises InputError for rows that cannot be in one table or be compared with their controls."""
     by_name, folders = {row.name: row for row in rows}, {"shared": "the shared stages"}
     for row in rows:
         if "," in row.name or not row.folder:
@@ -155,7 +155,7 @@ def _check(rows: Sequence[Row], options: ConfigDict) -> None:
         models = [stages.STAGES[by_name[n].stage].model for n in (name, control)]
         if models[0] != models[1]:
             raise InputError(
-                f"Row {name!r} scores config.{models[0]}, but {control!r}, its control, config.{models[1]}; give "
+                f"Row {name!r} scores config.{models[0]}, but its control {control!r} scores config.{models[1]}; give "
                 "the row a control of the same network in config.ablation.controls ('' for none)."
             )
     for row in rows[1:]:
@@ -169,5 +169,5 @@ def _same(key: str, name: str, value: Any, other: Any) -> None:
     if value != other:
         raise InputError(
             f"Row {name!r} of config.grid would be scored with config.{key}={value!r}, others with {other!r}; one "
-            "table needs one test: leave it out of the row."
+            "table needs one test: remove the key from the row."
         )

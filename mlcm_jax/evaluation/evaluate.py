@@ -1,4 +1,4 @@
-"""NME, failure rate and AUC of trained stages, in pixels of the original images, under a named normaliser."""
+"""Scores trained stages by NME, failure rate and AUC, in the original images, with a named normaliser."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from mlcm_jax.models import network as networks
 from mlcm_jax.training import distributed, sharding, stages
 from mlcm_jax.training.workdir import Trained, checkpoint_folder, load_config, load_stage
 
-# Yaw within which both eyes are seen, so that their distance makes sense as a normaliser (degrees).
+# Up to this yaw (degrees), both eyes are visible, so that their distance makes sense as a normaliser.
 FRONTAL_YAW = 30.0
 
 Predict = Callable[[dict[str, np.ndarray]], np.ndarray]  # batch -> landmarks [B, K, 2] in u
@@ -34,9 +34,9 @@ class Protocol:
 
     Attributes:
         size: side of the crops in pixels.
-        expand: side of the crop over the longer side of the box.
-        layout: of the predictions.
-        batch_size: over all devices.
+        expand: side of the crop relative to the longer side of the box.
+        layout: the layout of the predictions.
+        batch_size: number of examples per batch, over all devices.
         normalizer: see `metrics.normalizer_length`.
     """
 
@@ -48,16 +48,16 @@ class Protocol:
 
 
 def protocol(config: ConfigDict) -> Protocol:
-    """The protocol that a config asks for."""
+    """Returns the protocol that a config sets."""
     layout, expand = stages.layout(config), config.augment.expand
     return Protocol(config.image_size, expand, layout, config.eval_batch_size, config.normalizer)
 
 
 class Scores(NamedTuple):
-    """What `evaluate_networks` finds out.
+    """The results of `evaluate_networks`.
 
     Attributes:
-        rows: of the table, one dict each.
+        rows: the rows of the table, one dict each.
         errors: row -> NME [N] as fractions.
         predictions: row -> float64 [N, K, 2] in pixels of the original images.
     """
@@ -75,7 +75,7 @@ def _compiled(mesh: Mesh) -> Callable:
 
 
 def predictor(network: networks.Network, modality: str, mesh: Mesh) -> Predict:
-    """`batch -> landmarks [rows, K, 2] in u` by a network, on all devices of the mesh, for the rows of this process."""
+    """Returns a function, batch -> landmarks [rows, K, 2] in u, for this process's rows; it runs on the whole mesh."""
 
     def predict(batch: dict[str, np.ndarray]) -> np.ndarray:
         images = sharding.put_batch({modality: batch[modality]}, mesh)[modality]
@@ -87,7 +87,7 @@ def predictor(network: networks.Network, modality: str, mesh: Mesh) -> Predict:
 def collect(
     predict: Predict, batches: Iterable[dict[str, np.ndarray]], of: Protocol, target: landmarks.Layout
 ) -> dict[str, np.ndarray]:
-    """Predictions and truth of a whole split.
+    """Collects the predictions and the truth of a whole split.
 
     Args:
         predict: batch -> landmarks [B, K', 2] in u.
@@ -97,7 +97,7 @@ def collect(
 
     Returns:
         `prediction` and `truth` float64 [N, K, 2] in pixels of the original images, `box` [N, 4], and `known` bool [N,
-        K], False where a label is a placeholder for a point that nobody marked.
+        K], False where a landmark is unlabelled and its truth a placeholder.
     """
     collected: dict[str, list] = {key: [] for key in ("prediction", "truth", "box", "known", "mask", "index")}
     for batch in batches:
@@ -114,7 +114,7 @@ def collect(
 
 
 def eval_batches(examples: Examples, of: Protocol, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
-    """Batches of a split, without augmentation, under a protocol's crop."""
+    """Returns the batches of a split, without augmentation, with a protocol's crop."""
     sharding.check_batch_size(of.batch_size, mesh, "config.eval_batch_size")
     crop = pipeline.Crop(of.size, of.expand, examples.layout)
     rows = sharding.batch_rows(mesh, of.batch_size)
@@ -128,15 +128,19 @@ def check_normalizer(normalizer: str, layout: landmarks.Layout) -> None:
 
 
 def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: landmarks.Layout) -> dict[str, Any]:
-    """`errors` [N] (fractions), and the numbers of a table row: nme, fr8, fr10 in per cent, auc8, auc10 in [0, 1].
+    """Computes the scores of predictions.
 
     Args:
         found: see `collect`.
         normalizer: see `metrics.normalizer_length`.
-        layout: of the landmarks in `found`.
+        layout: the layout of the landmarks in `found`.
+
+    Returns:
+        {"errors", "row"}: the NME of each face [N] as fractions, and the numbers of a table row: nme, fr8 and fr10 in
+        per cent, auc8 and auc10 in [0, 1].
 
     Raises:
-        InputError: faces without a label at an eye, which a normaliser by the eyes cannot normalise.
+        InputError: the normaliser needs landmarks of the eyes, and a face has none.
     """
     known = found["known"]
     eyes = {"outer_eyes": layout.eye_corners, "pupils": sum(layout.pupils or (), ())}.get(normalizer) or ()
@@ -157,7 +161,7 @@ def scores(found: dict[str, np.ndarray], *, normalizer: str, layout: landmarks.L
 
 
 def frontal(examples: Examples) -> np.ndarray | None:
-    """Bool [N], |yaw| below FRONTAL_YAW; None where the dataset knows no pose."""
+    """Returns which faces have |yaw| below FRONTAL_YAW, bool [N]; None if the dataset has no poses."""
     if np.shape(examples.metadata(0).get("pose")) != (3,):
         return None
     yaw = np.asarray([examples.metadata(i)["pose"][0] for i in range(len(examples))])
@@ -165,7 +169,7 @@ def frontal(examples: Examples) -> np.ndarray | None:
 
 
 def validation(config: ConfigDict, mesh: Mesh) -> Callable[[networks.Network, Examples, str], float]:
-    """`(network, examples, modality) -> NME in per cent`, with which `training.run_stage` chooses checkpoints."""
+    """Returns (network, examples, modality) -> NME in per cent, by which `training.run_stage` chooses checkpoints."""
     of = protocol(config)
 
     def nme(network: networks.Network, examples: Examples, modality: str) -> float:
@@ -176,10 +180,10 @@ def validation(config: ConfigDict, mesh: Mesh) -> Callable[[networks.Network, Ex
 
 
 def readable(names: Iterable[str], config: ConfigDict, examples: Examples) -> list[str]:
-    """The stages whose modality a test set has; the user is told of the others.
+    """Returns the stages whose modality a test set has; messages tell the user about the others.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such stage.
     """
     names = list(names)
     reads = {name: stages.modality(name, config) for name in names}
@@ -200,12 +204,12 @@ def _constant(mean_shape: np.ndarray, batch: dict[str, np.ndarray]) -> np.ndarra
 
 
 def evaluate_networks(trained: Mapping[str, Trained], examples: Examples, *, config: ConfigDict, mesh: Mesh) -> Scores:
-    """Scores the mean shape and every stage that can be read on the examples.
+    """Scores the mean shape, and every stage whose modality the examples have.
 
     Args:
         trained: networks by stage.
-        examples: of the test set (see `open_test`); predictions are converted to its layout.
-        config: of the run.
+        examples: the test set (see `open_test`); predictions are converted to its layout.
+        config: the run's config.
         mesh: the devices.
     """
     of, front, target = protocol(config), frontal(examples), examples.layout
@@ -233,13 +237,13 @@ def evaluate_networks(trained: Mapping[str, Trained], examples: Examples, *, con
 
 
 def results(config: ConfigDict, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The content of results.json."""
+    """Returns the content of results.json."""
     dataset = config.test_dataset or config.dataset
     return {"dataset": dataset, "split": config.test_split, "normalizer": config.normalizer, "rows": rows}
 
 
 def open_test(config: ConfigDict, *, data_dir: str) -> Examples:
-    """The config's test split, in the richest layout to which its landmarks and the networks' both convert."""
+    """Opens the config's test split, in the richest layout to which its landmarks and the networks' both convert."""
     name, layout = config.test_dataset or config.dataset, stages.layout(config)
     shared = landmarks.route(layout, layout_of(name, data_dir))
     if shared.name != layout.name:
@@ -253,7 +257,7 @@ def print_table(content: dict[str, Any]) -> None:
     normalizer = metrics.NORMALIZERS[content["normalizer"]]
     table = Table(title=f"{content['dataset']}, split {content['split']}: NME in per cent of {normalizer}")
     columns = ("row", "reads", "params", "MFLOPs", "NME %", "FR@10", "AUC@10", "eyes*")
-    for column in columns:  # within 80 characters; results.json holds more
+    for column in columns:  # they fit into 80 characters; results.json has more
         table.add_column(column, justify="left" if column in ("row", "reads") else "right", no_wrap=True)
     for row in content["rows"]:
         eyes = row.get("nme_outer_eyes_frontal")
@@ -276,10 +280,10 @@ def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test",
     """Scores the finished stages of a run, prints the table and saves it as `results_<dataset>_<split>.json`.
 
     Args:
-        workdir: of the run.
-        dataset: "" for that of the run.
-        split: of the dataset.
-        data_dir: where built datasets are.
+        workdir: the run's work directory.
+        dataset: the dataset's name, or "" for the run's own.
+        split: the split to score on.
+        data_dir: the folder of built datasets.
 
     Returns:
         What was saved.
@@ -290,7 +294,7 @@ def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test",
     config = load_config(workdir)
     try:
         mesh = sharding.make_mesh(shape=config.mesh)
-    except InputError:  # these are not the devices that it was trained on
+    except InputError:  # the run was trained on another number of devices
         mesh = sharding.make_mesh()
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     config.eval_batch_size = -(-config.eval_batch_size // parts) * parts

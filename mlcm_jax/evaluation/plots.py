@@ -1,4 +1,4 @@
-"""Sample grids, cumulative error curves, loss curves and ablation charts. Matplotlib without a screen."""
+"""Plots examples, cumulative error curves, loss curves and ablations with Matplotlib, without a display."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,15 @@ def samples(
     title: str = "",
     columns: int = 2,
 ) -> None:
-    """A grid of examples: for each RGB, thermal, and the face with the truth in green and the prediction in red.
+    """Plots a grid of examples: RGB, thermal, and the face with the truth in green and the prediction in red.
 
     Args:
         path: a .png file to write.
         rows: dicts of `rgb` uint8 [H, W, 3] and / or `thermal` uint8 [H, W] or [H, W, 1], `landmarks` [K, 2] in pixels,
             and optionally `prediction` [K, 2] in pixels and `title` (such as the example's error).
         layout: name or Layout.
-        title: of the figure.
-        columns: examples side by side.
+        title: title of the figure.
+        columns: number of examples side by side.
     """
     layout = landmarks.get(layout)
     if not rows:
@@ -62,12 +62,12 @@ def samples(
 
 
 def ced(path: epath.PathLike, errors: Mapping[str, ArrayLike], normalizer: str) -> None:
-    """Cumulative error curves, up to 10 % or, if it is more, to where every curve reaches 75 %, but at most to 40 %.
+    """Plots cumulative error curves up to 10 %, or up to where every curve reaches 75 %, but at most up to 40 %.
 
     Args:
         path: a .png file to write.
         errors: row -> NME [N] as fractions.
-        normalizer: in words, for the label.
+        normalizer: the normaliser in words, for the label.
     """
     if not errors:
         raise InputError(f"There are no errors to draw in {path}.")
@@ -80,14 +80,14 @@ def ced(path: epath.PathLike, errors: Mapping[str, ArrayLike], normalizer: str) 
         x = np.concatenate([[0.0], 100 * values[np.isfinite(values)]])
         y = np.concatenate([[0.0], fraction[np.isfinite(values)]])
         axis.step(np.append(x, max(end, x[-1])), np.append(y, y[-1]), where="post", label=name)
-    axis.set(xlim=(0, end), ylim=(0, 1), title="Cumulative error: part of the faces within an error")
+    axis.set(xlim=(0, end), ylim=(0, 1), title="Cumulative error: fraction of the faces within an error")
     axis.set(xlabel=f"NME, per cent of {normalizer}", ylabel="fraction of faces")
     axis.legend(loc="lower right")
     _save(figure, path)
 
 
 def loss_curves(path: epath.PathLike, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
-    """Training losses by stage, as (steps, losses); losses that are not finite leave a gap."""
+    """Plots training losses by stage, given as (steps, losses); losses that are not finite leave a gap."""
     figure, axis = _axes()
     values = [np.asarray(losses, np.float64) for _, losses in curves.values()]
     for (name, (steps, _)), losses in zip(curves.items(), values, strict=True):
@@ -102,15 +102,15 @@ def loss_curves(path: epath.PathLike, curves: Mapping[str, tuple[Sequence[float]
 
 
 def ablation(path: epath.PathLike, rows: Sequence[Mapping[str, Any]], normalizer: str) -> None:
-    """Rows of an ablation: a dot for every seed and a bar at their mean.
+    """Plots the rows of an ablation: a dot for every seed and a bar at their mean.
 
     A dashed line marks the mean of the control in the rows that are compared with it. The whisker is the 95 % interval
-    of the paired difference, drawn from that line: where it doesn't touch the line, the row differs from its control.
+    of the paired difference, drawn from that line: if it does not touch the line, the row differs from its control.
 
     Args:
         path: a .png file to write.
         rows: see `ablation.collect`.
-        normalizer: in words, for the label.
+        normalizer: the normaliser in words, for the label.
     """
     if not rows:
         raise InputError(f"There are no rows to draw in {path}.")

@@ -1,4 +1,4 @@
-"""Landmarks for pairs that nobody labelled: an RGB teacher's predictions, with a confidence, as files to train on."""
+"""Pseudo labels for unlabelled pairs: an RGB teacher's predictions with confidences, as files to train on."""
 
 import collections
 from typing import Any
@@ -14,7 +14,7 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.files import write_json
 from mlcm_jax.inference.predictor import Predictor
 
-# Each face is seen in eight crops: shift in x and y and size of the box, in its own units, and whether it is mirrored.
+# The eight crops of each face: shift of the box in x and y and its size, relative to the box; whether it is mirrored.
 VIEWS = (
     (0.0, 0.0, 1.0, False),
     (0.0, 0.0, 1.0, True),
@@ -48,10 +48,10 @@ def label(
     Args:
         model: work directory of a run.
         dataset: built dataset, such as `paired_folder/mine`.
-        out: folder, made if it is missing; for `paired_folder` the folder `landmarks` of the pairs.
-        stage: whose network; one that reads a modality of the dataset.
+        out: folder, created if it is missing; for `paired_folder` the folder `landmarks` of the pairs.
+        stage: the stage that predicts; the dataset must have the modality that it reads.
         split: `unlabelled`, or any other, whose landmarks are then ignored.
-        data_dir: where built datasets are.
+        data_dir: the folder of built datasets.
 
     Returns:
         What was written: {name: {"landmarks", "confidence", "box", "layout", "pseudo", "source"}}.
@@ -61,7 +61,7 @@ def label(
     """
     predictor, folder = Predictor(model, stage=stage), epath.Path(out)
     card = predictor.card
-    # In the dataset's own layout, whatever it is: its landmarks are ignored.
+    # Any layout would do, because the dataset's landmarks are ignored: its own needs no conversion.
     own = layout_of(dataset, data_dir)
     options = {"layout": own, "thermal_range": card.thermal_range, "labelled": False}
     examples = open_examples(dataset, split, data_dir=data_dir, **options)
@@ -90,7 +90,7 @@ def label(
             if len(shown) < _SHOWN:
                 shown.append(example | {"landmarks": points, "visible": confidence >= 0.5, "key": name})
             advance(k + 1, "")
-    for name, content in written.items():  # all or none: a run that was stopped is simply repeated
+    for name, content in written.items():  # written at the end, so that an interrupted command can be repeated
         path = folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
@@ -104,11 +104,11 @@ def label(
 
 
 def predict_views(predictor: Predictor, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The prediction for a face over all views.
+    """Predicts a face from all views.
 
     Args:
         predictor: see `Predictor`.
-        image: uint8, of the modality that it reads.
+        image: uint8 [H, W] or [H, W, 3], of the modality that it reads.
         box: x, y, w, h in pixels.
 
     Returns:
@@ -141,13 +141,13 @@ def predict_views(predictor: Predictor, image: np.ndarray, box: np.ndarray) -> t
 
 
 def _whole(image: np.ndarray, box: np.ndarray) -> bool:
-    """Whether the box is the whole image, which stands for "none was given"; the labels' own box is better then."""
+    """Whether the box is the whole image, as if none was given; the box of the predicted landmarks is then better."""
     height, width = image.shape[:2]
     return box.tolist() == [0, 0, width, height]
 
 
 def _name(facts: dict[str, Any], index: int) -> str:
-    """The pair's name; where the dataset has none, its key without folders and ending."""
+    """Returns the pair's name, or, if the dataset has none, its key without folders and extension."""
     if facts.get("name"):
         return str(facts["name"])
     return epath.Path(str(facts.get("key", f"{index:06d}"))).stem

@@ -1,7 +1,7 @@
-"""What `mlcm train` does: one config, one seed or several, one table.
+"""The work of `mlcm train`: trains the stages of a config for one seed or several, scores them, and draws plots.
 
-The stages are trained, scored and drawn. For several seeds the table has mean and standard deviation of every row, and
-the paired differences between rows and their controls.
+For several seeds, the table has the mean and standard deviation of every row, and the paired differences between rows
+and their controls.
 """
 
 import time
@@ -24,21 +24,21 @@ from mlcm_jax.training.log import read_jsonl
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict[str, Any]:
-    """Trains every stage of the config, scores them on the test split, writes results.json and the plots.
+    """Trains every stage of the config, scores it on the test split, and writes results.json and the plots.
 
-    Finished stages are loaded; an unfinished one resumes from its last whole checkpoint. With `config.seeds` each seed
+    Finished stages are loaded; an unfinished one resumes from its last intact checkpoint. With `config.seeds` each seed
     gets a work directory of its own below this one.
 
     Args:
-        config: of the run.
-        workdir: where it is kept; claimed only when everything that can be checked has been.
-        data_dir: where built datasets are.
+        config: the run's config.
+        workdir: the run's work directory; it is claimed after everything has been checked.
+        data_dir: the folder of built datasets.
 
     Returns:
         The content of results.json.
 
     Raises:
-        InputError: see the message; nothing that was saved is lost.
+        InputError: the run cannot start or continue; what was saved is kept.
         Interrupted: after Ctrl-C or SIGTERM.
     """
     workdir = epath.Path(workdir)
@@ -96,7 +96,7 @@ def _draw(workdir: epath.Path, names: Sequence[str], examples: Examples, found: 
     plots.samples(workdir / "samples.png", rows, layout=examples.layout, title=f"stage {last}")
     curves = {}
     for name in names:
-        # A record lacks the loss where every step since the one before it was skipped.
+        # A record has no loss if every step since the record before it was skipped.
         records = [record for record in read_jsonl(workdir / name / "metrics.jsonl") if "task" in record]
         curves[name] = ([record["step"] for record in records], [record["task"] for record in records])
     plots.loss_curves(workdir / "loss.png", curves)
@@ -106,14 +106,15 @@ def combine(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], workdir:
     """Writes `results.json` of several seeds and prints its table.
 
     Args:
-        results: one results.json content for each seed, with the same rows.
+        results: the content of each seed's results.json, all with the same rows.
         seeds: their seeds.
-        workdir: where to write.
+        workdir: the folder to write to.
 
     Returns:
-        {"dataset", "split", "normalizer", "seeds", "rows", "paired"}: rows as of one run, every number a mean, with
-        `<number>_std` (sample deviation, n − 1) beside it; paired is a list of {"row", "control", "difference", "std",
-        "seeds_better"}, differences of the NME in points of per cent, negative when the row beats its control.
+        {"dataset", "split", "normalizer", "seeds", "rows", "paired"}. The rows are those of one run, but every number
+        is a mean, with its sample deviation (n − 1) as `<number>_std`. `paired` is a list of {"row", "control",
+        "difference", "std", "seeds_better"}: the difference, in percentage points of NME, is negative if the row is
+        better than its control.
     """
     rows, nme = [], {}
     for group in zip(*(result["rows"] for result in results), strict=True):
@@ -141,7 +142,7 @@ def combine(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], workdir:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample deviation (n − 1); the deviation of one value is 0."""
+    """Returns the mean and the sample deviation (n − 1); the deviation of one value is 0."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 

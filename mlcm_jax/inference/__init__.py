@@ -1,1 +1,1 @@
-"""Trained networks on images of users; needs nothing of `training`."""
+"""Applies trained networks to users' images; imports nothing from `training`."""

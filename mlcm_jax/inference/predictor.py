@@ -1,4 +1,4 @@
-"""Landmarks in a user's images: `Predictor` for code, `predict_files` for the command line.
+"""Finds landmarks in a user's images: `Predictor` for code, `predict_files` for the command line.
 
 Only the stored model of a stage is read (`models.stored`), so none of the training code is loaded.
 """
@@ -20,7 +20,7 @@ from mlcm_jax.files import read_json, write_json
 from mlcm_jax.models import network as networks
 from mlcm_jax.models import stored
 
-_APART = 0.05  # distance between a prediction and that for the mirror image, over the crop's side, that scores 0.5
+_APART = 0.05  # distance between the predictions for crop and mirror image, relative to the crop's side, of score 0.5
 
 
 class Predictor:
@@ -28,7 +28,7 @@ class Predictor:
 
     Attributes:
         layout: the name of the landmarks' layout.
-        card: what is known of the model.
+        card: the description of the model (`models.stored.Card`).
     """
 
     def __init__(self, path: epath.PathLike | None = None, *, stage: str | None = None) -> None:
@@ -36,7 +36,7 @@ class Predictor:
 
         Args:
             path: the work directory of a run.
-            stage: whose network; by default that of the last stage of the run's config.
+            stage: the stage whose network is loaded; by default, the last stage of the run's config.
 
         Raises:
             InputError: no such run or stage, or a stage that is not trained to its end.
@@ -51,20 +51,20 @@ class Predictor:
         self._predict = jax.jit(networks.predict)
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Landmarks of every face.
+        """Predicts the landmarks of every face.
 
         Args:
             image: uint8 [H, W, 3] for a network that reads RGB, uint8 [H, W] for one that reads thermal images (see
                 `image_file.to_rgb8` and `image_file.to_gray8` for other kinds).
-            boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None takes the whole
-                image for one face.
+            boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None uses the whole
+                image as the box of one face.
 
         Returns:
             landmarks float32 [F, K, 2] in pixels of `image`, and scores float32 [F] in (0, 1]: how well the predictions
             for the crop and for its mirror image agree (1: exactly; 0.5: apart by 5 % of the crop's side on average).
 
         Raises:
-            InputError: an image of another type, or a box that is empty or outside the image.
+            InputError: an image of the wrong type, or a box that is empty or outside the image.
         """
         height, width = image.shape[:2]
         boxes = np.asarray([[0, 0, width, height]] if boxes is None else boxes, np.float32)
@@ -86,31 +86,31 @@ class Predictor:
         return np.asarray(points, np.float32).reshape(-1, layout.count, 2), np.asarray(scores, np.float32)
 
     def predict_crops(self, crops: np.ndarray) -> np.ndarray:
-        """Landmarks float32 [N, K, 2] in u for crops as `augment.crop` makes them, float32 [N, S, S, 1 or 3]."""
+        """Predicts landmarks, float32 [N, K, 2] in u, for crops as of `augment.crop`, float32 [N, S, S, 1 or 3]."""
         return np.asarray(self._predict(self._network, crops))
 
     def prepared(self, file: image_file.ImageFile) -> tuple[np.ndarray, str]:
-        """An image file as this network reads it: uint8 [H, W, 3] or [H, W], and a note on what was done, or "".
+        """Converts an image file for this network: uint8 [H, W, 3] or [H, W], and a note on what was done, or "".
 
         Raises:
-            InputError: no temperatures for a network that reads them.
+            InputError: the network reads temperatures, and the file has none.
         """
         if self.card.modality == "rgb":
             return image_file.to_rgb8(file)
         if not self.card.thermal_range:
             return image_file.to_gray8(file)
         if file.kind != "float":
-            raise InputError(f"{file.name} holds no temperatures, which this network reads; give °C (.npy, .tiff).")
+            raise InputError(f"{file.name} holds no temperatures, which this network reads; give it °C (.npy, .tiff).")
         return image_file.fixed_range(file.array, *self.card.thermal_range), ""
 
 
 def predict_files(
     paths: Sequence[str], *, model: str, stage: str | None = None, box: str = "", boxes: str = "", out: str
 ) -> dict[str, dict[str, Any]]:
-    """Predicts one face in every image, and writes `predictions.json` and an overlay for each image to `out`.
+    """Predicts one face in every image, and writes `predictions.json` and an overlay of each image to `out`.
 
-    An image that cannot be used does not stop the others: they are finished and saved first, and then an InputError
-    names what failed.
+    An image that cannot be used does not stop the others: they are predicted and saved first, and then an InputError
+    reports those that failed.
 
     Args:
         paths: image files (see `image_file.read_image`).
@@ -118,7 +118,7 @@ def predict_files(
         stage: see `Predictor`.
         box: "x,y,w,h" for all images, or "".
         boxes: a JSON file of boxes by file name, or "".
-        out: folder, made if it is missing.
+        out: folder, created if it is missing.
 
     Returns:
         The content of predictions.json: {"file name": {"box", "layout", "landmarks"}}, in pixels of the original image.
@@ -147,7 +147,7 @@ def predict_files(
 
 
 def _stage_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
-    """The folder of a finished stage; raises InputError where there is none."""
+    """Returns the folder of a finished stage; raises InputError if there is none."""
     if not (workdir / "config.json").exists():
         seeds = sorted(path.parent.name for path in workdir.glob("seed_*/config.json"))
         hint = f"train one with `mlcm train --config=configs/tiny.py --workdir={workdir}`"
@@ -172,7 +172,7 @@ def _check_names(paths: Sequence[str], by_name: Mapping[str, Any], boxes: str) -
     if twice:
         raise InputError(f"Two images are both called {twice[0]}; results go by file name, so predict them separately.")
     if boxes and not set(names) & set(by_name):
-        raise InputError(f"{boxes} has a box for none of the images; its keys are file names such as {names[0]}.")
+        raise InputError(f"{boxes} has no box for any of the images; its keys must be file names, such as {names[0]}.")
 
 
 def _predict_file(path: str, predictor: Predictor, box: Sequence[float] | None, folder: epath.Path) -> dict[str, Any]:
@@ -181,13 +181,13 @@ def _predict_file(path: str, predictor: Predictor, box: Sequence[float] | None, 
         say(f"{path}: {note}")
     height, width = image.shape[:2]
     if box is None:
-        say(f"{path}: no box given, so the whole image is taken for the face.")
+        say(f"{path}: no box given, so the whole image is used as the box of the face.")
         box = (0, 0, width, height)
     box_input.check_inside(box, width, height, f"The box of {path}")
     points, scores = predictor(image, np.asarray([box], np.float32))
     overlay = draw.draw_landmarks(image, points[0], predictor.card.layout, box=box)
     name = epath.Path(path).name
-    target = folder / f"{name}_landmarks.png"  # with its ending: a.npy and a.png may lie side by side
+    target = folder / f"{name}_landmarks.png"  # it keeps its extension, because a.npy and a.png may both be given
     if not cv2.imwrite(str(target), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)):
         raise InputError(f"Cannot write {target}; is the disk full, or the folder read-only?")
     say(f"{name}: agreement with the mirror image {scores[0]:.2f}")

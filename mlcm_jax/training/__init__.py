@@ -1,1 +1,1 @@
-"""Stages, one training step, the loop around it, checkpoints, and how arrays lie on devices."""
+"""Stages, one training step, the loop around it, checkpoints, and the layout of arrays on devices."""

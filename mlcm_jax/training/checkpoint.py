@@ -1,8 +1,8 @@
-"""Checkpoints of a stage, by orbax. The only file that imports it.
+"""Saves and restores checkpoints of a stage with orbax, which no other file imports.
 
-Every step saved holds three items: `state` (what resuming needs), `model` (the averaged network alone, what evaluation
-and prediction need) and `meta` (JSON: a checksum of every array). A step that fails to load or whose checksums differ
-is never used: the last whole one before it is, and a message says so.
+A checkpoint holds three items: `state` (for resuming), `model` (the averaged network alone, for evaluation and
+prediction) and `meta` (JSON with a checksum of every array). One that fails to load or whose checksums differ is never
+used: a message says so, and the last intact one before it is used instead.
 """
 
 import errno
@@ -26,7 +26,7 @@ Manager = ocp.CheckpointManager
 
 
 def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
-    """A uint32 per array: Σ odd weight × word, modulo 2³². Sums of integers are the same under every sharding."""
+    """One uint32 per array: Σ odd weight × word, modulo 2³². Sums of integers are the same under every sharding."""
 
     def one(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -57,10 +57,10 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager without two habits that do not fit here."""
+    """Orbax's manager, without its own check for preemption and without errors from damaged metrics."""
 
     def reached_preemption(self, step: int) -> bool:
-        return False  # the loop asks JAX's service itself; it counts calls, and orbax's would confuse it
+        return False  # the loop asks JAX's preemption service, which counts calls: more would confuse it
 
     def metrics(self, step: int) -> dict[str, float] | None:
         try:
@@ -74,15 +74,15 @@ def _error(metrics: dict[str, float]) -> float:
 
 
 def open_manager(directory: epath.PathLike, *, keep: int = 2, scored: bool = False) -> Manager:
-    """A manager of the numbered checkpoints in `directory`; close it with `close`.
+    """Opens a manager of the numbered checkpoints in `directory`; close it with `close`.
 
     Args:
-        directory: on any file system that all processes see and that orbax can write to.
-        keep: how many of the last checkpoints stay.
-        scored: whether errors are saved with them; the one with the lowest error then stays as well.
+        directory: a folder on any file system that all processes see and that orbax can write to.
+        keep: how many of the last checkpoints are kept.
+        scored: whether errors are saved with them; the one with the lowest error is then kept as well.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be created or written to.
     """
     policies = ocp.checkpoint_managers
     options = ocp.CheckpointManagerOptions(preservation_policy=policies.LatestN(keep))
@@ -101,10 +101,10 @@ def open_manager(directory: epath.PathLike, *, keep: int = 2, scored: bool = Fal
 
 
 def _disk_message(directory: epath.PathLike, error: Exception) -> str | None:
-    """One sentence for an error of the file system, which tensorstore raises as ValueError; None for other errors."""
+    """Describes an error of the file system, which tensorstore raises as ValueError; None for other errors."""
     text = str(error)
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
-        return f"The disk of {directory} is full; free some space and run the same command again: it resumes."
+        return f"The disk of {directory} is full; free some space and run the same command again to resume."
     if isinstance(error, OSError):
         return f"Cannot write to {directory}: {error.strerror or error}."
     reason = re.search(r"([^:]+) \[os_error_code", text)
@@ -112,7 +112,7 @@ def _disk_message(directory: epath.PathLike, error: Exception) -> str | None:
 
 
 def _guarded(function: Callable) -> Callable:
-    """Turns errors of the disk, whichever library reports them, into InputErrors."""
+    """Makes a function raise InputError for errors of the disk, whichever library reports them."""
 
     @functools.wraps(function)
     def wrapper(manager: Manager, *args: Any, **kwargs: Any) -> Any:
@@ -129,14 +129,14 @@ def _guarded(function: Callable) -> Callable:
 
 @_guarded
 def save(manager: Manager, step: int, state: Any, model: Any, *, error: float | None = None) -> None:
-    """Saves in the background; the arrays may be donated once this returns. A step that is there is left alone.
+    """Saves in the background; the arrays may be donated once this returns. An existing step is left alone.
 
     Args:
         manager: see `open_manager`.
-        step: its number.
+        step: number of the checkpoint.
         state: what resuming needs.
         model: what evaluation and prediction need.
-        error: of the model, the lower the better; it makes the step a candidate for `best_step`.
+        error: error of the model, the lower the better; it makes the step a candidate for `best_step`.
     """
     if step in manager.all_steps():
         return
@@ -153,7 +153,7 @@ def save(manager: Manager, step: int, state: Any, model: Any, *, error: float | 
 
 
 def best_step(manager: Manager) -> int | None:
-    """The step that was saved with the lowest error; None where none was saved with one."""
+    """Returns the step that was saved with the lowest error; None if none was saved with an error."""
     manager.wait_until_finished()
     scored = [step for step in manager.all_steps() if manager.metrics(step)]
     return min(scored, key=lambda step: (manager.metrics(step)["error"], step), default=None)
@@ -161,7 +161,7 @@ def best_step(manager: Manager) -> int | None:
 
 @_guarded
 def close(manager: Manager) -> None:
-    """Waits for the last save and closes."""
+    """Waits for the last save, and closes the manager."""
     manager.wait_until_finished()
     manager.close()
 
@@ -177,7 +177,7 @@ def _restore_step(manager: Manager, step: int, item: str, like: Any) -> Any:
 
 
 def _collect_quietly() -> None:
-    """Collects the reads that a failed restore leaves behind in orbax; they would complain on stderr at any time."""
+    """Collects the reads that a failed restore leaves behind in orbax; later, they would print errors at any time."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         gc.collect()
@@ -188,14 +188,14 @@ def _collect_quietly() -> None:
 def _try(
     manager: Manager, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]
 ) -> tuple[Any, int] | None:
-    """The first of `steps` that can be used; `say` is told of the others."""
+    """Restores the first of `steps` that can be used; `say` reports those before it that cannot."""
     for step in steps:
         try:
             return _restore_step(manager, step, item, like), step
-        # Damage shows as any exception of any layer below, and none of them may stop the fallback.
+        # Damage can raise any exception in any layer below, and none of them may stop the fallback.
         except Exception as error:
             reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        # Outside the except clause, inside which the exception still holds what is to be collected.
+        # This is outside the except clause, because inside it the exception still holds what is to be collected.
         say(f"Checkpoint {manager.directory / str(step)} cannot be used ({reason}); trying the one before it.")
         _collect_quietly()
     return None
@@ -204,10 +204,10 @@ def _try(
 def _agreed(
     directory: epath.Path, steps: Sequence[int], item: str, like: Any, say: Callable[[str], None]
 ) -> tuple[int, list[int]]:
-    """The checkpoints as process 0 sees them, for all processes: (their number, [the first that it can read]).
+    """Makes all processes agree on what process 0 sees: (number of checkpoints, [the first that it can read]).
 
-    If all read together and one of them meets damage, the others wait for it for ever; and a shared disk may show one
-    process what it doesn't show another yet. So process 0 reads alone first.
+    If all read together and one of them finds damage, the others wait for it forever; and a shared disk may show one
+    process what it does not show another yet. So process 0 reads alone first.
     """
     found = None
     if jax.process_index() == 0 and steps:
@@ -215,7 +215,7 @@ def _agreed(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone"
         )
         options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
-        # Into the host's memory, because what is split over many devices need not fit on one.
+        # It reads into host memory, because what is split over many devices need not fit on one.
         try:
             device = jax.local_devices(backend="cpu")[0]
         except RuntimeError:  # JAX_PLATFORMS excludes the CPU
@@ -238,20 +238,20 @@ def restore(
     first: int | None = None,
     say: Callable[[str], None] = print,
 ) -> tuple[Any, int] | None:
-    """The newest whole checkpoint.
+    """Restores the newest intact checkpoint.
 
     Args:
         manager: see `open_manager`.
         item: "state" or "model".
         like: a pytree of arrays or ShapeDtypeStructs with the shardings wanted, which may differ from those saved.
-        first: a step to be preferred to the newest.
-        say: is told of every checkpoint that cannot be used.
+        first: a step to try before the newest.
+        say: called with a message about every checkpoint that cannot be used.
 
     Returns:
-        (tree, step), or None if there is none.
+        (tree, step), or None if there is no checkpoint.
 
     Raises:
-        InputError: checkpoints are there, but belong to a model of another shape, or none of them can be read.
+        InputError: there are checkpoints, but they belong to a model of another shape, or none of them can be read.
     """
     steps = sorted(manager.all_steps(), key=lambda step: (step == first, step), reverse=True)
     count = len(steps)
@@ -269,7 +269,7 @@ def restore(
 
 
 def delete_after(manager: Manager, step: int) -> None:
-    """Removes checkpoints newer than `step`: damaged ones, which would block the same step from being saved again."""
+    """Removes checkpoints newer than `step`: they are damaged, and would stop the same steps from being saved again."""
     for newer in [s for s in manager.all_steps() if s > step]:
         manager.delete(newer)
 

@@ -1,6 +1,6 @@
-"""Several processes, one run: JAX's own runtime connects them; this file asks for it and says what went wrong.
+"""Runs one training in several processes: connects them by JAX's own runtime, and explains its errors.
 
-Only process 0, the main process, writes logs, plots and results; all take part in checkpoints.
+Only process 0, the main process, writes logs, plots and results; all processes take part in checkpoints.
 """
 
 import os
@@ -13,26 +13,26 @@ from jax.experimental import multihost_utils
 from mlcm_jax.console import console
 from mlcm_jax.errors import InputError
 
-# After so many seconds without a sign a process counts as dead, and the others stop.
+# A process that gives no sign of life for so many seconds counts as dead, and the others stop.
 _HEARTBEAT = 30
 
 _joined = False
 
-# How JAX, gloo, NCCL and the coordination service say that a process is gone.
+# Words by which JAX, gloo, NCCL and the coordination service report that a process is gone.
 _GONE = re.compile(r"gloo|nccl|coordination|heartbeat|barrier|socket|connection|UNAVAILABLE|DEADLINE_EXCEEDED", re.I)
 
 
 def initialize(*, auto: bool = False, coordinator: str = "", processes: int = 0, process: int = -1) -> None:
-    """Joins the processes of a run, before anything else of JAX is used; without arguments there is one process.
+    """Connects the processes of a run; call it before any other use of JAX. Without arguments there is one process.
 
     Args:
-        auto: Slurm, Open MPI, Cloud TPU or GKE say which processes take part.
-        coordinator: address:port of process 0, for every other cluster.
-        processes: how many there are, with `coordinator`.
-        process: the number of this one, from 0, with `coordinator`.
+        auto: take the processes from Slurm, Open MPI, Cloud TPU or GKE.
+        coordinator: address:port of process 0, on other clusters.
+        processes: the number of processes, with `coordinator`.
+        process: the index of this process, from 0, with `coordinator`.
 
     Raises:
-        InputError: arguments that do not fit, no cluster, or processes that cannot be reached.
+        InputError: inconsistent arguments, no cluster, or processes that cannot be reached.
     """
     if not (auto or coordinator):
         if processes or process >= 0:
@@ -41,7 +41,7 @@ def initialize(*, auto: bool = False, coordinator: str = "", processes: int = 0,
     if coordinator and not (re.fullmatch(r".+:\d+", coordinator) and 0 <= process < processes):
         raise InputError(
             f"--coordinator={coordinator} --processes={processes} --process={process} must be address:port, the number "
-            "of processes, and this one's number, from 0."
+            "of processes, and the index of this process, from 0."
         )
     global _joined
     given = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
@@ -62,18 +62,18 @@ def initialize(*, auto: bool = False, coordinator: str = "", processes: int = 0,
 
 
 def is_main() -> bool:
-    """Whether this process writes the files of which a run has one each."""
+    """Whether this process writes the logs, plots and results."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes have arrived here; `name` tells the places apart."""
+    """Waits until all processes have called it; `name` identifies the call."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def is_lost(error: BaseException) -> str:
-    """What an exception says of another process that is gone; "" for any other exception."""
+    """Returns the message of an exception that reports another process as gone; "" for any other exception."""
     if isinstance(error, InputError) or not _joined or jax.process_count() == 1:
         return ""
     text = str(error).strip()
@@ -81,7 +81,7 @@ def is_lost(error: BaseException) -> str:
 
 
 def leave(code: int) -> None:
-    """Ends this process at once if it is one of several; an orderly end would wait for those that are gone."""
+    """Exits at once if this process is one of several; a regular exit would wait for those that are gone."""
     if _joined:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Where numbers go while a stage trains: a JSONL file, and TensorBoard when it is installed."""
+"""Logs metrics while a stage trains: to a JSONL file, and to TensorBoard if it is installed."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from mlcm_jax.training import distributed
 
 
 def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The whole records of a JSONL file, oldest first; a last line cut short by a crash is left out."""
+    """Reads the records of a JSONL file, oldest first; a last line cut short by a crash is left out."""
     path = epath.Path(path)
     records = []
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -25,10 +25,10 @@ def open_writer(directory: epath.PathLike, *, resume_step: int) -> Iterator[Call
     """Yields `write(step, scalars)`, which appends to `directory/metrics.jsonl` and to TensorBoard event files.
 
     Only the main process writes. Records after `resume_step`, left by a run that died between two checkpoints, are
-    dropped first, so that every step stands in the file once.
+    dropped first, so that the file has every step once.
 
     Args:
-        directory: of the stage; made if it is missing.
+        directory: the folder of the stage; created if it is missing.
         resume_step: the step at which the stage starts.
     """
     if not distributed.is_main():
@@ -56,7 +56,7 @@ def open_writer(directory: epath.PathLike, *, resume_step: int) -> Iterator[Call
 
 
 def _tensorboard(directory: epath.Path, resume_step: int) -> Any:
-    """A SummaryWriter, or None where the extra `tensorboard` is not installed."""
+    """Returns a SummaryWriter, or None if the extra `tensorboard` is not installed."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""The loop of a stage: batches in, steps, metrics out. It stops for signals, and for steps that are not finite."""
+"""The training loop of a stage. It stops on a signal, or when too many losses or gradients are not finite."""
 
 import contextlib
 import dataclasses
@@ -30,18 +30,18 @@ _calls = itertools.count()
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What the loop of a stage works with.
+    """The inputs and callbacks of a stage's loop.
 
     Attributes:
-        name: of the stage.
-        recipe: of the stage.
-        config: of the run.
+        name: the stage's name.
+        recipe: the stage's recipe.
+        config: the run's config.
         batches: `batches[step]` is this process's part of the global batch.
         mesh: the devices.
         rng: the key of the run, on every device.
-        write: is given a step and the means of the metrics since the last call.
-        save: is given a step, its state, and whether to score it.
-        note_skipped: is given the steps that were not finite; returns where it noted their examples.
+        write: called with a step and the means of the metrics since the last call.
+        save: called with a step, its state, and whether to score it.
+        note_skipped: called with the skipped steps; writes their examples to a file and returns its path.
     """
 
     name: str
@@ -56,20 +56,20 @@ class Loop:
 
 
 def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> TrainState:
-    """Takes a stage from step `start` to its end.
+    """Trains a stage from step `start` to its end.
 
     Args:
         loop: see `Loop`.
-        state: placed on the mesh; it is donated.
-        teachers: placed on the mesh.
-        start: steps taken before.
+        state: the state after `start` steps, on the mesh; it is donated.
+        teachers: the teachers' networks, on the mesh.
+        start: number of steps already taken.
 
     Returns:
-        The last state, saved.
+        The last state, which is also saved.
 
     Raises:
-        Interrupted: after a signal, when the step in flight is done and saved.
-        InputError: too many steps that were not finite.
+        Interrupted: a signal arrived; the current step was finished and saved.
+        InputError: too many steps were skipped because they were not finite.
     """
     config, total_steps = loop.config, loop.recipe.total_steps
     step_function = compile_step(loop.recipe, state, teachers, loop.mesh)
@@ -78,7 +78,7 @@ def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> Tra
     with _interrupts() as stop, pipeline.iterate(loop.batches, start) as source, bar as advance:
         for step in range(start + 1, total_steps + 1):
             batch = sharding.put_batch(next(source), loop.mesh)
-            # Nothing inside a step may fetch from the devices, or send to them, unnoticed.
+            # A step must not copy data from or to the devices implicitly.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_function(state, teachers, batch, loop.rng)
             history.append(metrics)
@@ -102,7 +102,7 @@ def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> Tra
 
 
 def compile_step(recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Mesh) -> Callable:
-    """Jit of the step with explicit shardings; the state is donated. State and teachers may be shapes."""
+    """Returns the jitted step, with explicit shardings and the state donated. State and teachers may be shapes."""
     whole = sharding.replicated(mesh)
     of_state, of_teachers = sharding.tree_shardings(state, mesh), sharding.tree_shardings(teachers, mesh)
     return jax.jit(
@@ -114,17 +114,17 @@ def compile_step(recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Me
 
 
 def average(history: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over steps of scalar metrics on the host; {} for no steps."""
+    """Averages scalar metrics on the host over steps; {} for no steps."""
     names = history[0] if history else ()
     return {name: float(np.mean([metrics[name] for metrics in history], dtype=np.float32)) for name in sorted(names)}
 
 
 def _check_finite(loop: Loop, window: list[dict[str, Any]], step: int, total: int) -> None:
-    """Reports the steps that were skipped among the last `len(window)`, and raises InputError for too many in all."""
+    """Reports the skipped steps of a window of metrics; raises InputError if `total`, in all, is too many."""
     skipped = [step - len(window) + 1 + i for i, metrics in enumerate(window) if metrics["skipped"]]
     if not skipped:
         return
-    # A few skipped steps harm nothing; a quarter of a short run is not a few.
+    # A few skipped steps do no harm, but a quarter of a short run is too much.
     allowed = min(loop.config.max_skipped, loop.recipe.total_steps // 4)
     place = loop.note_skipped(skipped[: allowed + 1])
     distributed.wait_for_all("skipped steps")
@@ -141,11 +141,11 @@ def _check_finite(loop: Loop, window: list[dict[str, Any]], step: int, total: in
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], int]]:
-    """Yields `stop()`, to be called after every step: the number of the signal to stop for, or 0.
+    """Yields `stop()`, to be called after every step; it returns the number of the signal to stop for, or 0.
 
-    If one of several processes is told to stop, all of them stop after the same step: JAX's preemption service sees the
-    SIGTERM of any process and agrees on the step. A second Ctrl-C stops at once. Only the main thread of a program can
-    handle signals; on another thread a stage trains without.
+    If one of several processes gets a signal, all of them stop after the same step: JAX's preemption service notices a
+    SIGTERM in any process and makes all agree on the step. A second Ctrl-C stops at once. Only the main thread of a
+    program can handle signals; on another thread, a stage trains without handling them.
     """
     several = jax.process_count() > 1
     received: list[int] = []

@@ -1,8 +1,8 @@
-"""What a stage's training step is made of: loss terms as data, the optimiser, and what the step must know of the stage.
+"""The parts of a stage's training step that do not change: its loss terms, its optimiser and its options.
 
-The loss of a stage is a sum of terms, Σ weight(e) · fn(view), e being the training progress. `terms_of_task` gives the
-terms that need no teacher, `distillation` those of MLCM-KD (arXiv 2510.11128; the sum and its decay λ(e) are our
-reading of it, and the heatmap term is of arXiv 2404.06029), `kd_loss` those of KD-Loss (arXiv 2111.07047).
+The loss of a stage is a sum of terms, Σ weight(e) · fn(view), where e is the training progress. `terms_of_task` returns
+the terms that need no teacher, `distillation` those of MLCM-KD (arXiv 2510.11128; the sum and its decay λ(e) are our
+reading of it, and the heatmap term is from arXiv 2404.06029), and `kd_loss` those of KD-Loss (arXiv 2111.07047).
 """
 
 import dataclasses
@@ -22,26 +22,26 @@ from mlcm_jax.models import Prediction
 from mlcm_jax.models import network as networks
 
 PointLoss = Callable[[jax.Array, jax.Array], jax.Array]  # [B, K, 2] twice -> unreduced [B, K, 2]
-_STAR_OPTIONS = ("point_weight", "edge_weight", "drawn", "sigma", "shift", "closed")  # beside those of losses.star
-_DECAYED = ("kernel", "to_teacher", "to_student")  # not biases, scales of normalisations, places of a head
+_STAR_OPTIONS = ("point_weight", "edge_weight", "drawn", "sigma", "shift", "closed")  # beyond those of losses.star
+_DECAYED = ("kernel", "to_teacher", "to_student")  # not biases, scales of normalisations or places of a head
 POINT_LOSSES = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1, "wing": losses.wing}
 SCHEDULES = ("cosine", "inverse_time", "constant")
 
 
 @dataclasses.dataclass
 class View:
-    """What a loss term sees of a batch: the student's outputs, the frozen teachers, the target.
+    """What a loss term reads: the student and its outputs for a batch, the frozen teachers, and the target.
 
     Attributes:
         network: the student, with the parameters that are differentiated.
-        adapter: kernels between feature channels, `to_teacher` and `to_student`, or none.
+        adapter: kernels between feature channels, `to_teacher` and `to_student`, or {} if none are needed.
         teachers: frozen networks by the name of their stage.
-        images: what each teacher reads, [B, H, W, C], by the same names.
-        features: of the student, [B, h, w, C].
-        prediction: of the student.
-        target: float32 [B, K, 2] in u.
-        weights: float32 [B, K]; 0 for landmarks that count for nothing.
-        key: random numbers for the terms.
+        images: the images that each teacher reads, [B, H, W, C], by the same names.
+        features: the student's features, [B, h, w, C].
+        prediction: the student's prediction.
+        target: landmarks, float32 [B, K, 2] in u.
+        weights: weights of the landmarks, float32 [B, K]; 0 for those that do not count.
+        key: random key for the terms.
     """
 
     network: networks.Network
@@ -70,7 +70,7 @@ class View:
         return self._predictions[teacher]
 
     def adapted(self, teacher: str) -> jax.Array:
-        """The student's features with the channels of a teacher's."""
+        """The student's features, with as many channels as those of a teacher."""
         kernel = self.adapter.get("to_teacher")
         adapted = self.features if kernel is None else self.features @ kernel
         if adapted.shape != self.features_of(teacher).shape:
@@ -87,11 +87,11 @@ class Term:
     """One summand of a stage's loss.
 
     Attributes:
-        name: under which its value, without its weight, stands in the metrics.
+        name: the name of its value, without its weight, in the metrics.
         weight: training progress in [0, 1] -> factor.
         fn: view -> float32 [B].
-        task: whether it is part of the task loss, which compares a student with its control.
-        features: whether it needs features of one size from student and teacher.
+        task: whether it is part of the task loss, by which a student and its control can be compared.
+        features: whether it needs features of the same size from student and teacher.
     """
 
     name: str
@@ -101,21 +101,21 @@ class Term:
     features: bool = False
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # told apart by identity, and so hashable
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity, and so hashable
 class Recipe:
     """Everything about a stage that does not change from step to step (static under jit).
 
     Attributes:
-        modality: what the student reads.
+        modality: the modality that the student reads.
         terms: the summands of the loss.
         tx: the optimiser.
-        total_steps: of the stage.
-        teachers: what each teacher reads, by the name of its stage.
+        total_steps: number of steps of the stage.
+        teachers: the modality that each teacher reads, by the name of its stage.
         ema: decay per step of the averaged network.
         occluded_weight: weight of landmarks that are not visible.
-        soft: a shape model whose projection replaces the target (the tolerant teacher of KD-Loss).
-        accumulate: micro-batches of a step, one after the other: their gradients are averaged, but batch normalisation
-            sees each micro-batch (of all devices) by itself.
+        soft: a shape model whose projection of the landmarks is the target (of the tolerant teacher of KD-Loss).
+        accumulate: number of micro-batches per step. Their gradients are averaged, but batch normalisation treats each
+            micro-batch (of all devices) separately.
     """
 
     modality: str
@@ -130,12 +130,12 @@ class Recipe:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What a batch must hold."""
+        """The modalities that a batch must hold."""
         return tuple(sorted({self.modality, *self.teachers.values()}))
 
     @property
     def needs_features(self) -> bool:
-        """Whether an adapter has to bridge student and teacher where their channels differ."""
+        """Whether an adapter is needed if the channels of student and teacher differ."""
         return any(term.features for term in self.terms)
 
 
@@ -145,14 +145,14 @@ def constant(weight: float) -> Callable[[jax.Array], float]:
 
 
 def decayed(weight: float, schedule: str) -> Callable[[jax.Array], jax.Array]:
-    """A weight that falls by a schedule of `dikd.decay`."""
+    """A weight that decays by a schedule of `dikd.decay`."""
     return lambda progress: weight * dikd.decay(progress, schedule)
 
 
 def point_loss(config: ConfigDict) -> PointLoss:
-    """config.loss between landmarks in u; errors count in per cent of the crop's side.
+    """Returns config.loss between landmarks in u, computed in per cent of the crop's side.
 
-    The loss "star" is one of heatmaps; what distillation compares is then L1.
+    The loss "star" is defined on heatmaps, so distillation compares landmarks by L1 with it.
 
     Raises:
         InputError: an unknown loss, or an option that it does not have.
@@ -164,7 +164,7 @@ def point_loss(config: ConfigDict) -> PointLoss:
     known = [*_keywords(losses.star), *_STAR_OPTIONS] if of_star else _keywords(POINT_LOSSES[name])
     for option in options:
         if option not in known:
-            raise InputError(f"config.loss.options.{option} is no option of {name!r}; {did_you_mean(option, known)}")
+            raise InputError(f"config.loss.options.{option} does not exist for {name!r}; {did_you_mean(option, known)}")
     function = losses.l1 if of_star else functools.partial(POINT_LOSSES[name], **options)
 
     def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -179,11 +179,11 @@ def _keywords(function: Callable) -> list[str]:
 
 
 def terms_of_task(config: ConfigDict, layout: landmarks.Layout, *, edges: bool = False) -> tuple[Term, ...]:
-    """The terms that compare the student with the truth: config.loss on landmarks, or STAR on an AAM head's maps.
+    """Returns the terms that compare the student with the truth: config.loss on landmarks, or STAR on AAM heads' maps.
 
     Args:
-        config: of the run.
-        layout: of the landmarks.
+        config: the run's config.
+        layout: the layout of the landmarks.
         edges: whether the student's head draws edge maps, which STAR then compares as well.
     """
     if config.loss.name != "star":
@@ -221,12 +221,12 @@ def _star_terms(options: dict[str, Any], layout: landmarks.Layout, with_edges: b
 
 
 def distillation(options: ConfigDict, teacher: str, loss: PointLoss) -> tuple[Term, ...]:
-    """The terms of MLCM-KD that have a weight: λ(e)·(α·FI + β·RI + γ·FD + δ·LD + maps·MD).
+    """Returns the terms of MLCM-KD whose weight is not 0: λ(e)·(α·FI + β·RI + γ·FD + δ·LD + maps·MD).
 
     Args:
         options: config.transfer, config.compress or config.direct.
-        teacher: the stage of the teacher.
-        loss: between landmarks, see `point_loss`.
+        teacher: the teacher's stage.
+        loss: the loss between landmarks, see `point_loss`.
     """
 
     def forward(view: View) -> jax.Array:
@@ -237,7 +237,7 @@ def distillation(options: ConfigDict, teacher: str, loss: PointLoss) -> tuple[Te
             kernel = params["to_student"]
             return apply(params["head"], features if kernel is None else features @ kernel)
 
-        view.adapted(teacher)  # raises where the sizes differ
+        view.adapted(teacher)  # raises if the sizes differ
         return dikd.forward(view.features_of(teacher), (head, params), view.target, loss=loss, weights=view.weights)
 
     def reverse(view: View) -> jax.Array:
@@ -283,12 +283,12 @@ def distillation(options: ConfigDict, teacher: str, loss: PointLoss) -> tuple[Te
 
 
 def kd_loss(options: ConfigDict, tough: str, tolerant: str) -> tuple[Term, ...]:
-    """KD-Loss: the main term and the assistive terms of two teachers, in per cent of the crop's side as the others.
+    """Returns the terms of KD-Loss, in per cent of the crop's side: the main term, and one for each of two teachers.
 
     Args:
         options: config.kd.
         tough: the stage of the teacher that learnt the true landmarks.
-        tolerant: the stage of the one that learnt their projection on a shape model.
+        tolerant: the stage of the teacher that learnt their projection onto a shape model.
     """
 
     def landmarks_of(view: View, teacher: str) -> jax.Array:
@@ -325,9 +325,9 @@ def kd_loss(options: ConfigDict, tough: str, tolerant: str) -> tuple[Term, ...]:
 
 
 def schedule(rate: float, train: ConfigDict, total_steps: int) -> optax.Schedule:
-    """Learning rate by step: a linear warm-up from 0, if there is one, then `config.train.schedule` from `rate`.
+    """Returns the learning rate by step: a linear warm-up from 0, if any, then `config.train.schedule` from `rate`.
 
-    "inverse_time" is rate / (1 + decay_rate · step), what Keras calls `decay`.
+    "inverse_time" is rate / (1 + decay_rate · step), which Keras calls `decay`.
     """
     warmup = max(1, round(train.warmup * total_steps)) if train.warmup else 0
     if train.schedule == "cosine":
@@ -345,7 +345,7 @@ def schedule(rate: float, train: ConfigDict, total_steps: int) -> optax.Schedule
 
 
 def optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
-    """AdamW under `schedule`, which decays kernels alone. Heads may have a rate of their own."""
+    """Returns AdamW with `schedule`; weight decay applies to kernels only. Heads may have their own learning rate."""
     train = config.train
 
     def adamw(rate: float) -> optax.GradientTransformation:

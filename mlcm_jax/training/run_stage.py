@@ -1,7 +1,7 @@
-"""Walks the stages of a config: loads those that are finished, and trains the others.
+"""Trains the stages of a config, and loads those that are finished.
 
 1. prepare: open the datasets, compute the mean shape   2. check: everything that could stop a later stage
-3. claim the work directory   4. train stage after stage, each from its last whole checkpoint
+3. claim the work directory   4. train stage after stage, each from its last intact checkpoint
 """
 
 import dataclasses
@@ -38,14 +38,14 @@ class Run:
     """What the stages of a run share.
 
     Attributes:
-        config: of the run.
-        workdir: where it is kept.
+        config: the run's config.
+        workdir: the run's work directory.
         mesh: the devices.
         examples: the training split of each dataset.
-        of_teacher: the same for the stages of the teacher.
-        validation: where `config.keep_best` scores checkpoints; None without it.
+        of_teacher: the same for the stages that train a teacher.
+        validation: the split on which `config.keep_best` scores checkpoints; None without it.
         mean_shape: float32 [K, 2] in u.
-        validate: how a checkpoint is scored. It is handed down, as nothing in `training` may import `evaluation`.
+        validate: scores a checkpoint. It is passed in, because nothing in `training` may import `evaluation`.
     """
 
     config: ConfigDict
@@ -58,12 +58,12 @@ class Run:
     validate: Validate | None = None
 
     def examples_of(self, stage: str) -> list[Examples]:
-        """What a stage trains on."""
+        """The examples on which a stage trains."""
         return self.of_teacher if stages.STAGES[stage].model == "teacher" else self.examples
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Split of a dataset -> a digest of its examples."""
+        """Name of each split that the run reads -> a digest of its examples."""
         read = [*self.examples, *self.of_teacher, *([self.validation] if self.validation else [])]
         return {one.name: one.fingerprint() for one in read}
 
@@ -76,17 +76,17 @@ class Run:
 def prepare(
     config: ConfigDict, folder: epath.PathLike, *, data_dir: str, mesh: Mesh, validate: Validate | None = None
 ) -> Run:
-    """Opens the datasets of a run, which are built where they are missing. Nothing is written to its work directory.
+    """Opens the datasets of a run, and builds missing ones. Nothing is written to its work directory.
 
     Args:
-        config: of the run.
+        config: the run's config.
         folder: its work directory, which may not exist yet.
-        data_dir: where built datasets are.
+        data_dir: the folder of built datasets.
         mesh: the devices.
         validate: see `Run`; needed for `config.keep_best`.
 
     Raises:
-        InputError: a dataset that does not exist or does not fit, or a work directory of another run.
+        InputError: a dataset that does not exist or does not fit the config.
     """
     if config.keep_best and validate is None:
         raise ValueError("config.keep_best needs `validate`")
@@ -104,11 +104,11 @@ def prepare(
 
 
 def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
-    """Raises InputError for what would stop any stage of a run at its start, before the first of them is trained.
+    """Raises InputError for anything that would stop a stage at its start, before the first stage is trained.
 
     Args:
         run: see `prepare`.
-        trained: networks that are given, by their stages, and so need no training.
+        trained: given networks by stage; these stages need no training.
     """
     config, networks_by_stage = run.config, {name: one.network for name, one in (trained or {}).items()}
     for folder in run.folders:
@@ -132,14 +132,14 @@ def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
 
 
 def train_stages(run: Run, trained: Mapping[str, Trained] | None = None) -> dict[str, Trained]:
-    """Checks a run, claims its work directory, and trains its stages; what is trained already is loaded.
+    """Checks a run, claims its work directory, and trains its stages; finished stages are loaded.
 
     Args:
         run: see `prepare`.
-        trained: networks of other work directories: such a stage is not trained here, and stages that need it read it.
+        trained: networks from other work directories, by stage; these are not trained here, but others may need them.
 
     Returns:
-        All networks by stage, also those that were only read.
+        All networks by stage, including those that were only loaded.
 
     Raises:
         InputError: see `check` and `train_stage`.
@@ -166,15 +166,15 @@ def _to_train(run: Run, trained: Iterable[str]) -> list[str]:
 
 
 def train_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Trained:
-    """Trains one stage from its last whole checkpoint to its end, and stores its network.
+    """Trains one stage from its last intact checkpoint to its end, and stores its network.
 
     Args:
         name: a key of `stages.STAGES`.
         run: see `prepare`.
-        trained: the stages that this one reads, at least.
+        trained: networks by stage; at least those that this stage needs (`stages.requirements`).
 
     Raises:
-        Interrupted: after a signal, when the step in flight is done and saved.
+        Interrupted: a signal arrived; the current step was finished and saved.
         InputError: a loss that is not finite, a full disk, or checkpoints of another model.
     """
     stage = stages.STAGES[name]
@@ -189,7 +189,7 @@ def train_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Trained:
 
 
 def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) -> networks.Network:
-    """The averaged network at the end of a stage, or the best one."""
+    """Trains a stage; returns the averaged network of its last step, or of the best one with `config.keep_best`."""
     config, mesh = run.config, run.mesh
     state = sharding.put_sharded(start_state(name, config, recipe, trained, run.mean_shape), mesh)
     teachers = {teacher: sharding.put_sharded(trained[teacher].network, mesh) for teacher in recipe.teachers}
@@ -235,13 +235,13 @@ def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) 
 def start_state(
     name: str, config: ConfigDict, recipe: Recipe, trained: Mapping[str, Trained], mean_shape: np.ndarray
 ) -> states.TrainState:
-    """The state of a stage at step 0: initialised by role, with the teacher's weights where the config says so.
+    """Returns the state of a stage at step 0: random weights, or the teacher's where the config says so.
 
     Args:
-        name: of the stage.
-        config: of the run.
-        recipe: of the stage.
-        trained: the stages that it reads (`stages.requirements`).
+        name: the stage's name.
+        config: the run's config.
+        recipe: the stage's recipe.
+        trained: networks by stage; at least those that this stage needs (`stages.requirements`).
         mean_shape: float32 [K, 2] in u.
     """
     stage = stages.STAGES[name]
@@ -270,7 +270,7 @@ def start_shapes(
     networks_by_stage: Mapping[str, networks.Network],
     mean_shape: np.ndarray,
 ) -> states.TrainState:
-    """`start_state` as shapes: no array is made. The networks that the stage reads may be arrays or shapes."""
+    """Returns `start_state` as shapes, without making arrays. The networks given may be arrays or shapes too."""
 
     def start(given: dict[str, networks.Network]) -> states.TrainState:
         trained = {key: Trained(key, network, config, mean_shape) for key, network in given.items()}
@@ -298,16 +298,16 @@ def _batches(run: Run, stage: str, modalities: tuple[str, ...], rows: np.ndarray
 
 
 def _shape_model(run: Run, stage: str) -> shape_model.ShapeModel:
-    """The shape model of the tolerant teacher: `shape_model.npz` of the run, fitted now if it is not there.
+    """Loads the shape model of the tolerant teacher from `shape_model.npz`, and fits it first if that is missing.
 
-    It is fitted to augmented crops, rotated and mirrored as training will show them: a linear model of upright shapes
-    cannot describe a rotated one.
+    It is fitted to augmented crops, rotated and mirrored as in training, because a linear model of upright shapes
+    cannot describe rotated ones.
     """
     path = run.workdir / "shape_model.npz"
     examples, modality = run.examples_of(stage), stages.modality(stage, run.config)
     require(examples, [modality], "The shape model")
     if distributed.is_main() and not path.exists():
-        batches = _batches(run, stage, (modality,))  # with images: a crop is one of an image
+        batches = _batches(run, stage, (modality,))  # with images, because crops are made of images
         count = -(-max(2048, 2 * sum(map(len, examples))) // run.config.train.batch_size)
         drawn = (batches[k] for k in range(count))
         shapes = np.concatenate([batch["landmarks"][batch["known"].all(1)] for batch in drawn])
@@ -321,13 +321,13 @@ def _shape_model(run: Run, stage: str) -> shape_model.ShapeModel:
 def _save(
     manager: checkpoint.Manager, run: Run, modality: str, step: int, state: states.TrainState, *, scored: bool
 ) -> None:
-    """Saves a checkpoint, with its error on the validation split where the best one counts."""
+    """Saves a checkpoint, with its error on the validation split if `config.keep_best` is on."""
     error = run.validate(state.ema, run.validation, modality) if run.config.keep_best and scored else None
     checkpoint.save(manager, step, state, workdir.bundle(state.ema, run.mean_shape), error=error)
 
 
 def _note_skipped(run: Run, stage: str, skipped: list[int]) -> str:
-    """Adds the examples of steps that were not finite to skipped.json of the stage, and returns its path."""
+    """Adds the examples of skipped steps to skipped.json of the stage, and returns its path."""
     path = run.workdir / stage / "skipped.json"
     if distributed.is_main():
         known = json.loads(path.read_text()) if path.exists() else []

@@ -1,6 +1,6 @@
-"""The stages of a run and what each is made of: which network, from which images, taught by which stages.
+"""The stages of a run: which network each trains, on which images, and which stages teach it.
 
-This table is the only place where a stage's name means something; everything else asks a `Stage`.
+`STAGES` is the only place that gives a meaning to a stage's name; other code reads the fields of `Stage`.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ from mlcm_jax.training.recipe import Recipe, Term
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One training.
+    """One training of one network.
 
     Attributes:
         model: the config key of its network: "teacher", "student" or "light". `config.modalities` says what it reads.
         teachers: the stages whose networks teach it.
-        control: the stage that has its initialisation, data and steps but no teacher; "" if it has none.
-        distillation: the config key with the weights of what the teachers teach; "" without teachers.
-        taught: (config, stage) -> the terms of that distillation.
-        replaces_task: whether these terms hold the task's own, so that `recipe.terms_of_task` is left out.
-        soft: whether it learns landmarks projected on a shape model.
+        control: the stage with the same initialisation, data and steps but no teacher; "" if there is none.
+        distillation: the config key of the distillation's weights and options; "" without teachers.
+        taught: (config, stage) -> the loss terms of that distillation.
+        replaces_task: whether these terms include a task loss, so that `recipe.terms_of_task` is left out.
+        soft: whether it learns landmarks projected onto a shape model.
     """
 
     model: str
@@ -51,7 +51,7 @@ def _kd_loss(config: ConfigDict, stage: Stage) -> tuple[Term, ...]:
     return recipes.kd_loss(config[stage.distillation], *stage.teachers)
 
 
-# In the order in which they are trained and reported. `direct` skips the thermal student: one step instead of two.
+# In the order in which they are trained and reported. `direct` skips the thermal student: one distillation, not two.
 # `tolerant` and `kd` belong to KD-Loss, whose tough teacher is `teacher`.
 STAGES = {
     "teacher": Stage("teacher"),
@@ -66,10 +66,10 @@ STAGES = {
 
 
 def layout(config: ConfigDict) -> landmarks.Layout:
-    """config.layout: a name, or the YAML file of a user's own layout (tfds_builders/paired_folder/README.md).
+    """Returns the layout of config.layout: a name, or a user's own YAML file (tfds_builders/paired_folder/README.md).
 
     Raises:
-        InputError: another name, or a file that describes no layout.
+        InputError: an unknown name, or a file that does not describe a layout.
     """
     if str(config.layout).endswith((".yaml", ".yml")):
         return layout_file.read_layout(config.layout)
@@ -77,12 +77,12 @@ def layout(config: ConfigDict) -> landmarks.Layout:
 
 
 def modality(name: str, config: ConfigDict) -> str:
-    """What the network of a stage reads: "rgb" or "thermal"."""
+    """Returns the modality that the network of a stage reads: "rgb" or "thermal"."""
     return config.modalities["teacher" if STAGES[name].model == "teacher" else "student"]
 
 
 def requirements(name: str, config: ConfigDict) -> list[str]:
-    """The stages whose trained networks a stage reads: its teachers, and those it starts from."""
+    """Returns the stages whose trained networks a stage needs: its teachers, and those it starts from."""
     stage = STAGES[name]
     starts_from = ["teacher"] if stage.model == "student" and config.student_init == "teacher" else []
     starts_from += ["teacher"] if stage.model == "light" and config.light_head_init == "teacher" else []
@@ -90,7 +90,7 @@ def requirements(name: str, config: ConfigDict) -> list[str]:
 
 
 def with_required(names: Iterable[str], config: ConfigDict) -> tuple[str, ...]:
-    """Stages and all that they need, in the order of training."""
+    """Returns the named stages and all stages that they need, in the order of training."""
     found, waiting = set(), list(names)
     while waiting:
         name = waiting.pop()
@@ -114,7 +114,7 @@ def reads(name: str, config: ConfigDict, key: str) -> bool:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises InputError for stages that are unknown, and for values that no stage understands."""
+    """Raises InputError for unknown stages, and for invalid values."""
     configs.check(config)
     for name in config.stages:
         if name not in STAGES:
@@ -134,7 +134,7 @@ def check(config: ConfigDict) -> None:
         raise InputError("config.kd.variant='released' scales its main term by the tolerant teacher; keep kd.tolerant.")
     if config.train.decay_rate and config.train.schedule != "inverse_time":
         raise InputError(
-            f"config.train.decay_rate={config.train.decay_rate:g} is of the schedule 'inverse_time'; "
+            f"config.train.decay_rate={config.train.decay_rate:g} is only for the schedule 'inverse_time', but "
             f"config.train.schedule is {config.train.schedule!r}."
         )
     _check_ranges(values)
@@ -152,11 +152,11 @@ def _check_ranges(values: dict[str, Any]) -> None:
     positive, share = (lambda value: value > 0), (lambda value: 0 <= value < 1)
     ranges: dict[str, tuple[Callable[[Any], bool], str]] = {
         "train.lr": (positive, "above 0"),
-        "train.head_lr": (lambda value: value >= 0, "at least 0 (0: as lr)"),
+        "train.head_lr": (lambda value: value >= 0, "at least 0 (0 means lr)"),
         "train.decay_rate": (lambda value: value >= 0, "at least 0"),
         "train.warmup": (share, "at least 0 and below 1, a share of the steps"),
         "train.weight_decay": (lambda value: value >= 0, "at least 0"),
-        "train.clip": (lambda value: value >= 0, "at least 0 (0: no clipping)"),
+        "train.clip": (lambda value: value >= 0, "at least 0 (0 means no clipping)"),
         "train.ema": (share, "at least 0 and below 1"),
         "train.accumulate": (lambda value: value >= 1, "at least 1"),
         "checkpoint_every": (lambda value: value >= 1, "at least 1"),
@@ -171,7 +171,7 @@ def _check_ranges(values: dict[str, Any]) -> None:
 
 
 def _check_heads(config: ConfigDict) -> None:
-    """Of the stages that are asked for: STAR needs maps, and a head draws the edges of the config's layout."""
+    """Checks the heads of the named stages: STAR needs maps, and a head must draw the edges of the config's layout."""
     for key in sorted({STAGES[name].model for name in config.stages}):
         head, own = config[key].get("head", "coordinates"), config[key].get("layout")
         if config.loss.name == "star" and head != "aam":
@@ -181,7 +181,7 @@ def _check_heads(config: ConfigDict) -> None:
 
 
 def model_options(config: ConfigDict, key: str) -> dict[str, Any]:
-    """Arguments of `models.create` for the config key teacher, student or light."""
+    """Returns the arguments of `models.create` for the config key teacher, student or light."""
     options = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in config[key].items()}
     if config.train.bf16:
         options["dtype"] = jax.numpy.bfloat16
@@ -189,16 +189,16 @@ def model_options(config: ConfigDict, key: str) -> dict[str, Any]:
 
 
 def role_key(seed: int, role: str) -> jax.Array:
-    """A random key for a named purpose: a student and its control get the same."""
+    """Derives a random key for a named role, so that a student and its control get the same key."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(role.encode()))
 
 
 def recipe(name: str, config: ConfigDict, *, soft: shape_model.ShapeModel | None = None) -> Recipe:
-    """The static part of a stage's training step.
+    """Makes the static part of a stage's training step.
 
     Args:
-        name: of the stage.
-        config: of the run.
+        name: the stage's name.
+        config: the run's config.
         soft: the shape model, for a stage that learns soft landmarks.
     """
     stage = STAGES[name]
@@ -219,11 +219,11 @@ def recipe(name: str, config: ConfigDict, *, soft: shape_model.ShapeModel | None
 
 
 def initial_network(name: str, config: ConfigDict, *, mean_shape: np.ndarray) -> networks.Network:
-    """The network with which a stage starts, before weights of another stage are copied in.
+    """Creates the network with which a stage starts, before weights of another stage are copied in.
 
     Args:
-        name: of the stage.
-        config: of the run.
+        name: the stage's name.
+        config: the run's config.
         mean_shape: float32 [K, 2] in u.
 
     Raises:
@@ -243,7 +243,7 @@ def initial_network(name: str, config: ConfigDict, *, mean_shape: np.ndarray) ->
 
 
 def network_shapes(name: str, config: ConfigDict, *, mean_shape: np.ndarray) -> networks.Network:
-    """`initial_network` as shapes: no array is made, and no file of weights is read."""
+    """Returns `initial_network` as shapes, without making arrays or reading files of weights."""
     config = config.copy_and_resolve_references()
     config.pretrained = dict.fromkeys(config.pretrained, "")
     return jax.eval_shape(lambda: initial_network(name, config, mean_shape=mean_shape))

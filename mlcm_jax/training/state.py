@@ -1,4 +1,4 @@
-"""What training carries from step to step, as one plain pytree."""
+"""The state that training carries from step to step, as one plain pytree."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ class TrainState:
 
     Attributes:
         step: int32 [], steps taken.
-        skipped: int32 [], how many of them were not finite.
+        skipped: int32 [], how many of them were skipped because they were not finite.
         network: the trained network.
-        adapter: `to_teacher` and `to_student`, kernels float32 [C_in, C_out] between feature channels, or none.
-        opt_state: of the optimiser.
+        adapter: `to_teacher` and `to_student`, kernels float32 [C_in, C_out] between feature channels, or {}.
+        opt_state: the optimiser's state.
         ema: the exponential moving average of the network, which evaluation and the next stage use.
     """
 
@@ -34,7 +34,7 @@ class TrainState:
 
 
 def create(network: Network, adapter: dict[str, jax.Array], tx: optax.GradientTransformation) -> TrainState:
-    """The state at step 0. The average starts as a copy, because the state is donated to every step."""
+    """Makes the state at step 0. The average is a copy, because a state that is donated may not hold an array twice."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
@@ -46,12 +46,12 @@ def create(network: Network, adapter: dict[str, jax.Array], tx: optax.GradientTr
 
 
 def trainable(network: Network, adapter: dict[str, jax.Array]) -> dict[str, Any]:
-    """The pytree that the optimiser sees."""
+    """Returns the pytree that the optimiser updates."""
     return {"network": network.params, "adapter": adapter}
 
 
 def init_adapter(student_channels: int, teacher_channels: int, key: jax.Array) -> dict[str, jax.Array]:
-    """1×1 adapters between feature channels where they differ, else none; the initial kernels preserve variance."""
+    """Makes 1×1 adapters between feature channels if they differ, else none; initial kernels preserve the variance."""
     if student_channels == teacher_channels:
         return {}
     init = nnx.initializers.lecun_normal()
@@ -63,9 +63,9 @@ def init_adapter(student_channels: int, teacher_channels: int, key: jax.Array) -
 
 
 def with_head_of(network: Network, source: Network) -> Network:
-    """The network with copies of those parameters of the source's head whose name and shape are its own.
+    """Returns the network with those parameters of the source's head copied in that have the same name and shape.
 
-    A lightweight network starts in this way from its teacher's last convolutions (arXiv 2404.06029).
+    This is how a lightweight network starts from its teacher's last convolutions (arXiv 2404.06029).
 
     Raises:
         InputError: no parameter fits.

@@ -1,7 +1,7 @@
 """One training step: a pure function of (state, teachers, batch, rng), jitted by its caller.
 
-numbered as they happen:  1. outputs of student and teachers   2. terms of the recipe, summed   3. gradients, in
-micro-batches   4. update, average   5. where something is not finite, everything but the counters stays as it was
+It does, in this order:  1. outputs of student and teachers   2. the sum of the recipe's terms   3. gradients, in
+micro-batches   4. update and average   5. if anything is not finite, restore all but the counters
 """
 
 from collections.abc import Callable
@@ -29,21 +29,21 @@ def train_step(
     recipe: Recipe,
     gather: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[states.TrainState, dict[str, jax.Array]]:
-    """One update of the student; the teachers are read, never changed.
+    """Updates the student once; the teachers are only read.
 
     Args:
         state: donated by the caller's jit.
-        teachers: frozen networks by the name of their stage, none, one or two. They are an argument, so that they are
-            not baked into the program.
+        teachers: frozen networks by the name of their stage: none, one or two. They are an argument so that they do
+            not become constants of the program.
         batch: see `data.pipeline`; `landmarks` [B, K, 2], `visible` and `known` [B, K], `weight` [B, K], `mask` [B] and
             the modalities of the recipe.
-        rng: the stage's key; the step number is folded in, so that resuming needs nothing else.
-        recipe: static.
-        gather: puts together the weights that a mesh keeps split (`sharding.gathered`).
+        rng: the run's key; the step number is folded in, so that resuming needs nothing else.
+        recipe: the static part of the step.
+        gather: gathers the weights that a mesh keeps split (`sharding.gathered`).
 
     Returns:
-        The next state, and scalars: the loss, its task part, every term without its weight, the gradient's global norm,
-        and `skipped`, 0 or 1.
+        The next state, and scalar metrics: the loss, its task part, every term without its weight, the gradient's
+        global norm, and `skipped`, 0 or 1.
     """
     params = states.trainable(state.network, state.adapter)
     key = jax.random.fold_in(rng, state.step)
@@ -54,7 +54,7 @@ def train_step(
         updates, opt_state = recipe.tx.update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
     network = state.network.replace(params=params["network"], stats=stats)
-    # Early steps average over the few networks there are: a constant decay would keep the random start for long.
+    # The decay is smaller in early steps: a constant one would keep the random start in the average for long.
     taken = state.step.astype(jnp.float32)
     decay = jnp.minimum(recipe.ema, (1.0 + taken) / (10.0 + taken))
     ema = optax.incremental_update(network, state.ema, 1.0 - decay)
@@ -74,7 +74,7 @@ def _gradients(
     if pieces == 1:
         (_, (metrics, stats)), grads = gradient(params, state, teachers, batch, key, recipe)
         return grads, metrics, stats
-    # Example i goes to micro-batch i mod pieces: each device then cuts up its own examples, and none is sent.
+    # Example i goes to micro-batch i mod pieces, so that each device divides its own examples and none is sent.
     micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def one(carry: tuple[Any, Any], index_and_batch: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
@@ -96,7 +96,7 @@ def _gradients(
 def _loss(
     params: Any, state: states.TrainState, teachers: Teachers, batch: Batch, key: jax.Array, recipe: Recipe
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-    """The loss of a batch, and (its parts, the student's new statistics)."""
+    """Returns the loss of a batch, and (its metrics, the student's new statistics)."""
     network = state.network.replace(params=params["network"])
     backbone_key, head_key, term_key = jax.random.split(key, 3)
     features, backbone_stats = networks.run_backbone(network, batch[recipe.modality], train=True, key=backbone_key)
@@ -120,20 +120,20 @@ def _loss(
         "task": sum((value for term, value in weighted.items() if term.task), nothing),
         "loss": sum(weighted.values(), nothing),
     }
-    # All means at once: over several devices, that is one reduction in place of one for each term.
+    # All means are taken at once: over several devices, that is one reduction instead of one for each term.
     stacked = jnp.stack(list(parts.values()))
     metrics = dict(zip(parts, dikd.masked_mean(stacked, jnp.broadcast_to(batch["mask"], stacked.shape)), strict=True))
     return metrics["loss"], (metrics, {"backbone": backbone_stats, "head": head_stats})
 
 
 def _weights(batch: Batch, recipe: Recipe) -> jax.Array:
-    """How much each landmark counts, float32 [B, K]: nothing where nobody marked it."""
+    """Returns the weights of the landmarks, float32 [B, K]; 0 where they are unlabelled."""
     seen = jnp.where(batch["visible"], 1.0, recipe.occluded_weight)
     return jnp.where(batch["known"], seen * batch["weight"], 0.0)
 
 
 def _target(batch: Batch, recipe: Recipe) -> jax.Array:
-    """The landmarks, or their projection on the shape model, except where a point is unknown: it would bend all."""
+    """Returns the landmarks, or their projections; an unlabelled landmark would distort the projection of all."""
     if recipe.soft is None:
         return batch["landmarks"]
     whole = batch["known"].all(-1)[:, None, None]

@@ -1,11 +1,11 @@
-"""A work directory: its config, its stages, and how to open what it holds.
+"""The work directory of a run: checks whether a run may use it, claims it, and loads and stores its stages.
 
 W/config.json   the config of the run
-W/layout/       a copy of the landmarks' layout, where it is the user's own
-W/origin.json   the code and the data that the run trains with
+W/layout/       a copy of the landmarks' layout, if it is the user's own
+W/origin.json   the code and the data with which the run trains
 W/<stage>/      checkpoints/ (or below config.checkpoint_dir), metrics.jsonl, skipped.json (steps that were not finite);
                 model.safetensors and model.json once the stage is finished
-W/results.json  and the plots
+W/results.json  the scores; the plots lie beside it
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ from mlcm_jax.models import stored
 from mlcm_jax.models.network import Network
 from mlcm_jax.training import checkpoint, distributed, sharding, stages
 
-# Parts of the package that only read what was trained; `configs` is inside the package in a wheel.
+# Parts of the package that do not affect training; `configs` is inside the package in a wheel.
 _AFTER_TRAINING = ("cli.py", "configs", "evaluation", "inference")
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained network with what is needed to use it. `mean_shape` is float32 [K, 2] in u."""
+    """A trained network, with what is needed to use it; `mean_shape` is float32 [K, 2] in u."""
 
     stage: str
     network: Network
@@ -46,13 +46,13 @@ class Trained:
 
 
 def check_config(workdir: epath.PathLike, config: ConfigDict) -> None:
-    """Makes sure that a work directory is new, or that the run in it has this very config. Nothing is written.
+    """Checks that a work directory is new, or that the run in it has the same config. Nothing is written.
 
-    Keys that only decide bookkeeping or scoring may differ, and those that decide the selection of a checkpoint where
-    neither run selects (`config.SCHEMA`).
+    Keys that decide only bookkeeping or scoring (`config.SCHEMA`) may differ; so may those that decide the selection of
+    checkpoints, if neither config has `keep_best`.
 
     Raises:
-        InputError: naming the keys that differ.
+        InputError: the configs differ; the message names the keys.
     """
     path = epath.Path(workdir) / "config.json"
     own = _own_layout(config)
@@ -78,33 +78,33 @@ def check_config(workdir: epath.PathLike, config: ConfigDict) -> None:
 
 
 def check_origin(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) -> None:
-    """Makes sure that a run goes on with the code and the data it was begun with. Nothing is written.
+    """Checks that a run resumes with the code and the data it was started with. Nothing is written.
 
     Args:
-        workdir: of the run.
-        config: of the run; `accept_changes` allows a difference.
-        data: split of a dataset -> its fingerprint.
+        workdir: the run's work directory.
+        config: the run's config; `accept_changes` allows a difference.
+        data: name of a split -> fingerprint of its examples.
 
     Raises:
-        InputError: naming what differs.
+        InputError: code or data differ; the message names what does.
     """
     differing = _changes(workdir, data)
     if differing and not config.accept_changes:
         raise InputError(
-            f"{workdir} was begun with other code or data ({'; '.join(differing[:4])}); give another --workdir, or "
-            "--config.accept_changes=True to go on all the same."
+            f"{workdir} was started with other code or data ({'; '.join(differing[:4])}); give another --workdir, or "
+            "--config.accept_changes=True to resume anyway."
         )
 
 
 def claim(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) -> None:
-    """Makes a work directory the one of this run: writes config.json, origin.json and a user's own layout.
+    """Claims a work directory for a run: writes config.json, origin.json and a user's own layout.
 
-    Call it when nothing is left to be checked: a mistake must not leave a directory behind that then refuses the
+    Call it after everything has been checked: a mistake must not leave a directory behind that then refuses the
     corrected config.
 
     Args:
-        workdir: of the run; made if it is missing.
-        config: of the run.
+        workdir: the run's work directory; created if it is missing.
+        config: the run's config.
         data: see `check_origin`.
 
     Raises:
@@ -134,7 +134,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) 
 
 @functools.cache
 def code_version(root: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
-    """The version of the package, and a digest of the source that decides what a run trains."""
+    """Returns the version of the package, and a digest of the source files that affect training."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
@@ -144,10 +144,10 @@ def code_version(root: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
 
 
 def load_config(workdir: epath.PathLike) -> ConfigDict:
-    """The config of a work directory; `layout` names the copy that the directory keeps of a user's own.
+    """Loads the config of a work directory; if the layout is a user's own, `layout` names the copy in the directory.
 
     Raises:
-        InputError: no work directory of a run, or a config that cannot be read.
+        InputError: not the work directory of a run, or a config that cannot be read.
     """
     folder = epath.Path(workdir)
     path = folder / "config.json"
@@ -163,21 +163,21 @@ def load_config(workdir: epath.PathLike) -> ConfigDict:
 
 
 def checkpoint_folder(workdir: epath.PathLike, stage: str, config: ConfigDict) -> epath.Path:
-    """Where the checkpoints of a stage are."""
+    """Returns the folder of a stage's checkpoints."""
     if config.checkpoint_dir:
         return epath.Path(config.checkpoint_dir) / stage
     return epath.Path(workdir) / stage / "checkpoints"
 
 
 def bundle(network: Network, mean_shape: np.ndarray | jax.Array) -> dict[str, Any]:
-    """The arrays that the item `model` of a checkpoint holds."""
+    """Returns the arrays of the item `model` of a checkpoint."""
     return {"params": network.params, "stats": network.stats, "mean_shape": mean_shape}
 
 
 def finished_stage(
     workdir: epath.PathLike, stage: str, config: ConfigDict, *, mesh: Mesh, say: Callable[[str], None] = say
 ) -> Trained | None:
-    """`load_stage` for a stage whose last checkpoint is whole; None for any other stage."""
+    """Loads a stage whose last checkpoint is intact, see `load_stage`; returns None for any other stage."""
     directory = checkpoint_folder(workdir, stage, config)
     if not directory.exists():
         return None
@@ -193,13 +193,13 @@ def finished_stage(
 
 
 def load_stage(workdir: epath.PathLike, stage: str, *, mesh: Mesh, say: Callable[[str], None] = say) -> Trained:
-    """The averaged network of a finished stage, on the devices of `mesh`.
+    """Loads the averaged network of a finished stage onto the devices of `mesh`.
 
     Args:
-        workdir: of the run.
-        stage: its name.
+        workdir: the run's work directory.
+        stage: the stage's name.
         mesh: the devices.
-        say: is told of checkpoints that cannot be used.
+        say: called with a message about every checkpoint that cannot be used.
 
     Raises:
         InputError: an unknown stage, a stage that was not trained to its end, or unreadable checkpoints.
@@ -231,7 +231,7 @@ def load_stage(workdir: epath.PathLike, stage: str, *, mesh: Mesh, say: Callable
 
 
 def store(workdir: epath.PathLike, trained: Trained, *, mesh: Mesh) -> None:
-    """Writes model.safetensors and model.json of a finished stage, which `inference` reads, unless they are there."""
+    """Writes model.safetensors and model.json of a finished stage, for `inference`, unless they exist."""
     config, folder = trained.config, epath.Path(workdir) / trained.stage
     if all((folder / name).exists() for name in (stored.WEIGHTS, stored.CARD)):
         return
@@ -253,7 +253,7 @@ def store(workdir: epath.PathLike, trained: Trained, *, mesh: Mesh) -> None:
 
 
 def _read_config(path: epath.Path) -> ConfigDict:
-    """The config of a run; keys that are newer than the run get their defaults."""
+    """Reads the config of a run; keys that are newer than the run get their defaults."""
     config = configs.base()
     try:
         values = configs.flat(read_json(path))
@@ -266,7 +266,7 @@ def _read_config(path: epath.Path) -> ConfigDict:
 
 
 def _changes(workdir: epath.PathLike, data: Mapping[str, str]) -> list[str]:
-    """In what the code and the data differ from those in origin.json; nothing where there is none."""
+    """Lists how code and data differ from those in origin.json; [] if there is no such file."""
     path = epath.Path(workdir) / "origin.json"
     if not path.exists():
         return []
@@ -281,12 +281,12 @@ def _changes(workdir: epath.PathLike, data: Mapping[str, str]) -> list[str]:
 
 
 def _own_layout(config: ConfigDict) -> str:
-    """The text of config.layout where that is a user's own file, checked; "" for a name."""
+    """Returns the text of config.layout, checked, if it is a user's own file; "" for a name."""
     if stages.layout(config).name in landmarks.LAYOUTS:
         return ""
     return epath.Path(config.layout).read_text(encoding="utf-8")
 
 
 def _kept_layout(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
-    """Where a work directory keeps a user's own layout; the file's name is the layout's."""
+    """Returns where a work directory keeps a user's own layout; the file keeps its name, which is the layout's."""
     return epath.Path(workdir) / "layout" / epath.Path(config.layout).name

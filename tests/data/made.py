@@ -1,4 +1,4 @@
-"""Datasets in memory, in the shape of TFDS builders whose records are on disk."""
+"""Datasets in memory that stand in for TFDS builders whose records are on disk."""
 
 import hashlib
 import types
@@ -15,7 +15,7 @@ def png(image):
 
 
 def face(**changes):
-    """An example in tfw5 with a thermal image of 9 x 9 pixels, as a builder stores it; None removes a field."""
+    """Returns an example in tfw5 with a thermal image of 9 x 9 pixels, as a builder stores it; None removes a field."""
     example = {
         "thermal": png(np.zeros((9, 9), np.uint8)),
         "landmarks": _FACE,
@@ -26,7 +26,7 @@ def face(**changes):
 
 
 class MadeBuilder:
-    """A built dataset. Its splits are lists of examples as `face` makes them, with the same fields."""
+    """A built dataset. Its splits are lists of examples as `face` makes them, all with the same fields."""
 
     def __init__(self, splits, *, layout="tfw5", name="made/1.0.0", unions=None, subsets=None):
         self.LAYOUT, self.UNIONS, self.SUBSETS = layout, unions or {}, subsets or {}

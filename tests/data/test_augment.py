@@ -1,4 +1,4 @@
-"""Crops and occlusion: a bright dot painted on a landmark stays under it, whatever is done to the image."""
+"""Crops and occlusion: a bright dot drawn at a landmark stays there, however the image is changed."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ RANDOM = {"jitter": 0.2, "rotation": 30, "scale": 0.2, "shift": 0.05}
 
 def example(height=96, width=120, sigma=2.5, seed=0, only=slice(None)):
     rng = np.random.default_rng(seed)
-    # Five dots far apart, at no round position, within the inner part of the box.
+    # Five dots far apart, not at whole pixels, within the inner part of the box.
     grid = np.array([(0.3, 0.3), (0.7, 0.3), (0.5, 0.5), (0.3, 0.72), (0.72, 0.7)]) + rng.uniform(-0.02, 0.02, (5, 2))
     box = np.array([0.12 * width, 0.1 * height, 0.75 * width, 0.8 * height])
     points = box[:2] + grid * box[2:]
@@ -31,13 +31,13 @@ def example(height=96, width=120, sigma=2.5, seed=0, only=slice(None)):
 
 
 def assert_dots_lie_under_landmarks(height, width, sigma, seed, size, augmentation):
-    """Draws one dot per image, because dots that touch would shift each other's centres."""
+    """Tests one dot per image, because dots that touch would shift each other's centres."""
     for k in range(5):
         image = example(height, width, sigma, seed, only=slice(k, k + 1))
         if k == 0:
             image["thermal"] = image["thermal"][..., None]
         crop = augment.crop(image, size=size, layout="tfw5", rng=np.random.default_rng(seed), augmentation=augmentation)
-        step = np.hypot(*crop["to_image"][:, 0])  # original pixels a crop pixel
+        step = np.hypot(*crop["to_image"][:, 0])  # original pixels per crop pixel
         mine = FLIP5[k] if augmentation.flip else k
         place = codecs.to_pixels(crop["landmarks"][mine].astype(np.float64), size)
         assert crop["visible"][mine] == image["visible"][k]
@@ -59,7 +59,7 @@ def test_dots_stay_under_their_landmarks(size, flip, options):
     ("height", "width", "size"), [(348, 464, 64), (480, 640, 48), (1000, 800, 64), (331, 457, 100)]
 )
 def test_dots_stay_under_their_landmarks_when_a_crop_shrinks_the_image(height, width, size, flip):
-    # The crops shrink the images by 3 to 16; averaging must not move anything either.
+    # The crops shrink the images by factors of 3 to 16, and averaging must not move anything.
     for seed in range(2):
         sigma = 1.2 * width / size
         assert_dots_lie_under_landmarks(
@@ -187,7 +187,7 @@ def test_jitter_moves_each_side_independently():
         middles.append(crop["to_image"].astype(np.float64) @ [31.5, 31.5, 1])
         sides.append(crop["to_image"][0, 0] * 64)
     middles = np.array(middles) - (200, 150)
-    # Both ends move by up to 20 % of 200 (x) and of 100 (y): the middle by as much, the width by twice as much.
+    # Both ends move by up to 20 % of 200 (x) and of 100 (y): so does the middle; the width changes by twice as much.
     assert 30 < np.abs(middles[:, 0]).max() <= 40 + 1e-3 and 15 < np.abs(middles[:, 1]).max() <= 20 + 1e-3
     assert 120 - 1e-3 <= min(sides) < 140 and 260 < max(sides) <= 280 + 1e-3
 
@@ -217,7 +217,7 @@ def test_shrinking_averages_pixels():
     image["box"] = np.array([-0.5, -0.5, 512, 512])
     crop = augment.crop(image, size=32, layout="tfw5", expand=1.0)["thermal"]
     assert abs(crop.mean() - 0.5) < 0.02
-    assert crop.std() < 0.06  # 1/32 for perfect averaging over 16 x 16, 0.5 / 1.5 for bilinear picking
+    assert crop.std() < 0.06  # 1/32 for perfect averaging over 16 x 16, 0.5 / 1.5 for bilinear interpolation alone
 
 
 def bad(**changes):

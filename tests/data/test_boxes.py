@@ -1,4 +1,4 @@
-"""Boxes that users type: valid ones are read exactly, and anything else raises an InputError."""
+"""Boxes from users: valid ones are read exactly, and anything else raises an InputError."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("boxes")
 
 
-@settings(deadline=None)  # it writes a file
+@settings(deadline=None)  # the test writes a file
 @given(content=JSON | GOOD)
 def test_any_json_gives_boxes_or_an_input_error(folder, content):
     path = folder / "any.json"

@@ -1,4 +1,4 @@
-"""`mlcm build`: what it prints of a dataset, the contact sheet, and the list of all datasets."""
+"""`mlcm build`: the summary of a dataset, the contact sheet, and the list of all datasets."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from mlcm_jax.data import build, draw
 
 @pytest.fixture
 def made(monkeypatch, tmp_path):
-    """`made(splits)` is a built dataset "made", which `build.build` takes for the one on disk."""
+    """`made(splits)` makes a dataset, which `build.build` then uses instead of one on disk."""
 
     def make(splits, **options):
         builder = MadeBuilder(splits, **options)
@@ -24,7 +24,7 @@ def made(monkeypatch, tmp_path):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """The keys of the examples on the contact sheet, which is not drawn."""
+    """The keys of the examples that would be on the contact sheet, which is not drawn."""
     keys = []
     monkeypatch.setattr(draw, "contact_sheet", lambda path, rows, layout: keys.extend(row["key"] for row in rows))
     return keys
@@ -58,7 +58,7 @@ def test_summary_names_splits_sizes_and_remarks(made, tmp_path, capsys):
     assert lines[0] == f"made is built in {tmp_path}"
     assert "train 1,200 9x9 (1,100), 8x9 (60), 7x9 (30), … 3.4 %" in lines
     assert "test 2" in lines
-    assert "full 1,202 (part of the others)" in lines and "dark 400 (part of the others)" in lines
+    assert "full 1,202 (from other splits)" in lines and "dark 400 (from other splits)" in lines
     assert "Note: 2 images are missing" in lines
     assert lines[-1] == f"Look at {tmp_path / 'preview.png'}: are the numbers where they belong?"
 

@@ -1,4 +1,4 @@
-"""Landmarks drawn on images: dots where the landmarks are, numbers that can be read, contact sheets of any length."""
+"""Drawing: dots lie on the landmarks, numbers are legible, and contact sheets have any length."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ def red(image):
 
 @pytest.mark.parametrize(("smallest", "factor"), [(0, 1), (200, 4), (512, 9)])
 def test_dots_lie_on_the_landmarks(smallest, factor):
-    points = POINTS[:3].repeat([1, 1, 3], 0)  # no mouth, whose line would be red as well
+    points = POINTS[:3].repeat([1, 1, 3], 0)  # without the mouth, whose line would be red as well
     canvas = draw.draw_landmarks(np.zeros((50, 60), np.uint8), points, "tfw5", smallest=smallest)
     assert canvas.shape == (50 * factor, 60 * factor, 3) and canvas.dtype == np.uint8
     for x, y in POINTS[:3]:
@@ -35,7 +35,7 @@ def test_drawing_takes_every_kind_of_image_and_leaves_it_alone():
         canvas = draw.draw_landmarks(image, POINTS, "tfw5", box=(10, 8, 40, 35), smallest=0)
         assert (image == 90).all() and (canvas != 90).any()
         assert (canvas[8:43, 10] > 150).all()  # the left side of the box
-    far = POINTS * 1e7  # a wild prediction must not end in an overflow
+    far = POINTS * 1e7  # a prediction far outside the image must not overflow
     draw.draw_landmarks(image, far, "tfw5")
 
 
@@ -60,7 +60,7 @@ def strong(image, color):
 
 
 @pytest.mark.parametrize(("smallest", "factor"), [(0, 1), (512, 9)])
-def test_numbers_stand_beside_their_dots(smallest, factor):
+def test_numbers_are_placed_beside_their_dots(smallest, factor):
     image = np.full((50, 60), 40, np.uint8)
     canvas = draw.numbered(image, POINTS, "tfw5", visible=[True, True, False, True, True], smallest=smallest)
     assert canvas.shape == (50 * factor, 60 * factor, 3) and canvas.dtype == np.uint8 and (image == 40).all()
@@ -82,7 +82,7 @@ def test_numbers_do_not_cover_each_other_or_dots():
     apart = np.abs(spots[:, None] - spots[None]) >= half[:, None] + half[None]
     assert (apart.any(-1) | np.eye(layout.count, dtype=bool)).all()
     assert (np.abs(spots[:, None] - places[None]) > half[:, None]).any(-1).all()
-    assert np.linalg.norm(spots - places, axis=-1).max() < 80  # and none is far from its dot
+    assert np.linalg.norm(spots - places, axis=-1).max() < 80  # no number is far from its dot
 
 
 def test_landmarks_unlabelled_or_outside_get_no_number():
@@ -101,7 +101,7 @@ def test_landmarks_unlabelled_or_outside_get_no_number():
 
 
 def rows(count, *names):
-    """Examples with random RGB images and black thermal ones of 60 x 50 pixels."""
+    """Returns examples with random RGB images and black thermal ones of 60 x 50 pixels."""
     rng = np.random.default_rng(0)
     images = {"rgb": rng.integers(0, 255, (50, 60, 3), dtype=np.uint8), "thermal": np.zeros((50, 60, 1), np.uint8)}
     return [{name: images[name] for name in names} | {"landmarks": POINTS} for _ in range(count)]
@@ -132,7 +132,7 @@ def test_contact_sheet_of_unlabelled_examples_and_missing_modalities(tmp_path):
     image = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
     first, second = np.split(image[28:], 2, axis=1)
     assert not strong(first[:, 512:], draw.HIDDEN).any()  # no thermal landmarks
-    assert (second[:, :512] == 24).all()  # the colour image that the second example lacks
+    assert (second[:, :512] == 24).all()  # the second example has no colour image
     assert strong(second[:, 512:], draw.HIDDEN).any()
     with pytest.raises(InputError, match="no examples"):
         draw.contact_sheet(tmp_path / "b.png", [], "tfw5")

@@ -1,4 +1,4 @@
-"""Examples: what is on disk comes out unchanged, labels keep their meaning in another layout, memory has a limit."""
+"""Examples: data on disk are read unchanged, labels keep their meaning in another layout, and memory is limited."""
 
 import gc
 
@@ -22,7 +22,7 @@ def examples(data_dir):
 
 @pytest.fixture
 def memory(monkeypatch):
-    """A budget of its own for a test; `memory(size)` sets it."""
+    """`memory(size)` sets the budget of a test."""
 
     def limit(size):
         monkeypatch.setattr(module, "MEMORY", module._Memory(size))
@@ -32,7 +32,7 @@ def memory(monkeypatch):
 
 
 def in_layout(layout="tfw5", **changes):
-    """The only example of a dataset in `layout`, made of `face`."""
+    """Returns a dataset in `layout` with one example, made by `face`."""
     count = landmarks.get(layout).count
     points = np.stack(np.divmod(np.arange(count), 8), axis=-1).astype(np.float32)
     plain = {"landmarks": points, "visible": np.ones(count, bool)}
@@ -41,7 +41,7 @@ def in_layout(layout="tfw5", **changes):
 
 def test_images_equal_those_that_tfds_decodes(examples, data_dir):
     raw = tfds_builders.load(NAME, data_dir).as_data_source(split="train")[1]
-    for _ in range(2):  # the second time from memory
+    for _ in range(2):  # the second time, they come from memory
         np.testing.assert_array_equal(examples[1]["rgb"], raw["rgb"])
         np.testing.assert_array_equal(examples[1]["thermal"], raw["thermal"])
         np.testing.assert_array_equal(examples[1]["landmarks"], raw["landmarks"])
@@ -144,13 +144,13 @@ def test_every_landmark_is_known_where_the_dataset_has_no_such_field():
     ("points", "message"),
     [(np.full((68, 2), np.nan, np.float32), "finite"), (np.zeros((67, 2), np.float32), "68")],
 )
-def test_bad_landmarks_name_the_example(points, message):
+def test_an_error_in_landmarks_names_the_example(points, message):
     with pytest.raises(InputError, match=r"Example 0 of made/1\.0\.0 train") as caught:
         Examples(in_layout("ibug68", landmarks=points), "train", "ibug68")[0]
     assert message in str(caught.value)
 
 
-def test_unlabelled_examples_pass_on_request():
+def test_unlabelled_examples_are_allowed_on_request():
     empty = in_layout("ibug68", landmarks=np.full((68, 2), np.nan, np.float32))
     found = Examples(empty, "train", "sf_tl54", labelled=False)[0]
     assert found["landmarks"].shape == (54, 2) and np.isnan(found["landmarks"]).all()
@@ -159,7 +159,7 @@ def test_unlabelled_examples_pass_on_request():
 
 
 def numbered(first, count):
-    """Faces whose thermal images are filled with consecutive numbers; the odd ones are dark."""
+    """Yields faces whose thermal images are filled with consecutive numbers; odd numbers have the flag `dark`."""
     for k in range(first, first + count):
         yield face(thermal=png(np.full((9, 9), k, np.uint8)), dark=np.bool_(k % 2))
 
@@ -185,13 +185,13 @@ def test_thermal_range_maps_temperatures_to_gray():
     # 20, 30 and 40 °C, and values beyond the range on either side.
     np.testing.assert_array_equal(examples[0]["thermal"].ravel(), [0, 0, 128, 255, 255])
     np.testing.assert_array_equal(Examples(builder, "train", "tfw5")[0]["thermal"], 0)  # the gray image without a range
-    with pytest.raises(InputError, match="must rise"):
+    with pytest.raises(InputError, match="must be increasing"):
         Examples(builder, "train", "tfw5", thermal_range=(40.0, 20.0))[0]
-    with pytest.raises(InputError, match="keeps no temperatures"):
+    with pytest.raises(InputError, match="has no temperatures"):
         Examples(MadeBuilder({"train": [face()]}), "train", "tfw5", thermal_range=(20.0, 40.0))
 
 
-def test_thermal_range_does_not_concern_rgb_datasets():
+def test_thermal_range_does_not_affect_rgb_datasets():
     colour = png(np.zeros((9, 9, 3), np.uint8))
     builder = MadeBuilder({"train": [face(thermal=None, rgb=colour)]})
     assert "rgb" in Examples(builder, "train", "tfw5", thermal_range=(20.0, 40.0))[0]
@@ -211,7 +211,7 @@ def test_memory_of_decoded_examples_is_one_budget_for_all_datasets(memory):
     for example in (*one, *two):
         assert size_of(example) == size
     assert (len(one._cache), len(two._cache)) == (4, 1) and budget.free == 0
-    assert [int(example["thermal"][0, 0, 0]) for example in two] == [0, 1, 2, 3]  # those without room are read again
+    assert [int(example["thermal"][0, 0, 0]) for example in two] == [0, 1, 2, 3]  # those that do not fit are read again
 
 
 def test_memory_is_given_back_when_a_dataset_is_dropped(memory):
@@ -223,10 +223,10 @@ def test_memory_is_given_back_when_a_dataset_is_dropped(memory):
     assert budget.free == 10**6
 
 
-def test_changing_an_example_leaves_the_kept_one_alone(memory):
+def test_changing_an_example_does_not_change_the_one_in_memory(memory):
     memory(10**6)
     examples = Examples(MadeBuilder({"train": [face()]}), "train", "tfw5")
-    for _ in range(2):  # once as it was read, once from memory
+    for _ in range(2):  # once as read, once from memory
         examples[0].pop("landmarks")
     assert "landmarks" in examples[0]
 
@@ -251,6 +251,6 @@ def test_require_names_dataset_and_modality(examples):
     require([examples], ["rgb", "thermal"], "Stage transfer")
     require([examples, thermal], ["thermal"], "Stage thermal_alone")
     with pytest.raises(
-        InputError, match=r"Stage transfer needs rgb and thermal images, and made/1\.0\.0 train has no rgb"
+        InputError, match=r"Stage transfer needs rgb and thermal images, but made/1\.0\.0 train has no rgb"
     ):
         require([examples, thermal], ["rgb", "thermal"], "Stage transfer")

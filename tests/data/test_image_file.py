@@ -1,4 +1,4 @@
-"""Image files of users: every kind becomes 8 bits, and damaged files are refused."""
+"""Image files of users: every kind is converted to 8 bits, and damaged files are refused."""
 
 import io
 import zlib
@@ -20,7 +20,7 @@ COLOUR = RNG.integers(0, 256, (24, 30, 3), dtype=np.uint8)  # RGB
 
 
 def write(path, array):
-    """Writes RGB or gray with OpenCV, which is not what reads it."""
+    """Writes RGB or gray with OpenCV, which is not the library that reads it."""
     assert cv2.imwrite(str(path), array[..., ::-1] if array.ndim == 3 else array)
     return path
 
@@ -67,7 +67,7 @@ def test_alpha_is_dropped(tmp_path):
 def test_exif_orientation_is_applied(tmp_path):
     image = Image.fromarray(COLOUR)
     exif = image.getexif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to look at it
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     image.save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(image_file.read_image(tmp_path / "a.png").array, np.rot90(COLOUR, -1))
 
@@ -75,7 +75,7 @@ def test_exif_orientation_is_applied(tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])
 def test_16_bit_image_is_stretched_between_percentiles(tmp_path, suffix):
     counts = (29000 + 10 * RNG.random((40, 50)) * 60).astype(np.uint16)
-    counts[0, :3] = 65535  # dead pixels must not eat the range
+    counts[0, :3] = 65535  # dead pixels must not widen the range
     path = tmp_path / f"a{suffix}"
     np.save(path, counts) if suffix == ".npy" else write(path, counts)
     image = image_file.read_image(path)
@@ -107,7 +107,7 @@ def test_celsius_with_holes(tmp_path, suffix):
 def test_gain_of_uniform_images():
     np.testing.assert_array_equal(image_file.gain8(np.full((4, 5), 21.5))[0], 128)
     hot = np.full((40, 50), 20.0)
-    hot[7, 8] = 36.0  # rarer than the percentile
+    hot[7, 8] = 36.0  # too rare for the percentiles
     assert image_file.gain8(hot)[0][7, 8] == 255 and np.median(image_file.gain8(hot)[0]) == 0
     with pytest.raises(InputError, match="x holds no finite value"):
         image_file.gain8(np.full((4, 5), np.nan), "x")
@@ -118,12 +118,12 @@ def test_fixed_range_is_linear_and_clipped():
     gray = image_file.fixed_range(celsius, 20.0, 40.0)
     assert gray.dtype == np.uint8 and gray.tolist() == [[0, 0, 64, 128, 255, 255, 0]]
     for low, high in ((40.0, 20.0), (20.0, 20.0)):
-        with pytest.raises(InputError, match=r"config\.thermal_range=.* must rise"):
+        with pytest.raises(InputError, match=r"config\.thermal_range=.* must be increasing"):
             image_file.fixed_range(celsius, low, high)
 
 
 def heat(height=60, width=80):
-    """A smooth gray image that uses the whole range, as an 8-bit thermal image does."""
+    """Returns a smooth gray image that uses the whole range, like an 8-bit thermal image."""
     field = cv2.GaussianBlur(np.random.default_rng(1).normal(size=(height, width)), (0, 0), 6)
     return ((field - field.min()) / np.ptp(field) * 255).round().astype(np.uint8)
 
@@ -155,7 +155,7 @@ def test_no_palette_returns_to_a_colour():
         assert colours.shape == (256, 3) and colours.dtype == np.float32, name
         assert colours.min() >= 0 and colours.max() <= 255, name
         index, squared = image_file._nearest(colours, colours)
-        # Neighbours may share a colour; a palette that came back to a colour could not be inverted.
+        # Neighbours may share a colour, but a palette that returned to an earlier colour could not be inverted.
         assert np.abs(index - np.arange(256)).max() <= 6, name
         assert squared.max() < 1, name
 
@@ -215,7 +215,7 @@ def test_files_that_are_not_images_are_refused(tmp_path):
     for name, content, message in (
         ("empty.png", b"", "is empty"),
         ("text.png", b"hello, I am no image", "not an image of a known format"),
-        ("text.npy", b"hello, I am no image", r"no whole \.npy file"),
+        ("text.npy", b"hello, I am no image", r"not a complete \.npy file"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=message):
@@ -234,7 +234,7 @@ def test_files_that_are_not_images_are_refused(tmp_path):
         (np.zeros(5), r"float64 \(5,\)"),
         (np.zeros((3, 4), bool), "is bool"),
         (np.zeros((3, 4), complex), "is complex"),
-        (np.array([[object()]]), r"no whole \.npy file"),
+        (np.array([[object()]]), r"not a complete \.npy file"),
     ],
 )
 def test_arrays_that_are_not_images_are_refused(tmp_path, array, message):

@@ -1,4 +1,4 @@
-"""Photometric changes: within range, a function of the seed alone, and nothing moves."""
+"""Photometric changes: they stay in range, depend on the seed alone, and move nothing."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from mlcm_jax.data import photometric
 
 
 def ramp(size=64, channels=3):
-    """Every gray value from 0 to 255, [size, size, channels]."""
+    """Returns an image with every gray value from 0 to 255, [size, size, channels]."""
     gray = np.linspace(0, 1, size * size, dtype=np.float32).reshape(size, size, 1)
     return np.repeat((gray * 255).round() / np.float32(255), channels, axis=2)
 
@@ -70,7 +70,8 @@ def test_nothing_moves(change, channels):
         out = change(image, np.random.default_rng(seed)).max(axis=2)
         out = np.clip(out - np.quantile(out, 0.7), 0, None)
         moved.append(centroid(out / max(out.max(), 1e-6), place, 8) - place)
-    # Noise in a dark image scatters single results; a systematic shift, such as half a pixel in a resize, would stay.
+    # Single results scatter by the noise of dark images, but the median would show a systematic shift, such as half a
+    # pixel in a resize.
     assert np.abs(np.median(moved, axis=0)).max() < 0.1
 
 
@@ -85,7 +86,7 @@ def test_thermal_tone_curve_never_falls():
     assert np.ptp([curve[128] for curve in curves]) > 0.3
 
 
-def test_polarity_is_invertedonly_on_request():
+def test_polarity_is_inverted_only_on_request():
     image = ramp(channels=1)
     inverted = photometric.thermal(image, np.random.default_rng(0), strength=0.0, invert=1.0)
     np.testing.assert_allclose(inverted, 1 - image, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Batches: a function of seed, step and host, and pixels that lie where the landmarks say."""
+"""Batches: a function of seed, step and host; landmarks map back to the original images."""
 
 import cv2
 import jax
@@ -27,7 +27,7 @@ def examples(data_dir):
 
 @pytest.fixture(scope="module")
 def augmentation():
-    """That of the default config."""
+    """The augmentation of the default config."""
     options = base().augment.to_dict()
     del options["expand"]
     return Augmentation(**options)
@@ -35,7 +35,7 @@ def augmentation():
 
 @pytest.fixture
 def batches(examples, augmentation):
-    """`batches(…)`: the training batches with the default augmentation; arguments of `train_batches` change them."""
+    """`batches(…)` takes arguments of `train_batches`, and returns batches with the default augmentation."""
 
     def make(*, order=ORDER, **options):
         options = {"augmentation": augmentation, "modalities": MODALITIES} | options
@@ -45,7 +45,7 @@ def batches(examples, augmentation):
 
 
 def numbered(first, count):
-    """Examples whose thermal images are filled with consecutive numbers."""
+    """Returns examples whose thermal images are filled with consecutive numbers."""
     faces = [face(thermal=png(np.full((9, 9), k, np.uint8))) for k in range(first, first + count)]
     return Examples(MadeBuilder({"train": faces}), "train", "tfw5")
 
@@ -98,7 +98,7 @@ def test_members_names_the_examples_of_a_batch(examples, batches):
         assert all(one["dataset"] == examples.name and "subject" in one and "rgb" not in one for one in found)
 
 
-def test_modality_is_the_same_alone_and_beside_the_other(batches):
+def test_thermal_images_are_the_same_with_and_without_rgb(batches):
     both, thermal = batches()[2], batches(modalities=("thermal",))[2]
     assert_equal(thermal, {key: value for key, value in both.items() if key != "rgb"})
 
@@ -152,7 +152,7 @@ def test_loader_threads_follow_the_cores(monkeypatch, cores, threads):
 
 @pytest.fixture
 def opencv_threads():
-    """OpenCV works with three threads during the test."""
+    """OpenCV uses three threads during the test."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
     yield
@@ -227,7 +227,7 @@ def test_mean_shape_is_the_mean_over_crops(examples):
 
 
 def labelled(landmarks_and_known, layout="tfw5", name="made/1.0.0"):
-    """Examples with these pairs of landmarks in u, for an expand of 1, and `known`."""
+    """Returns examples with the given pairs of landmarks, in u of a crop with expand = 1, and `known`."""
     faces = [
         face(
             landmarks=9 * np.asarray(points, np.float32),
@@ -248,7 +248,7 @@ def without(*points):
 
 
 def placeholder(points, known):
-    """Landmarks as builders store them: unknown ones at the mean of the others."""
+    """Returns landmarks as builders store them: unlabelled ones at the mean of the others."""
     return np.where(known[:, None], points, points[known].mean(0)), known
 
 
@@ -285,19 +285,19 @@ def test_mean_shape_decodes_no_image_and_is_cached(monkeypatch):
     monkeypatch.setattr(Examples, "labels", lambda *_: pytest.fail("labels were read again"))
     again = pipeline.mean_shape([labelled([(FACE, ALL)], name="cached/1.0.0")], expand=1.0)
     np.testing.assert_array_equal(first, again)
-    again[:] = 0.0  # a caller's change does not reach the cache
+    again[:] = 0.0  # a change by the caller must not change the cache
     np.testing.assert_allclose(pipeline.mean_shape([examples], expand=1.0), FACE, atol=1e-6)
 
 
 def test_mean_shape_is_cached_by_content():
-    one, other = labelled([(FACE, ALL)]), labelled([(FACE + 0.1, ALL)])  # of the same name
+    one, other = labelled([(FACE, ALL)]), labelled([(FACE + 0.1, ALL)])  # they have the same name
     np.testing.assert_allclose(pipeline.mean_shape([one], expand=1.0), FACE, atol=1e-6)
     np.testing.assert_allclose(pipeline.mean_shape([other], expand=1.0), FACE + 0.1, atol=1e-6)
     np.testing.assert_allclose(pipeline.mean_shape([one], expand=2.0), (FACE + 0.5) / 2, atol=1e-6)
 
 
 def own_layout(pairs):
-    """A user's layout of five points, always of the same name."""
+    """Returns a user's layout of five points, always with the same name."""
     flip = landmarks.flip_permutation(5, pairs)
     return landmarks.Layout("own", 5, {"face": tuple(range(5))}, flip, None, None, ())
 

@@ -1,4 +1,4 @@
-"""Grids of the smoke config, for the tests of the ablation."""
+"""Small grids for the tests of ablations."""
 
 from ml_collections import ConfigDict
 
@@ -9,7 +9,7 @@ GRID = {"none": NONE, "FD+LD": {"transfer": {"alpha": 0.0, "beta": 0.0, "gamma":
 
 
 def smoke(rows=None, /, **ablation) -> ConfigDict:
-    """The smoke config with another grid: {row: overrides}."""
+    """Returns the smoke variant of an ablation config, optionally with another grid {row: overrides}."""
     config = configs.load("configs/ablation_synthetic.py", "smoke")
     if rows is not None:
         config.grid = ConfigDict(rows)

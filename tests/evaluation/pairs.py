@@ -1,4 +1,4 @@
-"""Datasets of the user's own, `paired_folder/NAME`, made of the smoke config's synthetic faces."""
+"""Makes datasets of a user, `paired_folder/NAME`, of the smoke config's synthetic faces."""
 
 import json
 
@@ -9,17 +9,17 @@ from mlcm_jax.data.examples import open_examples
 
 
 def build(name, folder, built, source, *, count, sides=("rgb", "thermal"), labelled=True, names=()) -> str:
-    """Builds one and returns its name.
+    """Writes the files of a dataset, builds it, and returns its name.
 
     Args:
-        name: behind `paired_folder/`.
-        folder: for the files.
-        built: where built datasets are.
-        source: where synthetic_faces/48x48 is built.
-        count: of pairs.
+        name: the part of its name after `paired_folder/`.
+        folder: the folder for the files.
+        built: the folder of built datasets.
+        source: the folder in which synthetic_faces/48x48 is built.
+        count: number of pairs.
         sides: the modalities that it has.
-        labelled: with landmarks; otherwise its only split is `unlabelled`.
-        names: of the pairs.
+        labelled: whether it has landmarks; otherwise its only split is `unlabelled`.
+        names: names of the pairs.
     """
     examples = open_examples("synthetic_faces/48x48", "train", data_dir=str(source), layout="ibug68")
     for k in range(count):

@@ -1,4 +1,4 @@
-"""The grid of an ablation: in which order it works, what it refuses, and what its table says."""
+"""Ablations: the order in which the grid is trained, what is refused, and what the table says."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ from mlcm_jax.training.workdir import load_stage
 # Statistics
 
 
-def test_a_paired_difference_is_that_of_the_textbook():
+def test_a_paired_difference_matches_the_textbook():
     # d = -1, -0.5, 1: mean -1/6, deviation sqrt(13/12); t(0.975, 2) = 4.302653; half-width 4.302653 * sqrt(13/36).
     found = ablation.paired([4.0, 5.0, 7.0], [5.0, 5.5, 6.0])
     half = 4.302653 * (13 / 36) ** 0.5
@@ -46,7 +46,7 @@ def test_one_seed_has_a_difference_and_no_interval():
     assert ablation.summarize({"nme": [4.0, 6.0]}) == {"nme": 5.0, "nme_std": pytest.approx(2**0.5)}
 
 
-# The walk through the grid, with trainings that only note that they were asked for
+# The order of the grid, with trainings that are only recorded
 
 TEST_SET = types.SimpleNamespace(name="d", layout=landmarks.get("ibug68"), modalities=("rgb", "thermal"))
 NME = {"teacher": 3.0, "thermal_alone": 6.0, "transfer": 5.0, "light_alone": 8.0}
@@ -54,7 +54,7 @@ NME = {"teacher": 3.0, "thermal_alone": 6.0, "transfer": 5.0, "light_alone": 8.0
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """What was trained: (seed, folder, stage). A training at the number `stop` is interrupted."""
+    """Records trainings as (seed, folder, stage) instead of running them; the one with index `stop` is interrupted."""
     noted = types.SimpleNamespace(calls=[], stop=None)
 
     def check(run, trained=None):
@@ -88,7 +88,7 @@ def trainings(monkeypatch):
 
 @pytest.fixture
 def ablate(trainings, data_dir):
-    """`ablation.ablate` on the dataset of the smoke config, with noted trainings."""
+    """`ablation.ablate` on the dataset of the smoke config, with recorded trainings."""
     return functools.partial(ablation.ablate, data_dir=str(data_dir))
 
 
@@ -125,26 +125,26 @@ def test_the_grid_goes_seed_by_seed_and_trains_what_is_shared_once(ablate, train
     assert image is not None and image.std() > 5
 
 
-def test_what_is_done_is_not_done_again(ablate, trainings, tmp_path):
+def test_finished_rows_are_not_trained_again(ablate, trainings, tmp_path):
     first = ablate(seeds(0), tmp_path)
     trainings.calls.clear()
     assert ablate(seeds(0), tmp_path) == first and trainings.calls == []
-    # A seed more, a damaged file: only they.
+    # With one more seed and a damaged file, only these are trained.
     (tmp_path / "fd_ld" / "seed_0" / "row.json").write_text('{"row": ')
     ablate(seeds(0, 1), tmp_path)
     assert trainings.calls == [(0, "shared", "teacher"), (0, "fd_ld", "transfer"), *of_seed(1)]
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"stage": "transfer"}', "\\x00"])
-def test_damaged_row_files_are_scored_again(ablate, trainings, tmp_path, content):
+def test_rows_with_a_damaged_file_are_scored_again(ablate, trainings, tmp_path, content):
     first = ablate(seeds(0), tmp_path)
     (tmp_path / "fd_ld" / "seed_0" / "row.json").write_text(content)
     assert ablate(seeds(0), tmp_path) == first
 
 
 @pytest.mark.parametrize("key, value", [("normalizer", "outer_eyes"), ("test_split", "val"), ("test_dataset", "other")])
-def test_a_table_has_one_protocol(ablate, trainings, tmp_path, key, value):
-    """Rows that were scored under another one are scored anew, and until then they are not in the table."""
+def test_all_rows_of_a_table_have_the_same_protocol(ablate, trainings, tmp_path, key, value):
+    """Rows that were scored with another protocol are not in the table until they are scored again."""
     ablate(seeds(0), tmp_path)
     changed = seeds(0)
     changed[key] = value
@@ -157,7 +157,7 @@ def test_a_table_has_one_protocol(ablate, trainings, tmp_path, key, value):
         assert value in found["test"]
 
 
-def test_an_interrupted_grid_has_a_partial_table_and_goes_on(ablate, trainings, tmp_path):
+def test_an_interrupted_grid_has_a_partial_table_and_resumes(ablate, trainings, tmp_path):
     trainings.stop = 6  # in FD+LD of the second seed
     with pytest.raises(Interrupted):
         ablate(seeds(0, 1, comparisons=(("DIKD", "FD+LD"),)), tmp_path)
@@ -172,7 +172,7 @@ def test_an_interrupted_grid_has_a_partial_table_and_goes_on(ablate, trainings, 
     assert "seeds)" not in text and "- DIKD against FD+LD: -0.75 [" in text
 
 
-def test_some_rows_alone_and_a_table_of_all(ablate, trainings, tmp_path):
+def test_selected_rows_are_trained_and_the_table_has_all_rows(ablate, trainings, tmp_path):
     ablate(seeds(0), tmp_path, only=["none"])
     assert trainings.calls == of_seed(0)[:1]
     text = (tmp_path / "ablation.md").read_text()
@@ -188,7 +188,7 @@ def test_a_row_with_a_teacher_of_its_own_does_not_read_the_shared_one(ablate, tr
     found = ablate(config, tmp_path)
     assert trainings.calls == [*of_seed(0), (0, "warm", "teacher"), (0, "warm", "transfer")]
     assert found["rows"][-1]["retrained"] == ["teacher"]
-    assert "- warm has its own teacher, trained under the row's keys." in (tmp_path / "ablation.md").read_text()
+    assert "- warm has its own teacher, trained with the row's keys." in (tmp_path / "ablation.md").read_text()
 
 
 def test_a_changed_config_is_refused_before_anything_is_trained(ablate, trainings, tmp_path):
@@ -199,7 +199,7 @@ def test_a_changed_config_is_refused_before_anything_is_trained(ablate, training
     with pytest.raises(InputError, match=r"fd_ld.*config\.transfer\.gamma: 1\.0 there, 2\.0 now"):
         ablate(changed, tmp_path)
     assert trainings.calls == []
-    # Another row does not disturb those that are there.
+    # A further row does not affect the finished ones.
     config = smoke(GRID | {"LD": {"transfer": {"alpha": 0.0, "beta": 0.0, "delta": 1.0}}})
     ablate(config, tmp_path)
     assert trainings.calls == [(0, "shared", "teacher"), (0, "ld", "transfer")]
@@ -212,7 +212,7 @@ def test_a_changed_config_is_refused_before_anything_is_trained(ablate, training
         (("thermal",), "outer_eyes", "Row 'none' cannot be scored: .*no eye corners"),
     ],
 )
-def test_a_test_set_that_cannot_score_a_row_is_reported_before_any_training(
+def test_a_row_that_cannot_be_scored_is_reported_before_any_training(
     ablate, trainings, tmp_path, monkeypatch, modalities, normalizer, message
 ):
     lacking = types.SimpleNamespace(name="d", layout=landmarks.get("tfw5"), modalities=modalities)
@@ -231,10 +231,10 @@ def test_a_mistake_in_the_last_row_is_reported_before_any_training(monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
-# In earnest
+# With real trainings
 
 
-def in_earnest(config, workdir, data_dir):
+def ablate_for_real(config, workdir, data_dir):
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
         return ablation.ablate(config, workdir, data_dir=str(data_dir))
 
@@ -244,15 +244,15 @@ def loaded(workdir, stage):
 
 
 @pytest.mark.slow
-def test_an_interrupted_smoke_grid_ends_as_the_run_that_trains_all_in_one_folder(
+def test_an_interrupted_smoke_grid_gives_the_networks_of_a_run_in_one_folder(
     tmp_path, data_dir, smoke_run, monkeypatch, capsys
 ):
-    """Shared and own stages are, bit by bit, those of `mlcm train` with the same keys."""
+    """Shared stages and rows' own stages are, bit by bit, those of `mlcm train` with the same keys."""
     opened = run_stage.open_writer
 
     @contextlib.contextmanager
     def interrupting(directory, **options):
-        """Ctrl-C in the middle of FD+LD."""
+        """Sends Ctrl-C in the middle of row FD+LD."""
         with opened(directory, **options) as write:
 
             def noted(step, scalars):
@@ -265,10 +265,10 @@ def test_an_interrupted_smoke_grid_ends_as_the_run_that_trains_all_in_one_folder
     monkeypatch.setattr("mlcm_jax.training.run_stage.open_writer", interrupting)
     config = configs.load("configs/ablation_synthetic.py", "smoke")
     with pytest.raises(Interrupted):
-        in_earnest(config, tmp_path, data_dir)
+        ablate_for_real(config, tmp_path, data_dir)
     assert "not measured" in (tmp_path / "ablation.md").read_text()
     monkeypatch.setattr("mlcm_jax.training.run_stage.open_writer", opened)
-    found = in_earnest(config, tmp_path, data_dir)
+    found = ablate_for_real(config, tmp_path, data_dir)
     assert "resumes at step" in capsys.readouterr().out
     results = {row["name"]: row for row in json.loads((smoke_run / "results.json").read_text())["rows"]}
     rows = {row["name"]: row for row in found["rows"]}
@@ -281,13 +281,13 @@ def test_an_interrupted_smoke_grid_ends_as_the_run_that_trains_all_in_one_folder
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, other.params, loaded(smoke_run, "transfer").params)))
 
 
-def test_a_teacher_in_another_folder_teaches(tmp_path, data_dir):
-    """Two short trainings on the smallest networks: the lightweight one is taught by the shared teacher."""
+def test_a_row_learns_from_the_shared_teacher(tmp_path, data_dir):
+    """Two short trainings of the smallest networks: the shared teacher teaches the lightweight student."""
     config = smoke({"one step": {"stages": ("direct",)}})
     for key in ("teacher", "light"):
         config[key] = ConfigDict({"name": "resnet18", "width": 0.125, "depths": (1,), "head": "coordinates"})
     config.steps = ConfigDict({"teacher": 2, "student": 2, "light": 2})
-    found = in_earnest(config, tmp_path, data_dir)
+    found = ablate_for_real(config, tmp_path, data_dir)
     assert 0 < found["rows"][0]["nme"] < 100 and found["others"][1]["name"] == "teacher"
     assert sorted(p.name for p in (tmp_path / "one_step" / "seed_0").iterdir()) == [
         "config.json",

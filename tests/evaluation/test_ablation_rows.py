@@ -14,7 +14,7 @@ from mlcm_jax.evaluation import ablation_rows
     [("synthetic", v) for v in ("", "long", "strong", "smoke")]
     + [(name, v) for name in ("kdloss", "star") for v in ("", "youtube", "smoke")],
 )
-def test_every_shipped_grid_can_be_planned(name, variant):
+def test_every_shipped_grid_is_valid(name, variant):
     path = f"configs/ablation_{name}.py"
     rows = ablation_rows.plan(configs.load(path, variant))
     by_name = {row.name: row for row in rows}
@@ -59,13 +59,13 @@ def test_rows_of_the_synthetic_grid():
         ({"dataset": "synthetic_faces/tiny", "test_dataset": "synthetic_faces/48x48"}, ()),
     ],
 )
-def test_a_row_shares_only_what_none_of_its_keys_could_change(overrides, shared):
+def test_a_row_shares_only_stages_that_none_of_its_keys_could_change(overrides, shared):
     rows = ablation_rows.plan(smoke({"none": NONE, "row": overrides}))
     assert rows[1].stages == ("teacher", "transfer") and rows[1].shared == shared
 
 
 @pytest.mark.parametrize("keep_best", [False, True])
-def test_keys_that_select_checkpoints_count_where_checkpoints_are_selected(keep_best):
+def test_keys_that_select_checkpoints_matter_only_with_keep_best(keep_best):
     config = smoke({"none": NONE, "row": {"checkpoint_every": 9}, "other": {"log_every": 9}})
     config.keep_best = keep_best
     _, row, other = ablation_rows.plan(config)
@@ -97,13 +97,13 @@ def test_keys_that_select_checkpoints_count_where_checkpoints_are_selected(keep_
         ({"a": NONE, "b": {"dataset": "synthetic_faces/tiny"}}, {}, "config.test_dataset='synthetic_faces/tiny'"),
     ],
 )
-def test_an_impossible_grid_is_refused_by_name(rows, ablation, message):
+def test_an_invalid_grid_is_refused_and_its_row_or_key_named(rows, ablation, message):
     with pytest.raises(InputError, match=message) as refused:
         ablation_rows.plan(smoke(rows, **ablation))
     assert "\n" not in str(refused.value)
 
 
-def test_an_ordinary_config_and_a_seed_named_twice_are_refused():
+def test_a_config_without_a_grid_and_a_repeated_seed_are_refused():
     with pytest.raises(InputError, match=r"no config\.grid"):
         ablation_rows.plan(configs.load("configs/tiny.py", "smoke"))
     config = smoke()

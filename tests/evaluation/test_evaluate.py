@@ -18,14 +18,14 @@ SMOKE_SET = "synthetic_faces/48x48"
 
 
 def smoke_protocol(**changes) -> evaluate.Protocol:
-    """That of the smoke config."""
+    """Returns the protocol of the smoke config, with changes."""
     config = configs.load("configs/tiny.py", "smoke")
     config.update(changes)
     return evaluate.protocol(config)
 
 
 def faces(errors, *, side=50.0) -> dict[str, np.ndarray]:
-    """Faces as `evaluate.collect` returns them, whose every landmark is off by a share of a box of `side` pixels."""
+    """Returns faces as `evaluate.collect` does; every landmark is off by a fraction of a box of `side` pixels."""
     truth = np.random.default_rng(0).random((len(errors), 68, 2)) * side
     shift = side * np.asarray(errors)[:, None, None] * np.array([0.6, 0.8])
     box = np.tile([0.0, 0.0, side * 1.6, side / 1.6], (len(errors), 1))  # √(w·h) = side
@@ -39,30 +39,30 @@ def opened(data_dir, layout="ibug68"):
 # Scores
 
 
-def test_scores_are_those_of_the_textbook():
+def test_scores_match_the_textbook():
     errors = np.linspace(0.005, 0.195, 20)  # none lies at a threshold
     result = evaluate.scores(faces(errors), normalizer="box", layout=LAYOUT)
     np.testing.assert_allclose(result["errors"], errors, rtol=1e-9)
     row = result["row"]
     assert row["nme"] == pytest.approx(10.0)
     assert row["fr8"] == pytest.approx(60.0) and row["fr10"] == pytest.approx(50.0)
-    # Below 0.1 lie 0.005, 0.015, … 0.095: each adds 1 − e / 0.1 to the area, in all 10 − 0.5 / 0.1 = 5 of 20.
+    # Below 0.1 are 0.005, 0.015, … 0.095: each adds 1 − e / 0.1 to the area, in all 10 − 0.5 / 0.1 = 5 of 20.
     assert row["auc10"] == pytest.approx(5 / 20) and row["auc8"] == pytest.approx((8 - 0.32 / 0.08) / 20)
 
 
-def test_a_perfect_prediction_scores_nothing_and_one():
+def test_a_perfect_prediction_has_no_error_and_an_auc_of_one():
     row = evaluate.scores(faces(np.zeros(4)), normalizer="box", layout=LAYOUT)["row"]
     assert row["nme"] == row["fr8"] == row["fr10"] == 0 and row["auc8"] == row["auc10"] == 1
 
 
-def test_landmarks_that_nobody_marked_do_not_count():
+def test_unlabelled_landmarks_do_not_count():
     found = faces([0.1, 0.1])
     found["known"][0, :30] = False
     found["prediction"][0, :30] += 1000.0
     np.testing.assert_allclose(evaluate.scores(found, normalizer="box", layout=LAYOUT)["errors"], 0.1, rtol=1e-9)
 
 
-def test_a_face_without_labels_at_an_eye_is_not_normalised_by_the_eyes():
+def test_a_face_with_an_unlabelled_eye_cannot_be_normalised_by_the_eyes():
     found = faces([0.1, 0.1])
     found["known"][1, LAYOUT.eye_corners[0]] = False
     with pytest.raises(InputError, match=r"1 of 2 faces have no label at an eye.*choose the normaliser 'box'"):
@@ -87,7 +87,7 @@ def test_a_normaliser_that_does_not_fit_the_test_set_is_refused(normalizer, layo
 
 
 class Posed(list):
-    """Examples of which only the pose is known."""
+    """Examples with a pose only."""
 
     def metadata(self, index):
         return {} if self[index] is None else {"pose": np.array([self[index], 50.0, 0.0])}
@@ -113,8 +113,8 @@ def test_collect_drops_the_padding_and_returns_original_pixels(data_dir):
     assert found["known"].all() and set(found) == {"prediction", "truth", "box", "known"}
 
 
-def test_the_last_batch_counts_as_much_as_any(smoke_run, data_dir):
-    """The mean over examples does not depend on the batch size, padded or not."""
+def test_errors_do_not_depend_on_the_batch_size(smoke_run, data_dir):
+    """The error of every example is the same, whether or not the last batch is padded."""
     mesh = sharding.make_mesh()
     network = load_stage(smoke_run, "teacher", mesh=mesh).network
     errors = []
@@ -128,7 +128,7 @@ def test_the_last_batch_counts_as_much_as_any(smoke_run, data_dir):
 
 @pytest.fixture(scope="module")
 def scored(smoke_run, data_dir):
-    """Scores of the smoke run's teacher and last stage, by the layout of the test set."""
+    """Scores of the smoke run's teacher and last stage, by layout of the test set."""
     mesh = sharding.make_mesh()
     trained = {name: load_stage(smoke_run, name, mesh=mesh) for name in ("teacher", "compress")}
     config = load_config(smoke_run)
@@ -148,7 +148,7 @@ def test_errors_are_distances_over_the_side_of_the_box(scored, data_dir, layout,
     row = next(row for row in found.rows if row["name"] == name)
     assert row["nme"] == pytest.approx(100 * found.errors[name].mean())
     assert row["fr10"] == pytest.approx(100 * np.mean(found.errors[name] > 0.1))
-    # The column of the eyes is of frontal faces alone.
+    # The column normalised by the eyes has only frontal faces.
     right, left = (truth[:, k] for k in landmarks.get(layout).eye_corners)
     by_eyes = distance / np.linalg.norm(right - left, axis=-1)
     front = np.array([abs(examples.metadata(k)["pose"][0]) < 30 for k in range(len(examples))])
@@ -156,12 +156,12 @@ def test_errors_are_distances_over_the_side_of_the_box(scored, data_dir, layout,
     assert row["nme_outer_eyes_frontal"] == pytest.approx(100 * by_eyes[front].mean(), rel=1e-4)
 
 
-def test_a_set_of_another_layout_is_scored_in_the_points_that_both_share(scored):
+def test_a_test_set_of_another_layout_is_scored_in_the_landmarks_that_both_share(scored):
     ours, theirs = (scored[layout].predictions["teacher"] for layout in ("ibug68", "sf_tl54"))
     np.testing.assert_allclose(landmarks.convert(ours, "ibug68", "sf_tl54"), theirs, atol=1e-3)
 
 
-def test_the_mean_shape_is_a_row_of_its_own(scored):
+def test_the_mean_shape_has_its_own_row(scored):
     row = scored["ibug68"].rows[0]
     assert (row["name"], row["modality"], row["params"], row["flops"]) == ("mean_shape", "none", 0, 0)
 
@@ -192,7 +192,7 @@ def test_a_test_set_that_no_stage_can_read_is_refused():
 # The command
 
 
-def test_evaluating_again_gives_the_numbers_of_the_run(smoke_run, data_dir):
+def test_evaluating_again_gives_the_results_of_the_run(smoke_run, data_dir):
     result = run_mlcm("evaluate", f"--workdir={smoke_run}", f"--data_dir={data_dir}")
     assert result.returncode == 0, result.stderr
     assert "NME" in result.stdout and "√(w·h)" in result.stdout
@@ -202,19 +202,19 @@ def test_evaluating_again_gives_the_numbers_of_the_run(smoke_run, data_dir):
 
 @pytest.fixture
 def partial_run(smoke_run, tmp_path):
-    """A work directory that has the transfer stage of the smoke run alone."""
+    """A work directory with only the transfer stage of the smoke run."""
     (tmp_path / "config.json").write_text((smoke_run / "config.json").read_text())
     (tmp_path / "transfer").symlink_to(smoke_run / "transfer")
     return tmp_path
 
 
-def test_another_split_of_a_run_that_has_one_stage(partial_run, data_dir):
+def test_another_split_of_a_run_with_one_stage(partial_run, data_dir):
     found = evaluate.evaluate(partial_run, split="val", data_dir=str(data_dir))
     assert [row["name"] for row in found["rows"]] == ["mean_shape", "transfer"] and found["split"] == "val"
     assert json.loads((partial_run / "results_synthetic_faces_48x48_val.json").read_text()) == found
 
 
-def test_what_does_not_exist_is_reported(partial_run, data_dir):
+def test_splits_datasets_and_stages_that_do_not_exist_are_reported(partial_run, data_dir):
     with pytest.raises(InputError, match="no split 'tset'"):
         evaluate.evaluate(partial_run, split="tset", data_dir=str(data_dir))
     with pytest.raises(InputError, match="Unknown dataset 'nothing'"):
@@ -224,17 +224,17 @@ def test_what_does_not_exist_is_reported(partial_run, data_dir):
         evaluate.evaluate(partial_run, data_dir=str(data_dir))
 
 
-def test_a_stage_that_is_not_finished_is_left_out_and_reported(partial_run, data_dir, capsys):
+def test_an_unfinished_stage_is_left_out_and_reported(partial_run, data_dir, capsys):
     content = json.loads((partial_run / "config.json").read_text())
     content["steps"]["student"] = 9
     (partial_run / "config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="no finished stage"):
         evaluate.evaluate(partial_run, data_dir=str(data_dir))
-    assert "Stage transfer" in (told := capsys.readouterr().out) and "has reached step 8 of 9" in told
+    assert "Stage transfer" in (shown := capsys.readouterr().out) and "has reached step 8 of 9" in shown
 
 
-def test_a_run_can_be_scored_on_another_number_of_devices(smoke_run, data_dir, monkeypatch):
-    """A run that was trained on four devices is scored on the one that is here."""
+def test_a_run_can_be_scored_on_fewer_devices_than_it_was_trained_on(smoke_run, data_dir, monkeypatch):
+    """A run that was trained on four devices is scored on the devices of this machine."""
     config = load_config(smoke_run)
     config.mesh.data = 4
     monkeypatch.setattr(evaluate, "load_config", lambda workdir: config)

@@ -1,4 +1,4 @@
-"""Figures: they show truth and prediction, files open, and odd values give no warnings."""
+"""Figures: they show truth and prediction, can be opened, and odd values cause no warnings."""
 
 import cv2
 import numpy as np
@@ -47,7 +47,7 @@ def test_curves_are_written(tmp_path, monkeypatch):
     assert axis.get_xlabel() == "NME, per cent of the box" and axis.get_ylabel() and axis.get_title()
     x, y = axis.lines[0].get_data()
     np.testing.assert_allclose(np.interp(2.5, x, y), 0.5, atol=0.26)
-    np.testing.assert_allclose([x[1], y[1], y[3], y[-1]], [1, 0.25, 0.75, 0.75])  # the failure keeps it below 1
+    np.testing.assert_allclose([x[1], y[1], y[3], y[-1]], [1, 0.25, 0.75, 0.75])  # because of the NaN, it stays below 1
     assert axis.get_xlim()[1] >= 10
     plots.loss_curves(tmp_path / "loss.png", {"teacher": ([0, 10], [1.0, 0.1]), "transfer": ([0], [np.nan])})
     axis = figures[1].axes[0]

@@ -1,4 +1,4 @@
-"""Pseudo labels: what is written, that the builder reads it, and what confidence means."""
+"""Pseudo labels: the files, that the builder reads them, and the meaning of the confidence."""
 
 import json
 
@@ -20,13 +20,13 @@ LAYOUT = landmarks.get("ibug68")
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory, data_dir):
-    """Four unlabelled pairs of the user's own, built; their folder, and that of the built datasets."""
+    """A built dataset of four unlabelled pairs: the folder of its files, and that of built datasets."""
     folder, built = tmp_path_factory.mktemp("pairs"), tmp_path_factory.mktemp("built")
     pairs.build("own", folder, built, data_dir, count=4, labelled=False, names=("a", "b", "sub/c", "d"))
     return folder, str(built)
 
 
-def test_labels_are_written_read_and_trained_from(own, smoke_run):
+def test_labels_are_written_and_read_by_the_builder(own, smoke_run):
     folder, built = own
     written = pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(folder / "landmarks"), data_dir=built)
     assert set(written) == {"a", "b", "sub/c", "d"} and (folder / "landmarks/labels.png").stat().st_size > 5_000
@@ -49,7 +49,7 @@ def test_labels_are_written_read_and_trained_from(own, smoke_run):
         pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(folder / "landmarks"), data_dir=built)
 
 
-def test_what_is_missing_is_reported(own, smoke_run, tmp_path):
+def test_an_unknown_stage_or_split_is_reported(own, smoke_run, tmp_path):
     built = own[1]
     with pytest.raises(InputError, match="no stage 'tutor'"):
         pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(tmp_path), stage="tutor", data_dir=built)
@@ -58,16 +58,16 @@ def test_what_is_missing_is_reported(own, smoke_run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_is_not_shown_images_that_the_dataset_lacks(tmp_path, data_dir):
+def test_a_dataset_without_the_images_that_the_stage_reads_is_reported(tmp_path, data_dir):
     name = pairs.build("rgb", tmp_path / "files", tmp_path / "built", data_dir, count=4, sides=("rgb",), labelled=False)
     stored_runs.write(tmp_path / "run", stored_runs.card("transfer"))
     options = {"stage": "transfer", "data_dir": str(tmp_path / "built")}
-    with pytest.raises(InputError, match=r"Stage transfer needs thermal images, and .* has no thermal ones"):
+    with pytest.raises(InputError, match=r"Stage transfer needs thermal images, but .* has no thermal ones"):
         pseudo_labels.label(str(tmp_path / "run"), name, out=str(tmp_path / "out"), **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_two_faces_of_one_name_are_reported(own, tmp_path, monkeypatch):
+def test_two_faces_of_the_same_name_are_reported(own, tmp_path, monkeypatch):
     stored_runs.write(tmp_path / "run", stored_runs.card("teacher", modality="rgb"))
     monkeypatch.setattr(pseudo_labels, "_name", lambda facts, index: "anna")
     with pytest.raises(InputError, match=r"Two faces of paired_folder/own would be written to anna\.json"):
@@ -87,8 +87,8 @@ def test_the_file_of_a_face_is_named_after_it(facts, name):
     assert pseudo_labels._name(facts, 7) == name
 
 
-class Stand:
-    """In place of a Predictor: `predict_crops` is a function of the crops, float32 [N, 32, 32, 3]."""
+class StandIn:
+    """A stand-in for a Predictor; `predict_crops` is a function of the crops, float32 [N, 32, 32, 3]."""
 
     def __init__(self, predict_crops):
         self.predict_crops = predict_crops
@@ -98,8 +98,8 @@ class Stand:
 IMAGE, BOX = np.zeros((48, 48, 3), np.uint8), np.array([8, 8, 32, 32], np.float32)
 
 
-def test_predictions_for_the_same_place_of_the_image_are_trusted(monkeypatch):
-    """Every view is mapped back, mirrored ones included: a dot found in each is one dot, with confidence 1."""
+def test_predictions_that_agree_in_the_image_have_full_confidence(monkeypatch):
+    """Every view is mapped back to the image, also mirrored ones: true landmarks in all have a confidence of 1."""
     truth = np.random.default_rng(0).uniform(10, 38, (68, 2)).astype(np.float32)
     places, crop = [], augment.crop
 
@@ -108,7 +108,7 @@ def test_predictions_for_the_same_place_of_the_image_are_trusted(monkeypatch):
         places.append(made["to_image"].astype(np.float64))
         return made
 
-    def knowing(crops):
+    def true_landmarks(crops):
         assert crops.shape == (8, 32, 32, 3)
         found = []
         for to_image in places:
@@ -118,17 +118,17 @@ def test_predictions_for_the_same_place_of_the_image_are_trusted(monkeypatch):
         return np.stack(found)
 
     monkeypatch.setattr(augment, "crop", noting)
-    points, confidence = pseudo_labels.predict_views(Stand(knowing), IMAGE, BOX)
+    points, confidence = pseudo_labels.predict_views(StandIn(true_landmarks), IMAGE, BOX)
     assert sum(np.linalg.det(to_image[:, :2]) < 0 for to_image in places) == 4
     np.testing.assert_allclose(points, truth, atol=1e-3)
     np.testing.assert_allclose(confidence, 1.0, atol=1e-4)
 
 
 def test_confidence_falls_with_the_spread_of_the_views():
-    def fixed_in_the_crop(crops):  # the middle of every crop, which the shifts of the box move about
+    def fixed_in_the_crop(crops):  # the middle of every crop, which moves with the shifts of the box
         return np.full((len(crops), 68, 2), 0.5)
 
-    points, confidence = pseudo_labels.predict_views(Stand(fixed_in_the_crop), IMAGE, BOX)
+    points, confidence = pseudo_labels.predict_views(StandIn(fixed_in_the_crop), IMAGE, BOX)
     shifts = np.array([[across, down] for across, down, _, _ in pseudo_labels.VIEWS])
     spread = np.sqrt(np.square(shifts - shifts.mean(0)).sum(1).mean())
     np.testing.assert_allclose(confidence, 1 / (1 + (spread / 0.02) ** 2), rtol=1e-4)

@@ -1,4 +1,4 @@
-"""What `mlcm train` does around the stages: seeds, one odd run from its data to its plots, and the table of several."""
+"""`mlcm train` around the stages: several seeds and their table, plots, and one run with unusual keys."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +48,7 @@ def test_one_seed_has_no_deviation(tmp_path):
     assert found["rows"][0]["nme_std"] == 0.0 and found["paired"] == [] and found["seeds"] == [5]
 
 
-def test_every_seed_has_folders_of_its_own(tmp_path, monkeypatch):
+def test_every_seed_has_its_own_folders(tmp_path, monkeypatch):
     runs = []
 
     def train_seed(config, folder, *, data_dir):
@@ -68,14 +68,14 @@ def test_every_seed_has_folders_of_its_own(tmp_path, monkeypatch):
 
 
 class Drawn(list):
-    """What was to be drawn: (function of `plots`, its arguments)."""
+    """Records calls of functions of `plots` instead of drawing: (name, arguments, keyword arguments)."""
 
     def __getattr__(self, name):
         return lambda path, *arguments, **options: self.append((name, arguments, options))
 
 
 def test_the_samples_are_of_the_last_stage_that_was_scored(smoke_run, tmp_path, data_dir, monkeypatch):
-    """A test set of RGB images alone leaves the thermal stages without scores."""
+    """On a test set with RGB images only, thermal stages have no scores."""
     name = pairs.build("rgb", tmp_path / "files", tmp_path / "built", data_dir, count=9, sides=("rgb",))
     config, mesh = workdir.load_config(smoke_run), sharding.make_mesh(jax.devices()[:1])
     config.test_dataset = name
@@ -92,7 +92,7 @@ def test_the_samples_are_of_the_last_stage_that_was_scored(smoke_run, tmp_path, 
     assert rows[0]["title"] == f"NME {100 * found.errors['teacher'][0]:.1f} %"
 
 
-def test_a_test_set_that_no_stage_can_read_is_reported_before_the_first_is_trained(tmp_path, data_dir, monkeypatch):
+def test_a_test_set_that_no_stage_can_read_is_reported_before_any_training(tmp_path, data_dir, monkeypatch):
     name = pairs.build("rgb", tmp_path / "files", tmp_path / "built", data_dir, count=9, sides=("rgb",))
     monkeypatch.setattr(run_stage, "train_stages", lambda *_: pytest.fail("a training began"))
     monkeypatch.setattr(run_stage, "prepare", lambda *_, **__: pytest.fail("the training was prepared"))
@@ -104,7 +104,7 @@ def test_a_test_set_that_no_stage_can_read_is_reported_before_the_first_is_train
 
 
 @pytest.mark.parametrize("records", [[{"step": 1, "skipped": 1.0}, {"step": 2, "task": 3.0}], [{"step": 1}], []])
-def test_windows_of_skipped_steps_leave_no_point_in_the_loss_curve(tmp_path, monkeypatch, records):
+def test_the_loss_curve_has_no_point_where_all_steps_were_skipped(tmp_path, monkeypatch, records):
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     monkeypatch.setattr(seeds, "plots", drawn := Drawn())
@@ -118,14 +118,14 @@ def test_windows_of_skipped_steps_leave_no_point_in_the_loss_curve(tmp_path, mon
     assert drawn[1][1] == ({"teacher": ([record["step"] for record in known], [r["task"] for r in known])},)
 
 
-# An odd run, for real
+# A real run with unusual keys
 
 
 @pytest.fixture(scope="module")
 def odd_run(tmp_path_factory, data_dir):
-    """A run of two stages whose every key is unusual, trained on a thread; its folder, config and results.
+    """A run of two stages with unusual keys, trained on a thread: its folder, config and results.
 
-    Each stage takes four steps and logs each of them; the second step of the teacher is not finite, and is skipped.
+    Each stage takes and logs four steps; the second step of the teacher is not finite, and is skipped.
     """
     folder = tmp_path_factory.mktemp("odd")
     config = configs.load("configs/tiny.py", "smoke")
@@ -155,7 +155,7 @@ def odd_run(tmp_path_factory, data_dir):
     return folder, config, results
 
 
-def test_a_run_trains_on_a_thread_to_its_table_and_plots(odd_run):
+def test_a_run_on_a_thread_writes_its_table_and_plots(odd_run):
     folder, _, results = odd_run
     assert [row["name"] for row in results["rows"]] == ["mean_shape", "teacher", "transfer"]
     assert json.loads((folder / "results.json").read_text()) == results and results["split"] == "val"
@@ -165,7 +165,7 @@ def test_a_run_trains_on_a_thread_to_its_table_and_plots(odd_run):
     assert stored.load(folder / "teacher")[1].thermal_range == ()
 
 
-def test_a_skipped_step_is_logged_without_a_loss_and_its_examples_are_noted(odd_run):
+def test_a_skipped_step_is_logged_without_a_loss_and_its_examples_are_recorded(odd_run):
     folder = odd_run[0]
     records = read_jsonl(folder / "teacher" / "metrics.jsonl")
     assert [record["step"] for record in records] == [1, 2, 3, 4]
@@ -175,7 +175,7 @@ def test_a_skipped_step_is_logged_without_a_loss_and_its_examples_are_noted(odd_
     assert noted["step"] == 2 and len(noted["examples"]) == 8
 
 
-def test_each_stage_trains_on_the_datasets_that_are_named_for_it(odd_run, data_dir):
+def test_each_stage_trains_on_its_own_datasets(odd_run, data_dir):
     folder, config, _ = odd_run
     mesh = sharding.make_mesh(jax.devices()[:1])
     run = run_stage.prepare(config, folder, data_dir=str(data_dir), mesh=mesh, validate=lambda *_: 0.0)
@@ -189,11 +189,11 @@ def test_each_stage_trains_on_the_datasets_that_are_named_for_it(odd_run, data_d
     assert set(drawn("teacher")) == {own.name}
     # The student draws from the two datasets in proportion 1 to 3, whatever their sizes.
     assert set(of_student) == {large.name, small.name} and 0.68 < np.mean(np.equal(of_student, small.name)) < 0.82
-    # And the mean shape is that of both.
+    # The mean shape is that of both datasets.
     labels = [one.labels(i) for one in run.examples for i in range(len(one))]
     u = [(e["landmarks"] - (e["box"][:2] + e["box"][2:] / 2)) / (1.1 * e["box"][2:].max()) + 0.5 for e in labels]
     np.testing.assert_allclose(run.mean_shape, np.mean(u, axis=0), atol=1e-5)
-    # The noted examples of the skipped step are those that the teacher was shown.
+    # The recorded examples of the skipped step are from the teacher's dataset.
     (noted,) = json.loads((folder / "teacher" / "skipped.json").read_text())
     assert {one["dataset"] for one in noted["examples"]} == {own.name}
     assert set(json.loads((folder / "origin.json").read_text())["data"]) == {
@@ -206,7 +206,7 @@ def test_each_stage_trains_on_the_datasets_that_are_named_for_it(odd_run, data_d
 @pytest.mark.parametrize(
     ("key", "value"), [("normalizer", "outer_eyes"), ("checkpoint_every", 3), ("keep_best", False)]
 )
-def test_what_chooses_the_best_network_may_not_change_when_a_run_goes_on(odd_run, key, value):
+def test_keys_that_select_the_best_network_may_not_change_when_a_run_resumes(odd_run, key, value):
     folder, config, _ = odd_run
     workdir.check_config(folder, config)
     changed = config.copy_and_resolve_references()
@@ -216,7 +216,7 @@ def test_what_chooses_the_best_network_may_not_change_when_a_run_goes_on(odd_run
 
 
 @pytest.mark.parametrize(("key", "value"), [("normalizer", "outer_eyes"), ("checkpoint_every", 2), ("log_every", 5)])
-def test_keys_of_scoring_and_bookkeeping_may_change_where_nothing_is_chosen(smoke_run, key, value):
+def test_keys_of_scoring_and_bookkeeping_may_change_without_keep_best(smoke_run, key, value):
     changed = configs.load("configs/tiny.py", "smoke")
     configs.put(changed, key, value)
     workdir.check_config(smoke_run, changed)

@@ -1,4 +1,4 @@
-"""The gray values that networks see under `config.thermal_range`: the same in training, selection, scoring and use."""
+"""The gray values that `config.thermal_range` gives are the same in training, selection, scoring and prediction."""
 
 import json
 
@@ -25,7 +25,7 @@ MESH = sharding.make_mesh(jax.devices()[:1])
 
 
 def crop_of(record, size, expand=1.1):
-    """The crop float32 [1, size, size, 1] of a record of the dataset, whose temperatures are converted by numpy."""
+    """Returns the crop of a record, float32 [1, size, size, 1], with temperatures converted by numpy."""
     celsius = record["celsius"].astype(np.float64).reshape(48, 48) / 100 - 273.15
     gray = np.round(np.clip((celsius - LOW) / (HIGH - LOW), 0, 1) * 255).astype(np.uint8)
     example = {"thermal": gray, "box": record["box"], "visible": record["visible"], "landmarks": record["landmarks"]}
@@ -40,7 +40,7 @@ def records(data_dir):
 
 
 def config_of(**changes):
-    """The smoke config with temperatures, and without augmentation."""
+    """Returns the smoke config with a thermal range and without augmentation."""
     config = configs.load("configs/tiny.py", "smoke")
     config.thermal_range = (LOW, HIGH)
     config.augment = dict.fromkeys(config.augment, 0.0) | {"expand": 1.1}
@@ -55,7 +55,7 @@ def prepared(folder, data_dir, **changes) -> run_stage.Run:
 
 
 def batch_with(run, stage, record):
-    """The first example of a stage's batches that is that record."""
+    """Returns the thermal image of a record from the batches of a stage, float32 [1, S, S, 1]."""
     batches = run_stage._batches(run, stage, ("thermal",))
     for step in range(200):
         same = (batches[step]["box"] == np.asarray(record["box"], np.float32)).all(1)
@@ -65,20 +65,20 @@ def batch_with(run, stage, record):
 
 
 def assert_seen(seen, wanted):
-    """Equal but for rounding to 8 bits, and not what the stretched gray images of the dataset would give."""
+    """Asserts that images are equal up to rounding to 8 bits."""
     assert np.shape(seen) == wanted.shape
     np.testing.assert_allclose(seen, wanted, atol=1.01 / 255)
 
 
 def test_the_fixed_range_differs_from_the_stretched_images(records, data_dir):
-    """So that the other tests of this file cannot pass by accident."""
+    """Otherwise the other tests of this file could pass by accident."""
     stretched = open_examples(DATASET, "test", data_dir=str(data_dir), layout=LAYOUT)[0]
     seen = augment.crop(stretched, size=32, expand=1.1, layout=LAYOUT)["thermal"][None]
     assert np.abs(seen - crop_of(records["test"], 32)).max() > 20 / 255
 
 
-def test_students_and_thermal_teachers_train_on_these_gray_values(tmp_path, data_dir, records):
-    """Also where the teacher reads thermal images, of a dataset of its own."""
+def test_training_with_and_without_a_thermal_teacher(tmp_path, data_dir, records):
+    """Covers a teacher that reads thermal images of its own dataset, too."""
     run = prepared(tmp_path, data_dir)
     assert_seen(batch_with(run, "transfer", records["train"]), crop_of(records["train"], 32))
     run = prepared(tmp_path, data_dir, teacher_dataset=DATASET, modalities={"teacher": "thermal", "student": "thermal"})
@@ -87,7 +87,7 @@ def test_students_and_thermal_teachers_train_on_these_gray_values(tmp_path, data
     assert_seen(batch_with(run, "transfer", records["train"]), crop_of(records["train"], 32))
 
 
-def test_a_teacher_of_rgb_images_may_have_a_dataset_without_temperatures(tmp_path, data_dir, monkeypatch):
+def test_the_dataset_of_an_rgb_teacher_needs_no_temperatures(tmp_path, data_dir, monkeypatch):
     asked = []
     opened = run_stage.open_sets
     monkeypatch.setattr(
@@ -101,7 +101,7 @@ def test_a_teacher_of_rgb_images_may_have_a_dataset_without_temperatures(tmp_pat
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The batches that networks are shown while scoring; they predict the truth."""
+    """Records the images that networks read in scoring; the predictions are the truth."""
     batches = []
     monkeypatch.setattr(
         evaluate,
@@ -111,13 +111,13 @@ def seen(monkeypatch):
     return batches
 
 
-def test_the_best_checkpoint_is_chosen_on_these_gray_values(tmp_path, data_dir, records, seen):
+def test_selecting_the_best_checkpoint(tmp_path, data_dir, records, seen):
     run = prepared(tmp_path, data_dir, keep_best=True)
     assert evaluate.validation(run.config, MESH)(None, run.validation, "thermal") == pytest.approx(0.0, abs=1e-3)
     assert_seen(seen[0][:1], crop_of(records["val"], 32))
 
 
-def test_runs_and_evaluate_score_on_these_gray_values(smoke_run, tmp_path, data_dir, records, seen):
+def test_scoring_in_a_run_and_by_the_command_evaluate(smoke_run, tmp_path, data_dir, records, seen):
     examples = evaluate.open_test(config_of(), data_dir=str(data_dir))
     assert_seen(
         augment.crop(examples[0], size=32, expand=1.1, layout=LAYOUT)["thermal"][None], crop_of(records["test"], 32)
@@ -130,7 +130,7 @@ def test_runs_and_evaluate_score_on_these_gray_values(smoke_run, tmp_path, data_
     assert_seen(seen[0][:1], crop_of(records["val"], 32))
 
 
-def test_the_stored_model_knows_the_range_if_it_reads_thermal_images(tmp_path, data_dir):
+def test_a_stored_model_has_the_range_if_it_reads_thermal_images(tmp_path, data_dir):
     run = prepared(tmp_path, data_dir)
     for stage, limits in (("teacher", ()), ("transfer", (LOW, HIGH))):
         network = stages.initial_network(stage, run.config, mean_shape=run.mean_shape)
@@ -140,7 +140,7 @@ def test_the_stored_model_knows_the_range_if_it_reads_thermal_images(tmp_path, d
 
 @pytest.fixture
 def crops(monkeypatch):
-    """The crops that a Predictor shows to its network."""
+    """Records the crops that a Predictor passes to its network."""
     shown, predict = [], Predictor.predict_crops
     monkeypatch.setattr(
         Predictor, "predict_crops", lambda self, images: shown.append(np.asarray(images)) or predict(self, images)
@@ -169,6 +169,6 @@ def test_label_shows_these_gray_values(tmp_path, data_dir, records, crops):
 
 def test_a_dataset_without_temperatures_is_reported(tmp_path, data_dir):
     name = pairs.build("gray", tmp_path / "files", tmp_path / "built", data_dir, count=8)
-    with pytest.raises(InputError, match=r"keeps no temperatures, so config\.thermal_range does not apply"):
+    with pytest.raises(InputError, match=r"has no temperatures, so config\.thermal_range does not apply"):
         prepared(tmp_path / "run", tmp_path / "built", dataset=name)
     assert not (tmp_path / "run").exists()

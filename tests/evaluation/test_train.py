@@ -1,4 +1,4 @@
-"""The stages end to end, in processes of their own: what they write, how they resume, how they stop."""
+"""Training end to end, mostly in other processes: the files it writes, how it resumes, and how it stops."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def start(workdir, data_dir, *more, env=None):
 
 
 def wait_for(process, reached):
-    """Until `reached()`, or the process ends by itself."""
+    """Waits until `reached()` is true or the process ends by itself."""
     deadline = time.monotonic() + 300
     while process.poll() is None and not reached():
         assert time.monotonic() < deadline, "nothing happened for five minutes"
@@ -86,7 +86,7 @@ def test_metrics_are_logged_for_every_stage(smoke_run):
 
 
 def prepared(tmp_path, data_dir, **changes):
-    """The run of the smoke config, with its datasets opened."""
+    """Returns the run of the smoke config, with its datasets opened."""
     config = configs.load("configs/tiny.py", "smoke")
     config.update(changes)
     return run_stage.prepare(config, tmp_path, data_dir=str(data_dir), mesh=sharding.make_mesh(jax.devices()[:1]))
@@ -106,7 +106,7 @@ def test_student_and_control_share_initialisation_and_data(tmp_path, data_dir, n
             np.testing.assert_array_equal(value, taught[step][key])
 
 
-def test_the_shape_model_is_that_of_the_augmented_crops_and_is_kept(tmp_path, data_dir):
+def test_the_shape_model_is_fitted_to_augmented_crops_and_kept(tmp_path, data_dir):
     run = prepared(tmp_path, data_dir)
     model = run_stage._shape_model(run, "tolerant")
     batches = run_stage._batches(run, "tolerant", ("rgb",))
@@ -118,9 +118,9 @@ def test_the_shape_model_is_that_of_the_augmented_crops_and_is_kept(tmp_path, da
     assert (tmp_path / "shape_model.npz").stat().st_mtime_ns == written
 
 
-def test_sigkill_and_resume_is_bitwise_the_undisturbed_run(tmp_path, data_dir, smoke_run):
+def test_a_run_that_resumes_after_sigkill_is_bitwise_the_uninterrupted_one(tmp_path, data_dir, smoke_run):
     names = ("teacher", "transfer")
-    # A checkpoint at every step: the kill comes in the middle of one as likely as not.
+    # With a checkpoint at every step, the process may well be killed while it is saving.
     more = ("--config.stages=('teacher','transfer')", "--config.log_every=1", "--config.checkpoint_every=1")
     process = start(tmp_path, data_dir, *more)
     wait_for(process, lambda: logged_step(tmp_path, "transfer") >= 3)
@@ -131,7 +131,7 @@ def test_sigkill_and_resume_is_bitwise_the_undisturbed_run(tmp_path, data_dir, s
     assert resumed.returncode == 0, resumed.stderr
     assert "resumes at step" in resumed.stdout
     assert_same_networks(tmp_path, smoke_run, names)
-    # Every step stands in the file once, although some were taken twice.
+    # The file has every step once, although some were taken twice.
     assert [r["step"] for r in read_jsonl(tmp_path / "transfer" / "metrics.jsonl")] == list(range(1, 9))
 
 
@@ -140,7 +140,7 @@ def test_sigkill_and_resume_is_bitwise_the_undisturbed_run(tmp_path, data_dir, s
 def test_sigkill_at_twenty_random_moments(tmp_path, data_dir, smoke_run, seed):
     rng = random.Random(seed)
     for _ in range(5):
-        # A checkpoint at every step: half of the kills that fall into training fall into a save.
+        # With a checkpoint at every step, about half of the kills during training happen during a save.
         process = start(tmp_path, data_dir, "--config.checkpoint_every=1")
         try:
             process.communicate(timeout=rng.uniform(4, 40))
@@ -153,9 +153,9 @@ def test_sigkill_at_twenty_random_moments(tmp_path, data_dir, smoke_run, seed):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 75)])
-def test_a_signal_ends_after_the_step_with_a_hint_how_to_resume(tmp_path, data_dir, number, code):
+def test_on_a_signal_the_run_finishes_the_step_saves_and_explains_how_to_resume(tmp_path, data_dir, number, code):
     only = "--config.stages=('teacher',)"
-    # So many steps that they do not end first; the schedule then differs from the smoke run's, which is not compared.
+    # There are too many steps to finish before the signal; the run is not compared with the smoke run.
     more = (only, "--config.steps.teacher=100000", "--config.checkpoint_every=100000")
     process = start(tmp_path, data_dir, *more)
     wait_for(process, lambda: logged_step(tmp_path, "teacher") >= 4)
@@ -196,15 +196,15 @@ def test_a_finished_run_is_not_trained_again(smoke_run, tmp_path, data_dir):
         ("transfer.decay", "liner", "linear"),
         ("transfer.reverse_target", "me", "truth"),
         ("seeds", (1, 2, 1), "config.seeds.* names a seed twice"),
-        # Of the test set: reported before anything is trained.
+        # Errors in the test set are reported before anything is trained.
         ("test_dataset", "synthetic_face/tiny", "did you mean"),
         ("test_split", "tset", "no split 'tset'"),
         ("normalizer", "eyes", "Unknown normaliser 'eyes'"),
         ("eval_batch_size", 0, "config.eval_batch_size"),
-        ("thermal_range", (40.0, 20.0), "two numbers that rise"),
+        ("thermal_range", (40.0, 20.0), "two increasing numbers"),
     ],
 )
-def test_a_bad_config_is_one_sentence_and_claims_no_work_directory(tmp_path, data_dir, key, value, message):
+def test_a_bad_config_is_reported_in_one_sentence_and_claims_no_work_directory(tmp_path, data_dir, key, value, message):
     config, workdir = configs.load("configs/tiny.py", "smoke"), tmp_path / "run"
     configs.put(config, key, value)
     with pytest.raises(InputError, match=message) as caught:
@@ -217,7 +217,7 @@ def test_a_bad_config_is_one_sentence_and_claims_no_work_directory(tmp_path, dat
     "override, message, code",
     [("--config.student.widht=1", "did you mean 'student.width'", 2), ("--config.layout=ibug86", "ibug68", 1)],
 )
-def test_the_command_reports_it_in_one_line(tmp_path, data_dir, override, message, code):
+def test_the_command_reports_a_bad_config_in_one_line(tmp_path, data_dir, override, message, code):
     result = run_mlcm(*arguments(tmp_path / "w", data_dir, override))
     assert result.returncode == code, result.stdout + result.stderr
     assert message in result.stderr and "Traceback" not in result.stderr
@@ -241,8 +241,8 @@ def test_losses_that_are_not_finite_stop_the_run_and_name_the_examples(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_run_is_clean_under_the_checks_of_jax(tmp_path, data_dir):
-    # The loop forbids transfers inside a step by itself.
+def test_a_run_passes_the_debug_checks_of_jax(tmp_path, data_dir):
+    # The loop itself forbids transfers inside a step.
     env = os.environ | {"JAX_DEBUG_NANS": "1", "JAX_CHECK_TRACER_LEAKS": "1"}
     env.pop("JAX_COMPILATION_CACHE_DIR")
     result = run_mlcm(*arguments(tmp_path, data_dir), env=env)
@@ -269,7 +269,7 @@ def test_the_memory_of_a_long_run_does_not_grow(tmp_path, data_dir):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_reported_and_what_was_saved_stays(tmp_path, data_dir):
+def test_a_full_disk_is_reported_and_what_was_saved_is_kept(tmp_path, data_dir):
     """A file size limit stands in for a full disk: the kernel refuses to write more."""
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"

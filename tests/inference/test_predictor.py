@@ -1,4 +1,4 @@
-"""Prediction on images of every kind that the command promises to read, from the stored models of a run alone."""
+"""Prediction on every kind of image that the command can read, from nothing but the stored models of a run."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def predictor(smoke_run):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, face):
-    """One face in files of every kind."""
+    """A folder with one face in files of every kind."""
     folder = tmp_path_factory.mktemp("images")
     gray, celsius = face["thermal"], face["celsius"]
     cv2.imwrite(str(folder / "gray8.png"), gray)
@@ -49,11 +49,11 @@ def box_of(face) -> str:
     return ",".join(str(value) for value in face["box"])
 
 
-# Where landmarks come out
+# Where the landmarks are
 
 
 def brightest(crops):
-    """In place of a network: every landmark lies at the centre of what is bright in the crop."""
+    """Stands in for a network: every landmark is at the centre of brightness of the crop."""
     found = []
     for crop in crops[..., 0].astype(np.float64):
         v, u = np.mgrid[: crop.shape[0], : crop.shape[1]] + 0.5
@@ -62,8 +62,8 @@ def brightest(crops):
 
 
 @pytest.mark.parametrize("box", [(10, 6, 30, 40), (-4, 2, 40.5, 30), (31, 20, 25, 50)])
-def test_landmarks_come_in_pixels_of_the_image(tmp_path, monkeypatch, box):
-    """Crop, mirrored crop and the way back, with a dot whose place is known."""
+def test_landmarks_are_in_pixels_of_the_image(tmp_path, monkeypatch, box):
+    """Tests crop, mirrored crop and the mapping back, with a dot at a known place."""
     stored_runs.write(tmp_path, stored_runs.card())
     predictor = Predictor(tmp_path)
     monkeypatch.setattr(predictor, "predict_crops", brightest)
@@ -90,7 +90,7 @@ def test_a_prediction_is_the_mean_over_the_crop_and_its_mirror_image(tmp_path, m
     np.testing.assert_allclose(scores, [1 / (1 + apart / 0.05)], rtol=1e-5)
 
 
-def test_predictions_follow_the_image_and_not_the_mean_shape_alone(predictor, face):
+def test_predictions_depend_on_the_image(predictor, face):
     other = generate.example(3, 1, size=64, frontal=True, well_lit=True)
     one, two = (predictor(image["thermal"], face["box"][None])[0] for image in (face, other))
     assert np.abs(one - two).max() > 0.01
@@ -99,7 +99,7 @@ def test_predictions_follow_the_image_and_not_the_mean_shape_alone(predictor, fa
 
 
 def test_a_mirrored_image_gives_mirrored_landmarks(predictor, face):
-    """Both orders are averaged, so this holds for any network."""
+    """Predictions are averaged over an image and its mirror image, so this holds for any network."""
     width = face["thermal"].shape[1]
     x, y, w, h = face["box"]
     points, _ = predictor(face["thermal"], face["box"][None])
@@ -116,7 +116,7 @@ def test_an_image_twice_the_size_gives_the_same_face(predictor, face):
     np.testing.assert_allclose(doubled[0], (points[0] + 0.5) * 2 - 0.5, atol=1.0)
 
 
-def test_several_faces_at_once_and_none(predictor, face):
+def test_several_faces_and_no_face(predictor, face):
     boxes = np.stack([face["box"], face["box"] + [3, -2, 0, 0]])
     together, scores = predictor(face["thermal"], boxes)
     for i in range(2):
@@ -141,7 +141,7 @@ def test_bad_boxes_are_reported(predictor, face, boxes, message):
         predictor(face["thermal"], boxes)
 
 
-# Whose network
+# Stages
 
 
 def test_the_last_stage_of_the_run_predicts_unless_another_is_named(tmp_path):
@@ -157,9 +157,9 @@ def test_a_stage_that_is_unknown_or_unfinished_is_reported(tmp_path):
     (tmp_path / "transfer" / "checkpoints").mkdir(parents=True)
     unfinished = f"Stage transfer of {tmp_path} is not finished; run the training command again to finish it."
     for stage in (None, "transfer"):
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as raised:
             Predictor(tmp_path, stage=stage)
-        assert str(told.value) == unfinished
+        assert str(raised.value) == unfinished
     with pytest.raises(InputError, match=r"has no stage 'tranfser'; did you mean 'transfer'\?"):
         Predictor(tmp_path, stage="tranfser")
     (tmp_path / "teacher" / stored.WEIGHTS).unlink()
@@ -174,7 +174,7 @@ def test_a_work_directory_without_stages_is_reported(tmp_path, content):
         Predictor(tmp_path)
 
 
-def test_a_folder_of_seeds_or_of_nothing_is_reported(tmp_path):
+def test_a_folder_of_seeds_or_without_a_run_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"not the work directory of a run .*mlcm train"):
         Predictor(tmp_path)
     stored_runs.write(tmp_path / "seed_3", stored_runs.card())
@@ -194,7 +194,7 @@ for name in ("orbax", "orbax.checkpoint", "grain", "tensorflow_datasets", "tenso
 """
 
 
-def test_a_run_predicts_where_nothing_of_the_training_is_installed(smoke_run, predictor, folder, face, tmp_path):
+def test_prediction_works_without_the_libraries_for_training(smoke_run, predictor, folder, face, tmp_path):
     code = BLOCKED.format(more="'tfds_builders', 'mlcm_jax.training'")
     code += f"""
 import numpy as np
@@ -212,15 +212,15 @@ predict_files([{str(folder / "gray8.png")!r}], model={str(smoke_run)!r}, box={bo
     points, scores = predictor(face["thermal"], face["box"][None])
     np.testing.assert_allclose(found["points"], points, atol=1e-4)
     np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
-    told = json.loads((tmp_path / "predictions.json").read_text())["gray8.png"]["landmarks"]
-    np.testing.assert_allclose(told, points[0], atol=2e-3)
+    written = json.loads((tmp_path / "predictions.json").read_text())["gray8.png"]["landmarks"]
+    np.testing.assert_allclose(written, points[0], atol=2e-3)
 
 
 # Files
 
 
 def test_the_command_reads_every_kind_of_image(smoke_run, folder, tmp_path, face):
-    """Without the libraries of the training, of which the command imports none."""
+    """The libraries for training are blocked, because this command must not import them."""
     names = ["gray8.png", "gray16.png", "celsius.tiff", "celsius.npy", "inferno.png", "colour.jpg"]
     words = ["predict", f"--model={smoke_run}", f"--box={box_of(face)}", f"--out={tmp_path}"]
     words += [str(folder / name) for name in names]
@@ -233,14 +233,14 @@ def test_the_command_reads_every_kind_of_image(smoke_run, folder, tmp_path, face
         assert found[name]["layout"] == "ibug68" and np.shape(found[name]["landmarks"]) == (68, 2)
         np.testing.assert_allclose(found[name]["box"], face["box"], rtol=1e-6)
         assert cv2.imread(str(tmp_path / f"{name}_landmarks.png")) is not None
-    # The same temperatures through three containers are the same face, to the rounding of the 16-bit image.
+    # The same temperatures in three formats give the same face, up to the rounding of the 16-bit image.
     np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["celsius.tiff"]["landmarks"], atol=1e-3)
     np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["gray16.png"]["landmarks"], atol=0.5)
 
 
-def test_without_a_box_the_whole_image_is_taken_and_announced(smoke_run, folder, tmp_path, capsys):
+def test_without_a_box_the_whole_image_is_used_and_a_message_says_so(smoke_run, folder, tmp_path, capsys):
     found = predict_files([str(folder / "colour.jpg")], model=str(smoke_run), stage="teacher", out=str(tmp_path))
-    assert "no box given, so the whole image is taken for the face" in capsys.readouterr().out
+    assert "no box given, so the whole image is used as the box of the face" in capsys.readouterr().out
     assert found["colour.jpg"]["box"] == [0, 0, 64, 64]
     assert json.loads((tmp_path / "predictions.json").read_text()) == found
 
@@ -249,19 +249,19 @@ def test_a_file_of_boxes(smoke_run, folder, tmp_path, face):
     boxes = {"boxes": str(folder / "boxes.json"), "out": str(tmp_path)}
     found = predict_files([str(folder / "gray8.png")], model=str(smoke_run), **boxes)
     np.testing.assert_allclose(found["gray8.png"]["box"], face["box"], rtol=1e-6)
-    with pytest.raises(InputError, match="has a box for none of the images"):
+    with pytest.raises(InputError, match="has no box for any of the images"):
         predict_files([str(folder / "gray16.png")], model=str(smoke_run), **boxes)
 
 
-def test_bad_images_are_named_and_the_good_ones_kept(smoke_run, folder, tmp_path):
+def test_bad_images_are_reported_and_the_others_predicted(smoke_run, folder, tmp_path):
     whole = (folder / "gray8.png").read_bytes()
     bad = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "text.png": b"no image at all"}
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
     paths = [*(tmp_path / name for name in bad), tmp_path / "absent.png", folder / "gray8.png"]
-    with pytest.raises(InputError, match="4 of 5 images were left out") as told:
+    with pytest.raises(InputError, match="4 of 5 images were left out") as raised:
         predict_files(list(map(str, paths)), model=str(smoke_run), out=str(tmp_path / "out"))
-    assert all(name in str(told.value) for name in (*bad, "absent.png"))
+    assert all(name in str(raised.value) for name in (*bad, "absent.png"))
     assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == ["gray8.png"]
 
 
@@ -274,28 +274,28 @@ def test_bad_images_are_named_and_the_good_ones_kept(smoke_run, folder, tmp_path
         ({"stage": "compres"}, "no stage 'compres'"),
     ],
 )
-def test_bad_options_are_one_sentence(smoke_run, folder, tmp_path, options, message):
-    with pytest.raises(InputError, match=message) as told:
+def test_bad_options_are_reported_in_one_sentence(smoke_run, folder, tmp_path, options, message):
+    with pytest.raises(InputError, match=message) as raised:
         predict_files([str(folder / "gray8.png")], model=str(smoke_run), out=str(tmp_path), **options)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_the_command_reports_an_unknown_stage(smoke_run, folder, tmp_path):
+def test_the_command_reports_an_error_in_one_line(smoke_run, folder, tmp_path):
     result = run_mlcm("predict", f"--model={smoke_run}", f"--out={tmp_path}", "--stage=compres", folder / "gray8.png")
     assert result.returncode == 1 and "no stage 'compres'; did you mean 'compress'?" in result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
-def test_two_images_of_one_name_are_refused(smoke_run, folder, tmp_path):
+def test_two_images_of_the_same_name_are_refused(smoke_run, folder, tmp_path):
     (tmp_path / "gray8.png").write_bytes((folder / "gray8.png").read_bytes())
     with pytest.raises(InputError, match=r"both called gray8\.png"):
         predict_files([str(folder / "gray8.png"), str(tmp_path / "gray8.png")], model=str(smoke_run), out=str(tmp_path))
 
 
-# What networks are shown
+# What networks read
 
 
-def test_a_network_for_thermal_images_is_shown_gray_and_one_for_rgb_colours(tmp_path, folder):
+def test_thermal_networks_read_gray_images_and_rgb_networks_colour_images(tmp_path, folder):
     stored_runs.write(tmp_path, stored_runs.card("teacher", modality="rgb"), stored_runs.card("transfer"))
     for stage, shape in (("teacher", (64, 64, 3)), ("transfer", (64, 64))):
         predictor = Predictor(tmp_path, stage=stage)
@@ -304,7 +304,7 @@ def test_a_network_for_thermal_images_is_shown_gray_and_one_for_rgb_colours(tmp_
             assert image.shape == shape and image.dtype == np.uint8
 
 
-def test_temperatures_are_shown_in_the_range_of_the_training(tmp_path):
+def test_temperatures_are_converted_with_the_range_of_the_training(tmp_path):
     stored_runs.write(tmp_path, stored_runs.card(thermal_range=(20.0, 40.0)))
     predictor = Predictor(tmp_path)
     celsius = np.array([[10.0, 20.0], [30.0, 50.0], [np.nan, 40.0]], np.float32)

@@ -1,4 +1,4 @@
-"""Prints, as JSON, the collectives of compiled training steps on eight virtual devices. Run by test_collectives.py."""
+"""Prints the collectives of compiled training steps on eight virtual devices as JSON; test_collectives.py runs it."""
 
 import json
 import sys

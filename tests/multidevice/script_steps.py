@@ -1,7 +1,7 @@
-"""Ten SGD steps of the transfer stage on meshes of this process's eight devices.
+"""Takes ten SGD steps of the transfer stage on meshes of this process's eight devices.
 
-Run by test_devices.py: `script_steps.py FOLDER MODEL CASE…`, a case being `data,fsdp,model,accumulate`. Writes
-FOLDER/CASE.npz: the losses, the parameters before and after, and what the first weights predict.
+test_devices.py runs it as `script_steps.py FOLDER MODEL CASE…`, where a case is `data,fsdp,model,accumulate`. It writes
+the losses, the parameters before and after, and the teacher's predictions to FOLDER/CASE.npz.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ MODELS = {
 
 
 def batches():
-    """Ten batches; the last three examples of each are padding."""
+    """Yields ten batches; the last three examples of each are padding."""
     rng = np.random.default_rng(0)
     for _ in range(10):
         yield {
@@ -57,7 +57,7 @@ def train(config, case):
     mean = np.full((K, 2), 0.5, np.float32)
     teacher, network = (stages.initial_network(name, config, mean_shape=mean) for name in ("teacher", "transfer"))
     teacher = sharding.put_sharded(teacher, mesh)
-    # A head that moves the landmarks: fresh ones hardly leave the mean shape.
+    # The head's kernel is enlarged, because fresh heads predict little else than the mean shape.
     head = teacher.params["head"] | {"kernel": 100.0 * teacher.params["head"]["kernel"]}
     seeing = teacher.replace(params=teacher.params | {"head": head})
     batch = next(batches())
@@ -84,7 +84,7 @@ def train(config, case):
 
 def main(folder, model, *cases):
     config = base()
-    config.loss.name = "smooth_l1"  # at a kink of l1 the last bit of a prediction decides over a gradient
+    config.loss.name = "smooth_l1"  # at the kink of l1, the last bit of a prediction would decide a gradient
     config.teacher = config.student = MODELS[model]
     for case in cases:
         np.savez(Path(folder) / f"{case}.npz", **train(config, case))

@@ -1,4 +1,4 @@
-"""What crosses devices in a step: read from the compiled program, and held in golden/collectives.json."""
+"""What a step sends between devices, read from the compiled program and compared with golden/collectives.json."""
 
 import json
 from pathlib import Path
@@ -71,12 +71,12 @@ def test_the_parser_reads_kinds_bytes_groups_and_loops():
         ("collective-permute", 300.0),
     ],
 )
-def test_ring_algorithms_send_so_much(kind, sent):
-    # 100 bytes among 4 devices: rings of three steps of 25 bytes, two rings for an all-reduce; three times in a step.
+def test_bytes_sent_by_ring_algorithms(kind, sent):
+    # 100 bytes on 4 devices: a ring takes three steps of 25 bytes, an all-reduce two rings; each runs three times.
     assert plan.Collective(kind, 100, 4, 3, (25,)).sent == pytest.approx(sent)
 
 
-def test_the_slower_of_work_and_memory_and_then_the_links_make_a_step():
+def test_a_step_takes_the_longer_of_compute_and_memory_plus_the_links():
     times = plan.seconds({"flops": 2 * 197e12, "moved": 819e9, "sent": 50e9})
     assert times == pytest.approx({"compute": 2.0, "memory": 1.0, "links": 0.5, "step": 2.5})
 
@@ -86,7 +86,7 @@ def found():
     return json.loads(run("script_collectives.py", "thermal_alone,1", "transfer,1", "thermal_alone,8"))
 
 
-def test_data_parallelism_reduces_gradients_and_statistics_and_nothing_else(found):
+def test_data_parallelism_reduces_only_gradients_and_statistics(found):
     for case in ("thermal_alone,1", "transfer,1"):
         one = found[case]
         assert set(one["bytes"]) == {"all-reduce"} and one["groups"] == [8]
@@ -94,20 +94,20 @@ def test_data_parallelism_reduces_gradients_and_statistics_and_nothing_else(foun
         gradients = one["parameters"] + (one["head"] if case == "transfer,1" else 0)
         rest = one["bytes"]["all-reduce"] / 4 - gradients - one["scalars"]
         assert 0 < rest <= 4 * one["channels"]
-        assert one["scalars"] == 0  # loss and terms are averaged together, three floats each
+        assert one["scalars"] == 0  # loss and terms are reduced together, not one by one
 
 
 def test_fsdp_gathers_each_weight_once_and_no_activation(found):
     whole, split = found["thermal_alone,1"], found["thermal_alone,8"]
     assert set(split["bytes"]) == {"all-reduce", "all-gather"}
-    assert 0.5 < split["bytes"]["all-gather"] / (4 * split["parameters"]) <= 1  # small ones are whole everywhere
+    assert 0.5 < split["bytes"]["all-gather"] / (4 * split["parameters"]) <= 1  # small ones are not split
     numbers = [one["bytes"]["all-reduce"] - 4 * one["scalars"] for one in (whole, split)]
-    assert numbers[0] == numbers[1]  # scalars: the gradient's norm is a sum over devices now
+    assert numbers[0] == numbers[1]  # without the scalars, as the gradient's norm is now a sum over devices
     assert split["held"] < whole["held"] / 2
 
 
-def test_collectives_are_those_of_the_golden_file(found):
-    # After a change that is meant: write `found` to the file, as JSON, and say in the commit why it grew.
+def test_collectives_match_the_golden_file(found):
+    # After an intended change, write `found` to the file as JSON, and explain in the commit why it grew.
     golden = json.loads(GOLDEN.read_text())
     for case in ("thermal_alone,1", "transfer,1"):
         assert {key: found[case][key] for key in golden[case]} == golden[case]

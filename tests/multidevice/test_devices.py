@@ -1,4 +1,4 @@
-"""The same seed gives the same result on any mesh (of virtual devices, in processes of their own)."""
+"""The same seed gives the same result on any mesh (of virtual devices, in separate processes)."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def run(script, *arguments, devices=8):
 def assert_alike(folder, model, cases):
     run("script_steps.py", folder, model, ONE, *cases)
     one = np.load(folder / f"{ONE}.npz")
-    assert one["losses"][-1] < 0.7 * one["losses"][0]  # it trains, and moves far beyond the tolerances
+    assert one["losses"][-1] < 0.7 * one["losses"][0]  # it trains, and parameters move far more than the tolerances
     assert np.abs(one["parameters"] - one["first"]).max() > 0.01
     for case in cases:
         found = np.load(folder / f"{case}.npz")
@@ -36,7 +36,7 @@ def assert_alike(folder, model, cases):
         np.testing.assert_allclose(found["predicted"], one["predicted"], rtol=0, atol=1e-5, err_msg=case)
 
 
-def test_one_device_and_eight_of_all_axes_train_alike(tmp_path):
+def test_one_device_and_a_mesh_of_all_axes_train_alike(tmp_path):
     assert_alike(tmp_path, "resnet", ["2,2,2,1"])
 
 
@@ -48,5 +48,5 @@ def test_every_mesh_trains_alike(tmp_path, model):
 
 @pytest.mark.slow
 def test_micro_batches_add_up_to_the_batch(tmp_path):
-    # Without batch normalisation and stochastic depth; the padding makes micro-batches of unequal weight.
+    # The model has no batch normalisation and no stochastic depth; padding gives the micro-batches unequal weights.
     assert_alike(tmp_path, "swin_undropped", ["1,1,1,4", "2,2,2,2"])

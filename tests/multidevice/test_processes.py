@@ -1,4 +1,4 @@
-"""Several real processes on loopback train, evaluate, die and go on together (gloo collectives)."""
+"""Several real processes on loopback train, evaluate, die and resume together (gloo collectives)."""
 
 import json
 import os
@@ -39,13 +39,13 @@ def start_one(arguments, **env):
 
 
 def start(count, *arguments):
-    """`mlcm …` as `count` processes of one device each."""
+    """Starts `mlcm …` as `count` processes of one device each."""
     joined = [f"--coordinator=localhost:{free_port()}", f"--processes={count}"]
     return [start_one([*arguments, *joined, f"--process={k}"]) for k in range(count)]
 
 
 def finish(processes, timeout=400):
-    """[(exit code, output, errors)]; none is left behind."""
+    """Waits for processes and returns [(output, errors, exit code)]; kills those that are still running."""
     deadline = time.monotonic() + timeout
     try:
         return [(*p.communicate(timeout=max(deadline - time.monotonic(), 0.1)), p.returncode) for p in processes]
@@ -76,14 +76,14 @@ def wait_for_step(processes, workdir, step, stage="teacher"):
 
 
 def assert_same_run(one, two, stage="teacher"):
-    """Losses and averaged networks of a stage agree."""
+    """Asserts that losses and averaged networks of a stage agree."""
     records = [read_jsonl(workdir / stage / "metrics.jsonl") for workdir in (one, two)]
     assert [r["step"] for r in records[0]] == [r["step"] for r in records[1]]
     losses = [[r["loss"] for r in some] for some in records]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     mesh = sharding.make_mesh()
     networks = [load_stage(workdir, stage, mesh=mesh).network for workdir in (one, two)]
-    # Adam turns the last bit of a gradient near 0 into a whole step: weights are compared all together, and loosely.
+    # Adam can turn the last bit of a gradient near 0 into a whole step, so weights are compared all together, loosely.
     flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(network)]) for network in networks]
     assert np.linalg.norm(flat[0] - flat[1]) < 1e-2 * np.linalg.norm(flat[0])
 
@@ -91,7 +91,7 @@ def assert_same_run(one, two, stage="teacher"):
 def test_two_processes_train_and_evaluate_as_one(tmp_path, data_dir, smoke_run):
     outputs = assert_done(train(2, tmp_path / "two", data_dir, TEACHER))
     assert_same_run(tmp_path / "two", smoke_run)
-    # One process speaks; gloo's own greeting is no word of ours.
+    # Only process 0 prints; messages of gloo itself do not count.
     assert "Wrote results.json" in outputs[0]
     assert not [line for line in outputs[1].splitlines() if line.strip() and "Gloo" not in line]
     found, expected = (
@@ -120,7 +120,7 @@ ENDLESS = (TEACHER, "--config.steps.teacher=100000", "--config.checkpoint_every=
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "victim"), [(2, 1), (2, 0), (4, 2)])
-def test_when_one_dies_the_others_stop_and_say_so(tmp_path, data_dir, count, victim):
+def test_when_one_process_dies_the_others_stop_and_report_it(tmp_path, data_dir, count, victim):
     processes = train(count, tmp_path, data_dir, *ENDLESS)
     wait_for_step(processes, tmp_path, 3)
     processes[victim].kill()
@@ -129,7 +129,7 @@ def test_when_one_dies_the_others_stop_and_say_so(tmp_path, data_dir, count, vic
     assert time.monotonic() - began < 60
     for k, (_, errors, code) in enumerate(found):
         if k != victim:
-            # Where JAX's own watch is first, it speaks and aborts.
+            # If JAX's own check is first, it prints a message and aborts.
             assert (
                 code == 75 and "another process of this run is gone" in errors and "start all of them" in errors
             ) or (code == -signal.SIGABRT and "another task died" in errors), errors
@@ -137,7 +137,7 @@ def test_when_one_dies_the_others_stop_and_say_so(tmp_path, data_dir, count, vic
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path, data_dir, smoke_run):
+def test_a_run_resumes_with_another_number_of_processes(tmp_path, data_dir, smoke_run):
     more = (TEACHER, "--config.checkpoint_every=1")
     for count, step in ((4, 3), (2, 5)):
         processes = train(count, tmp_path / "w", data_dir, *more)
@@ -146,17 +146,17 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, data_dir, smok
         finish(processes, timeout=60)
     (output,) = assert_done(train(1, tmp_path / "w", data_dir, *more))
     assert "resumes at step" in output
-    # The same batches in the same order: every loss is that of the run that nobody disturbed.
+    # With the same batches in the same order, every loss is that of an uninterrupted run.
     found = {r["step"]: r["loss"] for r in read_jsonl(tmp_path / "w" / "teacher" / "metrics.jsonl")}
     assert sorted(found) == list(range(1, 9))
-    undisturbed = tmp_path / "one"
-    assert_done(train(1, undisturbed, data_dir, *more))
-    assert_same_run(tmp_path / "w", undisturbed)
+    uninterrupted = tmp_path / "one"
+    assert_done(train(1, uninterrupted, data_dir, *more))
+    assert_same_run(tmp_path / "w", uninterrupted)
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_saves_and_ends_all_with_the_code_for_a_restart(tmp_path, data_dir):
-    # Twice: the second time the run is resumed, and saves often, beside which the signal must not be lost.
+def test_sigterm_to_one_process_saves_and_stops_all_with_the_exit_code_for_a_restart(tmp_path, data_dir):
+    # This is done twice: the second time, the run resumes and saves often, which must not lose the signal.
     for step, every in ((3, 100000), (40, 2)):
         processes = train(2, tmp_path, data_dir, *ENDLESS, f"--config.checkpoint_every={every}")
         wait_for_step(processes, tmp_path, step)
@@ -169,12 +169,12 @@ def test_sigterm_to_one_saves_and_ends_all_with_the_code_for_a_restart(tmp_path,
 
 
 @pytest.mark.slow
-def test_damage_that_one_process_would_meet_is_agreed_upon(tmp_path, data_dir):
+def test_all_processes_skip_a_checkpoint_that_is_damaged_for_one(tmp_path, data_dir):
     sharded = (TEACHER, "--config.mesh.fsdp=2", "--config.mesh.data=1", "--config.steps.teacher=6")
     sharded += ("--config.checkpoint_every=2", "--config.teacher.width=0.5")
     assert_done(train(2, tmp_path, data_dir, *sharded))
     newest = tmp_path / "teacher" / "checkpoints" / "6"
-    for item in ("state", "model"):  # a stage whose last model can be read is finished, whatever its state
+    for item in ("state", "model"):  # a stage is finished if its last model can be read, even if its state cannot
         files = [p for p in (newest / item).rglob("*") if "ocdbt.process_1" in str(p) and "/d/" in str(p)]
         largest = max(filter(Path.is_file, files), key=lambda p: p.stat().st_size)
         largest.write_bytes(largest.read_bytes()[:100])
@@ -183,7 +183,7 @@ def test_damage_that_one_process_would_meet_is_agreed_upon(tmp_path, data_dir):
 
 
 @pytest.mark.slow
-def test_slurm_tells_who_takes_part(tmp_path, data_dir):
+def test_slurm_determines_the_processes(tmp_path, data_dir):
     job = {"SLURM_JOB_ID": "4711", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     job["JAX_COORDINATOR_PORT"] = str(free_port())
     flags = ["train", f"--config={SMOKE}", f"--workdir={tmp_path}", f"--data_dir={data_dir}", TEACHER]
@@ -192,7 +192,7 @@ def test_slurm_tells_who_takes_part(tmp_path, data_dir):
     assert "Wrote results.json" in outputs[0] and "Wrote" not in outputs[1]
 
 
-def test_flags_that_do_not_fit_are_one_sentence():
+def test_inconsistent_flags_are_reported_in_one_sentence():
     for flags, message in (
         (["--processes=2"], "--coordinator"),
         (["--coordinator=localhost", "--processes=2", "--process=0"], "address:port"),

@@ -23,7 +23,7 @@ TEACHERS = {"teacher": "rgb"}
 
 
 def config_of(loss="l1", **options):
-    """A config whose loss has some options."""
+    """Returns the default config with a loss and options of that loss."""
     config = configs.base()
     config.loss.name = loss
     config.loss.options.update(options)
@@ -36,7 +36,7 @@ def network(seed, **options):
 
 
 def aam(seed, decoder="nearest", **options):
-    """A network whose head gives 8x8 maps for images of 16x16."""
+    """Returns a network whose head predicts 8x8 maps for images of 16x16."""
     return network(seed, head="aam", upsample=2, head_channels=8, decoder=decoder, **options)
 
 
@@ -60,25 +60,25 @@ def batch(seed=0, mask=(True,) * BATCH):
 
 
 def task(loss="l1", **options):
-    """The terms that need no teacher."""
+    """Returns the terms that need no teacher."""
     return recipes.terms_of_task(config_of(loss, **options), LAYOUT)
 
 
 def distilling(loss="l1", **weights):
-    """The terms of MLCM-KD with weights and options of `config.transfer`; what is not named has no weight."""
+    """Returns the terms of MLCM-KD for weights and options of `config.transfer`; other weights are 0."""
     options = configs.base().transfer
     options.update({"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "delta": 0.0, "maps": 0.0} | weights)
     return recipes.distillation(options, "teacher", recipes.point_loss(config_of(loss)))
 
 
 def make_recipe(*terms, **options):
-    """A recipe of a thermal student with these terms; the task alone where there are none."""
+    """Returns a recipe of a thermal student with the given terms, or with the task alone if there are none."""
     defaults = {"modality": "thermal", "tx": optax.sgd(1e-3), "total_steps": 10, "teachers": TEACHERS}
     return Recipe(terms=terms or task(), **defaults | options)
 
 
 def start(recipe, student=None, teacher=None):
-    """The state at step 0, with adapters where the teacher's features are of another width."""
+    """Returns the state at step 0, with adapters if the teacher's features have another width."""
     student = network(1) if student is None else student
     adapter = {}
     if teacher is not None:
@@ -101,12 +101,12 @@ def _parts(state, teachers, data, key, recipe):
 
 
 def value(recipe, state, teachers, data, seed=0):
-    """Loss and parts of a step, without the step: compiles in a fraction of the time."""
+    """Returns the loss and its parts, without taking the step: this compiles in a fraction of the time."""
     return _parts(state, teachers, data, jax.random.key(seed), recipe)
 
 
 def predicted(student, data, modality="thermal", train=True):
-    """The prediction of a network, as in training, with numpy arrays."""
+    """Returns the prediction of a network, by default in training mode, with numpy arrays."""
     features, _ = networks.run_backbone(student, data[modality], train=train)
     return jax.tree.map(np.asarray, networks.run_head(student, features, train=train)[0])
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: exact, never half, never wrong."""
+"""Checkpoints on disk: they are restored exactly, and never when they are incomplete or damaged."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import pytest
 from mlcm_jax.errors import InputError
 from mlcm_jax.training import checkpoint, sharding
 
-# orbax's other reads of a restore that fails end in threads of their own, and complain whenever they are collected.
+# When a restore fails, orbax's other reads end in their own threads, and warn whenever they are garbage-collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -31,11 +31,11 @@ def fill(directory, steps, keep=3):
 
 
 def restored(directory, item="state", like=None):
-    said = []
+    messages = []
     manager = checkpoint.open_manager(directory)
     like = checkpoint.abstract(sharding.put_replicated(like or tree(0), sharding.make_mesh()))
     try:
-        return checkpoint.restore(manager, item, like, say=said.append), said
+        return checkpoint.restore(manager, item, like, say=messages.append), messages
     finally:
         checkpoint.close(manager)
 
@@ -45,14 +45,14 @@ def largest_file(directory, step, item="state"):
     return max(files, key=lambda p: p.stat().st_size)
 
 
-def test_what_is_saved_comes_back_bitwise(tmp_path):
+def test_what_is_saved_is_restored_bitwise(tmp_path):
     fill(tmp_path, [1, 2])
-    (found, step), said = restored(tmp_path)
-    assert step == 2 and not said
+    (found, step), messages = restored(tmp_path)
+    assert step == 2 and not messages
     jax.tree.map(np.testing.assert_array_equal, found, tree(2))
 
 
-def test_nothing_saved_is_none(tmp_path):
+def test_nothing_saved_gives_none(tmp_path):
     found, _ = restored(tmp_path)
     assert found is None
 
@@ -79,10 +79,10 @@ def test_the_best_is_kept_beside_the_last_ones(tmp_path):
     like = checkpoint.abstract(sharding.put_replicated(tree(0), sharding.make_mesh()))
     assert checkpoint.restore(manager, "state", like, first=checkpoint.best_step(manager))[1] == 2
     assert checkpoint.restore(manager, "state", like)[1] == 5
-    # A damaged best one falls back to the newest.
+    # If the best one is damaged, the newest is used.
     largest_file(tmp_path, 2).write_bytes(b"")
-    said = []
-    assert checkpoint.restore(manager, "state", like, first=2, say=said.append)[1] == 5 and len(said) == 1
+    messages = []
+    assert checkpoint.restore(manager, "state", like, first=2, say=messages.append)[1] == 5 and len(messages) == 1
     checkpoint.close(manager)
 
 
@@ -105,8 +105,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
         victim.write_bytes(content)
     else:
         victim.unlink()
-    (found, step), said = restored(tmp_path)
-    assert step == 1 and len(said) == 1 and "/2 cannot be used" in said[0]
+    (found, step), messages = restored(tmp_path)
+    assert step == 1 and len(messages) == 1 and "/2 cannot be used" in messages[0]
     jax.tree.map(np.testing.assert_array_equal, found, tree(1))
 
 
@@ -119,11 +119,11 @@ def test_every_flipped_byte_of_the_arrays_is_noticed(tmp_path):
         content[position] ^= 1
         victim.write_bytes(content)
         (found, step), _ = restored(tmp_path)
-        # Either the damage does not touch the arrays, or the checkpoint is passed over: never a wrong value.
+        # Either the damage does not affect the arrays, or the checkpoint is not used: no value is ever wrong.
         jax.tree.map(np.testing.assert_array_equal, found, tree(step))
 
 
-def test_all_damaged_is_said_in_one_sentence(tmp_path):
+def test_damage_to_all_checkpoints_is_an_input_error(tmp_path):
     fill(tmp_path, [1])
     victim = largest_file(tmp_path, 1)
     victim.write_bytes(victim.read_bytes()[:10])
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         restored(tmp_path, like=other)
 
 
-def test_a_half_written_checkpoint_is_not_seen(tmp_path):
+def test_a_half_written_checkpoint_is_ignored(tmp_path):
     fill(tmp_path, [1, 2])
     (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp")
     (_, step), _ = restored(tmp_path)
@@ -152,14 +152,14 @@ def test_checksums_see_values_and_places():
     assert checkpoint.checksums({"x": jnp.array([0.0])}) != checkpoint.checksums({"x": jnp.array([-0.0])})
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
         checkpoint.open_manager(tmp_path / "file" / "checkpoints")
 
 
 def test_importing_leaves_the_logging_of_other_libraries_alone():
-    """A program that uses the package keeps its own settings; the command alone silences libraries."""
+    """A program that uses the package keeps its own settings; only the command silences libraries."""
     code = """if True:
         import logging, sys
         import absl.logging

@@ -1,4 +1,4 @@
-"""Numbers that a stage writes while it trains, and what the user sees of it."""
+"""The metrics that a stage writes while it trains."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The loop of a stage: steps that are not finite are skipped, counted and noted; checkpoints are scored."""
+"""The loop of a stage: steps that are not finite are skipped, counted and recorded; checkpoints are scored."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def test_average_is_the_mean_over_steps():
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Images of steps 2 and 5 are NaN, as a broken sensor's might be."""
+    """The images of steps 2 and 5 are NaN, as from a broken sensor."""
     iterate = pipeline.iterate
 
     def spoilt(batches, start):
@@ -86,7 +86,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, data_dir, p
     run = run_stage.prepare(config, tmp_path, data_dir=str(data_dir), mesh=mesh, validate=lambda *_: 0.0)
     fifth = run_stage._batches(run, "teacher", ("rgb",))[4]["box"]
     np.testing.assert_array_equal([run.examples[0][one["index"]]["box"] for one in noted[1]["examples"]], fifth)
-    # The best of the checkpoints on `val` is what is evaluated.
+    # The checkpoint that is best on `val` is the one that is evaluated.
     kept = load_stage(tmp_path, "teacher", mesh=mesh, say=print).network
     validation = open_examples(config.dataset, "val", data_dir=str(data_dir), layout=run.examples[0].layout)
     error = evaluate.validation(config, mesh)(kept, validation, "rgb")
@@ -98,7 +98,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, data_dir, p
     assert error == pytest.approx(min(errors.values()), rel=1e-5)
 
 
-def test_more_of_them_than_allowed_stop_the_run(tmp_path, data_dir, poisoned):
+def test_more_skipped_steps_than_allowed_stop_the_run(tmp_path, data_dir, poisoned):
     config = teacher_alone()
     config.log_every, config.max_skipped = 4, 1
     with pytest.raises(InputError, match=r"skipped 2 steps up to step 8 \(the loss was nan; 1 are allowed\)"):
@@ -106,7 +106,7 @@ def test_more_of_them_than_allowed_stop_the_run(tmp_path, data_dir, poisoned):
 
 
 def test_a_stage_trains_outside_the_main_thread(tmp_path, data_dir):
-    """Signals can be handled by the main thread alone; a notebook's or a server's worker trains without."""
+    """Only the main thread can handle signals; on a worker thread of a notebook or server, training ignores them."""
     config, found = teacher_alone(), []
     config.steps.teacher = 2
 

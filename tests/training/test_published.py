@@ -1,7 +1,7 @@
-"""The configs of published size, traced and never run: do the steps of all their stages fit together, at their size?
+"""The configs of published size, traced but not run: shapes, dtypes and sizes of the training steps of all stages.
 
 No array is made: `jax.eval_shape` initialises the networks, and the training step is traced as `train` would compile
-it. Sizes are held against torchvision's and timm's counts of the backbones, and heads counted by hand.
+it. Sizes are compared with torchvision's and timm's parameter counts of the backbones, and heads counted by hand.
 """
 
 import functools
@@ -34,9 +34,9 @@ VARIANTS = {
     "synthetic_base": ("",),
     "ablation_kdloss": ("youtube",),
 }
-FAST = {("kdloss_youtube", "kd")}  # by default: two teachers
+FAST = {("kdloss_youtube", "kd")}  # not slow, so run by default; it has two teachers
 
-# (parameters with a classifier of 1000 classes, channels C of the features): torchvision's, MobileViTv2's timm's.
+# (parameters with a classifier of 1000 classes, channels C of the features), from torchvision; MobileViTv2's from timm.
 BACKBONES = {
     "mobilenet_v2": (3_504_872, 1280),
     "efficientnet_b3": (12_233_232, 1536),
@@ -44,13 +44,13 @@ BACKBONES = {
     "swin_v2_b": (87_930_848, 1024),
     "mobilevit_v2": (1_370_593, 256),  # of width 0.5
 }
-OF_STEP = {"gradient_norm", "skipped"}  # what a step reports beside its loss terms
+OF_STEP = {"gradient_norm", "skipped"}  # metrics of a step beside its loss terms
 EDGES = {51: 8, 68: 9}  # curves of the published code: brows, bridge and foot of the nose, eyes, lips; the jaw
 
 
 @functools.cache
 def make(name, variant):
-    """The config as it is published, without weight files."""
+    """Returns the published config, without files of weights."""
     bf16 = variant == "bf16"
     config = configs.load(f"configs/{name}.py", "" if bf16 else variant)
     config.pretrained.update({"teacher": "", "student": "", "light": ""})
@@ -59,7 +59,7 @@ def make(name, variant):
 
 
 def shape_of(config, stage):
-    """What of a config decides the program of a stage, as text."""
+    """Returns, as text, the part of a config that decides the compiled program of a stage."""
     keys = ["layout", "image_size", "teacher", "student", "light", "student_init", "light_head_init", "modalities"]
     keys += ["loss", "train", "eval_batch_size"]
     keys += [stages.STAGES[stage].distillation] if stages.STAGES[stage].distillation else []
@@ -67,14 +67,14 @@ def shape_of(config, stage):
 
 
 def cases():
-    """(config, variant, stage) of every program, once each."""
+    """Returns (config, variant, stage) of every different program."""
     found = {}
     for name, variants in VARIANTS.items():
         for variant in variants:
             config = make(name, variant)
             for stage in config.stages:
                 found.setdefault(shape_of(config, stage), (name, variant, stage))
-    # A marked param is slow; nightly runs it.
+    # Only the nightly run takes those marked as slow.
     return [
         pytest.param(
             *case, marks=() if (case[0], case[2]) in FAST else pytest.mark.slow, id=":".join(filter(None, case))
@@ -102,19 +102,19 @@ def numbers(tree):
 
 
 def parameters_by_hand(options, count):
-    """Backbone without its classifier, and the head."""
+    """Counts the parameters of the backbone, without its classifier, and of the head."""
     whole, channels = BACKBONES[options["name"]]
     backbone = whole - 1000 * (channels + 1)
     if options["head"] == "coordinates":
         return backbone + (channels + 1) * 2 * count
     head = 257 * (2 * count + EDGES[count])
-    if options["decoder"] == "transposed":  # 1×1 to 256, kernels of 6×6 and 4×4, two batch norms
+    if options["decoder"] == "transposed":  # a 1×1 kernel to 256 channels, kernels of 6×6 and 4×4, two batch norms
         head += 256 * (channels + 1) + (36 + 16) * 256**2 + 2 * 2 * 256
     return backbone + head
 
 
 def terms_by_hand(config, stage):
-    """Which parts of the loss a step reports."""
+    """Returns the names of the loss and its parts in the metrics of a step."""
     key = stages.STAGES[stage].distillation
     if key == "kd":
         teachers = {name for name in ("tough", "tolerant") if config.kd[name]}
@@ -128,7 +128,7 @@ def terms_by_hand(config, stage):
 
 
 def adapter_by_hand(config, stage):
-    """Kernels between features of different channels, where features are compared or injected."""
+    """Returns the shapes of the kernels between different channels, if features are compared or injected."""
     key = stages.STAGES[stage].distillation
     if not key or key == "kd" or not (config[key].alpha or config[key].beta or config[key].gamma):
         return {}
@@ -137,7 +137,7 @@ def adapter_by_hand(config, stage):
 
 
 @pytest.mark.parametrize("name, variant, stage", cases())
-def test_a_training_step_of_full_size_fits_together(name, variant, stage):
+def test_a_training_step_of_full_size(name, variant, stage):
     config = make(name, variant)
     stages.check(config)
     count, mesh = stages.layout(config).count, sharding.make_mesh(jax.devices()[:1])
@@ -153,10 +153,10 @@ def test_a_training_step_of_full_size_fits_together(name, variant, stage):
     sharding.check_batch_size(config.train.batch_size, mesh, "batch_size", accumulate=config.train.accumulate)
     step, key = loop.compile_step(recipe, state, teachers, mesh), jax.eval_shape(lambda: jax.random.key(0))
     after, metrics = step.trace(state, teachers, batch, key).out_info
-    # The next step must take what this one gives: the same shapes and dtypes, or it would be compiled anew or fail.
+    # The next step takes the state of this one: with other shapes or dtypes, it would be compiled again or fail.
     assert jax.tree.structure(after) == jax.tree.structure(state) and like(after) == like(state)
     floats = [leaf.dtype for leaf in jax.tree.leaves(after) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    assert set(floats) == {jnp.dtype(jnp.float32)}  # bfloat16 is what is computed in, never what is kept
+    assert set(floats) == {jnp.dtype(jnp.float32)}  # bfloat16 is for computing only, not for the state
     assert {value.shape for value in metrics.values()} == {()}
     assert set(metrics) == terms_by_hand(config, stage) | OF_STEP
     assert {metrics[term].dtype for term in terms_by_hand(config, stage)} == {jnp.dtype(jnp.float32)}
@@ -169,7 +169,7 @@ NETWORKS += [("mlcm_sf_tl54", "student"), ("kdloss_wflw", "light")]
 @pytest.mark.parametrize(
     "name, key", [("star_youtube", "light"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in NETWORKS)]
 )
-def test_what_a_network_of_full_size_predicts(name, key):
+def test_shapes_of_predictions_of_a_network_of_full_size(name, key):
     config = make(name, "")
     count, size = stages.layout(config).count, config.eval_batch_size
     network = abstract_network(name, "", next(stage for stage in config.stages if model_of(stage) == key))
@@ -188,7 +188,7 @@ def test_what_a_network_of_full_size_predicts(name, key):
 
 
 def test_the_student_of_kd_loss_has_the_published_size():
-    """2.42 M parameters and 0.60 GFLOPs; that this is with 68 points is inferred (29 points: 2.30 M, 98: 2.47 M)."""
+    """2.42 M parameters and 0.60 GFLOPs, presumably with 68 points (29 points would give 2.30 M, and 98 2.47 M)."""
     config = make("kdloss_300w", "")
     sizes = models.profile(networks.join(abstract_network("kdloss_300w", "", "light_alone")), config.image_size)
     assert sizes["params"] == 2_398_088 == pytest.approx(2.42e6, rel=0.01)
@@ -196,7 +196,7 @@ def test_the_student_of_kd_loss_has_the_published_size():
 
 
 def test_the_student_of_star_has_the_published_size_once_deployed():
-    """1.245 M, by the reading that configs/star_pair2024.py explains."""
+    """1.245 M parameters, by the interpretation that configs/star_pair2024.py explains."""
     student = networks.join(abstract_network("star_pair2024", "", "light_alone"))
     assert models.profile(student, 256)["params"] == 1_141_863
     modules = [module for _, module in nnx.iter_graph(student)]
@@ -204,12 +204,12 @@ def test_the_student_of_star_has_the_published_size_once_deployed():
     blocks = [module for module in modules if isinstance(module, MobileViTBlock)]
     channels = sorted(block.reduce.kernel.shape[-1] for block in blocks)
     assert (folded, channels) == (3888, [64, 96, 128])
-    ones = sum(c * side**2 for c, side in zip(channels, (32, 16, 8), strict=True))  # one for all layers of a block
+    ones = sum(c * side**2 for c, side in zip(channels, (32, 16, 8), strict=True))  # shared by all layers of a block
     assert round((1_141_863 - folded + ones + 2 * 64**2 + 51 * (8 + 1)) / 1e6, 3) == 1.245
 
 
-def test_steps_is_the_published_number_of_epochs():
-    """150 epochs at batch 70, 500 at 32 (the two papers); training images of 300W and WFLW: 3148 and 7500."""
+def test_the_number_of_steps_is_the_published_number_of_epochs():
+    """The papers train 150 epochs with batches of 70, and 500 with 32; 300W has 3148 training images, WFLW 7500."""
     published = [("kdloss_300w", 150, 3148, 70), ("kdloss_wflw", 150, 7500, 70), ("star_pair2024", 500, 3148, 32)]
     for name, epochs, images, batch in published:
         config = make(name, "")

@@ -1,4 +1,4 @@
-"""Loss terms and the optimiser: values against numpy, where gradients go, and what is refused."""
+"""Loss terms and the optimiser: values against numpy, what receives gradients, and what is refused."""
 
 import functools
 
@@ -33,7 +33,7 @@ from mlcm_jax.training import stages
 from mlcm_jax.training import state as states
 from mlcm_jax.training import step as steps
 
-# The step does the same: optax adds its integer step counts to floats.
+# As in the training step: optax adds its integer step counts to floats.
 OPTAX = pytest.mark.usefixtures("standard_promotion")
 ALL = {"alpha": 1.0, "beta": 1.0, "gamma": 1.0, "delta": 1.0}
 
@@ -49,7 +49,7 @@ def norm(tree):
 
 
 def gradients(terms, teachers, data):
-    """Of the student's parameters, by part."""
+    """Returns the gradients of the student's parameters, by part."""
     recipe = make_recipe(*terms)
     state = start(recipe)
     loss = functools.partial(steps._loss, state=state, teachers=teachers, batch=data, recipe=recipe)
@@ -109,7 +109,7 @@ def test_forward_injection_trains_the_head_alone_and_reverse_the_backbone_alone(
 
 
 def test_teachers_receive_no_gradient():
-    """Neither their parameters nor the running statistics of their batch norms, in the head as well."""
+    """Neither their parameters nor the running statistics of their batch norms do; heads have batch norms too."""
     recipe = make_recipe(*distilling(**ALL))
     student, teacher = network(1, **NORMALISED_HEAD), network(2, **NORMALISED_HEAD)
     state = start(recipe, student)
@@ -133,7 +133,7 @@ def test_forward_injection_leaves_the_batch_statistics_alone():
     assert changed(student.stats, without.network.stats)
 
 
-def test_adapters_bridge_other_widths_and_are_trained():
+def test_adapters_convert_between_widths_and_are_trained():
     recipe, teacher = make_recipe(*distilling(**ALL)), network(2, width=0.25)
     assert recipe.needs_features and not make_recipe(*task(), *distilling(delta=1.0, maps=1.0)).needs_features
     state = start(recipe, teacher=teacher)
@@ -215,18 +215,18 @@ def test_leaving_out_a_teacher_of_kd_loss_leaves_the_other_terms():
     np.testing.assert_allclose(both["loss"], tough_only["loss"] + both["tolerant"], rtol=1e-5)
 
 
-def test_controls_keep_the_size_of_the_errors_and_lose_their_place():
+def test_controls_change_the_loss_but_shuffling_equal_examples_does_not():
     own, constant = kd_value()["loss"], kd_value(control="constant")["loss"]
     shuffled = {float(kd_value(control="shuffled", seed=seed)["loss"]) for seed in range(4)}
     assert len(shuffled) > 1 and float(own) not in shuffled and constant != own
-    # Examples that are all the same have nothing to shuffle.
+    # If all examples are the same, shuffling changes nothing.
     data = batch()
     same = data | {key: jnp.broadcast_to(data[key][:1], data[key].shape) for key in ("rgb", "thermal", "landmarks")}
     np.testing.assert_allclose(kd_value(same, control="shuffled")["loss"], kd_value(same)["loss"], rtol=1e-5)
 
 
 def test_both_teachers_get_the_errors_of_the_same_other_face():
-    """With twice the same teacher the two assistive terms are then equal, whatever the order."""
+    """If both teachers are the same network, the two assistive terms are then equal, whatever the order."""
     for seed in range(3):
         metrics = kd_value(seeds=(2, 2), seed=seed, control="shuffled")
         np.testing.assert_allclose(metrics["tough"], metrics["tolerant"], rtol=1e-6)
@@ -310,7 +310,7 @@ def test_schedules_match_their_formulas(name, warmup):
 
 @OPTAX
 def test_published_adam_is_that_of_keras():
-    """Adam with `decay`, as Keras 2 has it: lr_t = lr / (1 + decay · t), no weight decay, epsilon outside the root."""
+    """Adam with `decay` as in Keras 2: lr_t = lr / (1 + decay · t), no weight decay, epsilon outside the root."""
     config = configs.load("configs/kdloss_300w.py")
     tx = recipes.optimizer(config, config.steps.light)
     params = {"head": {"kernel": jnp.full((1, 1), 1.0)}}
@@ -337,7 +337,7 @@ MODELS = [
 @OPTAX
 @pytest.mark.parametrize("model", MODELS, ids=[model["name"] for model in MODELS])
 def test_only_kernels_decay(model):
-    """Not biases, scales, SwinV2's temperatures, nor the places in u and the temperature of a heatmap head."""
+    """Biases, scales, SwinV2's temperatures, and the places in u and temperature of a heatmap head do not decay."""
     config = configs.base()
     config.train.update({"lr": 1.0, "weight_decay": 0.5, "clip": 0.0, "warmup": 0.0})
     tx = recipes.optimizer(config, 100)
@@ -355,8 +355,8 @@ def test_only_kernels_decay(model):
 
 
 @OPTAX
-def test_heads_move_at_their_own_rate():
-    """Head, backbone and adapter against AdamW run by hand on each of them."""
+def test_heads_have_their_own_learning_rate():
+    """Compares head, backbone and adapter with AdamW run by hand on each of them."""
     config = configs.base()
     config.train.update({"lr": 1e-2, "head_lr": 5e-2, "warmup": 0.0, "clip": 0.0, "weight_decay": 0.1})
     tx = recipes.optimizer(config, 10)

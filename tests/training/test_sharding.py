@@ -11,12 +11,12 @@ from mlcm_jax.training import sharding
 
 
 def abstract_mesh(data=1, fsdp=1, model=1):
-    """Sizes without devices, which is all that the rules look at."""
+    """Returns a mesh with sizes but without devices, which is all that the rules need."""
     return jax.sharding.AbstractMesh((data, fsdp, model), sharding.AXES)
 
 
 def specs(tree, mesh, **options):
-    """{path: spec} of the leaves that are split."""
+    """Returns {path: spec} of the leaves that are split."""
     found = {
         jax.tree_util.keystr(path): sharding.partition_spec(jax.tree_util.keystr(path), leaf.shape, mesh, **options)
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -49,7 +49,7 @@ def test_one_device_is_a_mesh_of_one():
         ({"data": 4, "fsdp": 2, "slices": 2}, (4, 2, 1)),
     ],
 )
-def test_what_is_left_goes_to_the_axis_that_says_so(shape, sizes):
+def test_an_axis_of_minus_one_takes_the_remaining_devices(shape, sizes):
     assert tuple(sharding._sizes(shape, 8)[0]) == sizes
 
 
@@ -73,12 +73,12 @@ def test_sizes_that_do_not_fit_are_refused(shape, message):
 
 
 def test_more_slices_than_there_are_is_refused():
-    # Two devices of one process and no slices: nothing to lay two slices over.
+    # Two devices of one process, without slices, cannot form two slices.
     with pytest.raises(InputError, match=r"config\.mesh\.slices=2 does not fit the devices"):
         sharding.make_mesh(jax.devices()[:1] * 2, shape={"slices": 2})
 
 
-def test_the_first_matching_rule_wins_and_the_rest_is_whole():
+def test_the_first_matching_rule_applies_and_other_arrays_stay_whole():
     rules = [(r"dense.*kernel", PartitionSpec("model")), (r"kernel", PartitionSpec(None, "model"))]
     tree = {"dense": {"kernel": np.zeros((4, 4)), "bias": np.zeros(4)}, "conv": {"kernel": np.zeros((2, 2))}}
     assert specs(tree, abstract_mesh(model=2), rules=rules) == {
@@ -87,7 +87,7 @@ def test_the_first_matching_rule_wins_and_the_rest_is_whole():
     }
 
 
-def test_a_rule_falls_away_where_its_axis_does_not_divide():
+def test_an_axis_that_does_not_divide_the_dimension_is_dropped():
     rules = [(r"kernel", PartitionSpec("model", "data"))]
     assert sharding.partition_spec("kernel", (6, 8), abstract_mesh(2, 1, 4), rules) == PartitionSpec(None, "data")
     assert sharding.partition_spec("kernel", (6, 7), abstract_mesh(2, 1, 4), rules) == PartitionSpec()
@@ -101,7 +101,7 @@ def test_a_rule_falls_away_where_its_axis_does_not_divide():
         ((3, 3, 128, 64), PartitionSpec(None, None, "fsdp", None)),
         ((256, 256), PartitionSpec(None, "fsdp")),
         ((1024, 1023), PartitionSpec("fsdp", None)),
-        ((1023, 1021), PartitionSpec()),  # nothing that 8 divides
+        ((1023, 1021), PartitionSpec()),  # 8 divides neither dimension
         ((127, 128), PartitionSpec()),  # small
         ((), PartitionSpec()),
     ],
@@ -164,22 +164,22 @@ def test_put_batch_keeps_values_and_splits_the_first_axis():
     assert sharding.gather_processes({"x": value})["x"] is value
 
 
-def test_put_batch_makes_floats_of_images_as_the_host_does():
+def test_put_batch_converts_images_to_the_same_floats_as_the_host():
     mesh = sharding.make_mesh()
     image = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
     placed = sharding.put_batch({"rgb": image}, mesh)["rgb"]
-    np.testing.assert_allclose(placed, image / 255.0, rtol=1.2e-7)  # XLA may multiply by 1/255: one bit
+    np.testing.assert_allclose(placed, image / 255.0, rtol=1.2e-7)  # XLA may multiply by 1/255, with one bit of error
     assert placed.dtype == np.float32 and placed.sharding.spec == PartitionSpec(("data", "fsdp"))
 
 
-def test_put_batch_knows_images_by_their_name_and_leaves_other_bytes_alone():
+def test_put_batch_converts_images_by_name_and_leaves_other_bytes_unchanged():
     labels = np.arange(4, dtype=np.uint8)
     placed = sharding.put_batch({"thermal": np.zeros((4, 8, 8, 1), np.float32), "labels": labels}, sharding.make_mesh())
     assert placed["labels"].dtype == np.uint8 and placed["thermal"].dtype == np.float32
     np.testing.assert_array_equal(placed["labels"], labels)
 
 
-def test_gathered_makes_whole_what_fsdp_split_and_leaves_what_model_split():
+def test_gathered_gathers_what_fsdp_split_and_leaves_what_model_split():
     tree = {"attn": {"qkv": {"kernel": jax.ShapeDtypeStruct((256, 768), np.float32)}}}
     tree["other"] = jax.ShapeDtypeStruct((512, 512), np.float32)
     mesh = abstract_mesh(fsdp=2, model=2)
@@ -223,7 +223,7 @@ def test_a_batch_that_does_not_split_is_refused(size):
         sharding.check_batch_size(size, sharding.make_mesh(), "config.train.batch_size")
 
 
-def test_only_the_axes_of_the_batch_and_the_micro_batches_must_divide_it():
+def test_only_the_axes_and_micro_batches_that_split_the_batch_must_divide_it():
     sharding.check_batch_size(8, abstract_mesh(2, 2, 3), "key")
     sharding.check_batch_size(8, abstract_mesh(2, 2, 3), "key", accumulate=2)
     with pytest.raises(InputError, match=r"key=8 must be a positive multiple of 12: 4 devices .* 3 micro-batches"):

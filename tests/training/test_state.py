@@ -10,10 +10,10 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.training import state as states
 
 
-def test_head_of_another_network_is_taken_where_it_fits():
+def test_parameters_of_another_networks_head_are_copied_where_they_fit():
     light, large = aam(1), aam(2, "transposed")
     found = states.with_head_of(light, large)
-    for name in ("heat", "points", "reduce"):  # of one shape here; the teacher's decoder has no place in the light head
+    for name in ("heat", "points", "reduce"):  # of the same shape; the light head has no decoder
         jax.tree.map(np.testing.assert_array_equal, found.params["head"][name], large.params["head"][name])
     jax.tree.map(np.testing.assert_array_equal, light.params["backbone"], found.params["backbone"])
     wider = aam(4, width=0.25)
@@ -24,7 +24,7 @@ def test_head_of_another_network_is_taken_where_it_fits():
         states.with_head_of(light, coordinates(3))
 
 
-def test_average_starts_as_a_copy_that_a_donated_state_cannot_take_away():
+def test_the_average_starts_as_a_copy_that_shares_no_buffer_with_the_network():
     state = start(make_recipe())
     jax.tree.map(np.testing.assert_array_equal, state.network, state.ema)
     shared = zip(jax.tree.leaves(state.network), jax.tree.leaves(state.ema), strict=True)
@@ -42,7 +42,7 @@ def test_adapters_exist_where_channels_differ_and_keep_the_variance():
     assert changed(adapter, other)
 
 
-def test_optimiser_sees_network_and_adapter():
+def test_the_optimiser_updates_network_and_adapter():
     recipe, teacher = make_recipe(), network(2, width=0.25)
     state = start(recipe, teacher=teacher)
     params = states.trainable(state.network, state.adapter)

@@ -1,4 +1,4 @@
-"""The training step: what counts in the loss, what is updated and what is not, against numpy where it can be."""
+"""The training step: what counts in the loss, and what is updated; values are compared with numpy where possible."""
 
 import functools
 
@@ -28,7 +28,7 @@ from mlcm_jax.training.recipe import Term, constant
 
 
 def errors(state, data):
-    """Mean absolute error of each landmark in per cent of the crop, float32 [B, K], with numpy."""
+    """Returns the mean absolute error of each landmark in per cent of the crop, float32 [B, K], with numpy."""
     return 100 * np.abs(predicted(state.network, data).landmarks - np.asarray(data["landmarks"])).mean(-1)
 
 
@@ -51,7 +51,7 @@ def test_padding_does_not_enter_the_loss():
     np.testing.assert_allclose(one, errors(start(recipe), data)[:2].mean(), rtol=1e-5)
 
 
-def test_landmarks_that_nobody_marked_count_for_nothing():
+def test_unlabelled_landmarks_do_not_count():
     data, recipe = batch(), make_recipe()
     known = np.random.default_rng(3).random((BATCH, K)) < 0.6
     known[0] = False  # an example without any label adds nothing
@@ -83,7 +83,7 @@ def test_loss_is_the_weighted_sum_of_the_terms_at_the_training_progress():
     recipe = make_recipe(*terms)
     metrics = value(recipe, start(recipe).replace(step=jnp.int32(4)), {}, batch())
     alone = value(make_recipe(), start(recipe), {}, batch())["task"]
-    assert (metrics["half"], metrics["growing"]) == (1.5, 2.0)  # of a metric, the weight is left out
+    assert (metrics["half"], metrics["growing"]) == (1.5, 2.0)  # metrics are without their weights
     np.testing.assert_allclose(metrics["task"], alone + 3.0 * 0.4 * 2.0, rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], metrics["task"] + 0.5 * 1.5, rtol=1e-6)
 
@@ -146,7 +146,7 @@ def test_soft_landmarks_are_the_projection_of_the_batch():
     found, expected, unprojected = (float(value(recipe, state, {}, d)["loss"]) for recipe, d in pairs)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert abs(found - unprojected) > 1e-1
-    # One point without a label would bend the projection of all: such a face keeps its landmarks.
+    # One unlabelled landmark would distort the projection of all, so such a face keeps its landmarks.
     known = jnp.ones((BATCH, K), bool).at[:, 0].set(False)
     found, expected = (float(value(r, state, {}, data | {"known": known})["loss"]) for r in (projecting, plain))
     assert found == expected
@@ -154,7 +154,7 @@ def test_soft_landmarks_are_the_projection_of_the_batch():
 
 @pytest.mark.parametrize("pieces", [2, 4])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(pieces):
-    """Of a term without batch normalisation, which sees each micro-batch by itself; one of them is padded."""
+    """The term is without batch normalisation, which treats each micro-batch separately; one of them is padded."""
 
     def head_alone(view):
         features = jnp.broadcast_to(view.target.mean((1, 2))[:, None, None, None], view.features.shape)

@@ -1,4 +1,4 @@
-"""KD-Loss and STAR end to end from the command line: what they write, how they resume, and that they learn."""
+"""KD-Loss and STAR end to end from the command line: their files, how they resume, and whether they learn."""
 
 import functools
 import json
@@ -71,7 +71,7 @@ def test_kd_loss_runs_from_the_command_line(kd_run):
 
 @pytest.mark.slow
 def test_kd_resumes_with_the_shape_model_of_the_run(kd_run, tmp_path, data_dir):
-    """The last steps are missing: the shape model is read, not fitted, and the networks are the undisturbed ones."""
+    """When the last steps are missing, the shape model is read, not fitted, and the networks end up the same."""
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", kd_run, copy], check=True)
     before = (copy / "shape_model.npz").read_bytes()
@@ -108,7 +108,7 @@ def test_a_student_without_its_teachers_is_refused(tmp_path, data_dir):
 
 @pytest.mark.parametrize("system", ["kdloss", "star"])
 def test_the_student_of_each_system_learns_a_fixed_batch(system):
-    """One batch of bright dots on which all landmarks lie; a teacher that is right. The loss falls to a part of it."""
+    """Trains on one batch of bright spots with landmarks on circles around them; the loss must fall to a fraction."""
     config = configs.load(f"configs/{'kdloss' if system == 'kdloss' else 'star'}_tiny.py", "smoke")
     config.train.update({"warmup": 0.0, "lr": 1e-2, "head_lr": 0.0, "schedule": "constant"})
     name, count, size = STAGES[system][-1], 68 if system == "kdloss" else 51, config.image_size
@@ -139,7 +139,7 @@ def test_the_student_of_each_system_learns_a_fixed_batch(system):
     assert np.mean(error[-5:]) < (0.6 if system == "star" else 0.5) * np.mean(error[:5])
 
 
-def test_the_curves_of_the_loss_are_drawn_and_agree_with_the_paper(tmp_path):
+def test_the_loss_curves_are_drawn_and_agree_with_the_paper(tmp_path):
     out = tmp_path / "kd.png"
     command = [sys.executable, "-m", "benchmarks.kd_curves", f"--out={out}", "--tough=0.03", "--tolerant=0.05"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)

@@ -1,4 +1,4 @@
-"""A work directory: what it accepts when a run resumes, what it refuses, and how it opens what it holds."""
+"""Work directories: which changes are accepted or refused when a run resumes, and how they are loaded."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_checking_a_work_directory_writes_nothing(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_a_run_older_than_a_key_has_its_default(tmp_path):
+def test_a_key_newer_than_a_run_gets_its_default(tmp_path):
     config = base()
     claim(tmp_path, config, DATA)
     path = tmp_path / "config.json"
@@ -90,8 +90,8 @@ def test_other_code_or_data_is_refused_with_the_difference_unless_it_is_accepted
 
 
 @pytest.mark.parametrize("name", ["cli.py", "configs/a.py", "evaluation/plots.py", "inference/predictor.py"])
-def test_the_code_version_follows_what_trains_alone(tmp_path, name):
-    root = tmp_path / "evaluation" / "package"  # the name of a folder above says nothing
+def test_the_code_version_depends_only_on_code_that_affects_training(tmp_path, name):
+    root = tmp_path / "evaluation" / "package"  # the names of folders above do not matter
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / "losses.py").write_text("1")
     first = code_version(root)
@@ -104,7 +104,7 @@ def test_the_code_version_follows_what_trains_alone(tmp_path, name):
     assert code_version(root) != first
 
 
-def test_a_folder_that_is_no_run_is_told(tmp_path):
+def test_a_folder_without_a_run_is_reported(tmp_path):
     with pytest.raises(InputError, match="not the work directory"):
         load_config(tmp_path)
     (tmp_path / "config.json").write_text('{"seed": ')
@@ -112,13 +112,13 @@ def test_a_folder_that_is_no_run_is_told(tmp_path):
         load_config(tmp_path)
 
 
-def test_the_parent_of_several_seeds_points_to_one(tmp_path):
+def test_the_error_for_the_folder_of_several_seeds_names_one(tmp_path):
     claim(tmp_path / "seed_0", base(), DATA)
     with pytest.raises(InputError, match="seed_0"):
         load_config(tmp_path)
 
 
-def test_a_stage_without_checkpoints_is_told(tmp_path):
+def test_a_stage_without_checkpoints_is_reported(tmp_path):
     claim(tmp_path, configs.load("configs/tiny.py", "smoke"), DATA)
     with pytest.raises(InputError, match="was not trained"):
         load_stage(tmp_path, "transfer", mesh=sharding.make_mesh())
@@ -126,19 +126,19 @@ def test_a_stage_without_checkpoints_is_told(tmp_path):
         load_stage(tmp_path, "transfr", mesh=sharding.make_mesh())
 
 
-def test_the_config_survives_json():
+def test_the_config_is_unchanged_by_json():
     config = base()
     again = ConfigDict(json.loads(config.to_json()))
     assert again.student.to_dict() == config.student.to_dict()
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="give another --workdir"):
         claim(tmp_path / "file" / "w", base(), DATA)
 
 
-def test_a_layout_of_the_users_own_stays_with_the_run(tmp_path):
+def test_the_users_own_layout_is_kept_with_the_run(tmp_path):
     own = tmp_path / "three.yaml"
     own.write_text("count: 3\nflip: [[0, 1]]\neye_corners: [0, 1]\n")
     config = base()
