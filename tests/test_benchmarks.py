@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ name their command and the place of their results, and they run."""
+"""Tests that the scripts of benchmarks/ run, and that their docstrings name the command and where the result is."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ SMOKE = "configs/tiny.py:smoke"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_docstring_names_the_command_and_the_place_of_the_results(name):
+def test_docstring_has_the_command_and_where_the_result_is(name):
     text = importlib.import_module(f"benchmarks.{name}").__doc__
     assert f"python -m benchmarks.{name}" in text
     places = ("RESULTS.md", "docs/", "tfds_builders")
@@ -41,7 +41,7 @@ def test_results_name_every_measurement():
 
 def test_loader(data_dir):
     flags = ["--dataset=synthetic_faces/48x48", "--size=32", f"--data_dir={data_dir}"]
-    # In a process of its own, as it pins itself to one core.
+    # The script runs in its own process, because it pins itself to one core.
     command = [sys.executable, "-m", "benchmarks.loader", *flags]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
     assert found.returncode == 0, found.stderr
@@ -73,7 +73,7 @@ def test_preview_of_synthetic_faces(tmp_path):
 
 
 def shown_layouts():
-    """The layouts of the datasets whose README shows landmarks.png."""
+    """Yields the layouts of the datasets whose README shows landmarks.png."""
     for readme in sorted(Path(tfds_builders.__file__).parent.glob("*/README.md")):
         if "landmarks.png" in readme.read_text():
             yield landmarks.get(layout_images.builder_of(readme.parent.name).LAYOUT)
@@ -85,7 +85,7 @@ def test_layout_images_place_the_landmarks_of_every_dataset():
     for layout in shown_layouts():
         points, schematic = layout_images.place(face["landmarks"].astype(np.float64), face["jaw3d"], layout)
         assert landmarks.check(points, layout).shape == (layout.count, 2)
-        # A mirrored layout has its right side on the left of the image.
+        # In a layout that is not mirrored, the subject's right side is on the left of the image.
         left, right = (points[list(layout.groups[eye])].mean(0) for eye in ("right_eye", "left_eye"))
         assert left[0] < right[0]
         names |= {layout.name} if schematic else set()
@@ -118,7 +118,7 @@ def test_strong_teacher(smoke_run, data_dir, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["seed"] == 0 and list(found["nme"]) == ["DIKD", "FD + LD", "none"]
     rows = {row["name"]: row["nme"] for row in json.loads((smoke_run / "results.json").read_text())["rows"]}
-    # Here the teacher is the run's own, so two of the students are stages of that run.
+    # The teacher is that of the smoke run, so two of the students must equal stages of that run.
     assert found["nme"]["DIKD"] == pytest.approx(rows["transfer"], abs=1e-3)
     assert found["nme"]["none"] == pytest.approx(rows["thermal_alone"], abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, show what they promise, and are stored without outputs."""
+"""Tests that the notebooks run from top to bottom, show their results, and are stored without outputs."""
 
 import ast
 import json
@@ -27,7 +27,7 @@ def code(notebook):
 
 @pytest.fixture
 def execute(tmp_path, monkeypatch):
-    """`execute(notebook)` runs it in a kernel of its own, in `tmp_path` and without this machine's Jupyter settings."""
+    """Runs a notebook in its own kernel, in `tmp_path` and without this machine's Jupyter settings."""
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -37,10 +37,10 @@ def execute(tmp_path, monkeypatch):
         options = {"timeout": 600, "iopub_timeout": 60, "raise_on_iopub_timeout": True}
         resources = {"metadata": {"path": str(tmp_path)}}
         client = NotebookClient(notebook, kernel_name="python3", resources=resources, **options)
-        # By default nbclient plays the front end of an output widget, and reports what it shows to the kernel through
-        # the socket on which it waits for the kernel's reply. Sending uses up the wake-up for a reply that has just
-        # arrived, and the cell then waits for its timeout (jupyter/nbclient#312). Without this front end, what a widget
-        # shows is among the outputs of the cell that made it.
+        # By default, nbclient acts as the front end of output widgets, and reports their contents to the kernel through
+        # the socket on which it waits for the kernel's reply. Sending can consume the wake-up for a reply that has just
+        # arrived, and the cell then waits until it times out (jupyter/nbclient#312). Without this front end, a widget's
+        # contents are among the outputs of the cell that made it.
         client.comm_open_handlers["jupyter.widget"] = lambda message: None
         return client.execute()
 
@@ -53,12 +53,12 @@ def streams(notebook, name):
 
 
 def images(notebook):
-    """How many PNG images each code cell shows, by the id of the cell; cells without images are left out."""
+    """Returns the number of PNG images that each code cell shows, by the cell's id, without cells that show none."""
     shown = {cell.id: [o for o in cell.outputs if "image/png" in o.get("data", {})] for cell in code(notebook)}
     return {name: len(outputs) for name, outputs in shown.items() if outputs}
 
 
-def test_both_notebooks_are_there():
+def test_both_notebooks_exist():
     assert set(NOTEBOOKS) == {PLAYGROUND, DISTILL}
 
 
@@ -140,12 +140,12 @@ def test_playground_draws_where_gradients_flow(execute, slides):
     found = json.loads(streams(notebook, "stdout").splitlines()[-1])
     assert found["loaded"] == []
     plain, weighted, decayed = np.asarray(found["flows"])
-    # Rows α FI, β RI, α FI + β RI, FD, LD; columns student's backbone, student's head, teacher's head and features.
+    # Rows: α FI, β RI, α FI + β RI, FD, LD. Columns: the student's backbone and head, the teacher's head and features.
     backbone, of_head = [0, 1, 1, 1, 1], [1, 0, 1, 0, 1]
     np.testing.assert_array_equal(plain > 1e-2, np.array([backbone, of_head, [0] * 5, [0] * 5], bool).T)
     np.testing.assert_array_equal(plain[:, 2:], 0.0)
     assert plain[0, 0] == plain[1, 1] == plain[3, 1] == 0
-    np.testing.assert_allclose(plain[2], plain[0] + plain[1], rtol=1e-5)  # no receiver gets both
+    np.testing.assert_allclose(plain[2], plain[0] + plain[1], rtol=1e-5)  # no receiver gets gradients of both terms
     np.testing.assert_allclose(weighted[0], 0.5 * plain[0], rtol=1e-5)
     np.testing.assert_allclose(weighted[1], 2.0 * plain[1], rtol=1e-5)
     np.testing.assert_allclose(decayed, 0.25 * plain, rtol=1e-5)
@@ -166,7 +166,7 @@ def check_distill(notebook, workdir):
 
 
 def test_distill_shows_a_finished_run(execute, tmp_path, monkeypatch, data_dir, smoke_run):
-    """All cells run, but the stages are trained already, as after a restart of the kernel."""
+    """Runs all cells on stages that are trained already, as after a restart of the kernel."""
     monkeypatch.setenv("MLCM_DATA_DIR", str(data_dir))
     workdir = tmp_path / "runs" / "distill_smoke"
     shutil.copytree(smoke_run, workdir)

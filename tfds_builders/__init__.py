@@ -1,7 +1,7 @@
 """Datasets by name: `build("synthetic_faces/tiny", data_dir)` returns a TFDS builder whose records are on disk.
 
-Every dataset has a folder of its own. Its module `<name>_dataset_builder` holds a subclass of `base.Builder`, named in
-`_BUILDERS` below. The part of a dataset's name after the slash is the config; without it, the first config is meant.
+Every dataset has its own folder. The module `<name>_dataset_builder` in it defines a subclass of `base.Builder`, which
+`_BUILDERS` below lists. The part of a dataset's name after the slash is the config; without it, the first one is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPTIONS", "SWITCHES", "build", "load", "names"]
 
-# Dataset -> class in tfds_builders/<name>/<name>_dataset_builder.py, which is imported when it is needed.
+# Dataset -> class in tfds_builders/<name>/<name>_dataset_builder.py, which is imported on demand.
 _BUILDERS = {
     "synthetic_faces": "SyntheticFaces",
     "paired_folder": "PairedFolder",
@@ -47,16 +47,16 @@ def _class_of(name: str) -> type[Builder]:
 
 
 def names() -> list[str]:
-    """All `dataset/config` with a fixed name; some datasets accept further configs (see their README)."""
+    """Lists every predefined `dataset/config`; some datasets accept further configs (see their READMEs)."""
     return [f"{name}/{config.name}" for name in _BUILDERS for config in _class_of(name).BUILDER_CONFIGS]
 
 
 def load(name: str, data_dir: str | os.PathLike, **options: Any) -> Builder:
-    """Returns the TFDS builder of a dataset, whether it is built or not.
+    """Returns the TFDS builder of a dataset, whether or not its records are on disk.
 
     Args:
         name: `dataset` or `dataset/config`.
-        data_dir: folder of all built datasets; `~` is expanded.
+        data_dir: the folder of all built datasets; `~` is expanded.
         **options: some of `OPTIONS`.
 
     Raises:
@@ -75,25 +75,25 @@ def load(name: str, data_dir: str | os.PathLike, **options: Any) -> Builder:
 
 
 def build(name: str, data_dir: str | os.PathLike, **options: Any) -> Builder:
-    """Returns the TFDS builder of a dataset whose records are on disk; builds it first if they are not.
+    """Builds a dataset unless its records are on disk, and returns its TFDS builder.
 
-    The records are written to a folder with another name, which gets its final name when it is complete. If a build is
-    interrupted, the next one reuses the examples that were prepared and removes everything else.
+    The records are written to a temporary folder, which is renamed once it is complete. After an interrupted build, the
+    next one reuses the examples that were prepared and removes everything else.
 
     Args:
         name: `dataset` or `dataset/config`.
-        data_dir: folder of all built datasets; `~` is expanded.
+        data_dir: the folder of all built datasets; `~` is expanded.
         **options: some of `OPTIONS`.
 
     Raises:
         InputError: an unknown name, a full disk, a folder that cannot be written, a source file that cannot be read, or
-            a dataset on disk that lacks files.
+            a built dataset that lacks files.
     """
     builder = load(name, data_dir, **options)
     folder = pathlib.Path(builder.data_dir)
-    asked, facts = str(options.get("exclude") or ""), dict(builder.info.metadata or {})
-    if folder.exists() and asked and facts.get("exclude", asked) != asked:
-        raise InputError(f"{name} is built already, without --exclude={asked}; delete {folder} to build it again.")
+    exclude, metadata = str(options.get("exclude") or ""), dict(builder.info.metadata or {})
+    if folder.exists() and exclude and metadata.get("exclude", exclude) != exclude:
+        raise InputError(f"{name} is built already, without --exclude={exclude}; delete {folder} to build it again.")
     if not folder.exists():
         with _explained(folder, options.get("manual_dir")), _alone(folder) as locked:
             if locked and not folder.exists():
@@ -108,7 +108,7 @@ def build(name: str, data_dir: str | os.PathLike, **options: Any) -> Builder:
 
 
 def _prepare(builder: Builder, name: str) -> None:
-    """Calls `download_and_prepare` with a progress bar of our own in place of TFDS's output."""
+    """Calls `download_and_prepare` and shows our own progress bar instead of TFDS's output."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -131,17 +131,18 @@ def _prepare(builder: Builder, name: str) -> None:
     with Progress(*columns, console=Console(stderr=True)) as bar, _quiet():
         task = bar.add_task(f"building {name}", total=builder.total)
         builder.advance = lambda: bar.update(task, advance=1, total=builder.total)
-        # TFDS prints announcements to stdout.
+        # TFDS prints what it is about to do to stdout.
         with contextlib.redirect_stdout(io.StringIO()), spool.instead_of_buckets():
             builder.download_and_prepare()
 
 
 def _check_whole(builder: Builder, name: str) -> None:
+    """Raises InputError if record files of a built dataset are missing, empty or truncated."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     files = [pathlib.Path(path) for split in builder.info.splits.values() for path in split.filepaths]
     missing = [path for path in files if not path.is_file() or path.stat().st_size == 0]
-    # An ArrayRecord file ends with its index, so the reader notices at once when the end is missing.
+    # An ArrayRecord file ends with its index, so opening it reveals a missing end.
     cut = [path for path in files if path not in missing and not ArrayRecordReader(str(path)).ok()]
     if missing or cut or not files:
         what = f"{missing[0].name} is missing or empty" if missing else "it holds no records"
@@ -151,7 +152,7 @@ def _check_whole(builder: Builder, name: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences TFDS: its progress bars, and log lines below the level of an error."""
+    """Silences TFDS's progress bars, and its log lines below the level ERROR."""
     import tensorflow_datasets as tfds
     from absl import logging
 
@@ -169,7 +170,7 @@ def _alone(folder: pathlib.Path) -> Iterator[bool]:
     """Lets one process at a time build `folder`; the system releases the lock of a process that dies.
 
     Yields:
-        Whether the lock is held: False on file systems without locks, where another build may be running.
+        Whether the lock is held. It is False on file systems without locks, where another build may be running.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}.lock", "w") as lock:
@@ -184,7 +185,7 @@ def _alone(folder: pathlib.Path) -> Iterator[bool]:
 
 
 def _concerns_source(error: OSError, source: str | os.PathLike | None, folder: pathlib.Path) -> bool:
-    """Whether an error is about a file in `source`, and not about one that the build of `folder` writes."""
+    """Whether an error concerns a file in `source`, and not one that the build writes beside `folder`."""
     if source is None or not isinstance(error.filename, str | os.PathLike):
         return False
     path, source = pathlib.Path(error.filename).absolute(), pathlib.Path(source).expanduser().absolute()
@@ -193,7 +194,12 @@ def _concerns_source(error: OSError, source: str | os.PathLike | None, folder: p
 
 @contextlib.contextmanager
 def _explained(folder: pathlib.Path, source: str | os.PathLike | None = None) -> Iterator[None]:
-    """Turns errors of the file system into one sentence; `folder` is written, `source` (--manual_dir) is read."""
+    """Turns file-system errors into an InputError of one sentence.
+
+    Args:
+        folder: the folder that the build writes.
+        source: --manual_dir, which the build reads; None if it was not given.
+    """
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""What all builders share: a progress bar's hook, and preparation that resumes where it was stopped."""
+"""The base class of all builders, with a hook for a progress bar and a preparation that can be resumed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A TFDS builder whose preparation can be stopped and resumed.
 
     Attributes:
-        LAYOUT: the landmarks' layout, or its name.
+        LAYOUT: the landmark layout, or its name.
         OPTIONS: the options that `make` takes, each with its help text (see `options`).
-        total: number of examples; None before it is known.
-        advance: called after every example; `tfds_builders.build` lets it move the progress bar.
+        total: the number of examples; None until it is known.
+        advance: called after every example; `tfds_builders.build` uses it to update the progress bar.
     """
 
     LAYOUT: str | landmarks.Layout = ""
@@ -40,31 +40,37 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Constructs the builder of a config.
 
         Args:
-            config: its name; None stands for the first one.
-            data_dir: folder of all built datasets.
+            config: the name of the config; None for the first one.
+            data_dir: the folder of all built datasets.
             **options: some of `OPTIONS`.
 
         Raises:
-            InputError: unknown config.
+            InputError: an unknown config.
         """
 
     @staticmethod
     def advance() -> None:
-        """Does nothing until a progress bar replaces it."""
+        """Does nothing unless `tfds_builders.build` replaces it."""
 
     @property
     def work_folder(self) -> pathlib.Path:
-        """Keeps finished pieces of a build until the whole is written."""
+        """The folder that keeps the finished pieces of a build until the whole dataset is written."""
         return pathlib.Path(self._data_dir_root) / self.name / self.builder_config.name / f".partial_{self.version}"
 
     def download_and_prepare(self, **options: Any) -> None:
-        """Prepares the dataset as TFDS does; if that fails, the workers or threads that prepare examples end too."""
-        with contextlib.ExitStack() as self._open:
+        """Prepares the dataset as TFDS does, and ends the workers or threads that prepare examples, even on failure."""
+        with contextlib.ExitStack() as self._streams:
             super().download_and_prepare(**options)
 
     def _resumed(
         self, items: Sequence, prepare: Callable[[Sequence], Generator], facts: Sequence[Any]
     ) -> Generator[Any, None, None]:
-        """`resume.stream` in the work folder, closed when the build ends; its results depend on `facts` alone."""
+        """Returns a `resume.stream` that is closed when the build ends.
+
+        Args:
+            items: what to prepare.
+            prepare: see `resume.stream`.
+            facts: everything that the results depend on; other facts give the stream another folder.
+        """
         stream = resume.stream(items, prepare, self.work_folder / resume.fingerprint(*facts))
-        return self._open.enter_context(contextlib.closing(stream))
+        return self._streams.enter_context(contextlib.closing(stream))

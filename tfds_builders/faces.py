@@ -1,14 +1,16 @@
-"""The base of the builders of labelled faces: a dataset states its facts and how its labels are read.
+"""The base class of the builders of labelled faces.
 
-class MyDataset(faces.FaceBuilder):
-    \"\"\"One line that says what it is.\"\"\"
+A dataset's builder sets these attributes and reads the labels:
 
-    name = "my_dataset"
-    BUILDER_CONFIGS = faces.configs(all="every image")      # the first is the default
-    LAYOUT, MODALITIES, NORMALIZER = "ibug68", ("rgb",), "outer_eyes"
-    LICENSE, CITATION, HOMEPAGE, HOW_TO_GET = …
+    class MyDataset(faces.FaceBuilder):
+        \"\"\"One line that describes it.\"\"\"
 
-    def parse(self, folder): -> {split: [Face]}
+        name = "my_dataset"
+        BUILDER_CONFIGS = faces.configs(all="every image")      # the first is the default
+        LAYOUT, MODALITIES, NORMALIZER = "ibug68", ("rgb",), "outer_eyes"
+        LICENSE, CITATION, HOMEPAGE, HOW_TO_GET = …
+
+        def parse(self, folder): -> {split: [Face]}
 """
 
 from __future__ import annotations
@@ -34,29 +36,30 @@ from tfds_builders.prepare import Face, Thermal
 __all__ = ["LISTS", "Face", "FaceBuilder", "Thermal", "box_configs", "configs", "tensor", "text"]
 
 
-# Split -> the list of its images, for datasets that come with such lists.
+# Split -> the file that lists its images, for datasets that come with such files.
 LISTS = {split: f"{split}.txt" for split in ("train", "val", "test")}
 
 
 def box_configs() -> list[tfds.core.BuilderConfig]:
-    """`BUILDER_CONFIGS` of a dataset whose files hold the boxes of a face detector."""
+    """Returns the `BUILDER_CONFIGS` of a dataset whose files hold the boxes of a face detector."""
     return configs(
-        all="every face; boxes of the file, from a face detector", landmark_box="every face; boxes from the landmarks"
+        all="every face; boxes from the files, set by a face detector",
+        landmark_box="every face; boxes from the landmarks",
     )
 
 
 def configs(**descriptions: str) -> list[tfds.core.BuilderConfig]:
-    """`BUILDER_CONFIGS` from the configs' names and descriptions."""
+    """Returns `BUILDER_CONFIGS` from the configs' names and descriptions."""
     return [tfds.core.BuilderConfig(name=name, description=text) for name, text in descriptions.items()]
 
 
 def text(doc: str) -> tfds.features.Text:
-    """A text feature with its documentation."""
+    """Returns a text feature with its documentation."""
     return tfds.features.Text(doc=doc)
 
 
 class FaceBuilder(Builder, skip_registration=True):
-    """Base of the builders whose faces come from files that the user has.
+    """Base class of the builders whose faces come from files that the user provides.
 
     Attributes:
         MODALITIES: the images that every example has.
@@ -64,12 +67,13 @@ class FaceBuilder(Builder, skip_registration=True):
         THERMAL: what the thermal files hold.
         HOW_TO_GET: sentences that say where to get the files, and what --manual_dir must hold.
         EXPECTED: config -> split -> published number of examples.
-        UNIONS: further splits, each made of several stored ones, such as `full`.
-        SUBSETS: further splits, each of the examples of a split whose bool feature is true, such as `test_pose`.
-        OWN_SPLITS: whether the splits are the user's. Then an image in two of them is a mistake; otherwise it was the
-            publisher's choice.
-        remarks: sentences for the user, which `parse` may add.
-        passed_over: keys of faces that `parse` met but left out, which a file for --exclude may name.
+        UNIONS: additional splits that join several stored ones, such as `full`: name -> the splits.
+        SUBSETS: additional splits that hold the examples of a split for which a bool feature is true, such as
+            `test_pose`: name -> (split, feature).
+        OWN_SPLITS: whether the user defines the splits. If so, an image in two splits is an error; otherwise it is the
+            publisher's choice and only a remark.
+        remarks: sentences for the user; `parse` may add some.
+        passed_over: keys of faces that `parse` found but left out; a file for --exclude may list them.
     """
 
     OPTIONS = options.FILES
@@ -83,7 +87,7 @@ class FaceBuilder(Builder, skip_registration=True):
     SUBSETS: ClassVar[Mapping[str, tuple[str, str]]] = {}
     OWN_SPLITS = False
     VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First version.", "1.1.0": "`known` tells which landmarks are labelled."}
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version.", "1.1.0": "`known` marks the landmarks that are labelled."}
 
     def __init__(self, options: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         self.options = dict(options or {})
@@ -104,19 +108,23 @@ class FaceBuilder(Builder, skip_registration=True):
     def parse(self, folder: pathlib.Path) -> dict[str, list[Face]]:
         """Reads the faces of every split from the label files; images are not read yet.
 
-        `folder` is --manual_dir. The dataset's files may lie in a folder in it, which `tree.find` finds.
+        Args:
+            folder: --manual_dir. The dataset's files may lie in a folder inside it, which `tree.find` finds.
+
+        Returns:
+            Split -> faces.
         """
 
     def thermal(self) -> Thermal:
-        """What the thermal files of this config hold."""
+        """Returns what the thermal files of this config hold."""
         return self.THERMAL
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Features of this dataset beyond the common ones."""
+        """Returns the features of this dataset beyond the common ones."""
         return {}
 
     def notes(self) -> dict[str, Any]:
-        """Facts for `info.metadata` that a later load needs."""
+        """Returns facts for `info.metadata` that are needed when the built dataset is loaded."""
         return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -134,11 +142,11 @@ class FaceBuilder(Builder, skip_registration=True):
         features |= {
             "landmarks": tensor((layout.count, 2), np.float32, points),
             "known": tensor(
-                (layout.count,), np.bool_, "False: nobody marked this point; its coordinates are a placeholder"
+                (layout.count,), np.bool_, "False: this point has no label; its coordinates are a placeholder"
             ),
             "visible": tensor((layout.count,), np.bool_, "known, not marked as hidden, and inside the image"),
             "box": tensor((4,), np.float32, "x, y, w, h of the face in pixels"),
-            "subject": text("who it is; empty if the dataset does not say"),
+            "subject": text("the person; empty if the dataset does not name people"),
             "key": text("the image's path in the dataset, with #2 for its second face"),
         }
         return self.dataset_info_from_configs(
@@ -166,8 +174,8 @@ class FaceBuilder(Builder, skip_registration=True):
         splits, remarks = self._usable(self._parsed(folder), folder)
         self.total = sum(map(len, splits.values()))
         if not self.total:
-            told = " ".join([*remarks, *self.remarks, self.HOW_TO_GET])
-            raise InputError(f"{folder} holds no faces of {self.name}/{self.builder_config.name}. {told}")
+            advice = " ".join([*remarks, *self.remarks, self.HOW_TO_GET])
+            raise InputError(f"{folder} holds no faces of {self.name}/{self.builder_config.name}. {advice}")
         faces = [face for mine in splits.values() for face in mine]
         layout, thermal = landmarks.get(self.LAYOUT), self.thermal()
 
@@ -186,7 +194,7 @@ class FaceBuilder(Builder, skip_registration=True):
         }
 
     def _parsed(self, folder: pathlib.Path) -> dict[str, list[Face]]:
-        """Calls `parse`; a message about a missing file also says where to get the dataset."""
+        """Calls `parse`, and adds to messages about missing files where to get the dataset."""
         try:
             return self.parse(folder)
         except InputError as error:
@@ -195,15 +203,15 @@ class FaceBuilder(Builder, skip_registration=True):
             raise
 
     def _usable(self, splits: dict[str, list[Face]], folder: pathlib.Path) -> tuple[dict[str, list[Face]], list[str]]:
-        """The faces that remain after --exclude and --allow_missing, and remarks about the others."""
+        """Returns the faces that remain after --exclude and --allow_missing, and remarks about the others."""
         remarks = []
         if self.options.get("exclude"):
             names = set(formats.read_lines(self.options["exclude"]))
             known = {face.key for mine in splits.values() for face in mine}
-            strange = sorted(names - known - self.passed_over)
-            strange = strange and sorted({*strange} - self._keys_of_other_configs(folder))
-            if strange:
-                raise InputError(f"{self.options['exclude']} names {strange[0]!r}, which is not a face of {self.name}.")
+            unknown = sorted(names - known - self.passed_over)
+            unknown = unknown and sorted({*unknown} - self._keys_of_other_configs(folder))
+            if unknown:
+                raise InputError(f"{self.options['exclude']} names {unknown[0]!r}, which is not a face of {self.name}.")
             splits = {split: [face for face in mine if face.key not in names] for split, mine in splits.items()}
             left, others = formats.counted(len(names & known), "face was", "faces were"), len(names - known)
             more = f"; {formats.counted(others, 'name in it is', 'names in it are')} not needed for this config"
@@ -226,11 +234,11 @@ class FaceBuilder(Builder, skip_registration=True):
         return {split: mine for split, mine in splits.items() if mine}, remarks
 
     def leave_out_unlabelled(self, lacking: Mapping[str, str], folder: pathlib.Path) -> None:
-        """Lets `parse` leave out images without labels, which only --allow_missing permits.
+        """Records images that `parse` left out because they have no labels, which only --allow_missing permits.
 
         Args:
-            lacking: key of an image -> name of the label file that is missing.
-            folder: where that file belongs, for the message.
+            lacking: key of an image -> name of its missing label file.
+            folder: the folder of the label files, for the message.
 
         Raises:
             InputError: there are such images, and --allow_missing is not given.
@@ -249,7 +257,7 @@ class FaceBuilder(Builder, skip_registration=True):
         raise InputError(f"{message}. Complete {folder}, or leave {what} out with --allow_missing.{hint}")
 
     def _keys_of_other_configs(self, folder: pathlib.Path) -> set[str]:
-        """One file for --exclude serves all configs; this finds the keys of faces that this config does not have."""
+        """Finds the keys of faces of the other configs, because one file for --exclude serves all configs."""
         found: set[str] = set()
         for config in self.BUILDER_CONFIGS:
             if config.name != self.builder_config.name:
@@ -261,7 +269,10 @@ class FaceBuilder(Builder, skip_registration=True):
     def _generate_examples(
         self, stream: Iterator[dict[str, Any]], split: str, count: int, tally: prepare.Tally, remarks: list[str] | None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The next `count` examples of the stream; `remarks` are given for the last split and end in the metadata."""
+        """Yields the next `count` examples of the stream.
+
+        `remarks` is None except for the last split, which completes the dataset's metadata with them.
+        """
         for k in range(count):
             item = next(stream)
             tally.add(split, item)
@@ -280,9 +291,9 @@ class FaceBuilder(Builder, skip_registration=True):
 
 
 def _stamp(face: Face) -> tuple:
-    """Everything that a prepared example depends on."""
+    """Returns everything that the prepared example of a face depends on."""
     sources = [part for source in (face.rgb, face.thermal) for part in (source, *getattr(source, "args", ()))]
-    files = [part for part in sources if isinstance(part, pathlib.Path)]  # includes those a functools.partial reads
+    files = [part for part in sources if isinstance(part, pathlib.Path)]  # also the arguments of a functools.partial
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     labels = (face.landmarks, face.known, face.visible, face.box)
     values = [None if value is None else np.asarray(value).tolist() for value in labels]

@@ -1,4 +1,4 @@
-"""Readers of the small text formats in which datasets keep their labels, and helpers for their messages."""
+"""Readers of the small text formats that datasets use for labels, and helpers for messages to the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlcm_jax.files import read_text
 
 
 def counted(number: float, one: str, many: str) -> str:
-    """A number and what is counted, for messages: "1 face is", "2,000 faces are".
+    """Joins a number and a noun that agrees with it, for messages: "1 face is", "2,000 faces are".
 
     Args:
         number: how many.
@@ -28,7 +28,7 @@ def counted(number: float, one: str, many: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first names, with commas, and how many more there are."""
+    """Joins the first `most` names with commas, and adds how many more there are."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
@@ -37,8 +37,8 @@ def numbers(words: Iterable[str], where: str) -> np.ndarray:
     """Converts words to float64 [N].
 
     Args:
-        words: texts of numbers.
-        where: opens the message, such as "The file a.txt".
+        words: numbers as text.
+        where: the beginning of the message, such as "The file a.txt".
 
     Raises:
         InputError: a word that is not a finite number.
@@ -48,7 +48,7 @@ def numbers(words: Iterable[str], where: str) -> np.ndarray:
         values = [float(word) for word in words]
     except (TypeError, ValueError, OverflowError):
         bad = next((word for word in words if not _is_number(word)), "")
-        raise InputError(f"{where} holds {str(bad)[:40]!r} where a number belongs.") from None
+        raise InputError(f"{where} holds {str(bad)[:40]!r} where a number is expected.") from None
     if not all(map(math.isfinite, values)):
         raise InputError(f"{where} holds a number that is not finite.")
     return np.array(values, np.float64)
@@ -59,17 +59,17 @@ _SPREADSHEET_ERROR = re.compile(r"#+|#[¡¿]?[^\W\d_]+([/_][^\W_]+)?[!?]?|ERR:\d
 
 
 def is_blank(word: str) -> bool:
-    """Whether a cell of a table holds nothing: no text, or an error of a spreadsheet, such as #DIV/0! or Err:502."""
+    """Whether a cell of a table has no content: no text, or a spreadsheet error such as #DIV/0! or Err:502."""
     error = _SPREADSHEET_ERROR.fullmatch(word.upper()) and (word.isupper() or word.startswith(("##", "Err:")))
     return not word or bool(error)
 
 
 def cells(words: Iterable[str], where: str) -> np.ndarray:
-    """Converts cells of a table to float32 [N]; blank cells and errors of spreadsheets become NaN.
+    """Converts cells of a table to float32 [N]; blank cells and spreadsheet errors become NaN.
 
     Args:
         words: the cells, without spaces around them.
-        where: opens the message, such as "Row 3 of a.csv".
+        where: the beginning of the message, such as "Row 3 of a.csv".
 
     Raises:
         InputError: a cell that holds other text.
@@ -77,7 +77,7 @@ def cells(words: Iterable[str], where: str) -> np.ndarray:
     words = list(words)
     bad = next((word for word in words if not is_blank(word) and not _is_number(word)), None)
     if bad is not None:
-        raise InputError(f"{where} holds {bad[:40]!r} where a number belongs.")
+        raise InputError(f"{where} holds {bad[:40]!r} where a number is expected.")
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, and count as unlabelled or are refused
         return np.array([math.nan if is_blank(word) else float(word) for word in words]).astype(np.float32)
 
@@ -87,22 +87,22 @@ def read_pts(path: str | os.PathLike, count: int | None = None, *, first: float 
 
     Args:
         path: the file.
-        count: number of points that it must hold; None: whatever it announces.
-        first: coordinate of the first pixel's centre in the file, which becomes 0; 300-W counts from 1.
+        count: the number of points that the file must hold; None accepts the `n_points` in it.
+        first: the coordinate of the first pixel's centre in the file, which becomes 0; 300-W counts from 1.
 
     Returns:
-        float32 [K, 2], pixels, pixel centres at integers from 0.
+        float32 [K, 2] (x, y) in pixels, with pixel centres at integers from 0.
 
     Raises:
         InputError: a missing file, another format, another number of points, NaN.
     """
     text = re.sub(r"(//|#).*", "", read_text(path))
     match = re.fullmatch(r"(?P<head>[^{}]*)\{(?P<body>[^{}]*)\}\s*", text)
-    said = re.search(r"n_points\s*:\s*(\d+)", match["head"]) if match else None
-    if not said:
-        raise InputError(f"The file {path} is not a .pts file: version, n_points and rows between braces belong there.")
+    announced = re.search(r"n_points\s*:\s*(\d+)", match["head"]) if match else None
+    if not announced:
+        raise InputError(f"The file {path} is not a .pts file, which has version, n_points and rows between braces.")
     values = numbers(match["body"].split(), f"The file {path}")
-    _check_count(path, len(values), int(said[1]), "it announces")
+    _check_count(path, len(values), int(announced[1]), "n_points is")
     return _points(path, values, count) - np.float32(first)
 
 
@@ -120,7 +120,7 @@ def read_points(path: str | os.PathLike, count: int | None = None) -> np.ndarray
 def read_rows(path: str | os.PathLike) -> list[list[str]]:
     """Reads the rows of a CSV file, without spaces around the cells.
 
-    Commas, semicolons and tabs are understood. Rows in which `is_blank` holds for every cell are skipped.
+    The delimiter may be a comma, a semicolon or a tab. Rows in which every cell `is_blank` are skipped.
 
     Raises:
         InputError: a missing file, or one that is not a CSV file.
@@ -140,14 +140,14 @@ def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[
 
     Args:
         path: the file.
-        required: columns that it must have.
+        required: the columns that it must have.
 
     Raises:
         InputError: a missing file or column, or a row that is longer or shorter than the header.
     """
     rows = read_rows(path)
     if not rows:
-        raise InputError(f"The file {path} holds no text.")
+        raise InputError(f"All rows of the file {path} are blank.")
     names = rows[0]
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice:
@@ -163,24 +163,24 @@ def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
-    """Reads a list of names, one a line; blank lines and those that start with # are skipped."""
+    """Reads a list of names, one per line; blank lines and those that start with # are skipped."""
     lines = [line.strip() for line in read_text(path).splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def inside(folder: pathlib.Path, name: str, source: str | os.PathLike) -> pathlib.Path:
-    """Returns `folder / name` for a name from a list or label file, with either slash between folders.
+    """Returns `folder / name` for a name that a list or label file gives, with slashes or backslashes.
 
     Args:
-        folder: where the name belongs.
-        name: what the file says.
-        source: that file, for the message.
+        folder: the folder that must hold the named file.
+        name: a path relative to it.
+        source: the list or label file, for the message.
 
     Raises:
         InputError: an empty name, or one that leads out of the folder.
     """
     if not str(name).strip():
-        raise InputError(f"{source} holds an empty name where that of a file belongs.")
+        raise InputError(f"{source} holds an empty name where a file name is expected.")
     parts = pathlib.PurePosixPath(str(name).strip().replace("\\", "/"))
     drive = len(parts.parts) and parts.parts[0].endswith(":")
     if not parts.parts or parts.is_absolute() or drive or ".." in parts.parts or "\0" in str(name):
@@ -194,7 +194,7 @@ def _points(path: str | os.PathLike, values: np.ndarray, count: int | None) -> n
     if count is not None:
         _check_count(path, len(values), count, "there must be")
     if values.size and np.abs(values).max() > 1e6:
-        raise InputError(f"The file {path} holds the coordinate {np.abs(values).max():g}; pixels belong there.")
+        raise InputError(f"The file {path} holds the coordinate {np.abs(values).max():g}, which is not a pixel.")
     return values.reshape(-1, 2).astype(np.float32)
 
 

@@ -5,27 +5,27 @@ This module imports nothing, so that the command line can list the options witho
 
 # Every dataset that is read from the user's files takes these.
 FILES = {
-    # Needed to build a dataset; one that is built already is found without it.
+    # Needed to build a dataset, but not to load one that is built.
     "manual_dir": "Folder with the files of a dataset that cannot be downloaded.",
-    # The one option that is true or false (see SWITCHES).
-    "allow_missing": "Leave out faces whose image is missing, instead of refusing.",
-    # Keys are what the feature `key` holds, such as thermal/0001.png. Lines that start with # are comments.
-    "exclude": "File with the keys of faces to leave out, one a line.",
+    # The only option that is true or false (see SWITCHES).
+    "allow_missing": "Leave out faces whose image is missing, instead of stopping.",
+    # Keys are values of the feature `key`, such as thermal/0001.png. Lines that start with # are comments.
+    "exclude": "File with the keys of faces to leave out, one per line.",
 }
 
 # Only paired_folder takes these. Paths of layout, labels, boxes and colormap may be relative to manual_dir.
 PAIRED_FOLDER = {
-    # Without it, the number of points of the first label decides.
+    # Without it, the number of points in the first label determines the layout.
     "layout": "Landmark layout: a name, a number of points, or a YAML file.",
     # With only one of the two patterns, the dataset has only that modality. Without both, the folders `rgb` and
     # `thermal` are read.
     "rgb_glob": "Pattern of the RGB images, such as '*_rgb.png'; * stands for the pair's name.",
     "thermal_glob": "Pattern of the thermal images, such as '*_thermal.png'; * stands for the pair's name.",
     # Without it: the folder `landmarks`, or the only JSON file beside the images.
-    "labels": "Landmarks: file, folder or pattern; or several with commas, of which the first with a label wins.",
+    "labels": "Landmarks: file, folder or pattern, or several separated by commas; the first with a label wins.",
     # Without it: boxes.csv or boxes.json, if there is one.
     "boxes": "File of face boxes, CSV or JSON.",
-    # Without it, coloured thermal images are refused, and the message proposes a palette.
+    # Without it, coloured thermal images are refused, and the message suggests a palette.
     "colormap": "Palette of coloured thermal images: a name, or a CSV file of r,g,b rows from cold to hot.",
     # Without it: 0.01,-273.15 for 16 bits, and 1,0 for floats.
     "celsius": "scale,offset that convert 16-bit or float thermal values to °C.",

@@ -1,4 +1,4 @@
-"""Turns a labelled face into an example with encoded images, and says in sentences what is wrong with a dataset."""
+"""Turns a labelled face into an example with encoded images, and describes a dataset's faults to the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlcm_jax.data import boxes, image_file
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 
-# A file, or a function that returns the pixels of an image inside a container.
+# An image file, or a function that returns the pixels of an image in a container file.
 Source = pathlib.Path | Callable[[], np.ndarray]
 
 
@@ -30,13 +30,13 @@ class Face:
         key: the image's path in the dataset, with `#2` for its second face; unique, and the same on every machine.
         rgb: the RGB image, if the dataset has one.
         thermal: the thermal image, if the dataset has one.
-        landmarks: float [K, 2] in pixels (x, y) of the thermal image, or of the RGB image if there is no other;
+        landmarks: float [K, 2] in pixels (x, y) of the thermal image, or of the RGB image if there is no thermal one;
             None: unlabelled.
-        known: bool [K], which landmarks somebody labelled; the others are placeholders. None: all.
-        visible: bool [K]; None: all.
+        known: bool [K], True for labelled landmarks; the others are placeholders. None: all are labelled.
+        visible: bool [K]; None: all are visible.
         box: x, y, w, h in the same pixels; None: derived from the landmarks, or the whole image if there are none.
-        subject: who it is; "" if the dataset does not say.
-        extra: values of the features that the builder adds.
+        subject: the person; "" if the dataset does not name people.
+        extra: the values of the features that the builder adds.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Face:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Thermal:
-    """What the files of a dataset's thermal images hold.
+    """How the files of a dataset store thermal images.
 
     Attributes:
         kind: "gray": 8 bits, hot = bright (three equal channels count as gray);
@@ -72,17 +72,17 @@ class Thermal:
 def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[str, Any]:
     """Makes the example of a face: encoded images, checked landmarks, `known`, `visible`, `box`, `_facts` for `Tally`.
 
-    Landmarks outside the image are kept and marked invisible; unknown ones are invisible too. An RGB image whose size
-    differs from that of the thermal one, but whose aspect ratio is the same within 2 %, is resized to it.
+    Landmarks outside the image are kept and marked invisible; unknown ones are invisible too. An RGB image of another
+    size than the thermal one is resized to it if their aspect ratios agree within 2 %.
 
     Args:
-        face: what `parse` found.
-        layout: layout of its landmarks.
-        thermal: what its thermal image holds.
+        face: a face from `parse`.
+        layout: the layout of its landmarks.
+        thermal: how its thermal image is stored.
 
     Raises:
         InputError: an image that is missing, damaged or of another kind than the dataset's; landmarks with NaN, of a
-            wrong count, or mostly outside the image; images of a pair that differ in shape.
+            wrong count, or mostly outside the image; images of a pair that differ in aspect ratio.
     """
     result: dict[str, Any] = {}
     digests: list[str] = []
@@ -111,13 +111,13 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
 def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | None = None) -> bool:
     """Whether the eyes lie above the mouth and the subject's right eye on the left, as in nearly every portrait.
 
-    If rows of [y, x] were read as [x, y], or if the points are in another order than the layout's, most faces fail.
-    Faces whose layout has no eyes or lips, or whose eyes or lips nobody labelled, pass.
+    Most faces fail if rows of [y, x] were read as [x, y], or if the points are not in the layout's order. Faces without
+    eyes or lips in their layout, or without labels for them, pass.
 
     Args:
-        points: float [K, 2].
+        points: float [K, 2] (x, y) in pixels.
         layout: their layout.
-        known: bool [K]; None: all.
+        known: bool [K], True for labelled points; None: all are.
     """
 
     def middle(*names: str) -> np.ndarray | None:
@@ -132,18 +132,18 @@ def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | 
     return not eyes or mouth is None or bool(np.mean(eyes, axis=0)[1] < mouth[1])
 
 
-# What a split's checksum covers beside the images, so that a run which resumes notices other labels.
+# What a split's checksum covers beside the images, so that changed labels are noticed when a run resumes.
 _LABELS = ("landmarks", "visible", "known", "box", "confidence")
 
 
 class Tally:
-    """Counts what the splits of a dataset hold.
+    """Statistics of the splits of a dataset, collected while it is built.
 
     Args:
-        expected: published number of examples of each split, if there is one.
+        expected: split -> published number of examples, if it is known.
 
     Attributes:
-        duplicates: (key, split, earlier key, its split) of every image that is in two splits.
+        duplicates: (key, split, earlier key, earlier split) of every image that is in two splits.
     """
 
     def __init__(self, expected: Mapping[str, int] | None = None) -> None:
@@ -155,14 +155,14 @@ class Tally:
     def add(self, split: str, item: dict[str, Any]) -> None:
         """Counts an example that `example` made, and removes its `_facts`."""
         facts = item.pop("_facts")
-        start = {"examples": 0, "sizes": collections.Counter(), "hidden": 0, "points": 0, "odd": 0}
+        start = {"examples": 0, "sizes": collections.Counter(), "hidden": 0, "points": 0, "implausible": 0}
         mine = self._splits.setdefault(split, start | {"hash": hashlib.sha256()})
         mine["examples"] += 1
         mine["sizes"]["x".join(map(str, facts["size"]))] += 1
         known = item.get("known", np.ones_like(item["visible"]))  # synthetic faces have no unknown landmarks
         mine["hidden"] += int((known & ~item["visible"]).sum())
         mine["points"] += int(known.sum())
-        mine["odd"] += not facts["plausible"]
+        mine["implausible"] += not facts["plausible"]
         labels = (np.asarray(item[name]).tobytes() for name in _LABELS if name in item)
         mine["hash"].update(b"".join([*(digest.encode() for digest in facts["digests"]), *labels]))
         earlier = [self._seen.setdefault(digest, (item["key"], split)) for digest in facts["digests"]]
@@ -181,27 +181,25 @@ class Tally:
         }
 
     def describe_duplicates(self) -> str:
-        """Says how many images are in two splits, and names the first."""
+        """Returns a sentence that says how many images are in two splits, and names the first one."""
         key, split, other, where = self.duplicates[0]
         images = formats.counted(len(self.duplicates), "image is", "images are")
         such = ":" if len(self.duplicates) == 1 else "; for example,"
         return f"{images} in two splits{such} {key} of {split} is also {other} of {where}."
 
     def remarks(self) -> list[str]:
-        """Says what a user should know: implausible faces, images in two splits, counts that are not as published."""
+        """Returns warnings for the user: implausible faces, images in two splits, counts that are not as published."""
         found = []
         for split, mine in self._splits.items():
-            odd, total = mine["odd"], mine["examples"]
-            if odd > 0.1 * total:
+            implausible, total = mine["implausible"], mine["examples"]
+            if implausible > 0.1 * total:
+                some = f"{implausible:,} of {formats.counted(total, 'face', 'faces')}"
                 found.append(
-                    f"In {odd:,} of {formats.counted(total, 'face', 'faces')} of the split {split} the eyes lie below "
-                    "the mouth or left and right are swapped; are the rows [y, x] instead of [x, y], or is the layout "
-                    "a different one? Look at preview.png."
+                    f"In {some} of the split {split} the eyes lie below the mouth or left and right are swapped; "
+                    "are the rows [y, x] instead of [x, y], or is the layout a different one? Look at preview.png."
                 )
             if mine["points"] and mine["hidden"] == mine["points"]:
-                found.append(
-                    f"No landmark of the split {split} is visible; do the labels say so, or are flags inverted?"
-                )
+                found.append(f"No landmark of the split {split} is visible; is that right, or are the flags inverted?")
         if self.duplicates:
             found.append(self.describe_duplicates())
         counts = {name: mine["examples"] for name, mine in self._splits.items()}
@@ -228,7 +226,7 @@ def check_subjects(splits: Mapping[str, Sequence[Face]]) -> None:
 
 
 def missing_images(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str, str]:
-    """Finds faces without an image: key -> the file, or the modality, that is missing."""
+    """Finds faces without an image: key -> the missing file or modality."""
     lacking = {}
     for face in faces:
         for modality in modalities:
@@ -246,7 +244,7 @@ def _box(points: np.ndarray, key: str) -> np.ndarray:
 
 
 def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Landmarks, `known` and `visible` of a face."""
+    """Returns landmarks float32 [K, 2], `known` bool [K] and `visible` bool [K] of a face."""
     if face.landmarks is None:
         nothing = np.zeros(layout.count, bool)
         return np.full((layout.count, 2), np.nan, np.float32), nothing, nothing
@@ -269,7 +267,7 @@ def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tupl
 
 
 def _flags(given: np.ndarray | None, layout: landmarks.Layout, key: str) -> np.ndarray:
-    """Flags bool [K] of landmarks; None: all True."""
+    """Returns flags of landmarks as bool [K]; None gives all True."""
     flags = np.ones(layout.count, bool) if given is None else np.asarray(given, bool)
     if flags.shape != (layout.count,):
         count = formats.counted(flags.size, "flag", "flags")
@@ -349,13 +347,13 @@ def _digest(content: bytes | None, array: np.ndarray) -> str:
 
 
 def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
-    """The bytes of a JPEG file where TFDS would decode them to this very image, else PNG."""
+    """Returns a JPEG file's own bytes if TFDS would decode them to this image, and else the image as PNG."""
     if content and content.startswith(b"\xff\xd8"):
         decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is not None and decoded.ndim == 3 and decoded.shape[2] == 3:
             decoded = decoded[..., ::-1]
         same_kind = decoded is not None and decoded.shape == array.shape and decoded.dtype == array.dtype
-        # Decoders of JPEG round differently; a turned or mirrored image differs by far more.
+        # JPEG decoders differ in rounding; a rotated or mirrored image differs by far more.
         if same_kind and np.abs(decoded.astype(np.int32) - array).mean() < 1.0:
             return io.BytesIO(content)
     return io.BytesIO(image_file.png(array))

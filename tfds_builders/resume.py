@@ -1,4 +1,4 @@
-"""Long preparations that resume where they were stopped; finished pieces wait in a folder until all is done."""
+"""Long computations that resume where they stopped, by keeping finished pieces in a folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-_PIECE = 64  # results in a file; when a build is stopped, at most this many are lost
+_PIECE = 64  # results per file; at most this many are lost when a build is stopped
 
 
 def fingerprint(*facts: Any) -> str:
-    """16 hexadecimal digits that change with what is prepared and how; the facts need a stable `repr`."""
+    """Returns a hash of facts, 16 hexadecimal digits; each fact's `repr` must be the same in every process."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
@@ -26,15 +26,14 @@ def stream(
 ) -> Generator[Any, None, None]:
     """Yields what `prepare` makes of `items`, in order, and keeps the results in files in `folder`.
 
-    A later call with the same folder reads what is there and prepares the rest. Therefore `folder` must belong to these
-    items alone (put a `fingerprint` into its name); the caller removes it. A file gets its name when it is complete. If
-    it cannot be read, it is made again.
+    A later call with the same folder reads the results in it and prepares the rest. Files are written atomically, and
+    one that cannot be read is written again. The caller removes the folder.
 
     Args:
         items: what to prepare.
         prepare: takes some of the items and returns a generator of one result each, in order.
-        folder: is made if it does not exist.
-        piece: number of results in a file.
+        folder: a folder for these items only, so its name should contain their `fingerprint`; created if missing.
+        piece: the number of results per file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(items), piece)
@@ -53,7 +52,7 @@ def stream(
 
 
 def in_threads(function: Callable[[Any], Any], items: Sequence, threads: int) -> Generator[Any, None, None]:
-    """`map(function, items)`, in order, on threads that work a little ahead; fit for work that releases the GIL."""
+    """Yields `function(item)` in order; threads compute a little ahead, so the function should release the GIL."""
     with ThreadPoolExecutor(threads) as pool:
         ahead, waiting = iter(items), []
         try:
@@ -68,7 +67,7 @@ def in_threads(function: Callable[[Any], Any], items: Sequence, threads: int) ->
 
 
 def _load(path: pathlib.Path) -> list | None:
-    """The results in a file; None if there is none or it is incomplete."""
+    """Returns the results in a file, or None if it is missing or incomplete."""
     with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError, zlib.error):
         return pickle.loads(zlib.decompress(path.read_bytes()))
     return None

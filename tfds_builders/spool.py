@@ -1,4 +1,4 @@
-"""Records on their way to ArrayRecord files; TFDS's own sorter imports TensorFlow when a split exceeds 1,000 MiB."""
+"""A replacement for TFDS's shuffler of records, which imports TensorFlow when a split exceeds 1,000 MiB."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tensorflow_datasets.core import hashing, shuffle, writer
 
 
 class _Spool:
-    """Has the interface of TFDS's `core.shuffle.Shuffler`: takes records and yields them in the order of their keys.
+    """Takes records and yields them in the order of their keys, with the interface of TFDS's `core.shuffle.Shuffler`.
 
-    The records wait in one nameless file in `dirpath`, which the system removes even if the process is killed. An index
-    of keys and positions stays in memory.
+    The records are kept in one unnamed temporary file in `dirpath`, which the system removes even if the process is
+    killed. An index of keys and positions is kept in memory.
     """
 
     def __init__(self, dirpath: os.PathLike, hash_salt: str, disable_shuffling: bool = False, **_: Any) -> None:
@@ -55,7 +55,7 @@ class _Spool:
 
 @contextlib.contextmanager
 def instead_of_buckets() -> Iterator[None]:
-    """Makes TFDS write through `_Spool`, which takes splits of any size and needs no TensorFlow."""
+    """Makes TFDS write through `_Spool`, which handles splits of any size and needs no TensorFlow."""
     with contextlib.ExitStack() as opened:
 
         def make(*args: Any, **kwargs: Any) -> _Spool:
@@ -63,8 +63,8 @@ def instead_of_buckets() -> Iterator[None]:
             opened.callback(made.close)  # closes the file even if the build fails
             return made
 
-        theirs, writer.shuffle.Shuffler = writer.shuffle.Shuffler, make
+        original, writer.shuffle.Shuffler = writer.shuffle.Shuffler, make
         try:
             yield
         finally:
-            writer.shuffle.Shuffler = theirs
+            writer.shuffle.Shuffler = original

@@ -1,4 +1,4 @@
-"""Finds a dataset's files below --manual_dir, even if the archive has a folder of its own or names differ in case."""
+"""Finds a dataset's files in --manual_dir, also inside the archive's own folder and under names in another case."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tfds_builders import formats
 
 
 def locate(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """The file or folder `name`, such as "helen/trainset", in `folder`, in lower or upper case; None if there is none.
+    """Returns the path of `name`, such as "helen/trainset", in `folder`, ignoring case; None if it does not exist.
 
     Raises:
-        InputError: two that differ from `name` in case only.
+        InputError: two files or folders that differ from `name` only in case.
     """
     path = folder
     for part in name.split("/"):
@@ -34,19 +34,20 @@ def find(
 ) -> dict[str, pathlib.Path]:
     """Finds files and folders of a dataset in --manual_dir or in one folder directly below it.
 
-    The folder that holds most of the names is taken; if others hold as many, it must be `folder` itself.
+    The folder that holds most of the names is used; on a tie, `folder` itself comes first.
 
     Args:
         folder: --manual_dir.
         names: paths with /, relative to the dataset's top folder.
         how_to_get: sentences that end the message if something is missing.
-        partly: accept a folder that holds only some of the names.
+        partly: whether to accept a folder that holds only some of the names.
 
     Returns:
         Name -> path, for the names that were found.
 
     Raises:
-        InputError: no folder holds any of the names, or one of them is missing, or two folders hold as many.
+        InputError: no folder holds any of the names, some are missing although `partly` is False, or two folders below
+            `folder` hold equally many.
     """
     found = {folder: _held(folder, names)}
     if len(found[folder]) < len(names):
@@ -66,12 +67,12 @@ def find(
 
 
 def files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-    """The files that fit a pattern such as "**/*.png", sorted, without the `._` files of archives made on a Mac."""
+    """Lists the files that match a pattern such as "**/*.png", sorted, without hidden ones (macOS adds `._` files)."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders directly below a folder, sorted."""
+    """Lists the folders directly below a folder, sorted."""
     return sorted(path for path in _entries(folder) if path.is_dir())
 
 
@@ -80,7 +81,7 @@ def _held(folder: pathlib.Path, names: Sequence[str]) -> dict[str, pathlib.Path]
 
 
 def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What a folder holds, without hidden entries and the copies of them that macOS puts into archives."""
+    """Lists a folder, without hidden entries and the `__MACOSX` folders that macOS puts into archives."""
     if not folder.is_dir():
         return []
     return [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]

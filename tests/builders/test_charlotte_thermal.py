@@ -50,7 +50,7 @@ def row(name, points, *, columns=146, facts=FACTS) -> str:
 
 
 def write_tiff(path, rng, dot) -> np.ndarray:
-    """Writes and returns uint16 counts of a dim room with a hot bar at the bottom and a hot pixel at `dot`."""
+    """Writes and returns uint16 counts of a cool room with a hot bar at the bottom and a hot pixel at `dot`."""
     raw = rng.integers(29_500, 29_600, SIZE[::-1], np.uint16)
     raw[-2:] = 30_900
     raw[round(dot[1]), round(dot[0])] = 30_900
@@ -156,7 +156,7 @@ def write_subject(folder, lines, names=(), subject=1) -> None:
         write_tiff(folder / f"S{subject}" / f"{name}.tiff", np.random.default_rng(2), (5, 5))
 
 
-def test_72_points_lack_the_last_of_the_forehead(tmp_path):
+def test_72_points_lack_the_last_one_of_the_forehead(tmp_path):
     points = frontal(np.random.default_rng(3))
     write_subject(tmp_path, [row("R1", points[:72])], ["R1"])
     tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
@@ -180,8 +180,8 @@ def test_odd_rows_are_left_out_and_listed(tmp_path, config):
     odd = odd_tree(tmp_path)[config]
     built = tfds_builders.build(f"charlotte_thermal/{config}", tmp_path / "data", manual_dir=tmp_path)
     assert built.info.splits["train"].num_examples == 1
-    told = f"2 rows have neither 73 points nor only the first 43: {odd}. They were left out."
-    assert built.info.metadata["remarks"] == [told]
+    remark = f"2 rows have neither 73 points nor only the first 43: {odd}. They were left out."
+    assert built.info.metadata["remarks"] == [remark]
 
 
 @pytest.mark.parametrize("config", ["frontal", "profile"])
@@ -214,7 +214,7 @@ def test_one_exclude_list_serves_both_configs(tmp_path, config):
 
 
 @pytest.mark.parametrize("error", ["#DIV/0!", "#REF!", "#N/A", "#NV", "Err:502"])
-def test_residue_of_a_spreadsheet_is_passed_over(tmp_path, error):
+def test_spreadsheet_errors_are_skipped(tmp_path, error):
     points = frontal(np.random.default_rng(6))
     residue = row("", [], facts=f",{error},0,{error},")
     broken = row("R2", points).replace(f",{points[7, 0]:g},", f",{error},", 1)
@@ -226,12 +226,12 @@ def test_residue_of_a_spreadsheet_is_passed_over(tmp_path, error):
     facts = examples["S2/R3.tiff"]["metadata"]
     assert facts["distance"] == 1 and np.isnan([facts["room"], facts["humidity"], facts["sensation"]]).all()
     assert built.info.metadata["remarks"] == [
-        "4 rows without an ID were passed over: 3 in S1.csv, 1 in S2.csv.",
+        "4 rows without an ID were skipped: 3 in S1.csv, 1 in S2.csv.",
         "1 row has neither 73 points nor only the first 43: S1/R2.tiff (72). It was left out.",
     ]
 
 
-def test_rows_of_one_id_that_tell_other_facts(tmp_path):
+def test_rows_of_one_id_with_different_facts(tmp_path):
     points = frontal(np.random.default_rng(7))
     lines = [
         row("R1", points, facts="1.4,53,0,24.4,-1"),
@@ -250,7 +250,8 @@ def test_rows_of_one_id_that_tell_other_facts(tmp_path):
     np.testing.assert_array_equal(facts["S1/R1.tiff"], [np.float32(1.4), np.nan, 0, np.nan, -1])
     np.testing.assert_array_equal(facts["S1/R2.tiff"], [2, 50, 1, 24, 1])
     (remark,) = built.info.metadata["remarks"]
-    assert remark.startswith("1 image has several rows with the same points but other facts") and "S1/R1.tiff" in remark
+    assert remark.startswith("1 image has several rows with the same points but different facts")
+    assert "S1/R1.tiff" in remark
     with pytest.raises(InputError, match=r"holds no faces of charlotte_thermal/profile\. Follow the link"):
         tfds_builders.build("charlotte_thermal/profile", tmp_path / "data", manual_dir=tmp_path)
     builder = tfds_builders.load("charlotte_thermal/profile", tmp_path / "data")
@@ -267,7 +268,7 @@ def test_an_image_with_two_labels_is_left_out(tmp_path):
     tfds_builders.build("charlotte_thermal", tmp_path / "x", manual_dir=tmp_path, exclude=tmp_path / "wrong.txt")
 
 
-def test_bad_images_and_places(tmp_path):
+def test_bad_images_and_folders(tmp_path):
     points = frontal(np.random.default_rng(6))
     with pytest.raises(InputError, match=r"Neither .* nor a folder in it holds any of: S1\.csv, .* Follow the link"):
         tfds_builders.build("charlotte_thermal", tmp_path / "data", manual_dir=tmp_path)
@@ -300,8 +301,8 @@ def test_swapped_axes_are_remarked(tmp_path):
     ("change", "sentence"),
     [
         (lambda text: text.replace("x42,", "z42,"), r"has no column 'x42'"),
-        (lambda text: text.replace("R1,", "../R1,"), r"Row 2 of .* has the ID '../R1'; an image's name"),
-        (lambda text: text.replace("1.4,52.5", "far,52.5"), r"Row 2 of .* holds 'far' where a number belongs"),
+        (lambda text: text.replace("R1,", "../R1,"), r"Row 2 of .* has the ID '../R1', which is not an image's name"),
+        (lambda text: text.replace("1.4,52.5", "far,52.5"), r"Row 2 of .* holds 'far' where a number is expected"),
         (lambda text: text + ",7", r"Row 2 of .* has 153 columns; the header has 152"),
         (lambda text: "", "is empty"),
     ],

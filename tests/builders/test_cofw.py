@@ -1,4 +1,4 @@
-"""Tests of cofw: builds two tiny files in the form of MATLAB 7.3 and reads them back; and messages."""
+"""Tests of cofw: two tiny files in the form of MATLAB 7.3, built and read back, and messages about broken files."""
 
 import concurrent.futures
 import functools
@@ -22,7 +22,7 @@ COUNTS = {"train": 4, "test": 3}
 
 
 def write_mat(path, names, images, phis, boxes, *, compression="gzip") -> None:
-    """Writes a MATLAB 7.3 file: 512 bytes before HDF5, transposed arrays, and a cell as references into #refs#."""
+    """Writes a MATLAB 7.3 file: a header of 512 bytes, HDF5, transposed arrays, and a cell as references to #refs#."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w", userblock_size=512) as file:
         store = file.create_group("#refs#")
@@ -54,7 +54,7 @@ def make_face(number) -> dict:
 
 
 def write_tree(root, change=None) -> dict:
-    """Writes both files under `root`, after `change(split, faces)`; split -> faces."""
+    """Writes both files under `root`, after `change(split, faces)`; returns split -> faces."""
     written, number = {}, 0
     for split, (name, *variables) in cofw.FILES.items():
         written[split] = [make_face(number + k) for k in range(COUNTS[split])]
@@ -78,7 +78,7 @@ def built(tmp_path_factory):
     return folder, written, build(folder / "COFW", folder / "built")
 
 
-def test_what_is_read_is_what_the_files_say(built):
+def test_faces_are_read_back(built):
     folder, written, builder = built
     for split, rows in written.items():
         examples = trees.read_back("cofw/all", split, folder / "built")
@@ -229,7 +229,7 @@ def _whole() -> bytes:
 
 
 def _overwritten(place, content):
-    """A function that overwrites a file with `content`, from a place in [0, 1] of its length."""
+    """Returns a function that overwrites bytes with `content`, from the share `place` in [0, 1] of their length."""
 
     def change(whole):
         start = int(place * len(whole))

@@ -1,4 +1,4 @@
-"""Tests of what all builders of labelled faces share, with a dataset made up for this file."""
+"""Tests of what all builders of labelled faces share, with a dataset defined in this file."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ POINTS = np.array([[10, 10], [30, 10], [20, 20], [13, 30], [27, 30]], np.float32
 
 
 class Made(faces.FaceBuilder):
-    """Holds the faces that a test puts into `found`."""
+    """A dataset of the faces that a test puts into `found`."""
 
     name = "made"
     BUILDER_CONFIGS = faces.configs(all="everything", other="the same")
@@ -32,7 +32,7 @@ class Made(faces.FaceBuilder):
     HOW_TO_GET = "Ask the test."
     EXPECTED = {"all": {"train": 2}}  # noqa: RUF012
     found = None
-    pkg_dir_path = epath.Path(__file__).parent  # TFDS looks for a package around the class otherwise
+    pkg_dir_path = epath.Path(__file__).parent  # otherwise TFDS searches for a package around the class
 
     def parse(self, folder):
         """Returns `found`."""
@@ -41,7 +41,7 @@ class Made(faces.FaceBuilder):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pairs with a bright dot on each landmark of the thermal image."""
+    """Three pairs, with a bright dot on each landmark of the thermal image."""
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c"):
         trees.write_image(tmp_path / f"{name}_t.png", trees.make_image((48, 40), rng, channels=1, dots=POINTS))
@@ -61,7 +61,7 @@ def build(folder, splits, **options):
     return builder
 
 
-def test_examples_hold_what_the_files_hold(folder):
+def test_faces_are_read_back(folder):
     builder = build(folder, {"train": [face(folder, "a"), face(folder, "b", visible=np.arange(5) > 0)]})
     one, two = list(builder.as_data_source(split="train"))
     np.testing.assert_array_equal(one["landmarks"], POINTS)
@@ -70,7 +70,7 @@ def test_examples_hold_what_the_files_hold(folder):
     written = cv2.imread(str(folder / "a_t.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(one["thermal"][..., 0], written)
     assert (one["thermal"][POINTS[:, 1].astype(int), POINTS[:, 0].astype(int)] == 255).all()
-    # The image is stored as it came, not compressed a second time.
+    # The JPEG file is stored unchanged, not compressed a second time.
     stored = builder.as_data_source(split="train", decoders={"rgb": tfds.decode.SkipDecoding()})
     assert stored[0]["rgb"] == (folder / "a_r.jpg").read_bytes()
     facts = dict(builder.info.metadata)
@@ -78,7 +78,7 @@ def test_examples_hold_what_the_files_hold(folder):
     assert facts["splits"]["train"]["invisible"] == 0.1 and facts["remarks"] == []
 
 
-def test_the_checksum_tells_labels_and_images_apart(folder):
+def test_the_checksum_depends_on_labels_and_images(folder):
     def checksum(where, **changes):
         Made.found = {"train": [face(folder, "a", **changes)]}
         builder = Made.make(None, folder / where, manual_dir=folder)
@@ -98,7 +98,7 @@ def test_the_checksum_tells_labels_and_images_apart(folder):
     assert checksum("again") == found[0] and len(set(found)) == len(changes)
 
 
-def test_unlabelled_faces_are_the_whole_image(folder):
+def test_the_box_of_an_unlabelled_face_is_the_whole_image(folder):
     builder = build(folder, {"unlabelled": [face(folder, "a", landmarks=None)]})
     (one,) = builder.as_data_source(split="unlabelled")
     assert np.isnan(one["landmarks"]).all() and not one["visible"].any() and one["box"].tolist() == [0, 0, 48, 40]
@@ -111,9 +111,9 @@ def test_points_outside_are_kept_and_invisible(folder):
     assert one["visible"].tolist() == [True, True, True, False, True] and one["landmarks"][3].tolist() == [-3.0, 30.0]
 
 
-def test_points_that_nobody_marked_are_not_known_and_count_for_nothing(folder):
+def test_unlabelled_points_are_not_known_and_do_not_count(folder):
     points = POINTS.copy()
-    points[[0, 1]] = (30, 39), (-9, 39)  # placeholders: as they lie, the eyes are below the mouth and swapped
+    points[[0, 1]] = (30, 39), (-9, 39)  # placeholders that put the eyes below the mouth, and swapped
     known, visible = np.arange(5) > 1, np.arange(5) != 4
     labelled = [face(folder, "a", landmarks=points, known=known, visible=visible), face(folder, "b", visible=visible)]
     builder = build(folder, {"train": labelled, "unlabelled": [face(folder, "c", landmarks=None)]})
@@ -137,7 +137,7 @@ def test_a_dataset_of_an_older_version_must_be_built_again(folder):
         Made.make("all", folder / "built").download_and_prepare()
 
 
-def test_rgb_of_another_size_is_fitted_and_of_another_shape_refused(folder):
+def test_rgb_of_another_size_is_resized_and_of_another_shape_refused(folder):
     large = trees.make_image((96, 80), np.random.default_rng(1))
     trees.write_image(folder / "b_r.jpg", large)
     (one,) = build(folder, {"train": [face(folder, "b")]}).as_data_source(split="train")
@@ -173,7 +173,7 @@ def test_bad_labels_name_the_face(folder, changes, message):
     assert not (folder / "built" / "made" / "all" / "1.1.0").exists()
 
 
-def test_boxes_are_accepted_by_the_same_rule_as_before(folder):
+def test_boxes_are_accepted_if_finite_not_empty_and_touching_the_image(folder):
     rng = np.random.default_rng(0)
     given = rng.choice([-50, -10, 0, 10, 48, 60, np.nan, np.inf], (300, 4), p=[0.14] * 4 + [0.19, 0.19, 0.03, 0.03])
     accepted = []
@@ -244,7 +244,7 @@ def test_swapped_coordinates_are_remarked_not_refused(folder):
     assert any(r.startswith("In 3 of 3 faces of the split train the eyes") for r in found.info.metadata["remarks"])
 
 
-def test_a_small_split_of_swapped_coordinates_is_not_lost_in_a_large_one():
+def test_swapped_coordinates_in_a_small_split_are_remarked_beside_a_large_one():
     tally = prepare.Tally()
     for k in range(30):
         split = "test" if k == 0 else "train"
@@ -287,7 +287,7 @@ def test_an_upright_face_is_plausible_and_its_transposed_or_mirrored_one_is_not(
         assert not prepare.plausible(points * [1, -1], layout)
 
 
-def test_what_a_user_asks_for_is_said_when_it_is_not_there(tmp_path):
+def test_errors_about_what_does_not_exist(tmp_path):
     with pytest.raises(InputError, match=r"made is not built, and its files are not here\. Ask the test\."):
         Made.make("all", tmp_path).download_and_prepare()
     with pytest.raises(InputError, match=r"manual_dir=\S+ is not a folder"):
@@ -307,7 +307,7 @@ def test_every_option_has_a_help_text_and_a_dataset_that_takes_it(tmp_path):
     assert tfds_builders.load("synthetic_faces", tmp_path).OPTIONS == {}
 
 
-def test_a_build_that_failed_goes_on_with_what_was_prepared(folder, monkeypatch):
+def test_a_failed_build_resumes_with_what_was_prepared(folder, monkeypatch):
     splits = {"train": [face(folder, "a"), face(folder, "b"), face(folder, "c")]}
     stream = faces.resume.stream
     monkeypatch.setattr(faces.resume, "stream", lambda *given: stream(*given, piece=1))
@@ -345,7 +345,7 @@ tfds_builders.build("paired_folder/many", sys.argv[1], manual_dir=sys.argv[2], l
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_build_is_not_read_as_whole_and_goes_on(tmp_path, how):
+def test_a_killed_build_does_not_pass_for_complete_and_resumes(tmp_path, how):
     rng = np.random.default_rng(0)
     for k in range(200):
         for side, channels in (("rgb", 3), ("thermal", 1)):

@@ -1,4 +1,4 @@
-"""Tests of the readers of text formats: the habits of editors, mistakes, and random bytes."""
+"""Tests of the readers of text formats: encodings and line ends of editors, mistakes, and random bytes."""
 
 import json
 
@@ -40,13 +40,13 @@ def test_text_is_the_same_whatever_the_editor(path, content):
         (b"a\0b", "zero"),
     ],
 )
-def test_what_is_no_text_is_refused(path, content, message):
+def test_files_that_are_not_text_are_refused(path, content, message):
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         files.read_text(path)
 
 
-def test_a_file_that_is_not_there_or_is_a_folder(tmp_path):
+def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(InputError, match=r"none\.txt does not exist"):
         files.read_text(tmp_path / "none.txt")
     with pytest.raises(InputError, match="cannot be read"):
@@ -69,7 +69,7 @@ def test_pts_count_from_one(path, content):
         ("1 1\n2 2\n", r"not a \.pts file"),
         (PTS.replace("}", ""), r"not a \.pts file"),
         (PTS.replace("n_points: 3", ""), r"not a \.pts file"),
-        (PTS.replace("2.5 3\n", ""), "holds 2 points; it announces 3"),
+        (PTS.replace("2.5 3\n", ""), "holds 2 points; n_points is 3"),
         (PTS.replace("2.5 3", "2.5"), "holds 2.5 points"),
         (PTS.replace("2.5", "nan"), "not finite"),
         (PTS.replace("2.5", "2,5"), "holds '2,5' where a number"),
@@ -106,7 +106,7 @@ def test_rows_of_points(path, content):
         ("1 2\n3 inf\n", "not finite"),
     ],
 )
-def test_rows_that_are_no_points(path, content, message):
+def test_rows_that_are_not_points(path, content, message):
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         formats.read_points(path)
@@ -128,7 +128,7 @@ def test_a_quoted_comma_stays(path):
     "word",
     ["", "#DIV/0!", "#N/A", "#NAME?", "#REF!", "#VALUE!", "#¡VALOR!", "#ÜBERLAUF!", "#GETTING_DATA", "####", "Err:502"],
 )
-def test_what_spreadsheets_leave_counts_as_blank(word):
+def test_spreadsheet_errors_count_as_blank(word):
     assert formats.is_blank(word)
 
 
@@ -144,7 +144,7 @@ def test_cells_of_spreadsheets(path):
         formats.cells(["#N/A", "2", "", "nan", "Err:502"], "Row 2"), [np.nan, 2, *[np.nan] * 3]
     )
     for word in ("x", "N/A", "1,5", "Err: no"):
-        with pytest.raises(InputError, match=f"Row 2 holds '{word}' where a number belongs"):
+        with pytest.raises(InputError, match=f"Row 2 holds '{word}' where a number is expected"):
             formats.cells(["1", word], "Row 2")
 
 
@@ -155,7 +155,7 @@ def test_tables_that_are_wrong(path):
     path.write_text("name,x\na,1\nb\n")
     with pytest.raises(InputError, match=r"Row 3 of .* has 1 column; the header has 2"):
         formats.read_table(path)
-    path.write_text(",\n,\n")  # no word at all
+    path.write_text(",\n,\n")  # only blank cells
     with pytest.raises(InputError):
         formats.read_table(path)
     path.write_text("name,x\n" + "a" * 200_000 + ",1\n")
@@ -175,7 +175,7 @@ def test_json(path):
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0 faces are"), (1, "1 face is"), (2, "2 faces are"), (2500, "2,500 faces are")]
 )
-def test_what_is_counted_agrees_in_number(number, text):
+def test_the_noun_agrees_with_the_number(number, text):
     assert formats.counted(number, "face is", "faces are") == text
 
 
@@ -209,20 +209,20 @@ def test_names_inside(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["../a", "a/../../b", "/etc/passwd", "..\\a", "\\a", "C:\\a", "c:/a", ".", "a\0b", "sub/.."]
 )
-def test_names_that_lead_out(tmp_path, name):
+def test_names_outside_the_folder(tmp_path, name):
     with pytest.raises(InputError, match=r"list\.txt names the file .*, which lies outside"):
         formats.inside(tmp_path, name, "list.txt")
 
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_empty_names(tmp_path, name):
-    with pytest.raises(InputError, match=r"list\.txt holds an empty name where that of a file belongs"):
+    with pytest.raises(InputError, match=r"list\.txt holds an empty name where a file name is expected"):
         formats.inside(tmp_path, name, "list.txt")
 
 
 @FUZZ
 @given(name=st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "a", "", "b:"]), max_size=5).map("/".join))
-def test_no_name_leads_out(tmp_path_factory, name):
+def test_no_name_leaves_the_folder(tmp_path_factory, name):
     folder = tmp_path_factory.getbasetemp().resolve()
     try:
         found = formats.inside(folder, name, "list.txt")
@@ -258,7 +258,7 @@ _FLOATS = st.floats(-1e5, 1e5, width=32)
 
 @FUZZ
 @given(points=st.lists(st.tuples(_FLOATS, _FLOATS), min_size=1, max_size=9))
-def test_what_is_written_is_read(path, points):
+def test_points_are_read_back(path, points):
     rows = "\n".join(f"{x!r} {y!r}" for x, y in points)
     path.write_text(f"version: 1\nn_points: {len(points)}\n{{\n{rows}\n}}\n")
     np.testing.assert_array_equal(formats.read_pts(path, first=0.0), np.array(points, np.float32))

@@ -1,4 +1,4 @@
-"""Tests of ibug_300w: builds a tiny tree with the real folders and odd names and reads it back; and messages."""
+"""Tests of ibug_300w: a tiny tree with the real folders and odd names, built and read back, and error messages."""
 
 import pathlib
 import tempfile
@@ -15,7 +15,7 @@ from mlcm_jax.errors import InputError
 from tfds_builders.ibug_300w import ibug_300w_dataset_builder as ibug
 
 SIZE = (72, 60)
-IMAGES = {  # real names; one ibug name has a space, LFPW has PNG
+IMAGES = {  # real names; one of ibug has a space, and LFPW has PNG files
     "train": ["afw/134212_1.jpg", "afw/134212_2.jpg", "helen/trainset/100032540_1.jpg", "lfpw/trainset/image_0001.png"],
     "common": ["helen/testset/296814969_3.jpg", "lfpw/testset/image_0001.png"],
     "challenge": ["ibug/image_003_1.jpg", "ibug/image_092 _01.jpg", "ibug/image_100 (2).jpg"],
@@ -23,13 +23,13 @@ IMAGES = {  # real names; one ibug name has a space, LFPW has PNG
 
 
 def pts_text(points) -> str:
-    """A .pts file as the originals are: two spaces, six decimals, counted from 1."""
+    """Returns a .pts file in the originals' form: two spaces, six decimals, counted from 1."""
     rows = "\n".join(f"{x + 1:.6f} {y + 1:.6f}" for x, y in np.asarray(points, np.float64))
     return f"version: 1\nn_points:  {len(points)}\n{{\n{rows}\n}}\n"
 
 
 def write_tree(root) -> dict:
-    """Writes all of IMAGES under `root`; key -> landmarks, counted from 0."""
+    """Writes all of IMAGES under `root`; returns key -> landmarks, counted from 0."""
     written = {}
     for name in (name for names in IMAGES.values() for name in names):
         rng = np.random.default_rng(len(written))
@@ -64,7 +64,7 @@ def built(tmp_path_factory):
     return folder / "built", written, builder
 
 
-def test_what_is_read_is_what_the_files_say(built):
+def test_faces_are_read_back(built):
     data_dir, written, _ = built
     for split, names in IMAGES.items():
         examples = trees.read_back("ibug_300w", split, data_dir)
@@ -89,7 +89,7 @@ def test_full_is_common_and_challenge(built):
     assert list(both) == IMAGES["common"] + IMAGES["challenge"]
 
 
-def test_copies_and_mirrored_images_are_left_out_and_told(built):
+def test_copies_and_mirrored_images_are_left_out_with_a_remark(built):
     metadata = built[2].info.metadata
     mirrored, copies = metadata["remarks"][:2]
     assert mirrored.startswith("1 mirrored image") and mirrored.endswith("afw/134212_1_mirror.jpg.")
@@ -147,7 +147,7 @@ def test_missing_files_are_listed_and_left_out_on_request(tmp_path):
         (
             "ibug/image_003_1.pts",
             lambda b: b.replace(b"n_points:  68", b"n_points:  67"),
-            r"68 points; it announces 67",
+            r"68 points; n_points is 67",
         ),
         ("ibug/image_003_1.pts", lambda b: pts_text(np.ones((51, 2))).encode(), r"51 points; there must be 68"),
         ("ibug/image_003_1.pts", lambda b: b.replace(b"{\n", b"{\nnan 3\n", 1), r"not finite"),

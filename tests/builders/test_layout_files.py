@@ -1,4 +1,4 @@
-"""Tests of a user's own layout: from YAML or a dict and back, messages, and fuzzing."""
+"""Tests of a user's own layout: conversion from YAML or a dict and back, error messages, and fuzzing."""
 
 import json
 
@@ -29,7 +29,7 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("layouts")
 
 
-def test_a_layout_and_its_inverse():
+def test_a_layout_from_a_dict():
     layout = layout_file.layout_from_dict(MINE)
     assert (layout.name, layout.count, layout.eye_corners, layout.pupils) == ("mine", 5, (0, 1), ((0,), (1,)))
     assert layout.flip.tolist() == [1, 0, 2, 4, 3] and layout.edges == ((3, 4),)

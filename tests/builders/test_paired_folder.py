@@ -1,4 +1,4 @@
-"""Tests of paired_folder: a user's folder in all the forms that README.md allows, and mistakes in it."""
+"""Tests of paired_folder: a user's folder in every form that README.md describes, and mistakes in it."""
 
 import json
 from pathlib import Path
@@ -16,11 +16,11 @@ from tfds_builders.paired_folder import paired_folder_dataset_builder as paired
 
 REAL = Path(__file__).parents[3] / "shared/data/rgb_thermal_pairs"
 SIZE = (80, 96)
-DOT = 30  # this landmark lies at integers, under a bright dot
+DOT = 30  # this landmark has integer coordinates, and a bright dot marks it
 
 
 def write(folder: Path, names=("a", "b", "s1/c", "d"), *, modalities=("rgb", "thermal"), layout="ibug68"):
-    """Writes images in the standard tree; name -> landmarks, which are not written yet."""
+    """Writes images in the standard tree; returns name -> landmarks, which are not written."""
     rng = np.random.default_rng(2)
     written = {}
     for name in names:
@@ -43,7 +43,7 @@ def write_labels(folder: Path, written) -> None:
 
 
 def parse(folder: Path, **options):
-    """Faces of all splits by key, without building."""
+    """Parses a folder without building; returns faces by key, faces by split, and the builder."""
     builder = paired.PairedFolder.make(None, folder / "built", manual_dir=folder, **options)
     found = builder.parse(folder)
     return {face.key: face for mine in found.values() for face in mine}, found, builder
@@ -54,7 +54,7 @@ def build(folder: Path, config="default", **options):
 
 
 def test_the_standard_tree_with_every_kind_of_label_file(tmp_path):
-    """Also: a name with a folder, BOM and CRLF, hidden files of macOS, subjects, boxes, an unlabelled pair."""
+    """Also covers names with folders, BOM and CRLF, hidden files of macOS, subjects, boxes, and an unlabelled pair."""
     written = write(tmp_path, ("a", "b", "s1/c", "d", "e"))
     folder = tmp_path / "landmarks"
     (folder / "s1").mkdir(parents=True)
@@ -104,7 +104,7 @@ def test_the_standard_tree_with_every_kind_of_label_file(tmp_path):
 
 
 def test_coco_keypoints(tmp_path):
-    """v = 0, 1, 2; two faces in an image; an image without annotations; file names as annotation tools write them."""
+    """Covers v = 0, 1, 2, two faces in an image, an image without annotations, and names from annotation tools."""
     written = write(tmp_path, ("a", "b", "c"))
     names = ("images/thermal/a.png", "b.png", "c.jpg")
     images = [{"id": k, "file_name": name} for k, name in enumerate(names)]
@@ -135,7 +135,7 @@ def test_coco_keypoints(tmp_path):
     np.testing.assert_allclose(faces["thermal/a.png#2"].landmarks, written["b"], atol=1e-4)
 
 
-def test_coco_keypoints_without_a_2_are_visible_and_told(tmp_path):
+def test_coco_keypoints_without_a_2_are_visible_and_remarked(tmp_path):
     written = write(tmp_path, ("a", "b", "c"))
     images = [{"id": k, "file_name": f"{name}.png"} for k, name in enumerate(written)]
     ones = np.ones((68, 1))
@@ -207,7 +207,7 @@ def test_a_layout_of_the_users_own_and_rgb_alone(tmp_path):
 
 
 def test_sixteen_bits_and_float_celsius(tmp_path):
-    """20 to 36 °C as counts of 0.04 K from 0 K, and as floats; °C comes back in the loader's units."""
+    """20 to 36 °C, as counts of 0.04 K from 0 K and as floats, are stored in hundredths of a kelvin."""
     written = write(tmp_path, ("a",), modalities=("rgb",))
     write_labels(tmp_path, written)
     celsius = np.linspace(20, 36, SIZE[0] * SIZE[1]).reshape(SIZE[::-1])
@@ -280,17 +280,17 @@ def _sixteen(folder):
         (None, {"layout": "no.yaml"}, "--layout=no.yaml exists neither"),
         (None, {"layout": 54}, r"layout sf_tl54 has 54 points"),
         (None, {"rgb_glob": "rgb/a.png"}, r"--rgb_glob=rgb/a\.png must hold a \*"),
-        (None, {"rgb_glob": "**/a*.png"}, r"\*\* and \? are not known"),
-        (None, {"thermal_glob": "*.gif"}, r"--thermal_glob=\*\.gif fits no file"),
+        (None, {"rgb_glob": "**/a*.png"}, r"\*\* and \? are not supported"),
+        (None, {"thermal_glob": "*.gif"}, r"--thermal_glob=\*\.gif matches no file"),
         (None, {"labels": "none.json"}, "--labels=none.json exists neither"),
-        (None, {"labels": "*.pts"}, r"--labels=\*\.pts fits no file"),
+        (None, {"labels": "*.pts"}, r"--labels=\*\.pts matches no file"),
         (None, {"boxes": "none.csv"}, "--boxes=none.csv exists neither"),
         (None, {"colormap": "infernal"}, "--colormap=infernal is not a known palette; did you mean 'inferno'"),
         (None, {"colormap": "inferno"}, "--colormap=inferno is for coloured .* is 8-bit gray"),
         (None, {"celsius": "1,0"}, "--celsius=1,0 is for 16-bit or float images; .* is 8-bit gray"),
         (None, {"splits": "0.8,0.1"}, r"--splits=0\.8,0\.1 must be three shares"),
         (None, {"splits": "a,b,c"}, "--splits=a,b,c holds 'a' where a number"),
-        (_text("notes.json", "{}"), {}, r"has landmarks and notes\.json; say with --labels"),
+        (_text("notes.json", "{}"), {}, r"has landmarks and notes\.json; name the one to use with --labels"),
         (_text("landmarks/a.txt", "1 2"), {}, r"two files for the name a: a\.json and a\.txt"),
         (_text("landmarks/a.json", "[[1, 2], [3, NaN]]"), {}, "point 1 holds 'nan'"),
         (_text("landmarks/a.json", "[[1, 2]]"), {"layout": "ibug68"}, r"thermal/a\.png: Landmarks have shape \(1, 2\)"),
@@ -322,13 +322,13 @@ def test_folders_in_upper_case_are_read(tmp_path):
     assert all(face.rgb.is_file() and face.thermal.is_file() for face in faces.values())
 
 
-def test_folders_one_level_down_are_pointed_at(tmp_path):
+def test_the_error_points_to_folders_one_level_down(tmp_path):
     write(tmp_path / "own/pairs", ("a",))
-    with pytest.raises(InputError, match=r"thermal; give --manual_dir=\S+own/pairs, which has, or say"):
+    with pytest.raises(InputError, match=r"thermal; give --manual_dir=\S+own/pairs, which has one, or say"):
         tfds_builders.build("paired_folder", tmp_path / "built", manual_dir=tmp_path / "own")
 
 
-def test_folders_and_names_that_are_none(tmp_path):
+def test_wrong_folders_and_names(tmp_path):
     with pytest.raises(InputError, match="has neither a folder rgb nor a folder thermal"):
         build(tmp_path)
     with pytest.raises(InputError, match=r"is not a folder\. Give --manual_dir"):
@@ -340,7 +340,7 @@ def test_folders_and_names_that_are_none(tmp_path):
             paired.PairedFolder.make(name, tmp_path / "built")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real rgb_thermal_pairs are not at hand")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real rgb_thermal_pairs are not on disk")
 def test_the_real_pairs(tmp_path):
     options = {"manual_dir": REAL, "rgb_glob": "*_rgb.png", "labels": "labels.json"}
     gray = tfds_builders.build("paired_folder/gray", tmp_path, thermal_glob="*_thermal_gray.png", **options)

@@ -1,4 +1,4 @@
-"""Tests of a paired_folder that is built: other options, damage, and another layout."""
+"""Tests of a built paired_folder: changed options, damaged files, and another layout."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from mlcm_jax.data.examples import Examples
 from mlcm_jax.errors import InputError
 
 
-def test_options_of_a_set_that_is_built(tmp_path, capsys):
+def test_options_of_a_built_dataset(tmp_path, capsys):
     write_labels(tmp_path, write(tmp_path, ("a", "b")))
     build(tmp_path, layout=68)
-    assert build(tmp_path, layout="68").LAYOUT == "ibug68"  # the same again is fine
+    assert build(tmp_path, layout="68").LAYOUT == "ibug68"  # the same option again is accepted
     with pytest.raises(InputError, match=r"is built already, with no --splits; to use --splits=1,0,0, delete .*NAME"):
         build(tmp_path, splits="1,0,0")
     with pytest.raises(InputError, match=r"is built already, with --manual_dir="):
@@ -24,13 +24,13 @@ def test_options_of_a_set_that_is_built(tmp_path, capsys):
     (tmp_path / "built/paired_folder/default/1.1.0/metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"is damaged; delete that folder and build it again"):
         tfds_builders.load("paired_folder", tmp_path / "built")
-    datasets.listing(str(tmp_path / "built"))  # says so, and lists the others
+    datasets.listing(str(tmp_path / "built"))  # reports the damage, and lists the other datasets
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["paired_folder/default", "damaged:"] for line in lines) and len(lines) > 10
 
 
-def test_a_layout_of_the_same_name_is_not_taken_for_the_sets_own(tmp_path):
-    """Its flip pairs would be applied to points in another order."""
+def test_another_layout_of_the_same_name_is_refused(tmp_path):
+    """Otherwise its flip pairs would be applied to points in another order."""
     write_labels(tmp_path, write(tmp_path, ("a", "b"), layout="tfw5"))
     own = {"count": 5, "flip": [[0, 1], [3, 4]]}
     (tmp_path / "mine.yaml").write_text(json.dumps(own))
@@ -42,7 +42,7 @@ def test_a_layout_of_the_same_name_is_not_taken_for_the_sets_own(tmp_path):
         Examples(builder, "train", other)[0]
 
 
-def test_a_file_that_is_cut_off_is_told(tmp_path):
+def test_a_truncated_file_is_reported(tmp_path):
     write_labels(tmp_path, write(tmp_path, ("a", "b")))
     builder = build(tmp_path)
     record = max(Path(builder.data_dir).glob("*.array_record*"), key=lambda path: path.stat().st_size)

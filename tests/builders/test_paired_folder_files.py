@@ -1,4 +1,4 @@
-"""Tests of the label and box files of `paired_folder`: values, messages and fuzzing."""
+"""Tests of the label, box and palette files of `paired_folder`: values, error messages and fuzzing."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_an_entry(place):
         "x": "ignored",
     }
     (full,) = _read(place, entry | {"pseudo": True, "box": [0, 1, 2, 3], "subject": "anna"})
-    np.testing.assert_array_equal(full.landmarks, np.float32([[1, 2], [2, 4], [3, 6]]))  # None: mean of the others
+    np.testing.assert_array_equal(full.landmarks, np.float32([[1, 2], [2, 4], [3, 6]]))  # null: the mean of the others
     assert full.known.tolist() == [True, False, True]
     assert full.visible.tolist() == [True, False, False] and full.confidence.tolist() == [0.5, 0, 1]
     assert full.pseudo and full.box == (0, 1, 2, 3) and full.subject == "anna"
@@ -71,19 +71,19 @@ def test_several_faces(place):
         ({"landmarks": TWO, "landmarks68": TWO}, "has both landmarks and landmarks68"),
         ([], "not a list of"),
         ("3", "must be null, a list"),
-        ([[1, 2, 3]], r"point 0 is \[1, 2, 3\] where 2 numbers"),
+        ([[1, 2, 3]], r"point 0 is \[1, 2, 3\] where 2 numbers are expected"),
         ([[1, "2"]], "point 0 holds '2'"),
         ([[1, True]], "point 0 holds 'True'"),
         ("[[1, 1e999]]", "holds 'inf'"),
         (f"[[1, {10**300}]]", "not a number of a sensible size"),
-        ({"landmarks": TWO, "visible": [True]}, "visible that is not one true or false for each of its 2"),
-        ({"landmarks": TWO, "visible": [2, 1]}, "visible that is not"),
-        ({"landmarks": TWO, "confidence": [1]}, "confidence is .* where 2 numbers"),
+        ({"landmarks": TWO, "visible": [True]}, "visible, which must be one true or false for each of its 2"),
+        ({"landmarks": TWO, "visible": [2, 1]}, "visible, which must be"),
+        ({"landmarks": TWO, "confidence": [1]}, "confidence is .* where 2 numbers are expected"),
         ({"landmarks": TWO, "confidence": [1, 1.5]}, "confidence outside 0 to 1"),
         ({"landmarks": TWO, "box": [1, 2, 3]}, "a.json has a box that is 3 numbers, not the four numbers x,y,w,h"),
         ({"landmarks": TWO, "box": [1, 2, 0, 4]}, "a.json has a box that is empty: its width"),
-        ({"landmarks": TWO, "pseudo": "yes"}, "pseudo: yes; true or false"),
-        ({"landmarks": TWO, "subject": [1]}, "a word or a number belongs"),
+        ({"landmarks": TWO, "pseudo": "yes"}, "pseudo: yes; it must be true or false"),
+        ({"landmarks": TWO, "subject": [1]}, "it must be a word or a number"),
         ("{", "is not JSON"),
     ],
 )
@@ -103,7 +103,7 @@ COCO = {
     [
         ({"images": {}}, "images in .* are not a list"),
         ({"images": [{"id": 1}]}, "Image 0 .* has no file_name"),
-        ({"images": COCO["images"] * 2}, "has no id of its own"),
+        ({"images": COCO["images"] * 2}, "has no unique id"),
         ({"annotations": [{"image_id": 2, "keypoints": [1, 2, 2]}]}, "image_id that is not among"),
         ({"annotations": [{"image_id": [1]}]}, "image_id that is not among"),
         ({"annotations": [{"image_id": 1}]}, "no keypoints x, y, v"),
@@ -154,7 +154,7 @@ def test_boxes(place):
         labels.read_boxes(place / "boxes.csv", names)
 
 
-def test_what_words_mean(place):
+def test_names_in_label_files(place):
     images = {"rgb": {"s1/a": "rgb/s1/a.png", "b.v2": "rgb/b.v2.png"}, "thermal": {"s1/a": "thermal/s1/a.tiff"}}
     names = folder.Names(images, place)
     for word in ("s1/a", "s1/a.png", "rgb/s1/a.png", "thermal\\s1\\a.tiff", "./data/rgb/s1/a.jpg", " s1/a.json "):
@@ -173,7 +173,7 @@ def test_patterns():
 
 
 def test_the_box_of_five_points(tmp_path):
-    """Extent 20 x 30 around (20, 35): 2.24 and 2.45 times 30 wide and high, from 1.12 and 1.19 times 30 before."""
+    """The extent is 20 x 30 around (20, 35): the box is 2.24 · 30 by 2.45 · 30 at (20 - 1.12 · 30, 35 - 1.19 · 30)."""
     (tmp_path / "rgb").mkdir()
     assert cv2.imwrite(str(tmp_path / "rgb/a.png"), np.zeros((60, 50), np.uint8))
     (tmp_path / "labels.json").write_text(json.dumps({"a": [[10, 20], [30, 20], [20, 35], [12, 50], [28, 50]]}))
@@ -184,7 +184,7 @@ def test_the_box_of_five_points(tmp_path):
         paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)
 
 
-def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
+def test_files_of_boxes_and_subjects_override_the_labels(tmp_path):
     (tmp_path / "rgb").mkdir()
     assert cv2.imwrite(str(tmp_path / "rgb/a.png"), np.zeros((60, 50), np.uint8))
     face = {"landmarks": [[10, 20], [30, 20], [20, 35], [12, 50], [28, 50]], "box": [1, 1, 9, 9], "subject": "x"}
@@ -199,8 +199,8 @@ def test_files_of_boxes_and_subjects_win_over_the_labels(tmp_path):
     assert builder.remarks == []
     (tmp_path / "boxes.csv").write_text("name,x,y,w,h\na#2,3,3,7,7\nb,2,2,8,8\nc#2,2,2,8,8\n")
     (tmp_path / "subjects.csv").write_text("name,subject\nann,anna\n")
-    told = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).remarks
-    assert told == [
+    remarks = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).remarks
+    assert remarks == [
         "2 boxes have names that no image has: 'b', 'c#2'. Check the spelling.",
         "1 subject has a name that no image has: 'ann'. Check the spelling.",
     ]
@@ -270,7 +270,7 @@ def test_any_json_is_read_or_refused(place, content):
 
 @FUZZ
 @given(word=st.text(max_size=12))
-def test_any_word_is_understood_or_refused(place, word):
+def test_any_name_is_resolved_or_refused(place, word):
     names = folder.Names({"rgb": {"a": "rgb/a.png"}}, place)
     try:
         found = names(word, "list.txt")

@@ -1,4 +1,4 @@
-"""Tests of the splits of paired_folder: lists, shares, people, and images in two splits."""
+"""Tests of the splits of paired_folder: lists, shares, people, and an image in two splits."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_lists_and_shares(tmp_path):
         parse(tmp_path)
 
 
-def test_nobody_changes_sides_when_images_are_added():
+def test_nobody_changes_splits_when_images_are_added():
     people = {f"p{k}": [Face(f"p{k}", subject=f"s{k // 3}")] for k in range(3000)}
     placed = splits.by_subject(people, (0.8, 0.1, 0.1))
     shares = [len(placed[split]) / 3000 for split in splits.NAMES]
@@ -58,7 +58,7 @@ def test_nobody_changes_sides_when_images_are_added():
     prepare.check_subjects(placed)
 
 
-def test_small_sets_leave_no_split_empty_and_shared_images_bind_people():
+def test_small_datasets_leave_no_split_empty_and_people_who_share_an_image_stay_together():
     few = {name: [Face(name)] for name in "abc"}
     assert [len(mine) for mine in splits.by_subject(few, (0.8, 0.1, 0.1)).values()] == [1, 1, 1]
     assert [len(mine) for mine in splits.by_subject(few, (1.0, 0.0, 0.0)).values()] == [3, 0, 0]
@@ -66,7 +66,7 @@ def test_small_sets_leave_no_split_empty_and_shared_images_bind_people():
     assert sorted(len(mine) for mine in splits.by_subject(chain, (0.4, 0.3, 0.3)).values()) == [0, 0, 6]
 
 
-def test_a_person_may_be_labelled_here_and_unlabelled_there(tmp_path):
+def test_a_person_may_have_labelled_and_unlabelled_images(tmp_path):
     written = write(tmp_path, ("a", "b"))
     write_labels(tmp_path, {"a": written["a"]})
     (tmp_path / "subjects.csv").write_text("name,subject\na,anna\nb,anna\n")

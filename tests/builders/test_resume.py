@@ -1,4 +1,4 @@
-"""Tests of what a stopped preparation keeps, and that nothing incomplete is read."""
+"""Tests that a stopped preparation resumes, and never reads incomplete pieces."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_results_come_in_order_and_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 9])
-def test_a_stopped_preparation_goes_on_with_the_missing_pieces(tmp_path, stop):
+def test_a_stopped_preparation_resumes_with_the_missing_pieces(tmp_path, stop):
     def failing(items):
         for item in items:
             if item == stop:
@@ -45,13 +45,13 @@ def test_a_damaged_piece_is_made_again(tmp_path):
     assert calls == [4, 5, 6, 7]
 
 
-def test_threads_keep_the_order_and_hand_errors_on():
+def test_threads_keep_the_order_and_propagate_errors():
     assert list(resume.in_threads(lambda k: k * k, range(50), 3)) == [k * k for k in range(50)]
     with pytest.raises(ZeroDivisionError):
         list(resume.in_threads(lambda k: 1 // k, [1, 0, 2], 2))
 
 
-def test_a_closed_stream_closes_what_prepares(tmp_path):
+def test_closing_a_stream_closes_its_generator(tmp_path):
     closed = []
 
     def prepare(items):
@@ -66,5 +66,5 @@ def test_a_closed_stream_closes_what_prepares(tmp_path):
     assert closed == [True]
 
 
-def test_fingerprints_tell_facts_apart():
+def test_fingerprints_differ_if_facts_differ():
     assert resume.fingerprint("a", 1) == resume.fingerprint("a", 1) != resume.fingerprint("a", 2)

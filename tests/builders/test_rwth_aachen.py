@@ -1,4 +1,4 @@
-"""Tests of rwth_aachen: [y, x] in menpo's .ljson, names, splits, points without coordinates, bit depths."""
+"""Tests of rwth_aachen: [y, x] in menpo's .ljson, names, splits, points without coordinates, and bit depths."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ from tfds_builders.rwth_aachen import rwth_aachen_dataset_builder as module
 
 SIZE = (160, 120)
 NOSE = 30
-# README.md lists these; all other subjects are in train.
+# README.md lists these subjects; all others are in train.
 VAL = (4, 15, 26, 39, 48, 53, 61, 75, 82)
 TEST = (1, 7, 11, 13, 25, 30, 31, 33, 41, 42, 56, 60, 66, 68, 71, 76, 87, 90)
 
@@ -30,7 +30,7 @@ def make_face(rng) -> np.ndarray:
 
 
 def write_labels(path, points, **more) -> None:
-    """Writes a file as menpo does in version 2: rows of [y, x], null for a point without coordinates."""
+    """Writes a file in menpo's version 2: rows of [y, x], null for a point without coordinates."""
     rows = [[None if np.isnan(v) else v for v in (y, x)] for x, y in np.asarray(points).tolist()]
     content = {"version": 2, "labels": [{"label": "all", "mask": list(range(68))}]} | more
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def test_faces_come_back(tmp_path, labels):
     assert not any("[y, x]" in remark for remark in built.info.metadata["remarks"])
 
 
-def test_the_split_is_that_of_the_readme_and_knows_no_other_subject():
+def test_the_split_is_that_of_the_readme_and_depends_on_the_subject_alone():
     subjects = range(1, 91)
     assert tuple(n for n in subjects if module.split_of(n) == "val") == VAL
     assert tuple(n for n in subjects if module.split_of(n) == "test") == TEST
@@ -78,14 +78,14 @@ def test_the_split_is_that_of_the_readme_and_knows_no_other_subject():
         assert ", ".join(map(str, listed)) in " ".join(readme.split())
 
 
-def test_points_without_a_place(tmp_path):
+def test_points_without_coordinates(tmp_path):
     rng = np.random.default_rng(1)
     points = make_face(rng)
     gone = [0, 36, 60, 61, 62, 63, 64, 65, 66, 67]  # one of the jaw, one of the right eye, all of the inner lips
-    held = points.copy()
-    held[gone] = np.nan
+    stored = points.copy()
+    stored[gone] = np.nan
     name = "irface_sub002_seq01_frm00001.jpg_lfb"
-    write_face(tmp_path / "set", name, held, rng)
+    write_face(tmp_path / "set", name, stored, rng)
     built = tfds_builders.build("rwth_aachen", tmp_path / "data", manual_dir=tmp_path / "set")
     (example,) = built.as_data_source(split="train")
     kept = np.setdiff1d(np.arange(68), gone)
@@ -96,8 +96,8 @@ def test_points_without_a_place(tmp_path):
     np.testing.assert_allclose(example["landmarks"][36], points[37:42].mean(0), atol=1e-3)
     np.testing.assert_allclose(example["landmarks"][60], points[kept].mean(0), atol=1e-3)
     np.testing.assert_allclose(example["box"], landmarks.box_from_points(points[kept]), atol=1e-3)
-    held[:40] = np.nan
-    write_labels(tmp_path / "set" / f"{name}.ljson", held)
+    stored[:40] = np.nan
+    write_labels(tmp_path / "set" / f"{name}.ljson", stored)
     with pytest.raises(
         InputError, match=rf"{name}.png: Landmark 0 is not a finite number. Fix it, or name it in a file"
     ):
@@ -139,7 +139,7 @@ def test_bad_images_and_names(tmp_path):
     with pytest.raises(InputError, match=f"{name}.png"):
         tfds_builders.build("rwth_aachen", tmp_path / "other", manual_dir=tmp_path, allow_missing=True)
     write_labels(tmp_path / "someone.ljson", points)
-    with pytest.raises(InputError, match=r"The name someone.ljson does not tell a subject as irface_sub001"):
+    with pytest.raises(InputError, match=r"The name someone.ljson has no subject number, as irface_sub001"):
         tfds_builders.build("rwth_aachen", tmp_path / "other", manual_dir=tmp_path)
 
 
@@ -164,7 +164,7 @@ def test_labels_in_x_y_are_remarked_and_labels_outside_are_refused(tmp_path):
         ("[]", r"holds no landmarks.points; menpo's .ljson of version 2"),
         ('{"version": 3, "groups": {"LJSON": {}}}', r"holds no landmarks.points"),
         ('{"landmarks": {"points": [[1, 2]]}}', r"holds 1 point; there must be 68"),
-        ('{"landmarks": {"points": [' + "[1, 2]," * 67 + "[1]]}}", r"Point 67 in .* is \[1\]; \[y, x\] in pixels"),
+        ('{"landmarks": {"points": [' + "[1, 2]," * 67 + "[1]]}}", r"Point 67 in .* is \[1\], which is not \[y, x\]"),
         ('{"landmarks": {"points": [' + "[1, 2]," * 67 + '["1", 2]]}}', r"Point 67 in .* is \['1', 2\]"),
         ('{"landmarks": {"points": [' + "[1, 2]," * 67 + "[Infinity, 2]]}}", r"Point 67 in .* is \[inf, 2\]"),
     ],
@@ -194,8 +194,8 @@ _ROWS = st.lists(_VALUES, min_size=2, max_size=2) | st.lists(st.floats(0, 99), m
 )
 def test_any_file_parses_or_is_refused(tmp_path_factory, rows, content):
     path = tmp_path_factory.getbasetemp() / "fuzzed.ljson"
-    held = {"landmarks": {"points": (rows * 68)[:68]}} if content is None else content
-    path.write_bytes(held if isinstance(held, bytes) else json.dumps(held).encode())
+    written = {"landmarks": {"points": (rows * 68)[:68]}} if content is None else content
+    path.write_bytes(written if isinstance(written, bytes) else json.dumps(written).encode())
     try:
         points, placed = module.read_ljson(path)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Tests of sf_tl54: builds a tiny tree with the real names and reads it back; and messages about broken files."""
+"""Tests of sf_tl54: a tiny tree with the real names, built and read back, and messages about broken files."""
 
 import json
 import pathlib
@@ -37,7 +37,7 @@ def labels(points, box) -> dict:
 
 
 def write_tree(root, colour="gray", rgb=True) -> dict:
-    """Writes all of FACES under `root`; key -> what was written."""
+    """Writes all of FACES under `root`; returns key -> what was written."""
     written = {}
     for split, names in FACES.items():
         for name in names:
@@ -59,7 +59,7 @@ def write_tree(root, colour="gray", rgb=True) -> dict:
             if rgb:
                 image = trees.make_image(SIZE, rng, dots=[points[30]])
                 trees.write_image(root / "rgb" / split / f"{name[:-1]}3.png", image)
-                trees.write_image(root / "rgb" / split / f"{name[:-1]}2.png", 255 - image)  # raw: not the mate
+                trees.write_image(root / "rgb" / split / f"{name[:-1]}2.png", 255 - image)  # unaligned
             box = [left, top, right - left, bottom - top]
             key = f"{colour}/{split}/images/{name}.png"
             written[key] = {"points": points, "gray": gray, "box": box, "rgb": image if rgb else None}
@@ -93,7 +93,7 @@ def edit(raw, change, name="gray/val/json/101_1_2_3_7_88_1.json") -> pathlib.Pat
     return path
 
 
-def test_what_was_written_is_read_back(tmp_path):
+def test_faces_are_read_back(tmp_path):
     written = write_tree(tmp_path / "raw")
     builder = build(tmp_path)
     assert {split: info.num_examples for split, info in builder.info.splits.items()} == {
@@ -126,14 +126,14 @@ def test_names_of_both_sessions_give_subject_trial_and_position(tmp_path, raw):
     assert facts["142_1_1_3_255_1.png"] == ("142", 1, 1, 3)
 
 
-def test_painted_images_become_gray_again(tmp_path):
+def test_images_in_false_colours_become_gray_again(tmp_path):
     written = write_tree(tmp_path / "raw", "iron")
     build(tmp_path, "iron_all")
     for split in FACES:
         examples = read(tmp_path, split, "iron_all")
         assert examples.keys() == keys(split, "iron")
         for key, example in examples.items():
-            # The dark end of the palette has neighbours of the same colour after rounding.
+            # At the dark end of the palette, neighbours have the same colour after rounding.
             off = np.abs(example["thermal"][..., 0].astype(int) - written[key]["gray"])
             assert off.max() <= 2 and off.mean() < 0.5
 
@@ -190,8 +190,8 @@ def test_broken_lists_of_challenging_images(tmp_path, raw):
         build(tmp_path, "gray_published")
     for text, message in [
         ("sub_id,trial_id\n1,2\n", "no column 'pos_id'"),
-        ("sub_id,trial_id,pos_id\n1,2,five\n", "Row 2 of .* holds 'five' where a number belongs"),
-        ("sub_id,trial_id,pos_id\n1,2,3\n1,2.5,3\n", "Row 3 of .* holds 2.5 where a whole number belongs"),
+        ("sub_id,trial_id,pos_id\n1,2,five\n", "Row 2 of .* holds 'five' where a number is expected"),
+        ("sub_id,trial_id,pos_id\n1,2,3\n1,2.5,3\n", "Row 3 of .* holds 2.5 where a whole number is expected"),
         ("sub_id,trial_id,pos_id\n", "lists no images"),
     ]:
         path.write_text(text)
@@ -206,7 +206,7 @@ def test_an_unpacked_archive_with_a_folder_of_its_own(tmp_path):
     assert read(tmp_path, "val").keys() == keys("val")
 
 
-def test_another_folder_is_told_how_to_get_the_set(tmp_path):
+def test_errors_of_a_wrong_folder_say_how_to_get_the_dataset(tmp_path):
     (tmp_path / "raw").mkdir()
     with pytest.raises(InputError, match=r"holds any of: gray, rgb. Download sftl.zip from huggingface"):
         build(tmp_path)
@@ -231,8 +231,8 @@ def test_images_without_labels(tmp_path, raw):
         build(tmp_path)
     builder = build(tmp_path, allow_missing=True)
     assert builder.info.splits["train"].num_examples == 2
-    told = "1 image has no labels: gray/train/images/7_1_1_9_120_1.png lacks 7_1_1_9_120_1.json. It was left out."
-    assert told in builder.info.metadata["remarks"]
+    remark = "1 image has no labels: gray/train/images/7_1_1_9_120_1.png lacks 7_1_1_9_120_1.json. It was left out."
+    assert remark in builder.info.metadata["remarks"]
 
 
 def drop_last(content):
@@ -282,8 +282,8 @@ def no_shapes(content):
         (drop_last, "101_1_2_3_7_88_1.json holds 53 landmarks; there must be 54"),
         (nan, "101_1_2_3_7_88_1.json holds a number that is not finite"),
         (huge, "101_1_2_3_7_88_1.json holds a number that is not finite"),
-        (far, "101_1_2_3_7_88_1.json holds the coordinate 1e\\+300; pixels belong there"),
-        (word, "101_1_2_3_7_88_1.json holds 'left' where a number belongs"),
+        (far, "101_1_2_3_7_88_1.json holds the coordinate 1e\\+300, which is not a pixel"),
+        (word, "101_1_2_3_7_88_1.json holds 'left' where a number is expected"),
         (no_box, "one shape 'face' of two points; it holds 0"),
         (three_corners, "one shape 'face' of two points"),
         (flat_box, "The box of gray/val/images/101_1_2_3_7_88_1.png is"),
@@ -353,7 +353,7 @@ SHAPE = st.fixed_dictionaries(
     | JSON.map(lambda content: json.dumps(content).encode())
     | (st.lists(SHAPE | JSON, max_size=4) | JSON).map(lambda shapes: json.dumps({"shapes": shapes}).encode())
 )
-def test_no_label_file_raises_anything_else(content):
+def test_any_label_file_is_refused_with_an_input_error(content):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "x.json"
         path.write_bytes(content)
@@ -363,7 +363,7 @@ def test_no_label_file_raises_anything_else(content):
 
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(st.text(alphabet='0123456789.,-e\n\r;" \tnaif', max_size=40) | st.text(max_size=20))
-def test_no_list_raises_anything_else(text):
+def test_any_list_is_read_or_refused(text):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "challenging_images.csv"
         path.write_bytes(b"sub_id,trial_id,pos_id\n" + text.encode(errors="replace"))

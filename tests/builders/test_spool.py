@@ -1,4 +1,4 @@
-"""Tests that records of any amount are written without TensorFlow, in the order and the files of TFDS."""
+"""Tests that splits of any size are written without TensorFlow, with the same files and order as by TFDS."""
 
 import contextlib
 import sys
@@ -28,12 +28,12 @@ def build(folder, where):
     return {path.name: path.read_bytes() for path in builder.data_path.glob("*.array_record*")}
 
 
-def test_files_are_those_of_tfds_below_its_limit_and_no_other_beyond(folder, monkeypatch):
+def test_files_equal_those_of_tfds_below_and_beyond_its_memory_limit(folder, monkeypatch):
     with monkeypatch.context() as plain:
         plain.setattr(spool, "instead_of_buckets", contextlib.nullcontext)
         expected = build(folder, "tfds")
     assert build(folder, "ours") == expected and len(expected) > 1
-    # A split beyond what TFDS keeps in memory: its own way would import TensorFlow.
+    # For a split larger than this buffer, TFDS's own shuffler would import TensorFlow.
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)
     assert build(folder, "beyond") == expected and "tensorflow" not in sys.modules
     assert writer.shuffle.Shuffler is shuffle.Shuffler
@@ -48,7 +48,7 @@ def test_records_come_in_the_order_of_tfds(tmp_path, sorted_by):
             one.add(key, bytes([key]) * (1 + key))
     assert (ours.num_examples, ours.size) == (theirs.num_examples, theirs.size) == (50, sum(range(1, 51)))
     assert list(ours) == list(theirs)
-    assert list(tmp_path.iterdir()) == []  # ours has no name
+    assert list(tmp_path.iterdir()) == []  # our file is unnamed
     ours.close()
 
 

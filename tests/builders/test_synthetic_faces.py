@@ -1,4 +1,4 @@
-"""Tests of synthetic_faces: what is on disk, what a killed build leaves behind, and unknown names."""
+"""Tests of synthetic_faces: the built records, interrupted builds, and names of configs."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate, workers
 from tfds_builders.synthetic_faces import synthetic_faces_dataset_builder as faces
 
-# A shell that runs the tests in the background makes them ignore SIGINT.
+# The handler is set because processes that a shell starts in the background ignore SIGINT.
 BUILD = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -38,7 +38,7 @@ def _read(builder, split):
     return [source[i] for i in range(len(source))]
 
 
-def test_splits_share_no_person_and_lose_nothing(built):
+def test_splits_share_no_person_and_lose_no_pair(built):
     builder, _ = built
     subjects, indices = {}, []
     for split in ("train", "val", "test"):
@@ -57,7 +57,7 @@ def test_splits_are_about_80_7_13_per_cent():
     assert counts == pytest.approx({"train": 0.80, "val": 0.067, "test": 0.133}, abs=0.005)
 
 
-def test_what_is_read_is_what_was_rendered(built):
+def test_records_hold_what_was_rendered(built):
     for example in _read(built[0], "val"):
         pair = generate.example(0, int(example["index"]), size=(32, 40))
         for key in ("landmarks", "rgb_landmarks", "jaw3d", "visible", "box", "pose"):
@@ -72,7 +72,7 @@ def test_what_is_read_is_what_was_rendered(built):
         assert example["light"] == pytest.approx(pair["light"], abs=1e-6)
 
 
-def test_a_second_build_reads_what_is_there(built, monkeypatch):
+def test_a_second_build_renders_nothing(built, monkeypatch):
     def never(*_):
         raise AssertionError("rendered again")
 
@@ -81,7 +81,7 @@ def test_a_second_build_reads_what_is_there(built, monkeypatch):
     assert len(again.as_data_source(split="train")) == len(built[0].as_data_source(split="train"))
 
 
-def test_a_lost_file_is_noticed(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     builder = tfds_builders.build("synthetic_faces/16x32", tmp_path)
     next(Path(builder.data_dir).glob("*-test.array_record*")).unlink()
     with pytest.raises(InputError, match=r"damaged .*test.*missing.* delete"):
@@ -123,7 +123,7 @@ def _interrupt(process, root, how):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_build_is_not_read_as_whole(tmp_path, how):
+def test_an_interrupted_build_does_not_pass_for_complete(tmp_path, how):
     name = "synthetic_faces/2000x32"
     root = tmp_path / "synthetic_faces" / "2000x32"
     with subprocess.Popen([sys.executable, "-c", BUILD, name, str(tmp_path)], stderr=subprocess.PIPE) as process:
@@ -135,12 +135,12 @@ def test_an_interrupted_build_is_not_read_as_whole(tmp_path, how):
     assert not (root / "1.0.0").exists()
     assert not tfds_builders.load(name, tmp_path).info.splits
     deadline = time.monotonic() + 30
-    while not all(map(_gone, helpers)):  # workers end by themselves when nobody reads
+    while not all(map(_gone, helpers)):  # workers end by themselves when nobody reads from them
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_a_rebuild_clears_the_remains(tmp_path):
+def test_a_build_removes_incomplete_folders(tmp_path):
     left = tmp_path / "synthetic_faces" / "16x32" / "incomplete.ABC123_1.0.0"
     left.mkdir(parents=True)
     (left / "synthetic_faces-train.array_record-00000-of-00001").write_bytes(b"half")
@@ -165,13 +165,13 @@ def test_a_rebuild_clears_the_remains(tmp_path):
         ("", "Unknown dataset"),
     ],
 )
-def test_names_that_mean_nothing(name, message, tmp_path):
+def test_unknown_names(name, message, tmp_path):
     with pytest.raises(InputError, match=message):
         tfds_builders.build(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_names_that_mean_something():
+def test_known_names():
     assert tfds_builders.names()[:2] == ["synthetic_faces/tiny", "synthetic_faces/base"]
     tiny = faces.parse_config("tiny")
     assert (tiny.pairs, tiny.size) == (1200, (64, 96))
@@ -180,7 +180,7 @@ def test_names_that_mean_something():
     assert faces.parse_config("0100x064-064").name == "100x64"
 
 
-def test_a_full_disk_is_foreseen(tmp_path, monkeypatch):
+def test_a_full_disk_is_noticed_before_the_build(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(faces.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**4))
     with pytest.raises(InputError, match=r"disk is full.*choose another --data_dir"):
@@ -188,7 +188,7 @@ def test_a_full_disk_is_foreseen(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.array_record*"))
 
 
-def test_a_disk_that_fills_up_midway(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_during_the_build(tmp_path, monkeypatch):
     def full(*_):
         yield generate.encode(generate.example(0, 0, size=32))
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

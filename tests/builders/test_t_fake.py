@@ -1,4 +1,4 @@
-"""Tests of t_fake: builds a tiny tree with the names that the authors' code reads; and messages."""
+"""Tests of t_fake: a tiny tree with the names that the authors' code reads, built and read back, and messages."""
 
 import hashlib
 import pathlib
@@ -16,13 +16,13 @@ from mlcm_jax.errors import InputError
 from tfds_builders import formats
 from tfds_builders.t_fake import t_fake_dataset_builder as tfake
 
-SIZE = (64, 64)  # 512 x 512 really
+SIZE = (64, 64)  # 512 x 512 in the real dataset
 SPLITS = {"train": ("000000", "000003", "099999"), "val": ("000005", "000010"), "test": ("000016",)}
 IDS = sorted(number for numbers in SPLITS.values() for number in numbers)
 
 
 def write_tree(root, version="warm", *, rgb=True, inner="", ending="_thermal") -> dict:
-    """Writes all of SPLITS under `root`; six digits -> landmarks, RGB image and 16-bit counts."""
+    """Writes all of SPLITS under `root`; returns six digits -> landmarks, RGB image and 16-bit counts."""
     written = {}
     labels = root / "face_synthetics" / inner
     labels.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def raw(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["warm", "cold"])
-def test_what_was_written_is_read_back(tmp_path, version):
+def test_faces_are_read_back(tmp_path, version):
     written = write_tree(tmp_path / "raw", version)
     builder = build(tmp_path, version)
     for split, numbers in SPLITS.items():
@@ -143,9 +143,9 @@ def test_a_face_twice(tmp_path, raw):
         build(tmp_path)
 
 
-def test_folders_without_the_set(tmp_path):
+def test_folders_without_the_dataset(tmp_path):
     (tmp_path / "raw").mkdir()
-    with pytest.raises(InputError, match=r"holds any of: warm, face_synthetics. Download warm or cold by the links"):
+    with pytest.raises(InputError, match=r"holds any of: warm, face_synthetics. Download warm or cold from the links"):
         build(tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_folders_without_the_set(tmp_path):
     [
         ("1 2\n" * 69, "000005_ldmks.txt holds 69 points; there must be 70"),
         ("1 2\n" * 69 + "1 nan\n", "000005_ldmks.txt holds a number that is not finite"),
-        ("1 2\n" * 69 + "1 x\n", "000005_ldmks.txt holds 'x' where a number belongs"),
+        ("1 2\n" * 69 + "1 x\n", "000005_ldmks.txt holds 'x' where a number is expected"),
         ("1 2 3\n" * 70, "000005_ldmks.txt must hold rows of x and y; row 1 does not"),
         ("900 2\n" * 70, "70 of 70 landmarks lie outside the image"),
         ("", "000005_ldmks.txt is empty"),
@@ -221,7 +221,7 @@ def test_every_feature_is_documented(tmp_path):
         lambda rows: "".join(f"{x} {y}\n" for x, y in rows).encode()
     )
 )
-def test_no_landmark_file_raises_anything_else(content):
+def test_any_landmark_file_is_read_or_refused(content):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "000000_ldmks.txt"
         path.write_bytes(content)

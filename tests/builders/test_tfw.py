@@ -78,7 +78,7 @@ def test_all_faces_come_back(tmp_path, suffix, header, least):
     assert built.info.metadata["remarks"] == []
 
 
-def test_configs_take_their_environment(tmp_path):
+def test_configs_read_their_environment(tmp_path):
     make_tree(tmp_path / "TFW", np.random.default_rng(1))
     counts = {
         config: tfds_builders.build(f"tfw/{config}", tmp_path / "data", manual_dir=tmp_path / "TFW")
@@ -88,7 +88,7 @@ def test_configs_take_their_environment(tmp_path):
     }
     assert counts == {"indoor": 1, "outdoor": 2}
     (tmp_path / "TFW/val/outdoor.csv").unlink()
-    with pytest.raises(InputError, match=r"TFW has no val/outdoor.csv. Take it from huggingface"):
+    with pytest.raises(InputError, match=r"TFW has no val/outdoor.csv. Download it from huggingface"):
         tfds_builders.build("tfw/all", tmp_path / "data", manual_dir=tmp_path / "TFW")
 
 
@@ -132,7 +132,7 @@ def test_bad_faces(tmp_path):
         r"train/indoor/2.png lacks .*2.png. Complete": row("2.png", box, points),
         r"indoor.csv names the file '../1.png', which lies outside": row("../1.png", box, points),
         r"Row 2 of .*indoor.csv has 13 columns": row("1.png", box, points[:4]),
-        r"Row 2 of .*indoor.csv holds 'top' where a number belongs": row("1.png", box, points).replace(",12,", ",top,"),
+        r"Row 2 of .*indoor.csv holds 'top' where a number": row("1.png", box, points).replace(",12,", ",top,"),
         r"holds no faces of tfw": "",
     }
     for sentence, line in cases.items():
@@ -146,7 +146,7 @@ def test_bad_faces(tmp_path):
     assert built.info.splits["train"].num_examples == 1
 
 
-def test_residue_of_a_spreadsheet(tmp_path):
+def test_spreadsheet_errors(tmp_path):
     rng = np.random.default_rng(6)
     box, points = make_face(rng)
     for name in ("1.png", "2.png"):

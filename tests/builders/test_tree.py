@@ -1,4 +1,4 @@
-"""Tests of how a dataset's files are found: in the archive's own folder, in upper case; and messages."""
+"""Tests of how a dataset's files are found, in the archive's own folder or in upper case, and of error messages."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ WRITE = {
 
 
 def parse(name, folder) -> dict[str, list[tuple]]:
-    """Split -> key, landmarks and existing images of its faces."""
+    """Returns split -> key, landmarks and modalities of its faces; checks that their images exist."""
     splits = tfds_builders.load(name, folder / "built").parse(folder)
     files = {
         split: [(face.key, face.landmarks.tolist(), bool(face.rgb), bool(face.thermal)) for face in mine]
@@ -58,10 +58,10 @@ def test_the_archives_own_folder_is_found(tmp_path, name, change):
     archive = tmp_path / "given" / "Archive"
     archive.parent.mkdir()
     WRITE[name](archive)
-    for path in [] if name == "rwth_aachen" else sorted(archive.iterdir()):  # its files are found by their exact names
+    for path in [] if name == "rwth_aachen" else sorted(archive.iterdir()):  # finds files by their exact names
         if change(path.name) != path.name:
             path.rename(path.with_name(change(path.name)))
-    for path in [path for path in archive.rglob("*") if path.is_file()]:  # as archives made on a Mac have them
+    for path in [path for path in archive.rglob("*") if path.is_file()]:  # as in archives made on a Mac
         twin = tmp_path / "given/__MACOSX" / path.relative_to(archive.parent).with_name(f"._{path.name}")
         twin.parent.mkdir(parents=True, exist_ok=True)
         twin.write_bytes(b"Mac OS X")
@@ -69,14 +69,14 @@ def test_the_archives_own_folder_is_found(tmp_path, name, change):
 
 
 @pytest.mark.parametrize("name", WRITE)
-def test_an_empty_folder_is_told_how_to_get_the_dataset(tmp_path, name):
+def test_the_error_of_an_empty_folder_says_how_to_get_the_dataset(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as caught:
         tfds_builders.build(name, tmp_path / "built", manual_dir=tmp_path / "empty")
     assert str(caught.value).endswith(tfds_builders.load(name, tmp_path / "built").HOW_TO_GET)
 
 
-def test_a_lost_label_file_or_all_images_lost_are_told_how_to_get_the_dataset(tmp_path):
+def test_errors_of_missing_label_files_and_images_say_how_to_get_the_dataset(tmp_path):
     how = tfds_builders.load("webmorph_faces", tmp_path / "built").HOW_TO_GET
     test_webmorph_faces.write(tmp_path / "source")
     for pattern in ("*.jpg", "london_001.pts"):
@@ -92,14 +92,14 @@ def make(folder, *names):
         (folder / name).mkdir(parents=True)
 
 
-def test_the_folder_that_holds_most_is_taken(tmp_path):
+def test_the_folder_that_holds_most_names_is_used(tmp_path):
     make(tmp_path, "a/x", "a/y", "b/x", "x")
     assert tree.find(tmp_path, ("x", "y"), "") == {"x": tmp_path / "a/x", "y": tmp_path / "a/y"}
     assert tree.find(tmp_path, ("x",), "") == {"x": tmp_path / "x"}  # rather than a deeper one
     assert tree.find(tmp_path, ("x", "z"), "", partly=True) == {"x": tmp_path / "x"}
 
 
-def test_what_is_missing_or_there_twice_is_named(tmp_path):
+def test_errors_name_what_is_missing_or_ambiguous(tmp_path):
     make(tmp_path, "a/x", "b/x", "c/z")
     with pytest.raises(InputError, match=r"/a and .*/b both hold x; give --manual_dir one of them"):
         tree.find(tmp_path, ("x",), "")

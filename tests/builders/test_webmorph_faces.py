@@ -1,4 +1,4 @@
-"""Tests of webmorph_faces: a tiny tree of its form, mistakes in it, and the real dataset if it is on disk."""
+"""Tests of webmorph_faces: a tiny tree of the same form, mistakes in it, and the real dataset if it is on disk."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from mlcm_jax.errors import InputError
 
 REAL = Path(__file__).parents[3] / "shared/data/webmorph_faces"
 NAMES = {"train": ["london_001", "canada_008f"], "val": ["london_002"], "test": ["canada_026f"]}
-DOT = 30  # this landmark lies at integers, under a bright dot
+DOT = 30  # this landmark has integer coordinates, and a bright dot marks it
 SIZES = {"london": (96, 96), "canada": (72, 96)}
 
 
@@ -81,7 +81,7 @@ def _spoil_swapped(folder):
 
 
 @pytest.mark.parametrize(("spoil", "remark"), [(_spoil_bom, ""), (_spoil_swapped, r"rows \[y, x\]")])
-def test_what_is_odd_is_read(tmp_path, spoil, remark):
+def test_odd_files_are_read(tmp_path, spoil, remark):
     written = write(tmp_path / "source")
     spoil(tmp_path / "source")
     builder = tfds_builders.build("webmorph_faces", tmp_path / "built", manual_dir=tmp_path / "source")
@@ -143,7 +143,7 @@ def test_a_missing_image_is_left_out_on_demand(tmp_path):
     assert "images/london_001.jpg lacks" in builder.info.metadata["remarks"][0]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real webmorph_faces is not at hand")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real webmorph_faces is not on disk")
 def test_the_real_labels(tmp_path):
     faces = tfds_builders.load("webmorph_faces", tmp_path).parse(REAL)
     assert {split: len(mine) for split, mine in faces.items()} == {"train": 97, "val": 15, "test": 27}
@@ -154,7 +154,7 @@ def test_the_real_labels(tmp_path):
 
 
 def refuse(monkeypatch, method, below):
-    """Makes `Path.method` fail in the folder `below`, as the system does without permission."""
+    """Makes `Path.method` raise PermissionError for paths in the folder `below`."""
     real = getattr(Path, method)
 
     def refusing(self, *arguments, **options):
@@ -166,7 +166,7 @@ def refuse(monkeypatch, method, below):
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["data_dir in the source", "apart"])
-def test_a_source_that_is_not_ours_to_read_is_not_called_unwritable(tmp_path, monkeypatch, inside):
+def test_the_error_of_an_unreadable_source_does_not_blame_the_data_dir(tmp_path, monkeypatch, inside):
     source = tmp_path / "source"
     write(source)
     refuse(monkeypatch, "stat", source / "images")
@@ -174,7 +174,7 @@ def test_a_source_that_is_not_ours_to_read_is_not_called_unwritable(tmp_path, mo
         tfds_builders.build("webmorph_faces", (source if inside else tmp_path) / "built", manual_dir=source)
 
 
-def test_a_data_dir_in_the_source_that_cannot_be_written_is_called_so(tmp_path, monkeypatch):
+def test_the_error_of_an_unwritable_data_dir_in_the_source_blames_the_data_dir(tmp_path, monkeypatch):
     source = tmp_path / "source"
     write(source)
     refuse(monkeypatch, "mkdir", source / "built")
@@ -183,7 +183,7 @@ def test_a_data_dir_in_the_source_that_cannot_be_written_is_called_so(tmp_path, 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_without_the_right_to_it(tmp_path):
+def test_a_folder_without_permission(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir()
     write(closed / "source")

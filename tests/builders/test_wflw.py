@@ -1,4 +1,4 @@
-"""Tests of wflw: builds a tiny tree with the real lists and reads it back; and messages about broken lists."""
+"""Tests of wflw: a tiny tree in the form of the real lists, built and read back, and messages about broken lists."""
 
 import pathlib
 import tempfile
@@ -164,10 +164,10 @@ def _word(row, place, word) -> str:
     ("edit", "message"),
     [
         (lambda row: _word(row, 3, "nan"), r"Line 2 of .*attr_train\.txt holds a number that is not finite"),
-        (lambda row: _word(row, 3, "x7"), r"Line 2 of .* holds 'x7' where a number belongs"),
+        (lambda row: _word(row, 3, "x7"), r"Line 2 of .* holds 'x7' where a number is expected"),
         (lambda row: _word(row, 3, "1e300"), r"Line 2 of .* holds 1e\+300, which is not a pixel"),
         (lambda row: row.split(" ", 2)[2], r"Line 2 of .* has 205 columns; 196 coordinates"),
-        (lambda row: _word(row, 198, "3"), r"Line 2 of .* has the box 11 8 3 59; left, top"),
+        (lambda row: _word(row, 198, "3"), r"Line 2 of .* has the box 11 8 3 59, which is not left, top"),
         (lambda row: _word(row, 201, "2"), r"Line 2 of .* has the attributes 1 2 0 0 1 0; each"),
         (lambda row: _word(row, 206, "../../secret.jpg"), r"attr_train\.txt names the file .* which lies outside"),
         (lambda row: _word(row, 206, "/etc/passwd"), r"attr_train\.txt names the file .* which lies outside"),

@@ -1,4 +1,4 @@
-"""Tests of youtube_faces_68: a tiny tree of its form, mistakes in it, and the real dataset if it is on disk."""
+"""Tests of youtube_faces_68: a tiny tree of the same form, mistakes in it, and the real dataset if it is on disk."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ NAMES = {
     "test": ["te_Adam_Sandler_01.jpg"],
 }
 HEADER = ["name", "identity", "split", "scale", *(f"{axis}{k}" for k in range(68) for axis in "xy")]
-DOT = 33  # this landmark lies at integers, under a bright dot
+DOT = 33  # this landmark has integer coordinates, and a bright dot marks it
 
 
 def write(folder: Path) -> dict[str, np.ndarray]:
@@ -106,9 +106,9 @@ def _double_row(folder):
         (_replace("landmarks.csv", ",0.91,", ",nan,"), "not finite"),
         (_replace("landmarks.csv", ",0.91,", ",fine,"), "holds 'fine' where a number"),
         (_replace("landmarks.csv", ",0.91,", ",0.91,1.0,"), "Row 2 of .* has 141 columns; the header has 140"),
-        (_replace("landmarks.csv", ",train,", ",test,"), "is of the split 'test' by"),
+        (_replace("landmarks.csv", ",train,", ",test,"), "is in the split 'test' according to"),
         (_double_row, "has two rows for 'te_Abdel"),
-        (lambda folder: (folder / "val.txt").unlink(), r"has no val\.txt\. Take the frames"),
+        (lambda folder: (folder / "val.txt").unlink(), r"has no val\.txt\. Download the frames"),
     ],
 )
 def test_mistakes(tmp_path, spoil, message):
@@ -118,7 +118,7 @@ def test_mistakes(tmp_path, spoil, message):
         _parse(tmp_path)
 
 
-def test_residue_of_a_spreadsheet(tmp_path):
+def test_spreadsheet_errors(tmp_path):
     write(tmp_path / "source")
     table = tmp_path / "source/landmarks.csv"
     lines = table.read_text().splitlines()
@@ -155,7 +155,7 @@ def test_any_table_is_read_or_refused(tmp_path_factory, content):
         _parse(folder)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real youtube_faces_68 is not at hand")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real youtube_faces_68 is not on disk")
 def test_the_real_labels(tmp_path):
     faces = tfds_builders.load("youtube_faces_68", tmp_path).parse(REAL)
     assert {split: len(mine) for split, mine in faces.items()} == {"train": 2430, "val": 350, "test": 690}

@@ -1,4 +1,4 @@
-"""Faces and images for tiny trees, and checks that every dataset must pass after it was read back."""
+"""Faces and images for tiny dataset trees, and checks that every dataset must pass when it is read back."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from mlcm_jax import landmarks
 from mlcm_jax.data import augment
 from mlcm_jax.data.examples import open_examples
 
-# The middle (x, y) of each part of a face, its half width and half height, all in [0, 1].
+# For each part of a face: centre x, y, half width and half height, in fractions of the image.
 _PARTS = {
     "jaw": (0.5, 0.55, 0.38, 0.4),
     "right_brow": (0.33, 0.3, 0.1, 0.02),
@@ -26,7 +26,7 @@ _PARTS = {
     "chin": (0.5, 0.95, 0.0, 0.0),
 }
 
-# What a JSON file may hold, with keys of label files among others.
+# Any JSON content, with the keys of label files among others.
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400)
 KEYS = st.sampled_from(["landmarks", "landmarks5", "visible", "box", "name", "images", "annotations", "id", "image_id"])
 JSON = st.recursive(
@@ -37,7 +37,7 @@ JSON = st.recursive(
 
 
 def make_points(layout, size, rng) -> np.ndarray:
-    """A random upright face, float32 [K, 2], in pixels of an image of `size` = (width, height)."""
+    """Returns a random upright face, float32 [K, 2], in pixels of an image of `size` = (width, height)."""
     layout = landmarks.get(layout)
     points = np.zeros((layout.count, 2))
     for group, indices in layout.groups.items():
@@ -49,7 +49,7 @@ def make_points(layout, size, rng) -> np.ndarray:
 
 
 def make_image(size, rng, *, channels=3, dots=()) -> np.ndarray:
-    """An image uint8 [h, w] or [h, w, 3]: dim noise, and a bright dot on each of `dots` (x, y), rounded to pixels."""
+    """Returns an image uint8 [h, w] or [h, w, 3] of dim noise, with a bright dot at the pixel nearest each (x, y)."""
     width, height = size
     image = rng.integers(0, 100, (height, width, channels), np.uint8)
     for x, y in dots:
@@ -58,13 +58,13 @@ def make_image(size, rng, *, channels=3, dots=()) -> np.ndarray:
 
 
 def write_image(path, image) -> None:
-    """Writes PNG, JPEG or TIFF, by the ending; colour is RGB."""
+    """Writes PNG, JPEG or TIFF, by the file's ending; colour images are RGB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
 
 
 def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:
-    """Key -> example of a built dataset, as the training loader's `Examples` returns it, with `metadata`."""
+    """Returns key -> example of a built dataset, as the training loader's `Examples` yields it, with `metadata`."""
     builder = tfds_builders.load(name, data_dir)
     examples = open_examples(name, split, data_dir=data_dir, layout=layout or builder.LAYOUT)
     facts = [examples.metadata(k) for k in range(len(examples))]
@@ -72,7 +72,7 @@ def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:
 
 
 def check_flips(examples, layout) -> None:
-    """Checks that a mirrored crop has left and right landmarks swapped, and that mirroring twice changes nothing."""
+    """Checks that the layout's flip is its own inverse, and that a mirrored crop swaps left and right landmarks."""
     layout = landmarks.get(layout)
     assert (layout.flip[layout.flip] == np.arange(layout.count)).all()
     for example in examples:

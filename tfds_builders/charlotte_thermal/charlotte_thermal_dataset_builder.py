@@ -1,4 +1,4 @@
-"""TFDS builder of `charlotte_thermal`: Charlotte-ThermalFace, 16-bit °C, landmarks of frontal and of profile faces."""
+"""TFDS builder of `charlotte_thermal`: 16-bit °C images, with landmarks of frontal and of profile faces."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 
 LAYOUTS = {name: landmarks.get(f"charlotte{count}") for name, count in (("frontal", 73), ("profile", 43))}
-# Boxes are made without the forehead points, which other datasets lack.
+# Boxes enclose this many first points: the others, on the forehead, are missing in other datasets.
 _BOXED = {"frontal": 68, "profile": 39}
 
 SUBJECTS = range(1, 11)
 # The ten subjects are ordered by the SHA-1 of "charlotte_thermal N": the first is val, the next two are test.
 _SPLITS = {"S3": "val", "S4": "test", "S7": "test"}
-_SHOWN = 60  # keys in a remark; the published tables have 48 rows with a wrong number of points
+_SHOWN = 60  # keys listed in a remark; the published tables have 48 rows with a wrong number of points
 
 _FACTS = {
     "distance": ("Distance", "metres from the camera"),
     "room": ("env-temp", "air temperature in °C"),
     "humidity": ("RH", "relative humidity of the air in %"),
-    "airflow": ("Airflow", "as the dataset gives it"),
+    "airflow": ("Airflow", "in the unit of the dataset"),
     "sensation": ("Sensation", "how warm the subject felt, from cold (negative) to warm"),
 }
 
 
 def visible_side(points: np.ndarray) -> str:
-    """The subject's side that a profile shows: "left" if the nose points to the left of an upright image.
+    """Returns the subject's side that a profile shows: "left" if the nose of an upright face points left in the image.
 
-    The turn from the ear (points 0-3) over the chin (8-11) to the nose (16-21) is clockwise for one side and
-    counterclockwise for the other, at any roll of the head.
+    The triangle of ear (points 0-3), chin (8-11) and nose (16-21) is clockwise for one side and counterclockwise for
+    the other, whatever the roll of the head.
 
     Args:
-        points: float [43, 2] of layout charlotte43.
+        points: float [43, 2] in pixels, of the layout charlotte43.
     """
     ear, chin, nose = (points[part].mean(0) for part in (slice(0, 4), slice(8, 12), slice(16, 22)))
     (ax, ay), (bx, by) = chin - ear, nose - ear
@@ -52,12 +52,12 @@ class Table:
     """The rows of `S{k}.csv`.
 
     Attributes:
-        points: ID -> float32 [K, 2], NaN for cells that hold nothing. K is the number of pairs x0, y0, x1, y1, … in the
+        points: ID -> float32 [K, 2] in pixels, NaN for blank cells. K is the number of pairs x0, y0, x1, y1, … in the
             header.
-        facts: ID -> facts of the recording by name; NaN: not told, or told differently by several rows.
-        nameless: number of rows without an ID, which were passed over.
-        unclear: IDs of which several rows tell different facts.
-        contradicting: IDs of which several rows have different points; `points` and `facts` do not hold them.
+        facts: ID -> name -> fact of the recording; NaN if it is missing, or if rows with this ID disagree.
+        nameless: the number of rows without an ID, which were skipped.
+        unclear: IDs whose rows disagree on facts.
+        contradicting: IDs whose rows disagree on points; `points` and `facts` leave them out.
     """
 
     points: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -68,32 +68,33 @@ class Table:
 
 
 def read_labels(path: pathlib.Path) -> Table:
-    """Reads `S{k}.csv`. Errors that a spreadsheet left in cells, such as #DIV/0!, count as blank.
+    """Reads `S{k}.csv`. Spreadsheet errors in cells, such as #DIV/0!, count as blank.
 
     Raises:
         InputError: a missing file, no CSV, missing columns, a cell that is not a number, an ID that is not a file name.
     """
     table = Table()
-    told: dict[str, list[np.ndarray]] = {}
+    facts_of_rows: dict[str, list[np.ndarray]] = {}
     for k, row in enumerate(formats.read_table(path, ("ID", *_columns(43))), 2):
         where, name = f"Row {k} of {path}", row["ID"]
         if formats.is_blank(name):
             table.nameless += 1
             continue
         if not re.fullmatch(r"\w+", name):
-            raise InputError(f"{where} has the ID {name[:40]!r}; an image's name such as R11102 belongs there.")
+            raise InputError(f"{where} has the ID {name[:40]!r}, which is not an image's name such as R11102.")
         count = next(i for i in range(43, len(row)) if f"x{i}" not in row or f"y{i}" not in row)
         points = formats.cells([row[column] for column in _columns(count)], where).reshape(-1, 2)
         if not np.array_equal(table.points.setdefault(name, points), points, equal_nan=True):
             table.contradicting.add(name)
-        told.setdefault(name, []).append(formats.cells([row.get(column, "") for column, _ in _FACTS.values()], where))
+        facts = formats.cells([row.get(column, "") for column, _ in _FACTS.values()], where)
+        facts_of_rows.setdefault(name, []).append(facts)
     for name in table.contradicting:
-        del table.points[name], told[name]
-    for name, rows in told.items():
-        facts = [{value for value in column if np.isfinite(value)} for column in np.transpose(rows).tolist()]
-        if any(len(values) > 1 for values in facts):
+        del table.points[name], facts_of_rows[name]
+    for name, rows in facts_of_rows.items():
+        distinct = [{value for value in column if np.isfinite(value)} for column in np.transpose(rows).tolist()]
+        if any(len(values) > 1 for values in distinct):
             table.unclear.add(name)
-        single = [values.pop() if len(values) == 1 else np.nan for values in facts]
+        single = [values.pop() if len(values) == 1 else np.nan for values in distinct]
         table.facts[name] = dict(zip(_FACTS, map(np.float32, single), strict=True))
     return table
 
@@ -108,9 +109,9 @@ class CharlotteThermal(faces.FaceBuilder):
     name = "charlotte_thermal"
     BUILDER_CONFIGS = faces.configs(
         frontal="faces labelled with 73 points: iBUG 68 and the forehead",
-        profile="faces labelled with the 43 points of the side that is seen",
+        profile="faces labelled with the 43 points of the visible side",
     )
-    LAYOUT = LAYOUTS["frontal"]  # of the first config; an instance has that of its config
+    LAYOUT = LAYOUTS["frontal"]  # that of the first config; __init__ sets that of the instance's config
     MODALITIES = ("thermal",)
     NORMALIZER = "box"
     THERMAL = faces.Thermal("counts", 0.01, -273.15)
@@ -133,12 +134,14 @@ class CharlotteThermal(faces.FaceBuilder):
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
         """Adds the circumstances of the recording, and `side` for profiles."""
-        side = {"side": faces.text("left or right: the subject's side that is seen, inferred from the landmarks")}
-        facts = {name: faces.tensor((), np.float32, f"{doc}; NaN: not told") for name, (_, doc) in _FACTS.items()}
+        side = {"side": faces.text("left or right: the subject's visible side, inferred from the landmarks")}
+        facts = {
+            name: faces.tensor((), np.float32, f"{doc}; NaN: missing or unclear") for name, (_, doc) in _FACTS.items()
+        }
         return facts | (side if self.builder_config.name == "profile" else {})
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """Reads S{k}.csv, which labels S{k}/{ID}.tiff, for every subject k that is there."""
+        """Reads S{k}.csv, which labels S{k}/{ID}.tiff, for every subject k whose table exists."""
         names = [name for k in SUBJECTS for name in (f"S{k}.csv", f"S{k}")]
         places = tree.find(folder, names, self.HOW_TO_GET, partly=True)
         tables = {f"S{k}": read_labels(places[f"S{k}.csv"]) for k in SUBJECTS if f"S{k}.csv" in places}
@@ -162,7 +165,7 @@ class CharlotteThermal(faces.FaceBuilder):
         return splits
 
     def _fits(self, points: np.ndarray) -> bool:
-        """Whether a row has the points of this config: the first 43, or all 73, of which the last may be missing."""
+        """Whether a row has exactly the points of this config: the first 43, or all 73 or the first 72 of these."""
         labelled = _labelled(points)
         count = int(labelled.sum())
         # The paper counts 72 points.
@@ -170,7 +173,7 @@ class CharlotteThermal(faces.FaceBuilder):
         return known and bool(labelled[:count].all())
 
     def _face(self, key: str, image: pathlib.Path, points: np.ndarray, facts: Mapping[str, np.float32]) -> faces.Face:
-        """The face of a row that fits; a missing 73rd point is placed at the 72nd."""
+        """Makes the face of a row that `_fits`; a missing 73rd point is placed at the 72nd."""
         config, count = self.builder_config.name, int(_labelled(points).sum())
         points = np.concatenate([points[:72], points[71:72]]) if count == 72 else points[: self.LAYOUT.count].copy()
         boxed = points[: _BOXED[config]]
@@ -190,12 +193,18 @@ def _labelled(points: np.ndarray) -> np.ndarray:
 
 
 def _remarks(tables: Mapping[str, Table], odd: Mapping[str, int], built: Container[str]) -> Iterator[str]:
-    """What was passed over or is not clear; `odd` are rows with a wrong number of points, `built` the keys of faces."""
+    """Yields remarks about rows that were left out or are unclear.
+
+    Args:
+        tables: subject -> table.
+        odd: key -> number of points, of rows with a wrong number.
+        built: keys of the faces that this config has.
+    """
     nameless = {subject: table.nameless for subject, table in tables.items() if table.nameless}
     if nameless:
         where = ", ".join(f"{number} in {subject}.csv" for subject, number in nameless.items())
         rows = formats.counted(sum(nameless.values()), "row without an ID was", "rows without an ID were")
-        yield f"{rows} passed over: {where}."
+        yield f"{rows} skipped: {where}."
     if odd:
         rows = formats.counted(len(odd), "row has", "rows have")
         shown = formats.listed((f"{key} ({number})" for key, number in odd.items()), _SHOWN)
@@ -213,6 +222,6 @@ def _remarks(tables: Mapping[str, Table], odd: Mapping[str, int], built: Contain
     if unclear:
         images = formats.counted(len(unclear), "image has", "images have")
         yield (
-            f"{images} several rows with the same points but other facts, such as the room's temperature: "
-            f"{formats.listed(unclear)}. Facts that differ are stored as not told (NaN)."
+            f"{images} several rows with the same points but different facts, such as the room's temperature: "
+            f"{formats.listed(unclear)}. Facts that differ are stored as missing (NaN)."
         )

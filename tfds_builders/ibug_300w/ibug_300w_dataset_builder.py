@@ -1,4 +1,4 @@
-"""TFDS builder of `ibug_300w`: AFW, HELEN, LFPW and iBUG, which 300W annotated again with 68 landmarks."""
+"""TFDS builder of `ibug_300w`: AFW, HELEN, LFPW and iBUG with the 68 landmarks of 300W."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 
-# The division that every publication since Ren et al. (CVPR 2014) uses.
+# The splits that every publication since Ren et al. (CVPR 2014) uses.
 FOLDERS = {
     "train": ("afw", "helen/trainset", "lfpw/trainset"),
     "common": ("helen/testset", "lfpw/testset"),
@@ -56,18 +56,18 @@ class Ibug300w(faces.FaceBuilder):
         self.remarks = []
         self.passed_over = {*surplus["mirrored"], *surplus["copies"]}
         self.leave_out_unlabelled({key: f"{pathlib.PurePath(key).stem}.pts" for key in unlabelled}, folder)
-        because = {
+        sentences = {
             "mirrored": (
-                "mirrored image, as some redistributions add them, was left out",
+                "mirrored image, of a kind that some redistributions add, was left out",
                 "mirrored images, which some redistributions add, were left out",
             ),
             "copies": (
-                "second download, as file managers mark it with (1), was left out",
-                "second downloads, which file managers mark with (1), were left out",
+                "second download, which browsers mark with (1), was left out",
+                "second downloads, which browsers mark with (1), were left out",
             ),
         }
         self.remarks += [
-            f"{formats.counted(len(names), *because[why])}: {formats.listed(names, 1)}."
+            f"{formats.counted(len(names), *sentences[why])}: {formats.listed(names, 1)}."
             for why, names in surplus.items()
             if names
         ]
@@ -75,9 +75,13 @@ class Ibug300w(faces.FaceBuilder):
 
 
 def _faces(folder: pathlib.Path, sub: str, unlabelled: list[str], surplus: Mapping[str, list[str]]) -> list[faces.Face]:
-    """The faces of the folder called `sub`, sorted by name.
+    """Reads the faces of one folder, sorted by name.
 
-    Keys of images without labels are added to `unlabelled`, and those of images that are not part of 300W to `surplus`.
+    Args:
+        folder: its path.
+        sub: its name in `FOLDERS`, with which keys begin.
+        unlabelled: gets the keys of images without labels.
+        surplus: gets the keys of images that are not part of 300W, by reason (see `_surplus`).
     """
     labels: dict[str, pathlib.Path] = {}
     images: dict[str, list[str]] = {}
@@ -105,7 +109,10 @@ def _faces(folder: pathlib.Path, sub: str, unlabelled: list[str], surplus: Mappi
 
 
 def _surplus(stem: str, stems: Container[str]) -> str:
-    """Why an image is not part of the dataset, or ""; a name with (1) is part of it if no original lies beside it."""
+    """Returns why an image is not part of the dataset ("mirrored" or "copies"), or "" if it is part.
+
+    An image counts as a copy or as mirrored only if its original is among `stems`, the names in its folder.
+    """
     if stem.endswith("_mirror") and stem.removesuffix("_mirror") in stems:
         return "mirrored"
     copy = re.fullmatch(r"(.*\S) ?\(\d+\)", stem)

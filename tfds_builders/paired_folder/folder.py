@@ -1,4 +1,4 @@
-"""Finds the images of every pair in a user's folder, and the pair that a name in a label file means."""
+"""Finds the images of every pair in a user's folder, and the pair that a name in a label file refers to."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ def find_files(folder: pathlib.Path) -> list[str]:
     """Lists the paths of all files in a folder, relative to it, with forward slashes; hidden files are left out."""
     found = []
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # .git, and macOS's ._ twins of files
+        folders[:] = [name for name in folders if not name.startswith(".")]  # such as .git; macOS adds files ._NAME
         found += [os.path.relpath(os.path.join(place, name), folder) for name in names if not name.startswith(".")]
     return sorted(path.replace(os.sep, "/") for path in found)
 
 
 def match(paths: Iterable[str], glob: str, flag: str) -> dict[str, str]:
-    """Finds the files that fit a pattern: name -> path. The name is what the stars matched, with / between several.
+    """Finds the files that match a pattern: name -> path. The name is what the stars matched, joined by slashes.
 
-    A star stands for one or more characters other than a slash; everything else stands for itself.
+    A star matches one or more characters other than a slash; all other characters match themselves.
 
     Args:
         paths: all paths in the user's folder.
         glob: the pattern.
-        flag: the option that gave it, for messages.
+        flag: the option that holds the pattern, for messages.
 
     Raises:
         InputError: a pattern without a star, or with ** or ?; two files with one name.
     """
     if "*" not in glob or "**" in glob or "?" in glob:
         raise InputError(
-            f"--{flag}={glob} must hold a * for the pair's name, such as *_rgb.png; ** and ? are not known."
+            f"--{flag}={glob} must hold a * for the pair's name, such as *_rgb.png; ** and ? are not supported."
         )
-    form = re.compile("([^/]+)".join(map(re.escape, glob.removeprefix("./").split("*"))), re.DOTALL)
-    fits = [(form.fullmatch(path), path) for path in paths]
-    return _unique([("/".join(fit.groups()), path) for fit, path in fits if fit], f"--{flag}={glob}")
+    pattern = re.compile("([^/]+)".join(map(re.escape, glob.removeprefix("./").split("*"))), re.DOTALL)
+    matches = [(pattern.fullmatch(path), path) for path in paths]
+    return _unique([("/".join(one.groups()), path) for one, path in matches if one], f"--{flag}={glob}")
 
 
 def by_stem(folder: pathlib.Path, endings: tuple[str, ...]) -> dict[str, str]:
@@ -51,8 +51,8 @@ def by_stem(folder: pathlib.Path, endings: tuple[str, ...]) -> dict[str, str]:
     Raises:
         InputError: two files with one name.
     """
-    fits = [path for path in find_files(folder) if path.lower().endswith(endings)]
-    return _unique([(path.rpartition(".")[0], path) for path in fits], f"The folder {folder}")
+    matches = [path for path in find_files(folder) if path.lower().endswith(endings)]
+    return _unique([(path.rpartition(".")[0], path) for path in matches], f"The folder {folder}")
 
 
 def find_images(
@@ -61,19 +61,20 @@ def find_images(
     """Finds the images of every pair: modality -> name -> path in the folder.
 
     Args:
-        folder: the user's.
-        rgb_glob: pattern of the RGB images; None: none, or the folder `rgb` if there is no other pattern either.
+        folder: the user's folder.
+        rgb_glob: the pattern of the RGB images. Without it, the images in the folder `rgb` are taken if `thermal_glob`
+            is None too, and no RGB images otherwise.
         thermal_glob: the same for thermal images.
 
     Raises:
-        InputError: neither patterns nor folders; a pattern that fits no file; a folder without images.
+        InputError: neither patterns nor folders; a pattern that matches no file; a folder without images.
     """
     found: dict[str, dict[str, str]] = {}
     for modality, glob in (("rgb", rgb_glob), ("thermal", thermal_glob)):
         if glob:
             found[modality] = match(find_files(folder), glob, f"{modality}_glob")
             if not found[modality]:
-                raise InputError(f"--{modality}_glob={glob} fits no file in {folder}.")
+                raise InputError(f"--{modality}_glob={glob} matches no file in {folder}.")
         elif not (rgb_glob or thermal_glob) and (place := tree.locate(folder, modality)):
             stems = by_stem(place, IMAGES)
             found[modality] = {name: f"{place.name}/{path}" for name, path in stems.items()}
@@ -81,7 +82,7 @@ def find_images(
                 raise InputError(f"{place} holds no images ({', '.join(IMAGES)}); fill or remove it.")
     if not found:
         inner = [path for path in tree.subfolders(folder) if tree.locate(path, "rgb") or tree.locate(path, "thermal")]
-        hint = f"give --manual_dir={inner[0]}, which has" if inner else "make them"
+        hint = f"give --manual_dir={inner[0]}, which has one" if inner else "create them"
         raise InputError(
             f"{folder} has neither a folder rgb nor a folder thermal; {hint}, or say which files are which with "
             "--rgb_glob='*_rgb.png' --thermal_glob='*_thermal.png'."
@@ -90,15 +91,15 @@ def find_images(
 
 
 class Names:
-    """Finds the pair that a word in a label file or list means: `names(word, source)` is the pair's name.
+    """Maps a name as written in a label file or list to the pair that it refers to: `names(word, source)`.
 
-    The word may be the name itself, an image's path in the dataset, that path without its first folders or with further
-    ones before it (as annotation tools write them), or any of these with another ending. A word that means no image is
-    returned unchanged, and will be reported as a face without images.
+    The word may be the pair's name, an image's path in the dataset, that path without its first folders or with
+    additional ones before it (as annotation tools write them), or any of these with another ending. A word that refers
+    to no image is returned unchanged, and will be reported as a face without images.
 
     Args:
         images: modality -> name -> path, from `find_images`.
-        folder: the user's.
+        folder: the user's folder.
     """
 
     def __init__(self, images: Mapping[str, Mapping[str, str]], folder: pathlib.Path) -> None:
@@ -114,11 +115,11 @@ class Names:
         self._means |= {name: name for files in images.values() for name in files}
 
     def known(self, name: str) -> bool:
-        """Whether a name that a call returned has an image; `#2` for its second face may follow."""
+        """Whether a name that a call returned has an image; the name may end in `#2` for the image's second face."""
         return any(self._means.get(word) == word for word in (name, name.partition("#")[0]))
 
     def __call__(self, word: str, source: str | os.PathLike) -> str:
-        """Returns the name of a pair; InputError, naming the file `source`, for a word that leads out of the folder."""
+        """Returns the name of a pair; raises InputError, which names `source`, for a path outside the folder."""
         word = str(word).strip()
         formats.inside(self._folder, word, source)
         parts = word.replace("\\", "/").removeprefix("./").split("/")

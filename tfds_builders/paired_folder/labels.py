@@ -1,4 +1,4 @@
-"""Reads the label files of `paired_folder`: one file an image, one JSON file for all, or COCO keypoints (README.md)."""
+"""Reads the label files of `paired_folder` (see README.md): one per image, one JSON file for all, or COCO keypoints."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ENDINGS = (".pts", ".json", ".csv", ".txt")
 
 @dataclasses.dataclass(eq=False)
 class Label:
-    """What a label file says about one face.
+    """The label of one face.
 
     Attributes:
         landmarks: float32 [K, 2] in pixels; None: unlabelled. A point without a label is placed at the mean of the
             others, is not visible, and has the confidence 0.
-        known: bool [K], which points have a label.
+        known: bool [K], True for points that have a label.
         visible: bool [K].
         confidence: float32 [K], 0 to 1.
         box: x, y, w, h in pixels.
-        subject: who it is; "" if the file does not say.
+        subject: the person; "" if the file names nobody.
         pseudo: whether the landmarks come from a model, not from a person.
     """
 
@@ -59,13 +59,13 @@ def read_all(
 
     Args:
         path: a file with a list of entries with `name`, entries by name, or COCO keypoints.
-        resolve: turns a word for an image, and the file that holds it, into the pair's name.
+        resolve: maps a name as the file writes it, and the file's path, to the pair's name (see `folder.Names`).
 
     Returns:
         Name -> faces, and remarks for the user.
 
     Raises:
-        InputError: another form, NaN, flags that do not fit the points, two words for one image.
+        InputError: another form, NaN, flags that do not fit the points, or two spellings of one image's name.
     """
     content, remarks = files.read_json(path), []
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
@@ -94,7 +94,7 @@ def _row(entry: Any, k: int, path: pathlib.Path) -> tuple[str, list[Label]]:
 
 
 def _faces(value: Any, where: str) -> list[Label]:
-    """A list of objects holds several faces; anything else is one face."""
+    """Reads the value of an image: a list of objects is several faces, anything else is one face."""
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return [_face(item, f"{where}, face {k + 1},") for k, item in enumerate(value)]
     return [_face(value, where)]
@@ -109,16 +109,16 @@ def _face(value: Any, where: str) -> Label:
         raise InputError(f"{where} must be null, a list of [x, y], or an object with landmarks.")
     keys = [key for key in value if re.fullmatch(r"landmarks[0-9]*", key)]
     if len(keys) != 1:
-        said = f"has both {keys[0]} and {keys[1]}" if keys else "has no landmarks"
-        raise InputError(f"{where} {said}; one key landmarks is needed, null where there are none.")
+        fault = f"has both {keys[0]} and {keys[1]}" if keys else "has no landmarks"
+        raise InputError(f"{where} {fault}; one key landmarks is needed, null for an unlabelled face.")
     return _label(value[keys[0]], where, value)
 
 
 def _label(points: Any, where: str, entry: dict) -> Label:
-    """A face from its points, [x, y] or null, and from what else its entry says."""
+    """Makes the label of a face from its points, each [x, y] or null, and the other keys of its entry."""
     label = Label(subject=_text(entry.get("subject"), f"{where} subject"))
     if entry.get("pseudo") not in (None, True, False):
-        raise InputError(f"{where} has pseudo: {str(entry['pseudo'])[:40]}; true or false belong there.")
+        raise InputError(f"{where} has pseudo: {str(entry['pseudo'])[:40]}; it must be true or false.")
     label.pseudo = bool(entry.get("pseudo"))
     if entry.get("box") is not None:
         label.box = boxes.checked(entry["box"], f"{where} has a box that")
@@ -136,7 +136,7 @@ def _label(points: Any, where: str, entry: dict) -> Label:
         flags = entry["visible"]
         if not isinstance(flags, list) or len(flags) != count or not all(flag in (0, 1) for flag in flags):
             points = formats.counted(count, "point", "points")
-            raise InputError(f"{where} has visible that is not one true or false for each of its {points}.")
+            raise InputError(f"{where} has visible, which must be one true or false for each of its {points}.")
         label.visible &= np.array(flags, bool)
     if entry.get("confidence") is not None:
         values = np.array(_floats(entry["confidence"], count, f"{where} confidence"))
@@ -150,10 +150,11 @@ def _label(points: Any, where: str, entry: dict) -> Label:
 
 
 def _coco(content: dict, path: pathlib.Path) -> tuple[list[tuple[str, list[Label]]], list[str]]:
-    """Faces by `file_name` from COCO keypoints, and remarks.
+    """Reads COCO keypoints; returns the faces by `file_name`, and remarks.
 
-    Keypoints are triples x, y, v, where v is 0 without label, 1 hidden, 2 visible. Some tools (MMPose's converters for
-    300W and WFLW are among them) write 1 for every labelled point; therefore 1 counts as visible if no v is 2.
+    Keypoints are triples x, y, v, where v is 0 for an unlabelled point, 1 for a hidden and 2 for a visible one. Some
+    tools, such as MMPose's converters for 300W and WFLW, write 1 for every labelled point. Therefore 1 counts as
+    visible if no v in the file is 2.
     """
     files: dict = {}
     for k, image in enumerate(_list(content["images"], f"images in {path}")):
@@ -161,7 +162,7 @@ def _coco(content: dict, path: pathlib.Path) -> tuple[list[tuple[str, list[Label
             raise InputError(f"Image {k} of {path} has no file_name.")
         number = image.get("id")
         if not isinstance(number, int | str) or number in files:
-            raise InputError(f"Image {image['file_name'][:80]!r} of {path} has no id of its own.")
+            raise InputError(f"Image {image['file_name'][:80]!r} of {path} has no unique id.")
         files[number] = image["file_name"]
     found: dict[str, list[Label]] = {file: [] for file in files.values()}
     triples: list[tuple[str, dict[str, Any], str, list[list[float]]]] = []
@@ -184,7 +185,7 @@ def _coco(content: dict, path: pathlib.Path) -> tuple[list[tuple[str, list[Label
         entry["box"] = row.get("bbox") or None
         entry["visible"] = [v == visible for _, _, v in points]
         found[file].append(_label([(x, y) if v else None for x, y, v in points], where, entry))
-    remark = f"No keypoint in {path.name} has v = 2, so v = 1 counts as visible; nothing says which points are hidden."
+    remark = f"No keypoint in {path.name} has v = 2, so v = 1 counts as visible; hidden points are not marked."
     return list(found.items()), [remark] if 1 in values and 2 not in values else []
 
 
@@ -193,7 +194,7 @@ def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], s
 
     Args:
         path: the file.
-        resolve: turns a word for an image, and the file that holds it, into the pair's name.
+        resolve: maps a name as the file writes it, and the file's path, to the pair's name (see `folder.Names`).
 
     Returns:
         The pair's name, or name#2 for its second face -> box.
@@ -223,7 +224,7 @@ def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], s
 
 def _floats(value: Any, count: int, where: str) -> list[float]:
     if not isinstance(value, list | tuple) or len(value) != count:
-        needed = formats.counted(count, "number belongs", "numbers belong")
+        needed = formats.counted(count, "number is expected", "numbers are expected")
         raise InputError(f"{where} is {str(value)[:60]} where {needed}.")
     for number in value:
         plain = isinstance(number, int | float) and not isinstance(number, bool)
@@ -242,5 +243,5 @@ def _text(value: Any, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"{where} is {str(value)[:40]}; a word or a number belongs there.")
+        raise InputError(f"{where} is {str(value)[:40]}; it must be a word or a number.")
     return str(value).strip()

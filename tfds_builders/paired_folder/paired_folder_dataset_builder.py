@@ -1,4 +1,4 @@
-"""TFDS builder of `paired_folder`: the user's own RGB-thermal pairs, only thermal or only RGB, in any layout."""
+"""TFDS builder of `paired_folder`: the user's own RGB-thermal pairs, only thermal, or only RGB, in any layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PairedFolder(faces.FaceBuilder):
     """The user's own images and landmarks."""
 
     name = "paired_folder"
-    BUILDER_CONFIGS = faces.configs(default="a folder of the user's; any other name is another dataset")
+    BUILDER_CONFIGS = faces.configs(default="a folder of the user's; any other name makes another dataset")
     OPTIONS = options.FILES | options.PAIRED_FOLDER
     LAYOUT = "ibug68"
     MODALITIES = ("rgb", "thermal")
@@ -33,7 +33,7 @@ class PairedFolder(faces.FaceBuilder):
     LICENSE = "the user's"
     HOW_TO_GET = (
         "Give --manual_dir a folder with rgb/NAME.png, thermal/NAME.png and landmarks/NAME.pts (or .json, .csv, .txt); "
-        "for other names there are --rgb_glob, --thermal_glob and --labels."
+        "for other names, use --rgb_glob, --thermal_glob and --labels."
     )
 
     def __init__(self, options: Mapping[str, Any], facts: Mapping[str, Any], **kwargs: Any) -> None:
@@ -49,25 +49,25 @@ class PairedFolder(faces.FaceBuilder):
         """Constructs the builder of a user's dataset, which needs no options once it is built.
 
         Args:
-            config: the user's name for the dataset: letters, digits, _ and -; None is "default".
-            data_dir: folder of all built datasets.
-            **options: some of `OPTIONS`; each is described in `tfds_builders.options`.
+            config: the user's name for the dataset: letters, digits, _ and -; None means "default".
+            data_dir: the folder of all built datasets.
+            **options: some of `OPTIONS`, which `tfds_builders.options` describes.
 
         Raises:
-            InputError: a mistake in an option or a file, or options that differ from those of a dataset on disk.
+            InputError: an error in an option or a file, or options that differ from those of the built dataset.
         """
         name = config or "default"
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name, re.ASCII):
             raise InputError(
                 f"The name of the dataset, paired_folder/{name[:80]}, may hold letters, digits, _ and - only."
             )
-        given = _as_stored(options)
+        given = _normalised(options)
         built = pathlib.Path(data_dir) / cls.name / name / str(cls.VERSION)
         facts: dict[str, Any] = {}
         if built.is_dir():
-            facts = _stored(built, given, name)
+            facts = _read_built(built, given, name)
         elif given["manual_dir"]:
-            facts = _found(given)
+            facts = _read_folder(given)
         default = cls.BUILDER_CONFIGS[0]
         own = tfds.core.BuilderConfig(name=name, description="the user's")
         return cls(
@@ -79,18 +79,18 @@ class PairedFolder(faces.FaceBuilder):
         )
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Adds how sure a label is, where it comes from, and the name under which to label the image."""
+        """Adds the confidence of a label, whether a model made it, and the pair's name."""
         count = landmarks.get(self.LAYOUT).count
         return {
             "confidence": faces.tensor(
-                (count,), np.float32, "0 to 1, as the label says, 1 if it says nothing; 0: this point has no label"
+                (count,), np.float32, "0 to 1, from the label, where 1 is the default; 0: this point has no label"
             ),
             "pseudo": faces.tensor((), np.bool_, "the landmarks were set by a model"),
             "name": faces.text("the pair's name, which is also that of its label file"),
         }
 
     def notes(self) -> dict[str, Any]:
-        """Layout, modalities, kind of thermal image and options, which a load without options needs."""
+        """Returns what loading the dataset without options needs, and the number of images in no list."""
         return {
             "layout": layout_file.layout_to_dict(landmarks.get(self.LAYOUT)),
             "modalities": list(self.MODALITIES),
@@ -114,7 +114,7 @@ class PairedFolder(faces.FaceBuilder):
             for k, label in enumerate(mine):
                 mark = f"#{k + 1}" if k else ""
                 count = landmarks.get(self.LAYOUT).count
-                sure = np.zeros(count, np.float32) if label.confidence is None else label.confidence
+                confidence = np.zeros(count, np.float32) if label.confidence is None else label.confidence
                 face = faces.Face(
                     f"{path}{mark}",
                     **sources,
@@ -123,7 +123,7 @@ class PairedFolder(faces.FaceBuilder):
                     visible=label.visible,
                     box=boxes.get(f"{name}{mark}", label.box),
                     subject=subjects.get(f"{name}{mark}") or subjects.get(name) or label.subject,
-                    extra={"confidence": sure, "pseudo": label.pseudo, "name": name},
+                    extra={"confidence": confidence, "pseudo": label.pseudo, "name": name},
                 )
                 if face.box is None and face.landmarks is not None:
                     face.box = self._box(face)
@@ -131,13 +131,13 @@ class PairedFolder(faces.FaceBuilder):
         return self._split(by_name, folder)
 
     def _keys_of_other_configs(self, folder: pathlib.Path) -> set[str]:
-        """No keys: other configs are other datasets of the user's."""
+        """Returns no keys, because other configs are other datasets of the user's."""
         return set()
 
     def _box(self, face: faces.Face) -> np.ndarray | None:
-        """The box around five points; `prepare.example` makes those of other layouts.
+        """Returns the box around five points; None for other layouts, whose boxes `prepare.example` makes.
 
-        The usual margins are too tight for it, because the points include neither brows nor chin.
+        The usual margins are too tight for five points, which include neither brows nor chin.
         """
         if landmarks.get(self.LAYOUT).name != "tfw5" or np.shape(face.landmarks) != (5, 2):
             return None
@@ -145,7 +145,7 @@ class PairedFolder(faces.FaceBuilder):
         side = max(high - low)
         if side <= 0:
             raise InputError(f"All landmarks of {face.key} lie in one place; fix them, or give its box.")
-        # These ratios give the box around 68 points, in the mean over webmorph_faces (standard deviations 0.13, 0.08).
+        # On average over webmorph_faces, these ratios give the box around 68 points (standard deviations 0.13, 0.08).
         return np.array([*((low + high) / 2 - side * np.array([1.12, 1.19])), 2.24 * side, 2.45 * side], np.float32)
 
     def _split(self, by_name: dict[str, list[faces.Face]], folder: pathlib.Path) -> dict[str, list[faces.Face]]:
@@ -160,14 +160,14 @@ class PairedFolder(faces.FaceBuilder):
         known = {face.subject for some in mine.values() for face in some}
         mine["unlabelled"] = [some[0] for name, some in by_name.items() if name not in labelled]
         for face in mine["unlabelled"]:
-            # A person may be in a split and among the unlabelled, because labels made later go into that split.
+            # A person may be both in a split and unlabelled, because labels made later put the image into that split.
             face.subject = "" if face.subject in known else face.subject
         return mine
 
     def _listed(
         self, by_name: dict[str, list[faces.Face]], lists: Mapping[str, pathlib.Path]
     ) -> dict[str, list[faces.Face]]:
-        """The labelled faces that train.txt, val.txt and test.txt name."""
+        """Returns the labelled faces that train.txt, val.txt and test.txt name."""
         resolve = folders.Names(self.facts["images"], pathlib.Path(self.facts["options"]["manual_dir"]))
         place: dict[str, str] = {}
         mine: dict[str, list[faces.Face]] = {}
@@ -186,8 +186,8 @@ class PairedFolder(faces.FaceBuilder):
         return mine
 
 
-def _as_stored(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options in the form that a built dataset keeps in its metadata; None: not given."""
+def _normalised(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all options in the form that a built dataset keeps in its metadata; None: not given."""
     folder = given.get("manual_dir")
     made: dict[str, Any] = {
         "manual_dir": str(pathlib.Path(folder).expanduser().resolve()) if folder else None,
@@ -197,8 +197,8 @@ def _as_stored(given: Mapping[str, Any]) -> dict[str, Any]:
     return made | {name: str(value) if value not in (None, "") else None for name, value in texts.items()}
 
 
-def _stored(built: pathlib.Path, options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a built dataset says about itself; InputError if it was built with other options than are given now."""
+def _read_built(built: pathlib.Path, options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Reads the metadata of a built dataset; raises InputError if it was built with other options than are given."""
     try:
         notes = json.loads((built / "metadata.json").read_text(encoding="utf-8"))
         layout, modalities, kind = notes["layout"], notes["modalities"], notes["thermal"]
@@ -219,8 +219,8 @@ def _stored(built: pathlib.Path, options: Mapping[str, Any], name: str) -> dict[
     return {"layout": layout, "modalities": modalities, "thermal": faces.Thermal(kind), "options": then}
 
 
-def _found(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads what is in the user's folder: images, labels, boxes, subjects, and what the features depend on."""
+def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the user's folder: images, labels, boxes, subjects, and what the features depend on."""
     folder = pathlib.Path(options["manual_dir"])
     if not folder.is_dir():
         raise InputError(f"--manual_dir={folder} is not a folder. {PairedFolder.HOW_TO_GET}")
@@ -240,7 +240,7 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
     for flag in ("colormap", "celsius"):
         if options[flag] and "thermal" not in images:
             raise InputError(f"--{flag}={options[flag]} is for thermal images, and {folder} has none.")
-    boxes = _beside(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
+    boxes = _locate(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
     boxes = label_files.read_boxes(boxes, resolve) if boxes else {}
     subjects = _subjects(tree.locate(folder, "subjects.csv"), resolve)
     strays = {
@@ -272,7 +272,7 @@ def _found(options: Mapping[str, Any]) -> dict[str, Any]:
 def _labels(
     folder: pathlib.Path, given: str | None, resolve: folders.Names
 ) -> tuple[dict[str, list[Label]], list[str]]:
-    """Name -> faces, from all sources (the first that labels an image wins), and remarks."""
+    """Returns name -> faces from all sources, of which the first that labels an image wins, and remarks."""
     sources: list[str] = [word.strip() for word in given.split(",")] if given else []
     if not given:
         place = tree.locate(folder, "landmarks")
@@ -280,27 +280,27 @@ def _labels(
         sources += sorted(path.name for path in folder.glob("*.json") if path.name.lower() != "boxes.json")
         if len(sources) > 1:
             raise InputError(
-                f"{folder} has {sources[0]} and {sources[1]}; say with --labels which one holds, or "
+                f"{folder} has {sources[0]} and {sources[1]}; name the one to use with --labels, or both with "
                 f"--labels={sources[0]},{sources[1]}."
             )
     found: dict[str, list[Label]] = {}
     remarks: list[str] = []
     for source in sources:
-        labelled, told = _source(folder, source, resolve)
-        remarks += told
+        labelled, more = _read_source(folder, source, resolve)
+        remarks += more
         for name, some in labelled.items():
             if all(label.landmarks is None for label in found.get(name, [])):
                 found[name] = some
     return found, remarks
 
 
-def _source(folder: pathlib.Path, given: str, resolve: folders.Names) -> tuple[dict[str, list[Label]], list[str]]:
+def _read_source(folder: pathlib.Path, given: str, resolve: folders.Names) -> tuple[dict[str, list[Label]], list[str]]:
     if "*" in given:
         paths = folders.match(folders.find_files(folder), given, "labels")
         if not paths:
-            raise InputError(f"--labels={given} fits no file in {folder}.")
+            raise InputError(f"--labels={given} matches no file in {folder}.")
         return _read_each(folder, paths, resolve), []
-    place = _beside(folder, given, (), "labels")
+    place = _locate(folder, given, (), "labels")
     if place.is_dir():
         return _read_each(place, folders.by_stem(place, label_files.ENDINGS), resolve), []
     return label_files.read_all(place, resolve)
@@ -316,19 +316,19 @@ def _read_each(folder: pathlib.Path, paths: Mapping[str, str], resolve: folders.
     return found
 
 
-def _beside(folder: pathlib.Path, given: str | None, usual: Sequence[str], flag: str) -> pathlib.Path | None:
-    """The file that an option names, in the user's folder or elsewhere; without the option, the usual one or None."""
+def _locate(folder: pathlib.Path, given: str | None, usual: Sequence[str], flag: str) -> pathlib.Path | None:
+    """Returns the file that an option names, in the user's folder or elsewhere; without it, the usual file or None."""
     if given:
         for path in (folder / pathlib.Path(given).expanduser(), pathlib.Path(given).expanduser()):
             if path.exists():
                 return path
-        raise InputError(f"--{flag}={given} exists neither in {folder} nor as a path of its own.")
+        raise InputError(f"--{flag}={given} exists neither in {folder} nor relative to the working directory.")
     return next((path for name in usual if (path := tree.locate(folder, name))), None)
 
 
 def _layout(given: str | None, count: int | None, folder: pathlib.Path) -> str | landmarks.Layout:
     if given and given.lower().endswith((".yaml", ".yml")):
-        return layout_file.read_layout(_beside(folder, given, (), "layout"))
+        return layout_file.read_layout(_locate(folder, given, (), "layout"))
     if given and not re.fullmatch(r"[0-9]{1,6}", given, re.ASCII):
         try:
             return landmarks.get(given).name

@@ -1,4 +1,4 @@
-"""Assigns people to train, val and test by the shares that a user states and a hash of the person."""
+"""Assigns people to train, val and test by a hash of the person and the shares that a user gives."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SHARES = (0.8, 0.1, 0.1)
 
 
 def parse_shares(value: str | None) -> tuple[float, ...]:
-    """Reads shares of train, val and test, such as "0.8,0.1,0.1" or "80,10,10"; None gives the first of these.
+    """Reads the shares of train, val and test, such as "0.8,0.1,0.1" (the default) or "80,10,10".
 
     Raises:
-        InputError: anything but three numbers from 0 up that sum to 1 or 100.
+        InputError: anything but three non-negative numbers that sum to 1 or 100.
     """
     if value is None:
         return _SHARES
@@ -33,28 +33,29 @@ def parse_shares(value: str | None) -> tuple[float, ...]:
 def by_subject(by_name: Mapping[str, Sequence[Face]], shares: Sequence[float]) -> dict[str, list[Face]]:
     """Splits faces by a hash of the subject, or of the name if no subject is known.
 
-    Because of the hash, nobody changes sides when images are added. Subjects who share an image stay together. A split
-    that would be empty although it has a share gets the subject whose hash is nearest, from a split with two or more.
+    Because of the hash, nobody moves to another split when images are added. Subjects who share an image stay together.
+    If a split with a share above 0 would be empty, it gets the subject whose hash is nearest, taken from a split with
+    at least two.
 
     Args:
         by_name: name of a pair -> its faces.
-        shares: of train, val and test, with the sum 1.
+        shares: the shares of train, val and test, which sum to 1.
 
     Returns:
         The split's name -> its faces.
     """
-    parent: dict[str, str] = {}
+    parent: dict[str, str] = {}  # a union-find structure over subjects
 
-    def head(subject: str) -> str:
+    def root(subject: str) -> str:
         while parent.setdefault(subject, subject) != subject:
             subject = parent[subject]
         return subject
 
     for name, some in by_name.items():
         for face in some[1:]:
-            first, other = sorted((head(some[0].subject or name), head(face.subject or name)))
+            first, other = sorted((root(some[0].subject or name), root(face.subject or name)))
             parent[other] = first
-    owner = {name: head(some[0].subject or name) for name, some in by_name.items()}
+    owner = {name: root(some[0].subject or name) for name, some in by_name.items()}
     place = {who: int.from_bytes(hashlib.sha256(who.encode()).digest()[:8]) / 2**64 for who in set(owner.values())}
     ends = np.cumsum(shares)
     split_of = {who: NAMES[min(int(np.searchsorted(ends, u, side="right")), 2)] for who, u in place.items()}

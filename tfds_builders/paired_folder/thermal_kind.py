@@ -1,4 +1,4 @@
-"""Finds out what the thermal images of a user's folder hold, from one of them and from --colormap and --celsius."""
+"""Determines how a user's thermal images store values, from one image and the options --colormap and --celsius."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
     """Returns a palette as float32 [N, 3], from cold to hot.
 
     Args:
-        name: a name of this package's or matplotlib's, or a CSV file with the columns r, g, b.
-        folder: the user's; the file may be given relative to it.
+        name: a palette of this package or of matplotlib, or a CSV file with the columns r, g, b.
+        folder: the user's folder; the CSV file may be given relative to it.
 
     Raises:
         InputError: unknown name, missing file, fewer than 2 or more than 256 rows, values outside 0 to 255.
@@ -26,7 +26,7 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
     if name.lower().endswith(".csv"):
         path = next((path for path in (folder / name, pathlib.Path(name).expanduser()) if path.is_file()), None)
         if path is None:
-            raise InputError(f"--colormap={name} exists neither in {folder} nor as a path of its own.")
+            raise InputError(f"--colormap={name} exists neither in {folder} nor relative to the working directory.")
         rows = formats.read_table(path, ("r", "g", "b"))
         palette = formats.numbers([row[k] for row in rows for k in "rgb"], f"The palette {path}").reshape(-1, 3)
         if not 2 <= len(palette) <= 256 or palette.min() < 0 or palette.max() > 255:
@@ -42,13 +42,13 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
 
 
 def of_image(path: pathlib.Path, palette: np.ndarray | None, colormap: str | None, celsius: str | None) -> Thermal:
-    """The kind of a dataset's thermal images, from one of them.
+    """Determines the kind of a dataset's thermal images from one of them.
 
     Args:
         path: the image.
-        palette: the palette that --colormap means.
-        colormap: the option as given, or None.
-        celsius: the option as given, or None.
+        palette: float32 [N, 3], the palette that --colormap names; None without the option.
+        colormap: the option --colormap as given, or None.
+        celsius: the option --celsius as given, or None.
 
     Raises:
         InputError: a coloured image without --colormap, or an option that does not fit the image.

@@ -21,18 +21,18 @@ _NAME = re.compile(r"irface_sub(\d{1,9})_seq(\d{1,9})_frm(\d{1,9})\b.*")
 
 
 def split_of(subject: int) -> str:
-    """The split of a subject, which depends on the subject's number alone.
+    """Returns the split of a subject, which depends only on the subject's number.
 
-    Of every ten numbers (1-10, 11-20, …), ordered by the SHA-1 of "rwth_aachen N", the first is val, the next two are
+    Every ten numbers (1-10, 11-20, …) are ordered by the SHA-1 of "rwth_aachen N". The first is val, the next two are
     test, and the others are train.
     """
     first = (subject - 1) // 10 * 10 + 1
-    order = sorted(range(first, first + 10), key=_shuffled)
+    order = sorted(range(first, first + 10), key=_hash)
     rank = order.index(subject)
     return "val" if rank == 0 else "test" if rank <= 2 else "train"
 
 
-def _shuffled(subject: int) -> bytes:
+def _hash(subject: int) -> bytes:
     return hashlib.sha1(f"rwth_aachen {subject}".encode(), usedforsecurity=False).digest()
 
 
@@ -44,14 +44,14 @@ def read_ljson(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     others stay NaN, which the build refuses.
 
     Returns:
-        float32 [68, 2] (x, y) in pixels from 0, and bool [68]: which points have coordinates in the file.
+        float32 [68, 2] (x, y) in pixels from 0, and bool [68], True for points with coordinates in the file.
 
     Raises:
         InputError: a missing file, no JSON, another structure, another number of points, text or infinity in a row.
     """
     content = files.read_json(path)
-    held = content.get("landmarks") if isinstance(content, dict) else None
-    rows = held.get("points") if isinstance(held, dict) else None
+    found = content.get("landmarks") if isinstance(content, dict) else None
+    rows = found.get("points") if isinstance(found, dict) else None
     if not isinstance(rows, list):
         raise InputError(f"The file {path} holds no landmarks.points; menpo's .ljson of version 2 is needed.")
     if len(rows) != 68:
@@ -61,7 +61,7 @@ def read_ljson(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         if row is None or (isinstance(row, list) and len(row) == 2 and any(map(_absent, row))):
             continue
         if not isinstance(row, list) or len(row) != 2 or not all(map(_plain, row)):
-            raise InputError(f"Point {k} in {path} is {str(row)[:40]}; [y, x] in pixels belongs there.")
+            raise InputError(f"Point {k} in {path} is {str(row)[:40]}, which is not [y, x] in pixels.")
         points[k] = row[::-1]
     placed = np.isfinite(points).all(1)
     if placed.sum() >= 34:
@@ -80,7 +80,7 @@ def _plain(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def _deep(path: pathlib.Path) -> bool:
+def _has_16_bits(path: pathlib.Path) -> bool:
     """Whether a PNG file has 16 bits; False for a missing file, which is reported later."""
     try:
         with open(path, "rb") as file:
@@ -115,7 +115,7 @@ class RwthAachen(faces.FaceBuilder):
     )
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Adds what the file name tells."""
+        """Adds the numbers in the file name."""
         return {
             "sequence": faces.tensor((), np.int32, "number of the recording of this subject"),
             "frame": faces.tensor((), np.int32, "number of the frame in it"),
@@ -129,7 +129,7 @@ class RwthAachen(faces.FaceBuilder):
             match = _NAME.fullmatch(path.stem)
             if not match or not int(match[1]):
                 raise InputError(
-                    f"The name {path.name} does not tell a subject as irface_sub001_seq02_frm00155.jpg_lfb.ljson does; "
+                    f"The name {path.name} has no subject number, as irface_sub001_seq02_frm00155.jpg_lfb.ljson has; "
                     "rename or remove that file."
                 )
             subject, sequence, frame = map(int, match.groups())
@@ -138,7 +138,7 @@ class RwthAachen(faces.FaceBuilder):
             points, placed = read_ljson(path)
             face = faces.Face(
                 beside.name,
-                thermal=functools.partial(_gray, image) if _deep(image) else image,
+                thermal=functools.partial(_gray, image) if _has_16_bits(image) else image,
                 landmarks=points,
                 known=placed,
                 subject=f"{subject:03d}",

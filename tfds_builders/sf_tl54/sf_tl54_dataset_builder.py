@@ -1,4 +1,4 @@
-"""TFDS builder of `sf_tl54`: thermal portraits of 142 people with 54 landmarks and an aligned RGB image each."""
+"""TFDS builder of `sf_tl54`: thermal portraits of 142 people, each with 54 landmarks and an aligned RGB image."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SfTl54(faces.FaceBuilder):
         iron_alone="coloured thermal images, converted back to gray; RGB is not needed",
     )
     LAYOUT = "sf_tl54"
-    LICENSE = "MIT, as its card at Hugging Face says"
+    LICENSE = "MIT, according to its card on Hugging Face"
     HOMEPAGE = "https://github.com/IS2AI/thermal-facial-landmarks-detection"
     CITATION = (
         "Kuzdeuov, A., Koishigarina, D., Aubakirova, D., Abushakimova, S. & Varol, H. A. (2022). SF-TL54: A Thermal "
@@ -45,7 +45,7 @@ class SfTl54(faces.FaceBuilder):
         "doi:10.1109/SII52469.2022.9708901."
     )
     HOW_TO_GET = (
-        "Download sftl.zip from huggingface.co/datasets/issai/SFTL54, or by the link in the README of "
+        "Download sftl.zip from huggingface.co/datasets/issai/SFTL54, or from the link in the README of "
         "github.com/IS2AI/thermal-facial-landmarks-detection, unpack it, and give --manual_dir the folder that holds "
         "gray, iron and rgb."
     )
@@ -58,17 +58,17 @@ class SfTl54(faces.FaceBuilder):
 
     @property
     def MODALITIES(self) -> tuple[str, ...]:
-        """The images of this config."""
+        """The modalities of this config."""
         return ("thermal",) if self._variant == "alone" else ("rgb", "thermal")
 
     def thermal(self) -> faces.Thermal:
-        """Gray, or coloured with the iron palette of the FLIR camera."""
+        """Returns that the images are gray, or coloured with the iron palette of the FLIR camera."""
         if self._colour == "gray":
             return faces.Thermal()
         return faces.Thermal("palette", palette=image_file.palettes()["iron"].round().astype(np.uint8))
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Adds what the file names tell."""
+        """Adds the numbers in the file names."""
         return {
             "trial": faces.tensor((), np.int32, "number of the trial, 1 or 2"),
             "session": faces.tensor((), np.int32, "1: silent; 2: speaking"),
@@ -76,7 +76,7 @@ class SfTl54(faces.FaceBuilder):
         }
 
     def notes(self) -> dict[str, int]:
-        """How many images the list of challenging ones left out."""
+        """Returns how many images the list of challenging ones left out."""
         return {"challenging": self._challenging}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
@@ -116,7 +116,7 @@ class SfTl54(faces.FaceBuilder):
     def _face(
         self, path: pathlib.Path, split: str, rgb: pathlib.Path | None
     ) -> tuple[faces.Face, tuple[int, int, int]]:
-        """The face of a label file, and its subject, trial and position; `rgb` is the folder of the mates."""
+        """Reads the face of a label file, and its subject, trial and position; `rgb` is the folder of RGB images."""
         subject, trial, session, position = read_name(path)
         points, box = read_labels(path)
         face = faces.Face(
@@ -132,7 +132,7 @@ class SfTl54(faces.FaceBuilder):
 
 
 def read_name(path: pathlib.Path) -> tuple[int, int, int, int]:
-    """Reads subject, trial, session and position from a file's name; InputError for a name of another pattern."""
+    """Reads subject, trial, session and position from a file's name; raises InputError for any other pattern."""
     for session, pattern in _SESSIONS.items():
         match = pattern.fullmatch(path.stem)
         if match:
@@ -140,12 +140,12 @@ def read_name(path: pathlib.Path) -> tuple[int, int, int, int]:
             return subject, trial, session, position
     raise InputError(
         f"The name of {path} is neither SUB_TRIAL_2_POS_CMD_FRAME_1 nor SUB_TRIAL_1_POS_FRAME_1; remove the file or "
-        "give it its own name back."
+        "restore its name."
     )
 
 
 def read_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Reads landmarks float32 [54, 2] and the box x, y, w, h from a label file, in pixels, unchanged.
+    """Reads landmarks float32 [54, 2] and the box x, y, w, h from a label file, in its pixels.
 
     The shape `face` holds two opposite corners of the box. The points of all other shapes, in file order, are the
     landmarks.
@@ -156,7 +156,7 @@ def read_labels(path: str | os.PathLike) -> tuple[np.ndarray, tuple[float, float
     content = files.read_json(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
-        raise InputError(f"The file {path} has no list of shapes; the labels of SF-TL54 do.")
+        raise InputError(f"The file {path} has no list of shapes, so it is not a label file of SF-TL54.")
     boxes = [_points(shape, path) for shape in shapes if shape.get("label") == "face"]
     if len(boxes) != 1 or len(boxes[0]) != 2:
         raise InputError(
@@ -181,20 +181,20 @@ def read_challenging(path: str | os.PathLike) -> set[tuple[int, int, int]]:
     for k, row in enumerate(formats.read_table(path, columns), 2):
         values = formats.numbers([row[column] for column in columns], f"Row {k} of {path}")
         if (values % 1).any():
-            raise InputError(f"Row {k} of {path} holds {values[values % 1 != 0][0]} where a whole number belongs.")
+            raise InputError(f"Row {k} of {path} holds {values[values % 1 != 0][0]} where a whole number is expected.")
         found.add(tuple(map(int, values)))
     if not found:
-        raise InputError(f"The file {path} lists no images; take the one that comes with the dataset.")
+        raise InputError(f"The file {path} lists no images; use the file that comes with the dataset.")
     return found
 
 
 def _points(shape: dict, path: str | os.PathLike) -> np.ndarray:
-    """The points of a shape as float64 [N, 2]."""
+    """Returns the points of a shape as float64 [N, 2]."""
     rows = shape.get("points")
     if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 2 for row in rows):
         raise InputError(f"The shape {str(shape.get('label'))[:40]!r} of {path} has no list of points [x, y].")
-    # As texts, because JSON may hold integers beyond float, booleans or lists instead of numbers.
+    # Convert through text, because JSON may hold integers too large for float, booleans, or lists instead of numbers.
     points = formats.numbers([str(value) for row in rows for value in row], f"The file {path}").reshape(-1, 2)
     if points.size and np.abs(points).max() > _FAR:
-        raise InputError(f"The file {path} holds the coordinate {np.abs(points).max():g}; pixels belong there.")
+        raise InputError(f"The file {path} holds the coordinate {np.abs(points).max():g}, which is not a pixel.")
     return points

@@ -22,17 +22,23 @@ from tfds_builders import formats, prepare
 from tfds_builders.base import Builder, tensor
 
 MIN_PAIRS, MAX_PAIRS = 16, 10_000_000
-# Room for two copies of a stored pair (JPEG rgb, PNG thermal, 16-bit PNG celsius), because pieces are kept until the
-# dataset is whole. One copy was measured to need 2.5 bytes a pixel at 64-96 pixels and 1.7 at 256.
+# This leaves room for two copies of a stored pair (JPEG rgb, PNG thermal, 16-bit PNG celsius), because pieces are kept
+# until the dataset is complete. One copy was measured to need 2.5 bytes per pixel at 64-96 pixels and 1.7 at 256.
 _BYTES_PER_PIXEL = 6.0
 
 
 @dataclasses.dataclass(eq=False)
 class FacesConfig(tfds.core.BuilderConfig):
-    """What to render."""
+    """What to render.
+
+    Attributes:
+        pairs: the number of pairs.
+        size: the smallest and the largest side in pixels.
+        seed: the seed of the renderer.
+    """
 
     pairs: int = 0
-    size: tuple[int, int] = (0, 0)  # smallest and largest side in pixels
+    size: tuple[int, int] = (0, 0)
     seed: int = 0
 
 
@@ -45,7 +51,7 @@ CONFIGS = (
 
 
 def parse_config(name: str) -> FacesConfig:
-    """The config called `tiny`, `base`, `6000x96` (pairs x pixels) or `6000x64-96` (sides drawn from a range).
+    """Returns the config called `tiny`, `base`, `6000x96` (pairs x pixels) or `6000x64-96` (sides drawn from a range).
 
     Raises:
         InputError: any other name, or numbers out of range.
@@ -74,12 +80,12 @@ def parse_config(name: str) -> FacesConfig:
 
 
 def split_of(subject: int) -> str:
-    """The split of a subject, the same in every config: of 15 people, one is in val and two are in test."""
+    """Returns the split of a subject, the same in every config: of 15 people, one is in val and two are in test."""
     return {0: "val", 1: "test", 2: "test"}.get(subject % 15, "train")
 
 
 class SyntheticFaces(Builder):
-    """Builder of synthetic_faces."""
+    """Rendered heads seen by an RGB and a thermal camera, with exact iBUG-68 landmarks."""
 
     LAYOUT = "ibug68"
     VERSION = tfds.core.Version("1.0.0")
@@ -88,7 +94,7 @@ class SyntheticFaces(Builder):
 
     @classmethod
     def make(cls, config: str | None, data_dir: str | os.PathLike) -> Self:
-        """See `Builder.make`; further configs are described at `parse_config`."""
+        """See `Builder.make`; `parse_config` describes the names of configs."""
         return cls(config=parse_config(config or "tiny"), data_dir=data_dir, file_format="array_record")
 
     @property
@@ -146,7 +152,7 @@ class SyntheticFaces(Builder):
         indices = {split: [] for split in ("train", "val", "test")}
         for index in range(config.pairs):
             indices[split_of(index // generate.PAIRS_PER_SUBJECT)].append(index)
-        # One stream serves all splits, because TFDS reads them one after the other and workers are slow to start.
+        # All splits share one stream, because TFDS reads them one after the other and workers are slow to start.
         stream = self._resumed(
             [*itertools.chain(*indices.values())],
             lambda some: workers.render(config.seed, some, config.size),

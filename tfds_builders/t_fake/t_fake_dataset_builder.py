@@ -14,7 +14,7 @@ _LABEL_NAME = re.compile(r"([0-9]{6})_ldmks\.txt")
 
 
 class TFake(faces.FaceBuilder):
-    """100,000 rendered faces of Face Synthetics, 512 x 512, converted to thermal by a network, warm and cold."""
+    """100,000 rendered faces of Face Synthetics, 512 x 512, which a network converted to thermal, warm and cold."""
 
     name = "t_fake"
     BUILDER_CONFIGS = faces.configs(
@@ -35,8 +35,8 @@ class TFake(faces.FaceBuilder):
         "the wild using synthetic data alone. ICCV. arXiv:2109.15102."
     )
     HOW_TO_GET = (
-        "Download warm or cold by the links in the README of github.com/phflot/tfake, and Face Synthetics by those in "
-        "the README of github.com/microsoft/FaceSynthetics; unpack them into the folders face_synthetics (ID.png, "
+        "Download warm or cold from the links in the README of github.com/phflot/tfake, and Face Synthetics from those "
+        "in the README of github.com/microsoft/FaceSynthetics; unpack them into the folders face_synthetics (ID.png, "
         "ID_ldmks.txt) and warm or cold (ID_thermal.png), and give --manual_dir the folder that holds these."
     )
     _COUNTS = {"train": 80087, "val": 9930, "test": 9983}  # noqa: RUF012
@@ -44,7 +44,7 @@ class TFake(faces.FaceBuilder):
 
     @property
     def MODALITIES(self) -> tuple[str, ...]:
-        """What the config holds."""
+        """The modalities of this config."""
         return ("thermal",) if self.builder_config.name.endswith("_alone") else ("rgb", "thermal")
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
@@ -70,17 +70,21 @@ class TFake(faces.FaceBuilder):
 
 
 def split_of(number: str) -> str:
-    """The split of a face by its six digits: "train" (80 %), "val" or "test" (10 % each).
+    """Returns the split of a face from its six digits: "train" (80 %), "val" or "test" (10 % each).
 
     The first two bytes of SHA-256 of "t_fake NUMBER", as a fraction of 65,536, decide: below 0.1 is test, below 0.2 is
-    val. Nothing else matters, so the samples of 100 and 1,000 faces and both versions agree with the whole dataset.
+    val. Therefore a face is in the same split in both versions, and in the samples of 100 and 1,000 faces.
     """
     place = int.from_bytes(hashlib.sha256(f"t_fake {number}".encode()).digest()[:2], "big") / 65536.0
     return "test" if place < 0.1 else "val" if place < 0.2 else "train"
 
 
 def _by_id(folder: pathlib.Path, pattern: re.Pattern) -> dict[str, pathlib.Path]:
-    """Six digits -> the file below `folder` named by them; InputError if there is none, or if a face has two."""
+    """Finds the files below `folder` whose names match: six digits -> path.
+
+    Raises:
+        InputError: no such file, or two for one face.
+    """
     found: dict[str, pathlib.Path] = {}
     for path in tree.files(folder, "**/*"):
         match = pattern.fullmatch(path.name)

@@ -1,4 +1,4 @@
-"""TFDS builder of `tfw`: Thermal Faces in the Wild, five points and a box for each of several faces in an image."""
+"""TFDS builder of `tfw`: Thermal Faces in the Wild, with a box and five points for every face of an image."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
     """Reads the rows of a CSV file; a header row is skipped.
 
     Returns:
-        The image's name and float32 [14] (xs, ys, xe, ye, and five points x, y) for every row. Blank cells, "nan" and
-        errors of spreadsheets become NaN, which the build refuses unless the face is excluded.
+        The image's name and float32 [14] (xs, ys, xe, ye, and five points x, y, in pixels) for every row. Blank cells,
+        "nan" and spreadsheet errors become NaN, which the build refuses unless the face is excluded.
 
     Raises:
         InputError: a missing file, no CSV, a row without 15 columns, without a name, or with text among the numbers.
@@ -35,7 +35,7 @@ def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
         if len(words) != 14 or not name:
             raise InputError(
                 f"Row {k} of {path} has {formats.counted(1 + len(words), 'column', 'columns')}; a name, a box of 4 and "
-                "5 points, 15 in all, belong there."
+                "5 points are 15."
             )
         if k == 1 and not any(word.lower() == "nan" or word.lstrip("+-")[:1].isdigit() for word in words):
             continue  # the header
@@ -44,13 +44,13 @@ def read_labels(path: pathlib.Path) -> list[tuple[str, np.ndarray]]:
 
 
 def _folder(split: pathlib.Path, environment: str) -> pathlib.Path:
-    """The folder of the images; the gray one is preferred, as its images need no palette inversion."""
+    """Returns the folder of the images, the gray one if it exists, because its images need no palette inversion."""
     found = tree.locate(split, f"{environment}_gray") or tree.locate(split, environment)
     return found or split / environment
 
 
 def _mate(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The colour image of the thermal `…_1.png`: `…_3.png`, as SpeakingFaces names aligned ones, or the same name."""
+    """Returns the colour image of thermal `…_1.png`: `…_3.png`, as in SpeakingFaces, or a file of the same name."""
     stem, _, ending = name.rpartition(".")
     aligned = folder / f"{stem.removesuffix('_1')}_3.{ending}"
     same = folder / name
@@ -78,13 +78,13 @@ class Tfw(faces.FaceBuilder):
         "doi:10.1109/TIFS.2022.3177949"
     )
     HOW_TO_GET = (
-        "Take it from huggingface.co/datasets/issai/TFW, or as github.com/IS2AI/TFW says, and give --manual_dir the "
-        "folder that holds train, val and test."
+        "Download it from huggingface.co/datasets/issai/TFW, or as github.com/IS2AI/TFW says, and give --manual_dir "
+        "the folder that holds train, val and test."
     )
 
     @property
     def MODALITIES(self) -> tuple[str, ...]:
-        """The images of this config."""
+        """The modalities of this config."""
         return ("rgb", "thermal") if self.builder_config.name == "indoor_rgb" else ("thermal",)
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
@@ -92,7 +92,7 @@ class Tfw(faces.FaceBuilder):
         return {"environment": faces.text("indoor or outdoor")}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """Reads {train,val,test}/{indoor,outdoor}.csv; images are in the folders of those names, or in *_gray."""
+        """Reads {train,val,test}/{indoor,outdoor}.csv; images are in the folder of the same name, or in *_gray."""
         wanted = [(split, environment) for split in _SPLITS for environment in _ENVIRONMENTS[self.builder_config.name]]
         places = tree.find(folder, [f"{split}/{environment}.csv" for split, environment in wanted], self.HOW_TO_GET)
         splits: dict[str, list[faces.Face]] = {split: [] for split in _SPLITS}

@@ -23,7 +23,7 @@ class WebmorphFaces(faces.FaceBuilder):
         "re-encoded, landmarks mapped to 68 points."
     )
     HOW_TO_GET = (
-        "Take neutral_front and canada from github.com/debruine/webmorphR.stim, map the 189 points to 68, and give "
+        "Download neutral_front and canada from github.com/debruine/webmorphR.stim, map the 189 points to 68, and give "
         "--manual_dir a folder with images/NAME.jpg, images/NAME.pts and the lists train.txt, val.txt and test.txt."
     )
     EXPECTED = {"all": {"train": 97, "val": 15, "test": 27}}  # noqa: RUF012
@@ -35,7 +35,7 @@ class WebmorphFaces(faces.FaceBuilder):
 
 
 def _faces(images: pathlib.Path, listing: pathlib.Path) -> list[faces.Face]:
-    """The faces that a list names; the name is also the person's."""
+    """Reads the faces that a list names; an image's name also identifies the person."""
     found = []
     for name in formats.read_lines(listing):
         image = formats.inside(images, f"{name}.jpg", listing)

@@ -14,7 +14,7 @@ from mlcm_jax import files
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 
-# The attributes in the order of their columns, and what 1 means.
+# The attributes in the order of their columns, and the meaning of 1.
 ATTRIBUTES = {
     "pose": "large pose",
     "expression": "exaggerated expression",
@@ -40,7 +40,7 @@ class Row:
 
 
 class Wflw(faces.FaceBuilder):
-    """10,000 faces of WIDER FACE with 98 hand-placed points; test splits by pose, expression, light, blur and more."""
+    """10,000 faces of WIDER FACE with 98 hand-placed points, and test splits by pose, expression, blur and more."""
 
     name = "wflw"
     BUILDER_CONFIGS = faces.box_configs()
@@ -61,11 +61,11 @@ class Wflw(faces.FaceBuilder):
     SUBSETS = {f"test_{name}": ("test", name) for name in ATTRIBUTES}  # noqa: RUF012
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """The six attributes."""
+        """Adds the six attributes."""
         return {name: faces.tensor((), np.bool_, f"{what}, by the annotators") for name, what in ATTRIBUTES.items()}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
-        """Reads one face a line; an image with several faces has several lines, and may be in both lists."""
+        """Reads one face per line; an image with several faces has several lines, and may be in both lists."""
         seen: collections.Counter[str] = collections.Counter()
         places = tree.find(folder, ("WFLW_images", *_LISTS.values()), self.HOW_TO_GET)
         images = places["WFLW_images"]
@@ -90,7 +90,7 @@ class Wflw(faces.FaceBuilder):
 
 
 def read_list(path: str | os.PathLike) -> list[Row]:
-    """Reads a WFLW list, one face a line: 98 x and y, box x y x y, six attributes 0 or 1, path of the image.
+    """Reads a WFLW list, one face per line: 98 x and y, box x y x y, six attributes 0 or 1, path of the image.
 
     Raises:
         InputError: a missing file, or a line of another form; the message names it.
@@ -103,15 +103,15 @@ def _row(line: str, where: str) -> Row:
     words = line.split(maxsplit=206)  # the rest of the line is the path, which may hold spaces
     if len(words) != 207:
         raise InputError(
-            f"{where} has {formats.counted(len(words), 'column', 'columns')}; 196 coordinates, 4 of the box, 6 "
-            "attributes and a path belong there."
+            f"{where} has {formats.counted(len(words), 'column', 'columns')}; 196 coordinates, a box of 4, 6 "
+            "attributes and a path are 207."
         )
     values = formats.numbers(words[:206], where)
     if np.abs(values).max() > 1e6:
         raise InputError(f"{where} holds {max(values, key=abs):g}, which is not a pixel.")
     left, top, right, bottom = values[196:200].tolist()
     if right <= left or bottom <= top:
-        raise InputError(f"{where} has the box {' '.join(words[196:200])}; left, top, right, bottom belong there.")
+        raise InputError(f"{where} has the box {' '.join(words[196:200])}, which is not left, top, right, bottom.")
     flags = values[200:]
     if not np.isin(flags, (0, 1)).all():
         raise InputError(f"{where} has the attributes {' '.join(words[200:206])}; each must be 0 or 1.")

@@ -1,4 +1,4 @@
-"""TFDS builder of `youtube_faces_68`: face crops of YouTube Faces, 68 machine-made landmarks; research use only."""
+"""TFDS builder of `youtube_faces_68`: face crops of YouTube Faces, 68 machine-made landmarks, research use only."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class YoutubeFaces68(faces.FaceBuilder):
         "similarity. CVPR 2011."
     )
     HOW_TO_GET = (
-        "Take the frames and the keypoint tables from github.com/udacity/P1_Facial_Keypoints, and give --manual_dir a "
-        "folder with images/NAME.jpg, landmarks.csv (name, identity, split, scale, x0, y0, … x67, y67) and the lists "
+        "Download the frames and the keypoint tables from github.com/udacity/P1_Facial_Keypoints, and give "
+        "--manual_dir a folder with images/NAME.jpg, landmarks.csv (name, identity, split, scale, x0, y0, … x67, y67), "
         "train.txt, val.txt and test.txt."
     )
     EXPECTED = {"all": {"train": 2430, "val": 350, "test": 690}}  # noqa: RUF012
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
-        """Adds `scale`, which tells how far a crop was enlarged."""
-        return {"scale": faces.tensor((), np.float32, "pixels of the crop for one pixel of the video frame")}
+        """Adds `scale`, the enlargement of the crop."""
+        return {"scale": faces.tensor((), np.float32, "pixels of the crop per pixel of the video frame")}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads the rows of landmarks.csv (pixels from 0) for the names in train.txt, val.txt and test.txt."""
@@ -60,7 +60,9 @@ class YoutubeFaces68(faces.FaceBuilder):
                 raise InputError(f"{listing} names {name!r}, which has no row in {table}.")
             row, where = rows[name], f"The row of {name} in {table}"
             if row["split"] != split:
-                raise InputError(f"{listing} names {name}, which is of the split {row['split']!r} by {table}.")
+                raise InputError(
+                    f"{listing} names {name}, which is in the split {row['split']!r} according to {table}."
+                )
             points = formats.cells([row[c] for c in _COORDINATES], where).reshape(68, 2)
             scale = formats.numbers([row["scale"]], where).astype(np.float32)[0]
             found.append(
