@@ -1,10 +1,10 @@
-"""Outside check of the synthetic faces: do dlib's detector and 68-point predictor, trained on photographs, agree?
+"""Checks the synthetic faces with dlib's detector and 68-point predictor, which were trained on photographs.
 
     python -m benchmarks.check_synthetic --count 200 --out /tmp/check      # a minute
 
-It renders frontal (|yaw| < 20°), well-lit RGB images, prints the share of faces that dlib finds and the distances
-between its landmarks and ours over the distance of the outer eye corners, and writes `check_synthetic.png` (ours green,
-dlib's red). It needs `dlib-bin` and `face-recognition-models`, both in the `dev` extra. Results:
+It renders frontal (|yaw| < 20°), well-lit RGB images. It prints the share of faces that dlib finds, and the distances
+between its landmarks and ours divided by the distance of the outer eye corners, and writes `check_synthetic.png` (ours
+green, dlib's red). It needs `dlib-bin` and `face-recognition-models`, both in the `dev` extra. The results are in
 tfds_builders/synthetic_faces/README.md.
 """
 
@@ -32,14 +32,14 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Result of the check; lengths are shares of the distance of the outer eye corners.
+    """The result of the check; lengths are fractions of the distance of the outer eye corners.
 
     Attributes:
-        count: images rendered.
-        found: faces that dlib found.
-        nme: float [found], mean over the landmarks.
-        offset: float [68, 2], mean of dlib - ours along and across the line through the outer eye corners.
-        per_point: float [68], mean over the found faces.
+        count: the number of rendered images.
+        found: the number of faces that dlib found.
+        nme: float [found], the distance averaged over the landmarks of each face.
+        offset: float [68, 2], the mean of dlib - ours along and across the line through the outer eye corners.
+        per_point: float [68], the distance averaged over the found faces.
     """
 
     count: int
@@ -50,17 +50,17 @@ class Report:
 
     @property
     def rate(self) -> float:
-        """Share of the faces found."""
+        """The share of the faces that dlib found."""
         return self.found / self.count
 
 
 def load_dlib() -> tuple[Any, Any]:
-    """The detector and the predictor of dlib; exits with one sentence if a package is missing."""
+    """Returns dlib's detector and predictor; exits with a message if a package is missing."""
     try:
         import dlib
     except ImportError:
         sys.exit("check_synthetic needs dlib: pip install 'mlcm_jax[dev]' (dlib-bin, face-recognition-models).")
-    # The package's own function imports pkg_resources, which recent setuptools lack, and we only need the file.
+    # The package's own function imports pkg_resources, which recent setuptools lack; the path of the file is enough.
     spec = importlib.util.find_spec("face_recognition_models")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("check_synthetic needs the weights in face-recognition-models: pip install 'mlcm_jax[dev]'.")
@@ -71,7 +71,7 @@ def load_dlib() -> tuple[Any, Any]:
 
 
 def render(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """RGB image `index`, uint8 [size, size, 3], and our landmarks [68, 2] in its pixels."""
+    """Renders RGB image `index`, uint8 [size, size, 3], and returns it with our landmarks [68, 2] in its pixels."""
     subject = sample_subject(seed, index)
     rng = np.random.default_rng([seed, 4, index])
     scene = sample_scene(rng, subject, frontal=True, well_lit=True)
@@ -80,7 +80,7 @@ def render(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarr
 
 
 def detect(image: np.ndarray, detector: Any, predictor: Any, ours: np.ndarray) -> np.ndarray | None:
-    """Landmarks [68, 2] by dlib for a detection near our face, or None if there is none."""
+    """Returns dlib's landmarks [68, 2] for a detection near our face, or None if there is none."""
     boxes = detector(image, 1)
     centre, reach = ours.mean(0), np.ptp(ours, axis=0).max()
     near = [b for b in boxes if np.hypot(b.center().x - centre[0], b.center().y - centre[1]) < 0.35 * reach]
@@ -91,7 +91,7 @@ def detect(image: np.ndarray, detector: Any, predictor: Any, ours: np.ndarray) -
 
 
 def draw(image: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None, zoom: int = 2) -> np.ndarray:
-    """A BGR tile with our points green and dlib's red; a face that dlib missed gets a red border."""
+    """Draws a BGR tile with our points green and dlib's red; a face that dlib missed gets a red border."""
     tile = cv2.resize(image[..., ::-1], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     for points, colour in ((ours, (0, 220, 0)), (theirs, (0, 0, 255))):
         for x, y in [] if points is None else (points + 0.5) * zoom - 0.5:
@@ -102,7 +102,7 @@ def draw(image: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None, zoom: i
 
 
 def check(count: int, seed: int, out: pathlib.Path | None, tiles: int = 24) -> Report:
-    """Run the check and, unless `out` is None, write a contact sheet of the first `tiles` images into that folder."""
+    """Runs the check and, unless `out` is None, writes a contact sheet of the first `tiles` images into that folder."""
     detector, predictor = load_dlib()
     nme, offsets, sheet = [], [], []
     for index in range(count):
@@ -130,7 +130,7 @@ def check(count: int, seed: int, out: pathlib.Path | None, tiles: int = 24) -> R
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 if the faces pass: at least 80 % found, and a median NME of at most 8 %."""
+    """Runs the check; returns 0 if dlib finds at least 80 % of the faces with a median NME of at most 8 %, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="images to render")
     parser.add_argument("--seed", type=int, default=0, help="seed of the subjects and scenes")

@@ -1,9 +1,9 @@
-"""Times the forms of the depthwise convolution: XLA's grouped one, shifted multiply-adds, and these with our gradient.
+"""Times depthwise convolutions: XLA's grouped form, shifted multiply-adds, and the latter with our own gradient.
 
     python -m benchmarks.depthwise      # two minutes on 2 cores
 
-It prints a Markdown table of milliseconds and ratios. The forms alternate within one run, so that other load on the
-machine affects them all alike. Results: RESULTS.md, "Depthwise convolution".
+It prints a Markdown table of milliseconds and ratios. The forms take turns, so that other load on the machine affects
+them all alike. Results: RESULTS.md, "Depthwise convolution".
 """
 
 import time
@@ -14,17 +14,17 @@ import jax
 
 from mlcm_jax.models import depthwise as forms
 
-# batch, height = width, channels, kernel size, stride: the layers of MobileNetV2 and EfficientNet at 64 and 128 pixels
+# Batch, height = width, channels, kernel size, stride: layers of MobileNetV2 and EfficientNet at 64 and 128 pixels.
 CASES = ((32, 32, 192, 3, 1), (64, 32, 96, 3, 2), (64, 16, 144, 3, 1), (64, 8, 192, 5, 1), (64, 16, 144, 5, 2))
 
 
 def _automatic(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """JAX's own gradients of the shifted form."""
+    """Returns the gradients that JAX derives for the shifted form."""
     return jax.vjp(partial(forms.shifted, stride=stride), x, kernel)[1](g)
 
 
 def milliseconds(functions: Mapping[str, Callable], arguments: tuple, repeats: int) -> dict[str, float]:
-    """The shortest time of each function in `repeats` rounds, after one call to compile; the functions take turns."""
+    """Returns the shortest time of each function in `repeats` rounds, after one call that compiles it."""
     compiled = {name: jax.jit(function) for name, function in functions.items()}
     for function in compiled.values():
         jax.block_until_ready(function(*arguments))
@@ -38,15 +38,15 @@ def milliseconds(functions: Mapping[str, Callable], arguments: tuple, repeats: i
 
 
 def compare(batch: int, side: int, channels: int, size: int, stride: int, *, repeats: int = 5) -> dict[str, float]:
-    """Milliseconds of the forward pass and of the gradient by form, for x float32 [batch, side, side, channels].
+    """Returns milliseconds of the forward pass and of the gradient, by form.
 
     Args:
-        batch: B.
-        side: height and width of x.
-        channels: C.
-        size: side of the kernel.
+        batch: the batch size of the input, float32 [batch, side, side, channels].
+        side: its height and width.
+        channels: its channels.
+        size: the height and width of the kernel.
         stride: 1 or 2.
-        repeats: rounds, of which the fastest counts.
+        repeats: the number of rounds, of which the fastest counts.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     out = -(-side // stride)

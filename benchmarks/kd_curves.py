@@ -1,12 +1,12 @@
-"""Draws KD-Loss over the student's error as `losses` computes it, and checks it against the published weights.
+"""Draws KD-Loss as a function of the student's error, and checks `losses` against the published weights.
 
     python -m benchmarks.kd_curves                                  # writes docs/kd_loss.png, prints the table
     python -m benchmarks.kd_curves --tough=0.03 --tolerant=0.08 --out=kd.png
 
 The table compares the weight of the assistive term in each region with the published one (Fard and Mahoor, CVIU 2022;
-"released": their code), and shows its slope by automatic differentiation. The exit status is 1 if any differs. The
-jumps of "released" at βt are in their code: the weight falls from 0 to a negative number there. The figure stands in
-docs/ablations.md.
+"released" is their code), and shows the term's slope by automatic differentiation. The exit status is 1 if any weight
+differs. The jumps of "released" at βt are in the authors' code, where the weight falls from 0 to a negative number. The
+figure is shown in docs/ablations.md.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import numpy as np
 from mlcm_jax import losses
 from mlcm_jax.console import say
 
-# By variant: beta, and each teacher's published weight omega for e >= t, for beta t <= e < t, and for e < beta t as a
-# function of e / t.
+# Variant -> beta, and for each teacher the published weight omega for e >= t, for beta t <= e < t, and for e < beta t.
+# The last one is a function of e / t.
 PUBLISHED = {
     "paper": (0.4, {t: (0.9, -0.45, lambda ratio: -0.45 * ratio / 0.4) for t in ("tough", "tolerant")}),
     "released": (
@@ -34,7 +34,7 @@ REGIONS = ("t ≤ e", "βt ≤ e < t", "e < βt")
 
 
 def terms(e: np.ndarray, tough: float, tolerant: float, variant: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Value and slope [N] at errors e [N] of "main" (times 2.5), "tough", "tolerant", and of their sum, "KD-Loss"."""
+    """Returns (value, slope), each [N], at e [N] of "main" (times 2.5), "tough", "tolerant" and the sum, "KD-Loss"."""
     _, *numbers = losses.kd_numbers(variant)
 
     def at(error: jax.Array, which: str) -> jax.Array:
@@ -56,7 +56,7 @@ def terms(e: np.ndarray, tough: float, tolerant: float, variant: str) -> dict[st
 
 
 def check(tough: float, tolerant: float, variant: str) -> list[tuple[str, str, float, float, float]]:
-    """Rows (teacher, region, published weight, weight found, slope found), in the middle of each region."""
+    """Returns rows (teacher, region, published weight, our weight, our slope) for the middle of each region."""
     beta, numbers = PUBLISHED[variant]
     rows = []
     for teacher, t in (("tough", tough), ("tolerant", tolerant)):

@@ -1,12 +1,12 @@
-"""Does KD-Loss gain more with another rate, schedule or weight of its main term, or with better teachers?
+"""Tests whether KD-Loss gains more with another rate, schedule or main weight, or with better teachers.
 
     python -m benchmarks.kd_sensitivity --run=runs/kdloss/shared --workdir=runs/kd_sensitivity     # 78 minutes, 2 cores
     python -m benchmarks.kd_sensitivity … --only='rate × 2,main weight 1'
 
-`--run` is the folder `shared` of `mlcm ablate --config=configs/ablation_kdloss.py`. Its teachers are used as they are,
-except in the variant that trains its own for longer. Each change applies to the student alone and to the student under
-KD-Loss, so that every pair shows what the teachers are worth under that change. Prints the table that docs/ablations.md
-holds.
+`--run` is the folder `shared` of `mlcm ablate --config=configs/ablation_kdloss.py`. Its teachers are used unchanged,
+except in the variant that trains its own teachers for longer. Each change applies both to the student alone and to the
+student under KD-Loss, so every pair shows the gain from the teachers under that change. The script prints the table in
+docs/ablations.md.
 """
 
 import argparse
@@ -37,14 +37,14 @@ VARIANTS = {
 
 
 def _control(variant: str) -> str:
-    """The variant whose student alone is the control: other weights and teachers do not change that student."""
+    """Returns the variant whose student alone is the control; only overrides of `train` change that student."""
     return variant if "train" in VARIANTS[variant] else "as published"
 
 
 def _score(
     stage: str, variant: str, seed: int, *, given: Mapping[str, Trained], arguments: argparse.Namespace, mesh: Mesh
 ) -> dict[str, float]:
-    """NME in per cent on the test split, by stage: of `stage`, and of teachers that are trained for it."""
+    """Trains `stage`, and its own teachers if the variant has any; returns stage -> test NME in per cent."""
     config = ablation_rows.base(load_config(arguments.config))
     config.seed, config.stages = seed, (stage,)
     for key, values in VARIANTS[variant].items():
@@ -56,12 +56,12 @@ def _score(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
+    """Trains the chosen variants with every seed and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="folder with the teachers, one run for each seed")
     parser.add_argument("--workdir", required=True, help="where the students are kept")
     parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas")
-    parser.add_argument("--config", default="configs/ablation_kdloss.py", help="of the ablation")
+    parser.add_argument("--config", default="configs/ablation_kdloss.py", help="config of the ablation")
     parser.add_argument("--data_dir", default=default_data_dir())
     arguments = parser.parse_args(argv)
     chosen, seeds, mesh = arguments.only.split(","), load_config(arguments.config).seeds, sharding.make_mesh()
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _row(variant: str, alone: Sequence[float], taught: Sequence[float]) -> str:
-    """A row of the table; NME [seeds] in per cent of the student alone and under KD-Loss."""
+    """Formats a row of the table from the NME [seeds] in per cent of the student alone and under KD-Loss."""
     found = ablation.paired(taught, alone)
     cells = [variant]
     for values in (alone, taught):

@@ -1,12 +1,13 @@
-"""The training step of KTL on the devices at hand: images per second, model FLOPs utilisation, peak memory.
+"""Measures the training step of KTL on this machine's devices: images per second, FLOPs utilisation, peak memory.
 
     python -m benchmarks.ktl --peak_tflops=989           # an H200: 989 TFLOP/s in bfloat16, dense
     python -m benchmarks.ktl --model=resnet18 --size=32 --batch=4 --steps=3      # only to see whether it runs (a CPU)
 
-SwinV2-B to SwinV2-B at 256 pixels in bfloat16, on random images that stay on the devices, so the loader is not
-measured. Peak memory is printed beside what XLA announced when it compiled the step. The FLOPs are those of the model
-(forward passes of teacher and student, and the student's backward pass, which counts twice), without recomputation.
-Results: RESULTS.md, "The step of KTL"; for TPUs, as compiled, docs/pods.md.
+In the stage KTL, an RGB teacher teaches a thermal student of the same size. Here both are SwinV2-B at 256 pixels in
+bfloat16. Random images stay on the devices, so the loader is not measured. Peak memory is printed beside the amount
+that XLA planned when it compiled the step. The FLOPs are those of the model, without recomputation: forward passes of
+teacher and student, and the student's backward pass, which counts twice. Results: RESULTS.md, "The step of KTL". For
+TPUs, docs/pods.md has what the compiled step needs.
 """
 
 import argparse
@@ -26,11 +27,11 @@ from mlcm_jax.training import state as states
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
+    """Times the step and prints the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     plan.step_flags(parser, batch=64)
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
-    parser.add_argument("--peak_tflops", type=float, default=0.0, help="of one device in bfloat16; 0: no utilisation")
+    parser.add_argument("--peak_tflops", type=float, default=0.0, help="of one device, in bfloat16; 0: no utilisation")
     arguments = parser.parse_args(argv)
     config = plan.step_config(arguments)
     mesh = sharding.make_mesh()
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     jax.block_until_ready(state)
     seconds = (time.perf_counter() - began) / arguments.steps
     if int(state.skipped):
-        raise SystemExit(f"{int(state.skipped)} steps were not finite, so the time says nothing.")
+        raise SystemExit(f"{int(state.skipped)} steps were not finite, so the time is meaningless.")
 
     devices = jax.devices()
     flops = sum(

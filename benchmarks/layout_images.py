@@ -1,11 +1,11 @@
-"""Draws `landmarks.png`, which stands in every dataset's folder of `tfds_builders`.
+"""Draws `landmarks.png` for the READMEs of the datasets in `tfds_builders`.
 
     python -m benchmarks.layout_images [--only=tfw,wflw]      # two seconds for each dataset
 
 The image shows a synthetic face with the numbered landmarks of the dataset's layout. The face's 68 points are exact,
-and so are points that `landmarks.convert` makes of them. The other points of tfake70, wflw98, cofw29 and charlotte73
-are estimated from the 68; such an image says that it is schematic. Folders whose README does not show `landmarks.png`
-are left out.
+and so are the points that `landmarks.convert` makes of them. The other points of tfake70, wflw98, cofw29 and
+charlotte73 are estimated from the 68, and the image is marked as schematic. Datasets whose README does not show
+`landmarks.png` are skipped.
 """
 
 import argparse
@@ -26,30 +26,30 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate
 
 SIDE = 640
-DIM = 0.6  # how much of its brightness the face keeps, so that the numbers stand out
+DIM = 0.6  # factor on the brightness of the face, so that the numbers stand out
 MOST_BYTES = 60_000
 
 
 def builder_of(name: str) -> type:
-    """The builder class of a dataset: the class in its module that has a LAYOUT."""
+    """Returns the builder class of a dataset, which is the class in its module that has a LAYOUT."""
     module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
     return next(kind for kind in kinds if hasattr(kind, "LAYOUT"))
 
 
 def place(points: np.ndarray, jaw3d: np.ndarray, layout: landmarks.Layout) -> tuple[np.ndarray, bool]:
-    """The landmarks of a layout on a face whose iBUG landmarks are known.
+    """Places the landmarks of a layout on a face whose iBUG landmarks are known.
 
     Args:
-        points: iBUG landmarks [68, 2].
-        jaw3d: the jaw as points fixed on the head [17, 2].
+        points: the iBUG landmarks, float [68, 2] in pixels.
+        jaw3d: the jaw as points fixed on the head, float [17, 2] in pixels.
         layout: one of `landmarks.LAYOUTS`, or charlotte73.
 
     Returns:
         The landmarks [K, 2], and whether they are only schematic.
 
     Raises:
-        InputError: for a layout whose points this function cannot place.
+        InputError: a layout whose points this function cannot place.
     """
     if layout.name in landmarks.LAYOUTS and landmarks.route("ibug68", layout) is layout:
         return landmarks.convert(points, "ibug68", layout), False
@@ -63,9 +63,8 @@ def place(points: np.ndarray, jaw3d: np.ndarray, layout: landmarks.Layout) -> tu
         return np.concatenate([points, forehead]), True
     down = points[8] - points[27]
     down *= 0.08 * np.linalg.norm(points[45] - points[36]) / np.linalg.norm(down)  # about the height of a brow
-    lids = [
-        points[[i, i + 1]].mean(0) for i in (37, 40, 43, 46)
-    ]  # middles: right upper and lower, left upper and lower
+    # The middles of the lids: right upper and lower, left upper and lower.
+    lids = [points[[i, i + 1]].mean(0) for i in (37, 40, 43, 46)]
     if layout.name == "wflw98":
         jaw = np.stack([np.interp(np.arange(33) / 2, np.arange(17), column) for column in points[:17].T], axis=-1)
         brows = [points[17:22], points[[21, 20, 19, 18]] + down, points[22:27], points[[25, 24, 23, 22]] + down]
@@ -84,7 +83,7 @@ def place(points: np.ndarray, jaw3d: np.ndarray, layout: landmarks.Layout) -> tu
 
 
 def draw(layout: landmarks.Layout, *, thermal: bool, seed: int, index: int) -> np.ndarray:
-    """The numbered landmarks of a layout on a synthetic face, uint8 RGB [SIDE, SIDE, 3]."""
+    """Draws the numbered landmarks of a layout on a synthetic face, uint8 RGB [SIDE, SIDE, 3]."""
     pair = generate.example(seed, index, size=SIDE, frontal=True, well_lit=True)
     modality = "thermal" if thermal else "rgb"
     known = pair["landmarks" if thermal else "rgb_landmarks"].astype(np.float64)
@@ -101,7 +100,7 @@ def draw(layout: landmarks.Layout, *, thermal: bool, seed: int, index: int) -> n
 
 
 def encode(image: np.ndarray) -> bytes:
-    """The image as PNG with a palette, of as many colours as fit into MOST_BYTES."""
+    """Returns the image as PNG with a palette of as many colours as MOST_BYTES allows, but at least 8."""
     for colors in (128, 64, 32, 16, 8):
         buffer = io.BytesIO()
         small = Image.fromarray(image).quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -114,7 +113,7 @@ def encode(image: np.ndarray) -> bytes:
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes `landmarks.png` into every folder of `tfds_builders` whose README shows it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=5, help="of the synthetic face")
+    parser.add_argument("--seed", type=int, default=5, help="seed of the synthetic face")
     parser.add_argument("--index", type=int, default=404, help="number of the synthetic pair")
     parser.add_argument("--only", default="", help="names of datasets, separated by commas; all by default")
     arguments = parser.parse_args(argv)
@@ -128,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{name}: left out, its README shows no landmarks.png")
             continue
         kind = builder_of(name)
-        # If a dataset's configs differ in MODALITIES, it is a property here; all such datasets have thermal images.
+        # MODALITIES is a property where configs differ in it; all such datasets have thermal images.
         thermal = kind.MODALITIES != ("rgb",)
         try:
             image = draw(landmarks.get(kind.LAYOUT), thermal=thermal, seed=arguments.seed, index=arguments.index)

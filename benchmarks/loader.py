@@ -1,14 +1,14 @@
-"""How many pairs per second one core reads, crops and augments at 256 pixels.
+"""Measures how many pairs per second one core reads, crops and augments at 256 pixels.
 
     python -m benchmarks.loader --dataset=paired_folder/bench            # the dataset of RESULTS.md
     python -m benchmarks.loader --dataset=synthetic_faces/48x48 --size=32          # only to see whether it runs
 
-It pins itself to one core and takes batches as training does (both modalities, the default augmentation, one thread).
-Pairs per second of processor time are printed, so that other work on the machine does not count, except for what it
-takes from caches and memory: the median over chunks of 7 batches, and the fastest chunk. They are measured for a
-dataset too large to be kept decoded, which is read and decoded in every pass, and for the first and the later passes
-over one that is kept. Then it compares thermal images stored as an ordinary PNG and as builders store them, and batches
-sent to the devices as 8 bits and as floats. Results: RESULTS.md, "The loader".
+The script pins itself to one core and loads batches as training does (both modalities, the default augmentation, one
+thread). It prints pairs per second of processor time, as the median over chunks of 7 batches and for the fastest chunk.
+Other work on the machine therefore matters only through the caches and the memory bandwidth that it uses. There are
+three cases: a dataset that is too large to be kept decoded and is decoded in every pass, and the first and the later
+passes over one that is kept. The script then compares thermal images stored as ordinary PNG and as builders store them,
+and batches sent to the devices as 8 bits and as floats. Results: RESULTS.md, "The loader".
 """
 
 import argparse
@@ -36,7 +36,7 @@ BATCH, CHUNK = 32, 7
 
 
 def _rates(examples: Examples, size: int, parts: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
-    """Prints pairs per second over (name, number of passes), one after the other; returns the next batch."""
+    """Prints pairs per second for each (name, number of passes) in turn, and returns the next batch."""
     options = base().augment.to_dict()
     crop = pipeline.Crop(size, options.pop("expand"), examples.layout)
     order, augmentation = pipeline.Order(BATCH, seed=0), augment.Augmentation(**options)
@@ -55,7 +55,7 @@ def _rates(examples: Examples, size: int, parts: Sequence[tuple[str, int]]) -> d
 
 
 def _storage(examples: Examples, count: int = 200) -> None:
-    """Prints size and decoding time of thermal images as ordinary PNG and as `image_file.png`, the least of 7 turns."""
+    """Prints size and decoding time, the least of 7 runs, of thermal images as ordinary PNG and as `image_file.png`."""
     images = [examples[k]["thermal"][..., 0] for k in range(min(count, len(examples)))]
     kinds = {"ordinary PNG": lambda image: cv2.imencode(".png", image)[1].tobytes(), "image_file.png": image_file.png}
     with tempfile.TemporaryDirectory() as folder:
@@ -80,11 +80,11 @@ def _storage(examples: Examples, count: int = 200) -> None:
 
 
 def _placing(batch: dict[str, np.ndarray]) -> None:
-    """Prints the processor time that a batch takes to the devices as 8 bits and as floats, the least of 7 turns."""
+    """Prints the processor time to put a batch on the devices as 8 bits and as floats, the least of 7 runs."""
     mesh = sharding.make_mesh()
     images = {name: batch[name] for name in MODALITIES}
     floats = {name: (value / 255.0).astype(np.float32) for name, value in images.items()}
-    for name, one in (("8 bits, made floats there", images), ("floats", floats)):
+    for name, one in (("8 bits, converted there", images), ("floats", floats)):
         times = []
         for _ in range(7):
             began = time.process_time()
@@ -94,17 +94,17 @@ def _placing(batch: dict[str, np.ndarray]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
+    """Measures the loader, the storage and the transfer, and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default=default_data_dir())
-    parser.add_argument("--dataset", default="synthetic_faces/1000x256", help="with both modalities; built if missing")
+    parser.add_argument("--dataset", default="synthetic_faces/1000x256", help="needs both modalities; built if missing")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
     arguments = parser.parse_args(argv)
 
     def examples() -> Examples:
         return open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")
 
-    examples()  # builds on all cores
+    examples()  # builds the dataset on all cores
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     cv2.setNumThreads(1)
     budget, MEMORY.free = MEMORY.free, 0

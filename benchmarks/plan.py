@@ -1,13 +1,13 @@
-"""What a training step needs on a pod: memory, time and communication, as XLA compiles it, without owning the pod.
+"""Computes the memory, time and communication of a training step on a TPU pod by compiling it, without the pod.
 
     TPU_SKIP_MDS_QUERY=1 python -m benchmarks.plan --topology=v5e:2x4 --batch=4096 --accumulate=32 --blocks=2,4
 
-It compiles the stage `transfer` of KTL (SwinV2-B to SwinV2-B at 256 pixels, bfloat16) for a TPU topology and prints a
-row of the table in docs/pods.md. No TPU is needed, but the package libtpu is (0.0.42.1 was used; install it in an
-environment of its own). As compiling all 24 blocks of both networks takes long, `--blocks=2,4` compiles the third stage
-of the networks with 2 and with 4 blocks, and continues the numbers linearly to its 18.
+It compiles the step of KTL, which is the stage `transfer` (here SwinV2-B to SwinV2-B at 256 pixels, bfloat16), for a
+TPU topology and prints a row of the table in docs/pods.md. It needs no TPU, but the package libtpu (0.0.42.1 was used;
+install it in a separate environment). Compiling all 24 blocks of both networks takes long. `--blocks=2,4` therefore
+compiles the third stage of the networks with 2 and with 4 blocks, and extrapolates the numbers linearly to its 18.
 
-`collectives` reads the communication of any compiled program, `shapes_of_step` and `compile_step` serve any stage.
+`collectives` reads the communication of any compiled program; `shapes_of_step` and `compile_step` work for any stage.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.state import TrainState
 from mlcm_jax.training.step import Teachers
 
-# A v5e chip (https://cloud.google.com/tpu/docs/v5e): bfloat16 operations, bytes to its memory, and bytes to its
-# neighbours, each per second. Of its 1600 Gbit/s over four links, half count, because smaller slices are not a torus.
+# Rates of a v5e chip (https://cloud.google.com/tpu/docs/v5e), per second: bfloat16 operations, bytes of memory traffic,
+# and bytes sent to its neighbours. Only half of its 1600 Gbit/s over four links counts, as small slices are no torus.
 FLOPS, MEMORY, LINKS = 197e12, 819e9, 1600e9 / 8 / 2
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
@@ -49,11 +49,11 @@ class Collective:
     """One collective operation of a compiled program.
 
     Attributes:
-        kind: XLA's name for it, such as "all-reduce".
-        bytes: size of the combined data on one device: of the result, or of the operand of a reduce-scatter.
-        group: number of devices that combine it.
-        times: how often a step runs it.
-        arrays: number of elements of each array in it.
+        kind: XLA's name of the operation, such as "all-reduce".
+        bytes: the size of the combined data on one device, which is the result, or the operand of a reduce-scatter.
+        group: the number of devices that take part.
+        times: how often a step runs the operation.
+        arrays: the number of elements of each array in it.
     """
 
     kind: str
@@ -64,23 +64,23 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that one device sends per step, by the ring algorithms."""
+        """The bytes that one device sends per step with ring algorithms."""
         rounds = {"all-reduce": 2.0, "collective-permute": self.group / max(self.group - 1, 1)}.get(self.kind, 1.0)
         return self.times * rounds * self.bytes * (self.group - 1) / self.group
 
 
 def _width(dtype: str) -> int:
-    """Bytes per element: f32 -> 4, pred -> 1, token -> 0."""
+    """Returns the bytes per element: f32 -> 4, pred -> 1, token -> 0."""
     digits = re.search(r"\d+", dtype)
     return 1 if dtype == "pred" else -(-int(digits.group()) // 8) if digits else 0
 
 
 def _group(line: str, devices: int) -> int:
-    """Devices in a replica group, in any of XLA's notations; `devices` where the line names none."""
+    """Returns the number of devices in a replica group, in any of XLA's notations; `devices` if the line names none."""
     named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line)
     if named:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
-        # 'axis':(m)n names the part of size n of an axis that is split into m and n.
+        # 'axis':(m)n means the part of size n of an axis that is split into m and n.
         axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part) if part else sizes[name] for name, part in axes)
     iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=", line)
@@ -92,7 +92,7 @@ def _group(line: str, devices: int) -> int:
     return 2 if "source_target_pairs" in line else devices
 
 
-def _one(line: str, devices: int, times: int, scatters: bool) -> Collective | None:
+def _collective(line: str, devices: int, times: int, scatters: bool) -> Collective | None:
     found = _OPERATION.search(line)
     if not found:
         return None
@@ -100,7 +100,7 @@ def _one(line: str, devices: int, times: int, scatters: bool) -> Collective | No
     parts = [(_width(d), math.prod(int(n) for n in dims.split(",") if n)) for d, dims in _ARRAY.findall(result)]
     group = _group(line, devices)
     total = sum(width * numbers for width, numbers in parts)
-    if starts and kind == "all-gather":  # the type of an asynchronous one lists operands and results
+    if starts and kind == "all-gather":  # the type of an asynchronous operation lists operands and results
         total = total * group // (group + 1)
     if starts and kind == "collective-permute":
         total //= 2
@@ -110,7 +110,7 @@ def _one(line: str, devices: int, times: int, scatters: bool) -> Collective | No
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """({name: lines}, name of the entry) of an HLO module."""
+    """Splits an HLO module into computations: ({name: lines}, name of the entry computation)."""
     bodies: dict[str, list[str]] = {}
     entry, lines = "", []
     for line in text.splitlines():
@@ -124,7 +124,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _trips(line: str, bodies: dict[str, list[str]]) -> int:
-    """How often a loop runs its body: what XLA says, or the one number that its condition compares with; else 1."""
+    """Returns how often a loop runs its body: XLA's own count, or the only bound in its condition, or else 1."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
     if known:
         return int(known[1])
@@ -139,9 +139,9 @@ def _trips(line: str, bodies: dict[str, list[str]]) -> int:
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program, with the trip counts of the loops around them.
+    """Lists the collectives of a compiled program, with the trip counts of the loops around them.
 
-    A loop whose trip count XLA does not know counts once.
+    A loop whose trip count cannot be determined counts once.
 
     Args:
         text: `compiled.as_text()`.
@@ -153,8 +153,8 @@ def collectives(text: str) -> list[Collective]:
 
     def walk(name: str, times: int) -> None:
         for line in bodies[name]:
-            one = _one(line, devices, times, "all-reduce-scatter" in name)
-            found.extend([one] if one else [])
+            collective = _collective(line, devices, times, "all-reduce-scatter" in name)
+            found.extend([collective] if collective else [])
             trips = _trips(line, bodies)
             for place in _CALLED.finditer(line):
                 names = re.match(r"\{([^}]*)\}|([^,\s]+)", line[place.end() :])
@@ -173,13 +173,13 @@ def shapes_of_step(
     soft: shape_model.ShapeModel | None = None,
     networks: Mapping[str, Network] | None = None,
 ) -> tuple[Recipe, TrainState, Teachers, dict[str, jax.ShapeDtypeStruct]]:
-    """What the training step of a stage takes, as shapes: no array is made.
+    """Returns the arguments of a stage's training step as shapes, without creating arrays.
 
     Args:
-        config: of the run.
-        stage: its name.
+        config: the config of the run.
+        stage: the name of the stage.
         soft: the shape model, for a stage that learns soft landmarks.
-        networks: shapes of the networks that the stage reads; None works them out here.
+        networks: the shapes of the networks that the stage reads; None computes them.
 
     Returns:
         (recipe, state, teachers, batch).
@@ -207,19 +207,19 @@ def shapes_of_step(
 
 
 def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh, stage: str = "transfer") -> tuple[Compiled, TrainState]:
-    """(compiled training step, shapes of its state) of a stage for `mesh`; no array is made and no device needed."""
+    """Compiles a stage's training step for `mesh`, without arrays or devices; returns it and its state's shapes."""
     recipe, state, teachers, batch = shapes_of_step(config, stage)
     step = loop.compile_step(recipe, state, teachers, mesh)
     return step.lower(state, teachers, batch, jax.eval_shape(lambda: jax.random.key(0))).compile(), state
 
 
 def measure(compiled: Compiled, accumulate: int) -> dict[str, float]:
-    """What a compiled training step needs, per device and step.
+    """Returns what a compiled training step needs per device and step.
 
     Args:
         compiled: the step.
-        accumulate: its micro-batches. XLA counts the body of a loop once, so its counts are multiplied by this number;
-            that also multiplies the optimiser's share, which is small.
+        accumulate: the number of its micro-batches. XLA counts the body of a loop once, so its counts are multiplied by
+            this number; this also multiplies the optimiser's share, which is small.
 
     Returns:
         `held` and `peak` bytes of memory, `flops`, `moved` bytes to and from memory, and `sent` bytes to other devices.
@@ -236,10 +236,10 @@ def measure(compiled: Compiled, accumulate: int) -> dict[str, float]:
 
 
 def seconds(needs: dict[str, float]) -> dict[str, float]:
-    """Seconds per step on v5e by the roofline model, from the result of `measure`.
+    """Returns seconds per step on v5e by the roofline model, from the result of `measure`.
 
     Returns:
-        The time for each bound, and `step`, in which communication follows the computation without any overlap.
+        The time for each bound, and `step`, in which communication follows the computation without overlap.
     """
     times = {"compute": needs["flops"] / FLOPS, "memory": needs["moved"] / MEMORY, "links": needs["sent"] / LINKS}
     return times | {"step": max(times["compute"], times["memory"]) + times["links"]}
@@ -247,15 +247,15 @@ def seconds(needs: dict[str, float]) -> dict[str, float]:
 
 def step_flags(parser: argparse.ArgumentParser, *, batch: int) -> None:
     """Adds the flags of a training step of KTL; `batch` is the default of --batch."""
-    parser.add_argument("--model", default="swin_v2_b", help="of both networks")
+    parser.add_argument("--model", default="swin_v2_b", help="backbone of both networks")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
     parser.add_argument("--batch", type=int, default=batch, help="examples per step, over all devices")
     parser.add_argument("--accumulate", type=int, default=1, help="micro-batches per step")
-    parser.add_argument("--remat", action="store_true", help="compute the student's activations again when needed")
+    parser.add_argument("--remat", action="store_true", help="recompute the student's activations in the backward pass")
 
 
 def step_config(arguments: argparse.Namespace, **options: Any) -> ConfigDict:
-    """The config that `step_flags` asks for; `options` are further arguments of both networks."""
+    """Returns the config for the flags of `step_flags`; `options` are additional arguments of both networks."""
     config = base()
     config.image_size = arguments.size
     config.train.update({"bf16": True, "batch_size": arguments.batch, "accumulate": arguments.accumulate})
@@ -265,12 +265,12 @@ def step_config(arguments: argparse.Namespace, **options: Any) -> ConfigDict:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
+    """Compiles the step and prints a row of the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     step_flags(parser, batch=4096)
-    parser.add_argument("--topology", default="v5e:2x4", help="of the TPU slice")
+    parser.add_argument("--topology", default="v5e:2x4", help="topology of the TPU slice")
     parser.add_argument("--fsdp", type=int, default=1, help="devices that split the state")
-    parser.add_argument("--blocks", default="18", help="blocks of the third stage; of two numbers, continued to 18")
+    parser.add_argument("--blocks", default="18", help="blocks of the third stage; two numbers are extrapolated to 18")
     arguments = parser.parse_args(argv)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology).devices
     mesh = sharding.make_mesh(devices, shape={"fsdp": arguments.fsdp})

@@ -1,4 +1,4 @@
-"""Draws a contact sheet of the synthetic faces, the `preview.jpg` of tfds_builders/synthetic_faces.
+"""Draws a contact sheet of synthetic faces, such as tfds_builders/synthetic_faces/preview.jpg.
 
     python -m benchmarks.preview_synthetic --rows 5 --columns 3 --size 128 --out preview.jpg      # three seconds
 
@@ -18,7 +18,7 @@ from mlcm_jax.synthetic import generate
 
 
 def tile(pair: Mapping[str, Any], zoom: float) -> np.ndarray:
-    """One pair of `generate.example` side by side, uint8 [S * zoom, 3 * S * zoom, 3] in OpenCV's BGR order."""
+    """Draws one pair of `generate.example` side by side, uint8 [S * zoom, 3 * S * zoom, 3] in OpenCV's BGR order."""
     side = round(pair["thermal"].shape[0] * zoom)
     gray = cv2.cvtColor(pair["thermal"], cv2.COLOR_GRAY2BGR)
     shown = [cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC) for image in (pair["rgb"][..., ::-1], gray)]
@@ -31,8 +31,8 @@ def tile(pair: Mapping[str, Any], zoom: float) -> np.ndarray:
 
 
 def sheet(seed: int, rows: int, columns: int, size: int, zoom: float) -> np.ndarray:
-    """Pairs of different subjects in a grid, uint8 [H, W, 3] in OpenCV's BGR order."""
-    step = generate.PAIRS_PER_SUBJECT + 1  # another person every time, and not always that person's first image
+    """Draws pairs of different subjects in a grid, uint8 [H, W, 3] in OpenCV's BGR order."""
+    step = generate.PAIRS_PER_SUBJECT + 1  # always another person, and not always the person's first image
     tiles = [tile(generate.example(seed, step * k, size=size), zoom) for k in range(rows * columns)]
     return np.concatenate([np.concatenate(tiles[k * columns : (k + 1) * columns], axis=1) for k in range(rows)])
 
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=6, help="rows of pairs")
     parser.add_argument("--columns", type=int, default=4, help="pairs in a row")
     parser.add_argument("--size", type=int, default=96, help="side of a rendered image in pixels, 32 to 1024")
-    parser.add_argument("--zoom", type=float, default=1.0, help="side of a shown image over that of a rendered one")
-    parser.add_argument("--seed", type=int, default=0, help="of the dataset")
+    parser.add_argument("--zoom", type=float, default=1.0, help="side of a shown image over that of the rendered one")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the dataset")
     arguments = parser.parse_args(argv)
     path = arguments.out
     if path.suffix.lower() not in (".png", ".jpg"):
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     image = sheet(arguments.seed, arguments.rows, arguments.columns, arguments.size, arguments.zoom)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 82]):
-        raise InputError(f"--out={path} cannot be written; check the folder's rights and the space on its disk.")
+        raise InputError(f"--out={path} cannot be written; check the folder's permissions and the space on its disk.")
     print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 

@@ -1,4 +1,4 @@
-"""Does distillation gain more from a teacher that was trained on more data than the student has?
+"""Tests whether distillation gains more from a teacher that was trained longer, and on more data, than the student.
 
     python -m benchmarks.strong_teacher --run=runs/long/seed_0 --workdir=runs/strong --seed=0      # 4 minutes, 2 cores
 
@@ -32,7 +32,7 @@ VARIANTS = {
 
 
 def load_config(name: str) -> ConfigDict:
-    """The config that `--config=FILE[:VARIANT]` names."""
+    """Loads the config that `--config=FILE[:VARIANT]` names."""
     path, _, variant = name.partition(":")
     return configs.load(path, variant)
 
@@ -40,13 +40,13 @@ def load_config(name: str) -> ConfigDict:
 def train_and_score(
     config: ConfigDict, folder: epath.PathLike, given: Mapping[str, Trained], *, data_dir: str, mesh: Mesh
 ) -> dict[str, float]:
-    """Trains the stages of a config under networks of other runs, and scores them on its test split.
+    """Trains the stages of a config with teachers of other runs, and scores them on its test split.
 
     Args:
-        config: of the run.
-        folder: its work directory; what is trained there is not trained again.
-        given: stage -> network of another run. With a teacher, the run starts from its mean shape.
-        data_dir: where built datasets are.
+        config: the config of the run.
+        folder: its work directory; finished stages in it are not trained again.
+        given: stage -> network of another run. If `teacher` is among them, the run starts from its mean shape.
+        data_dir: the folder of built datasets.
         mesh: the devices.
 
     Returns:
@@ -63,11 +63,11 @@ def train_and_score(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
+    """Trains the student with each set of weights and prints the NME."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="work directory of the run whose teacher is used")
     parser.add_argument("--workdir", required=True, help="where the students are kept")
-    parser.add_argument("--config", default="configs/tiny.py", help="of the students")
+    parser.add_argument("--config", default="configs/tiny.py", help="config of the students")
     parser.add_argument("--data_dir", default=default_data_dir())
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
@@ -84,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _note_teacher(folder: epath.Path, run: str) -> None:
-    """Writes down whose teacher the student in a folder has; raises InputError where it has another one."""
+    """Records in `folder` which run's teacher its student has; raises InputError if it is that of another run."""
     note = folder / "teacher.txt"
     if note.exists() and note.read_text() != run:
-        raise InputError(f"{folder} was taught by {note.read_text()}, not {run}; give another --workdir.")
+        raise InputError(f"{folder} holds a student of {note.read_text()}, not of {run}; give another --workdir.")
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(run)
 

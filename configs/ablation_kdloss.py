@@ -1,15 +1,15 @@
-"""What each part of KD-Loss is worth on RGB faces: 8 rows × 3 seeds, one lightweight student, two teachers.
+"""Measures the gain from each part of KD-Loss on RGB faces: 8 rows × 3 seeds, a lightweight student, two teachers.
 
     mlcm ablate --config=configs/ablation_kdloss.py --workdir=runs/kdloss                # 47 minutes on two busy cores
     mlcm ablate --config=configs/ablation_kdloss.py:youtube --workdir=runs/kdloss_youtube    # a GPU; research data only
     mlcm ablate --config=configs/ablation_kdloss.py:smoke --workdir=/tmp/smoke           # only shows that it runs
 
 Result (docs/ablations.md): student alone 5.34, KD-Loss 5.26, t shuffled 5.29, t constant 5.23, plain L1 distillation
-5.09 %. Three seeds tell none of them from the student alone.
+5.09 %. Three seeds cannot distinguish any of them from the student alone.
 
-KD-Loss uses only how large a teacher's error is, never its direction. The fair controls are therefore "t shuffled",
-with the errors of another example, and "t constant", with one error for all. "L1 distillation" shows what the direction
-is worth. The paper reports 4.50 -> 4.06 % on 300W (arXiv 2111.07047), which is another dataset with other boxes.
+KD-Loss uses only the size of a teacher's error, never its direction. The fair controls are therefore "t shuffled", with
+the errors of another example, and "t constant", with one error for all. "L1 distillation" shows the gain from the
+direction. The paper reports 4.50 -> 4.06 % on 300W (arXiv 2111.07047), which is another dataset with other boxes.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,13 @@
-"""What distilling heatmaps is worth in a small STAR/AAM system: weights 0 to 10,000, with and without a teacher's head.
+"""Measures the gain from distilling heatmaps in a small STAR/AAM system: weights 0 to 10,000, two head initialisations.
 
     mlcm ablate --config=configs/ablation_star.py --workdir=runs/ablation_star        # 56 minutes on two busy cores
     mlcm ablate --config=configs/ablation_star.py:youtube --workdir=runs/star_youtube     # a GPU; research data only
 
-Result (docs/ablations.md): the four weights give 4.96, 4.92, 4.86 and 4.91 %, which three seeds cannot tell apart; the
-row "from scratch" gives 5.57 %.
+Result (docs/ablations.md): the four weights give 4.96, 4.92, 4.86 and 4.91 %, which three seeds cannot distinguish;
+the row "from scratch" gives 5.57 %.
 
-All rows but the last two start from the teacher's head, as in the publication. "from scratch" shows what that start is
-worth. It is also the control of "scratch weight 100", which distils into a student without that start.
+In all rows but the last two, the student's head starts from the teacher's, as in the publication. "from scratch" shows
+the gain from that initialisation. It is also the control of "scratch weight 100", which distils without it.
 """
 
 from ml_collections import ConfigDict

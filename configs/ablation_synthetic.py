@@ -1,4 +1,4 @@
-"""What each part of MLCM-KD is worth on thermal faces: 14 rows × 3 seeds on 1,200 synthetic pairs.
+"""Measures the gain from each part of MLCM-KD on thermal faces: 14 rows × 3 seeds on 1,200 synthetic pairs.
 
     mlcm ablate --config=configs/ablation_synthetic.py --workdir=runs/ablation           # 71 minutes on two busy cores
     mlcm ablate … --rows='none,FD+LD,DIKD'                                 # the smallest useful choice of rows
@@ -7,11 +7,11 @@
     mlcm ablate --config=configs/ablation_synthetic.py:smoke --workdir=/tmp/smoke        # only shows that it runs
 
 Result (docs/ablations.md): none 4.14, FD+LD 4.19, RI 4.05, DIKD 4.04 %; light alone 4.23, one step 4.41, one step DIKD
-4.09, two levels 4.19 %. Three seeds tell DIKD from FD+LD, but no row from its control.
+4.09, two levels 4.19 %. Three seeds distinguish DIKD from FD+LD, but no row from its control.
 
 The rows of the thermal student, from "none" to "DIKD undecayed", have "none" as their control. Those of the lightweight
 student have "light alone". A row and its control share initialisation, batches and steps. "second level alone"
-compresses a student that had no teacher, so what "two levels" gains over it is what the first level passes on.
+compresses a student that had no teacher, so the gain of "two levels" over it comes from the first level.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ from mlcm_jax.config import add_grid, check_variant, load
 
 
 def _transfer(**weights: float) -> dict[str, dict[str, float]]:
-    """Overrides of a row whose thermal student has these distillation weights and no others."""
+    """Returns the overrides of a row whose thermal student has these distillation weights and no others."""
     return {"transfer": {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "delta": 0.0} | weights}
 
 
@@ -62,5 +62,5 @@ def get_config(variant: str = "") -> ConfigDict:
         control="none",
         controls=controls | ({"light alone": ""} if controls else {}),  # the rows whose control is not `control`
         shared=("teacher", "transfer"),  # trained once per seed, for all rows that don't change them
-        comparisons=tuple(pair for pair in pairs if set(pair) <= set(grid)),  # besides row and control
+        comparisons=tuple(pair for pair in pairs if set(pair) <= set(grid)),  # in addition to row and control
     )

@@ -7,8 +7,8 @@
 
 This run needs a GPU. Its time, memory and result were not measured. The authors report these per cent for challenge /
 common / full: student alone 6.84 / 3.93 / 4.50, student with both teachers 6.13 / 3.56 / 4.06, teacher 5.80 / 3.34 /
-3.82. They measure in a crop that is stretched to a square, we in pixels of the original image: compare differences, not
-values.
+3.82. They measure in a crop that is stretched to a square, and we in pixels of the original image, so compare only
+differences.
 
 KNOWN from the publication (Fard and Mahoor, CVIU 2022) and its code:
 - the networks, 224 px, and dropout 0.5 in the teachers;
@@ -17,10 +17,10 @@ KNOWN from the publication (Fard and Mahoor, CVIU 2022) and its code:
 - Adam at 1e-3 with time decay 1e-4, batch 70, 150 epochs;
 - flips, rotation of up to 0.5 rad, gamma, noise and blur.
 
-INFERRED, because they do not say:
+INFERRED, because the authors do not specify it:
 - the shape model is fitted to the augmented crops, rotated and mirrored;
 - the decay counts steps, as in Keras;
-- the teachers and the student alone train with L1, to which the main term is equal below γ;
+- the teachers and the student alone train with L1, which equals the main term below γ;
 - there is no warm-up, weight decay or averaging;
 - the teachers train as long as the student, from scratch (`--config.pretrained.teacher=FILE` takes ImageNet weights);
 - the strengths of gamma, noise and blur are our own;

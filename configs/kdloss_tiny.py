@@ -1,10 +1,10 @@
-"""KD-Loss on 1,200 synthetic thermal faces, on two CPU cores: tough and tolerant teacher, lightweight student, control.
+"""KD-Loss on 1,200 synthetic thermal faces, on two CPU cores: two teachers, a lightweight student and its control.
 
     mlcm train --config=configs/kdloss_tiny.py --workdir=runs/kdloss_tiny
     mlcm train --config=configs/kdloss_tiny.py:smoke --workdir=/tmp/kd_smoke     # only shows that it runs
 
-The table was measured on 2026-11-21 on two CPU cores with much other work on the machine (19 minutes; 6 minutes of CPU
-time). It shows the test split, with NME in per cent of √(w·h) of the box:
+The table was measured on 2026-11-21 on two CPU cores of a heavily loaded machine (19 minutes; 6 minutes of CPU time).
+It shows results on the test split, with NME in per cent of √(w·h) of the box:
 
 | row | parameters | NME % | FR@10 % | AUC@10 |
 |---|---|---|---|---|
@@ -14,9 +14,9 @@ time). It shows the test split, with NME in per cent of √(w·h) of the box:
 | light_alone | 88,568 | 4.92 | 3.8 | 0.521 |
 | kd | 88,568 | 4.83 | 5.6 | 0.528 |
 
-The loss is the published one, with the numbers of configs/kdloss_300w.py; networks and training are our own. This is
-one seed. A comparison needs several, and the controls `--config.kd.control=shuffled` and `--config.kd.control=constant`
-(configs/ablation_kdloss.py).
+The loss is the published one, with the numbers of configs/kdloss_300w.py; networks and training are our own. The table
+is from one seed. A comparison needs several, and the controls `--config.kd.control=shuffled` and
+`--config.kd.control=constant` (configs/ablation_kdloss.py).
 """
 
 from ml_collections import ConfigDict

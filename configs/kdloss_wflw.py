@@ -5,11 +5,11 @@
     mlcm evaluate --workdir=runs/kdloss_wflw --split=test_pose         # or test_expression, …
 
 This run needs a GPU. Its time, memory and result were not measured. The authors report 8.57 % for the student with both
-teachers, divided by the distance of the pupils. Ours is divided by the distance of the outer eye corners, as others
-report WFLW; `--config.normalizer=pupils` divides as they do.
+teachers, divided by the distance of the pupils. Our error is divided by the distance of the outer eye corners, as in
+most papers on WFLW; `--config.normalizer=pupils` divides as the authors do.
 
-configs/kdloss_300w.py lists what is KNOWN and what is INFERRED. It is INFERRED, too, that the boxes are those of the
-landmarks and not those in the file.
+configs/kdloss_300w.py lists what is KNOWN and what is INFERRED. It is also INFERRED that the boxes are those of the
+landmarks and not those in the files.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ from mlcm_jax.config import load
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant` is one of configs/kdloss_300w.py: "", "paper" or "released"."""
+    """`variant` is one of those of configs/kdloss_300w.py: "", "paper" or "released"."""
     config = load("kdloss_300w.py", variant, beside=__file__)
     config.dataset = "wflw/landmark_box"
     config.test_split = "test"

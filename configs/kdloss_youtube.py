@@ -5,10 +5,10 @@
     mlcm train --config=configs/kdloss_youtube.py:webmorph --workdir=runs/kdloss_webmorph    # 97 training images
 
 Time, memory and result were not measured. Networks and loss are the published ones; the training is this package's own
-(cosine schedule, averaged weights, augmentation). The labels come from a program, so the score is agreement with that
-program, and a difference of a few tenths of a per cent means nothing.
+(cosine schedule, averaged weights, augmentation). The labels come from a program, so the score measures agreement with
+it, and a difference of a few tenths of a per cent means nothing.
 
-The variant `webmorph` has free images with landmarks placed by hand, but only 97 of them, frontal and neutral. It only
+The variant `webmorph` has free images with hand-placed landmarks, but only 97 of them, frontal and neutral. It only
 shows that everything runs on real images, and how fast 97 faces are memorised. That dataset is more useful for testing:
 `mlcm evaluate --workdir=runs/kdloss_youtube --dataset=webmorph_faces`.
 """

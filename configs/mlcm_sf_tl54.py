@@ -6,16 +6,15 @@
 
 This run needs a GPU. Its time, memory and result were not measured.
 
-KNOWN from the publication (arXiv 2510.11128): the two levels, and DIKD by forward and reverse injection, which grows
-weaker as training goes on.
+KNOWN from the publication (arXiv 2510.11128): the two levels, and DIKD by forward and reverse injection, whose weight
+decays during training.
 
-INFERRED, because we know none of its numbers: everything else, that is
+INFERRED, because we know none of its numbers, is everything else:
 - the sum α FI + β RI with α = β = 1 and linear decay;
 - FD + LD in the second level, with weights of 1;
 - the networks, the size of the images, the optimiser, the steps and the augmentation.
 
-The RGB images are aligned to the thermal ones only to within some pixels, and the labels are those of the thermal
-images.
+The labels were placed on the thermal images, with which the RGB images are aligned only to within some pixels.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +23,7 @@ from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant` is "" for all images, or "published" to leave out those that the published runs dropped."""
+    """`variant` is "" for all images, or "published" to leave out those that the published runs left out."""
     check_variant(variant, ("published",), __file__)
     config = base()
     config.dataset = "sf_tl54/gray_published" if variant else "sf_tl54/gray_all"

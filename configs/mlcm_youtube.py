@@ -4,10 +4,10 @@
     mlcm train --config=configs/mlcm_youtube.py --workdir=runs/mlcm_youtube
     mlcm train --config=configs/mlcm_youtube.py:webmorph --workdir=runs/mlcm_webmorph        # 97 training images
 
-Time, memory and result were not measured. Neither dataset has thermal images, so no modality is crossed: one large RGB
-network teaches a lightweight student by DIKD with FD and LD (the stage `direct`), and the lightweight student is
-trained alone for comparison. configs/kdloss_youtube.py says what the two datasets are good for. For the first level,
-use synthetic_faces, SF-TL54 or pairs of your own.
+Time, memory and result were not measured. Neither dataset has thermal images, so teacher and student have the same
+modality: a large RGB network teaches a lightweight student by DIKD with FD and LD (the stage `direct`), and the
+lightweight student is also trained alone for comparison. configs/kdloss_youtube.py describes the use of the two
+datasets. For the first level, use synthetic_faces, SF-TL54 or your own pairs.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@
 
 This run needs a GPU, and less memory with `--config.train.bf16=True`. Its time, memory and result were not measured.
 The authors report a score of the challenge (teacher 18.08, student 15.75), not an NME, and no student without
-distillation. By default `light_alone` starts from the teacher's head, too; `--config.light_head_init=scratch` makes it
-the control without any teacher.
+distillation. By default, the head of `light_alone` also starts from the teacher's; `--config.light_head_init=scratch`
+makes `light_alone` the control without any teacher.
 
 KNOWN from arXiv 2404.06029 and its code:
 - 256 px, maps of 64², iBUG 68 without the jaw;
@@ -20,27 +20,27 @@ KNOWN from arXiv 2404.06029 and its code:
 - shift 0.05, rotation 45°, scale 0.1, flip, occlusion, blur, gamma, noise, gray.
 
 INFERRED:
-- the data: those of the challenge are not public, so 300W stands in;
-- the decoder counts as head for the learning rate;
+- the data: those of the challenge are not public, so 300W replaces them;
+- the decoder has the learning rate of the head;
 - there is no warm-up, clipping or averaging, and the distillation does not decay;
 - strengths and probabilities of occlusion, blur, gamma, noise and gray;
 - the crop is 1.25 times the box.
 
-DIFFERENT here: their shift, rotation and scale are normally distributed with these deviations, ours uniformly up to
-them; biases and norms are not decayed.
+DIFFERENT here: the authors draw shift, rotation and scale from normal distributions with these deviations, we uniformly
+up to them; biases and norms have no weight decay.
 
-The loss is the published one in our coordinates. Theirs span [-1, 1]. The heads here decode in u in [0, 1] (the grid
-"cells"), where lengths are half as long. ε / 4 = 2.5e-5, s / 2 = 0.005 and weight 4 therefore give the same loss, up to
-the factor 63/64 between the axis of their cells and that of their targets. (The published numbers ε 1e-4, s 0.01 and
-weight 1 belong to the grid "published".) Edges are drawn as theirs: the brows are closed, and the lines lie 3/8 of a
-drawn pixel up and left.
+The loss is the published one, converted to our coordinates. The authors' coordinates span [-1, 1]. The heads here
+decode u in [0, 1] (the grid "cells"), where lengths are half as long. Therefore ε / 4 = 2.5e-5, s / 2 = 0.005 and
+weight 4 give the same loss, up to the factor 63/64 between the axis of their cells and that of their targets. (The
+published numbers ε 1e-4, s 0.01 and weight 1 are meant for the grid "published".) Edges are drawn as in the authors'
+code: the brows are closed, and the lines are shifted up and left by 3/8 of a drawn pixel.
 
-The student has 1,141,863 parameters, which are all that their forward pass uses (KNOWN, code): 1,113,593 in the
-backbone without classifier, and 28,270 in three 1×1 convolutions to 51 points, 8 edges and 51 maps. They report
-1.245 M. INFERRED: these are the constants of the deployed TFLite file, 1,244,930. They differ from the parameters by
+The student has 1,141,863 parameters. These are all that the authors' forward pass uses (KNOWN, code): 1,113,593 in the
+backbone without classifier, and 28,270 in three 1×1 convolutions to 51 points, 8 edges and 51 maps. The authors report
+1.245 M. INFERRED: they count the constants of the deployed TFLite file, 1,244,930. These differ from the parameters by
 batch norms folded into biases (-3,888), arrays of ones that a converter makes of the attention's `expand_as` (98,304),
-two grids of coordinates (8,192), and points by edges (459). No count of the network itself that we tried comes near:
-1.150 M with batch norm's statistics, 1.208 M with one more 1×1 convolution, 1.273 M with two, 1.399 M with the
+two grids of coordinates (8,192), and points by edges (459). We tried other counts of the network itself, and none comes
+near: 1.150 M with batch norm's statistics, 1.208 M with one more 1×1 convolution, 1.273 M with two, 1.399 M with the
 classifier.
 """
 
@@ -50,7 +50,7 @@ from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The system of the challenge; there are no variants."""
+    """Returns the system of the challenge; there are no variants."""
     check_variant(variant, (), __file__)
     config = base()
     config.dataset = "ibug_300w"
@@ -68,7 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.options = ConfigDict({"weight": 4.0, "eps": 2.5e-5, "distance": "smooth_l1", "scale": 0.005})
     config.loss.options.update({"point_weight": 10.0, "edge_weight": 10.0, "drawn": 256, "sigma": 1.5})
     config.loss.options.grid = "cells"
-    config.loss.options.update({"closed": ("right_brow", "left_brow"), "shift": -0.375})  # the edges as they draw them
+    config.loss.options.update({"closed": ("right_brow", "left_brow"), "shift": -0.375})  # as the authors draw edges
     config.direct.update({"gamma": 0.0, "delta": 0.0, "maps": 100.0, "decay": "none"})
     steps = round(500 * 3148 / 32)  # 500 epochs
     config.steps = ConfigDict({"teacher": steps, "student": steps, "light": steps})

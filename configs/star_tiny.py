@@ -1,10 +1,10 @@
-"""STAR with AAM heads on 1,200 synthetic thermal faces, on two CPU cores: teacher, lightweight student, its control.
+"""STAR with AAM heads on 1,200 synthetic thermal faces, on two CPU cores: teacher, lightweight student and its control.
 
     mlcm train --config=configs/star_tiny.py --workdir=runs/star_tiny
     mlcm train --config=configs/star_tiny.py:smoke --workdir=/tmp/star_smoke     # only shows that it runs
 
-The table was measured on 2026-11-21 on two CPU cores with much other work on the machine (12 minutes; 6 minutes of CPU
-time). It shows the test split, with NME of 51 landmarks in per cent of √(w·h) of the box:
+The table was measured on 2026-11-21 on two CPU cores of a heavily loaded machine (12 minutes; 6 minutes of CPU time).
+It shows results on the test split, with NME of 51 landmarks in per cent of √(w·h) of the box:
 
 | row | parameters | NME % | FR@10 % | AUC@10 |
 |---|---|---|---|---|
@@ -13,20 +13,22 @@ time). It shows the test split, with NME of 51 landmarks in per cent of √(w·h
 | light_alone | 118,334 | 4.87 | 3.8 | 0.533 |
 | direct | 118,334 | 4.87 | 4.4 | 0.533 |
 
-Distillation gains nothing here. The fused maps of student and teacher differ by 4e-5 (mean square), so that the term is
-only 0.3 % of the loss with the published weight of 100. configs/ablation_star.py tries larger weights. Student and
-control both start with those parameters of the teacher's head that fit. This is one seed; a comparison needs several.
+Distillation gains nothing here. The fused maps of student and teacher differ by 4e-5 (mean square), so the term is only
+0.3 % of the loss with the published weight of 100. configs/ablation_star.py tries larger weights. Student and control
+both start with those parameters of the teacher's head that have the right shape. The table is from one seed; a
+comparison needs several.
 
-This is a small version of the published system (configs/star_pair2024.py has its numbers). It differs in these points:
-- the networks are dense, and the student decodes by transposed convolutions, too;
+This is a small version of the published system, whose numbers are in configs/star_pair2024.py. It differs in these
+points:
+- the networks have dense convolutions, and the student also decodes by transposed convolutions;
 - maps are 16², their targets are drawn at 32² with σ 1.5 (in pixels of the drawing), and there are 32 channels before
   the heads;
-- AWing weighs 1 and not 10, and learning rates are higher;
-- STAR's ε 1e-4, s 0.01 and weight 1 are used on u as they are. The published loss has 2.5e-5, 0.005 and 4 there, so the
-  term of the eigenvalues weighs a quarter of the published one.
+- AWing has the weight 1 and not 10, and learning rates are higher;
+- STAR's ε 1e-4, s 0.01 and weight 1 are applied to u unchanged. In u, the published loss has 2.5e-5, 0.005 and 4, so
+  the term of the eigenvalues has a quarter of its published weight.
 
-With AWing at 10, features of 8² cells and a student that repeats cells, all three at once, the students stayed at 10.3
-and 10.6 %.
+With an AWing weight of 10, features of 8² cells and a student that upsamples by repeating cells, all three together,
+the students only reached 10.3 and 10.6 %.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@
 
 Time, memory and result were not measured. The system and the loss are those of configs/star_pair2024.py, but the
 teacher is SwinV2-T with windows of 8, all 68 landmarks are used, and the training has fewer steps, a warm-up, clipping
-and averaged weights. configs/kdloss_youtube.py says what the two datasets are good for. A SwinV2 that starts from
-scratch learns nothing useful from 97 images.
+and averaged weights. configs/kdloss_youtube.py describes the use of the two datasets. A SwinV2 that starts from scratch
+learns nothing useful from 97 images.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     mlcm train --config=configs/synthetic_base.py --workdir=runs/base
 
 This run needs a GPU or a TPU (bf16, global batch 128). Its time and result were not measured. To start from ImageNet
-weights, which should help, name torchvision's files with `--config.pretrained.teacher=efficientnet_b3.pth
+weights, which should help, give torchvision's files as `--config.pretrained.teacher=efficientnet_b3.pth
 --config.pretrained.student=… --config.pretrained.light=…`.
 """
 
@@ -13,7 +13,7 @@ from mlcm_jax.config import base, check_variant
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """EfficientNet-B3 (RGB) -> EfficientNet-B3 (thermal) -> MobileNetV2 (thermal), coordinates regressed."""
+    """Returns EfficientNet-B3 (RGB) -> EfficientNet-B3 (thermal) -> MobileNetV2 (thermal), with coordinate heads."""
     check_variant(variant, (), __file__)
     config = base()
     config.dataset = "synthetic_faces/base"

@@ -6,7 +6,7 @@
     mlcm train --config=configs/youtube_mobilenet.py:cpu --workdir=runs/youtube_cpu …     # 96 px, 300 steps
 
 The expected result on the test split (690 crops of 69 people), divided by the distance of the outer eye corners, is in
-tfds_builders/youtube_faces_68/README.md. The labels are machine-made, so the score is agreement with another program.
+tfds_builders/youtube_faces_68/README.md. The labels are machine-made, so the score measures agreement with a program.
 """
 
 from ml_collections import ConfigDict
