@@ -36,8 +36,8 @@ _FACTS = {
 def visible_side(points: np.ndarray) -> str:
     """Returns the subject's side that a profile shows: "left" if the nose of an upright face points left in the image.
 
-    The triangle of ear (points 0-3), chin (8-11) and nose (16-21) is clockwise for one side and counterclockwise for
-    the other, whatever the roll of the head.
+    The triangle of ear (points 0-3), chin (8-11) and nose (16-21), in this order, is clockwise for one side and
+    counterclockwise for the other, whatever the roll of the head.
 
     Args:
         points: float [43, 2] in pixels, of the layout charlotte43.
