@@ -119,6 +119,22 @@ def test_every_edge_is_drawn_once(pairs, order):
     assert codecs.edge_chains(dataclasses.replace(layout, edges=tuple(p[::-1] for p in pairs))) == chains
 
 
+@pytest.mark.parametrize(
+    ("edges", "wanted"),
+    [
+        ([(5, 2), (9, 2)], [(5, 2, 9)]),  # a line whose lowest landmark lies inside
+        ([(7, 1), (6, 7)], [(1, 7, 6)]),
+        ([(3, 6), (6, 4), (4, 3)], [(3, 4, 6, 3)]),
+        ([(0, 4), (4, 0)], [(0, 4)]),
+        ([(2, 2), (2, 3)], [(2, 3)]),
+        ([(1, 3), (3, 0), (2, 3)], [(0, 3, 1), (2, 3)]),
+    ],
+)
+def test_direction_and_start_of_lines(edges, wanted):
+    layout = dataclasses.replace(landmarks.get("cofw29"), groups={}, edges=tuple(edges))
+    assert codecs.edge_chains(layout) == tuple(wanted)
+
+
 def test_edges_of_the_layouts():
     chains = codecs.edge_chains("ibug68")
     brows_and_nose = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36))  # and the jaw; open
