@@ -195,13 +195,25 @@ def depthwise_conv(channels: int, size: int = 3, stride: int = 1, **plain: Unpac
 
 
 def _conv_options(deviation: float, **plain: Unpack[Plain]) -> dict[str, Any]:
-    key = plain["rngs"].params()
-
-    def init(_: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         return normal(key, shape, deviation).astype(dtype)
 
-    # A convolution draws one key from the network's `rngs`, whether or not it has a bias.
-    return {"dtype": plain["dtype"], "kernel_init": init, "rngs": nnx.Rngs(0)}
+    return {"dtype": plain["dtype"], "kernel_init": init, "rngs": _Draw(plain["rngs"].params())}
+
+
+class _Draw:
+    """Stands in for the `rngs` of one flax layer, and gives the same key however often the layer asks for one.
+
+    Flax's layers draw a key for every constant too. If they drew from the network's `rngs`, a bias or a normalisation
+    would change all kernels after it; and each draw takes milliseconds while a network is traced.
+    """
+
+    def __init__(self, key: jax.Array | None) -> None:
+        self.key = key
+
+    def params(self) -> jax.Array | None:
+        """The key of the next parameter; None where there are only constants."""
+        return self.key
 
 
 class BatchNorm(nnx.Module):
@@ -269,9 +281,8 @@ class GroupNorm(nnx.GroupNorm):
 
 
 def _norm_options() -> dict[str, Any]:
-    # The fast variance loses digits where the mean is large. These `rngs` are not the network's, because drawing from
-    # those for a layer that starts with constants would change the kernels of the layers after it.
-    return {"epsilon": _EPSILON, "dtype": jnp.float32, "use_fast_variance": False, "rngs": nnx.Rngs(0)}
+    # The fast variance loses digits where the mean is large.
+    return {"epsilon": _EPSILON, "dtype": jnp.float32, "use_fast_variance": False, "rngs": _Draw(None)}
 
 
 class ConvNorm(nnx.Module):

@@ -9,11 +9,14 @@ from flax import nnx
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import HEADS, create, soft_argmax
 
+# Compiled once; called eagerly, every operation is a program of its own.
+_run = nnx.jit(lambda head, x: head(x))
+
 
 def test_a_delta_is_located_at_the_centre_of_its_cell():
     logits = np.zeros((1, 8, 16, 2), np.float32)
     logits[0, 3, 5, 0] = logits[0, 7, 0, 1] = 200.0
-    found = soft_argmax(jnp.asarray(logits))
+    found = jax.jit(soft_argmax)(jnp.asarray(logits))
     np.testing.assert_allclose(found.landmarks, [[[5.5 / 16, 3.5 / 8], [0.5 / 16, 7.5 / 8]]], atol=1e-6)
     np.testing.assert_allclose(found.heatmaps.sum((1, 2)), 1.0, rtol=1e-6)
 
@@ -45,12 +48,13 @@ def test_a_gaussian_between_cells_is_located_to_a_thousandth_of_a_cell(centre):
     x = (np.arange(width) + 0.5)[None, :] - centre[0] * width
     y = (np.arange(height) + 0.5)[:, None] - centre[1] * height
     logits = -(x**2 + y**2) / (2 * sigma**2)
-    found = np.asarray(soft_argmax(jnp.asarray(logits[None, :, :, None], jnp.float32)).landmarks[0, 0])
+    found = np.asarray(jax.jit(soft_argmax)(jnp.asarray(logits[None, :, :, None], jnp.float32)).landmarks[0, 0])
     np.testing.assert_allclose(found * [width, height], np.array(centre) * [width, height], atol=1e-3)
 
 
 def test_a_huge_logit_leaves_the_gradient_finite():
-    gradient = jax.grad(lambda z: soft_argmax(z).landmarks.sum())(jnp.full((1, 4, 4, 1), 1e4).at[0, 1, 1, 0].set(3e4))
+    logits = jnp.full((1, 4, 4, 1), 1e4).at[0, 1, 1, 0].set(3e4)
+    gradient = jax.jit(jax.grad(lambda z: soft_argmax(z).landmarks.sum()))(logits)
     assert bool(jnp.isfinite(gradient).all())
 
 
@@ -58,7 +62,7 @@ def test_coordinates_start_at_the_mean_shape():
     mean_shape = np.random.default_rng(0).uniform(0.2, 0.8, (5, 2))
     head = HEADS["coordinates"](32, 5, mean_shape=mean_shape, rngs=nnx.Rngs(0))
     features = jax.random.normal(jax.random.key(1), (3, 4, 4, 32))
-    prediction = head(features)
+    prediction = _run(head, features)
     assert prediction.heatmaps is None
     np.testing.assert_allclose(prediction.landmarks, np.broadcast_to(mean_shape, (3, 5, 2)), atol=0.02)
     assert float(jnp.abs(prediction.landmarks[0] - prediction.landmarks[1]).max()) > 0.0
@@ -69,7 +73,7 @@ def test_coordinates_are_the_pooled_product():
     features = jax.random.normal(jax.random.key(1), (2, 3, 5, 6))
     pooled = np.asarray(features, np.float64).mean((1, 2))
     expected = (pooled @ np.asarray(head.kernel[...], np.float64)).reshape(2, 3, 2) + 0.5
-    np.testing.assert_allclose(head(features).landmarks, expected, atol=1e-6)
+    np.testing.assert_allclose(_run(head, features).landmarks, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (5, 3)])
@@ -85,11 +89,14 @@ def test_wrong_mean_shape_is_refused(shape):
 def test_heatmap_grows_by_upsample(upsample, resize):
     head = HEADS["heatmap"](8, 5, upsample=upsample, resize=resize, head_channels=16, rngs=nnx.Rngs(0))
     features = jax.random.normal(jax.random.key(1), (2, 3, 4, 8))
-    prediction = head(features.astype(jnp.bfloat16))
+    prediction = _run(head, features.astype(jnp.bfloat16))
     assert prediction.heatmaps.shape == (2, 3 * upsample, 4 * upsample, 5)
     assert prediction.heatmaps.dtype == prediction.landmarks.dtype == jnp.float32
     np.testing.assert_allclose(prediction.heatmaps.sum((1, 2)), 1.0, rtol=1e-5)
     assert float(jnp.abs(prediction.landmarks - 0.5).max()) < 0.2
+
+
+_maps = nnx.jit(lambda head, x: head.maps(x))
 
 
 def test_temperature_divides_the_logits():
@@ -98,7 +105,8 @@ def test_temperature_divides_the_logits():
         options = {"upsample": 1, "learn_temperature": learned}
         cold = HEADS["heatmap"](8, 5, temperature=0.25, rngs=nnx.Rngs(0), **options)
         warm = HEADS["heatmap"](8, 5, temperature=1.0, rngs=nnx.Rngs(0), **options)
-        np.testing.assert_allclose(cold(features).landmarks, soft_argmax(warm.maps(features) * 4).landmarks, atol=1e-6)
+        expected = jax.jit(soft_argmax)(_maps(warm, features) * 4).landmarks
+        np.testing.assert_allclose(_run(cold, features).landmarks, expected, atol=1e-6)
         assert hasattr(nnx.state(cold, nnx.Param), "log_temperature") == learned
 
 
@@ -111,7 +119,7 @@ def test_bad_heatmap_options_are_named(options):
 def test_a_heatmap_head_with_a_prior_starts_at_the_mean_shape():
     mean_shape = np.random.default_rng(0).uniform(0.3, 0.7, (5, 2))
     head = HEADS["heatmap"](8, 5, mean_shape=mean_shape, prior=0.1, upsample=1, rngs=nnx.Rngs(0))
-    prediction = head(jnp.zeros((2, 32, 32, 8)))
+    prediction = _run(head, jnp.zeros((2, 32, 32, 8)))
     np.testing.assert_allclose(prediction.landmarks, np.broadcast_to(mean_shape, (2, 5, 2)), atol=0.02)
 
 
@@ -121,5 +129,6 @@ def test_the_prior_multiplies_the_map_by_a_gaussian():
     bounded = HEADS["heatmap"](8, 1, prior=0.2, rngs=nnx.Rngs(0), **options)
     features = jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 8, 8)), jnp.float32)
     y, x = np.meshgrid((np.arange(6) + 0.5) / 6, (np.arange(8) + 0.5) / 8, indexing="ij")
-    expected = np.asarray(plain(features).heatmaps)[0, :, :, 0] * np.exp(-((x - 0.25) ** 2 + (y - 0.25) ** 2) / 0.08)
-    np.testing.assert_allclose(bounded(features).heatmaps[0, :, :, 0], expected / expected.sum(), rtol=1e-4)
+    gaussian = np.exp(-((x - 0.25) ** 2 + (y - 0.25) ** 2) / 0.08)
+    expected = np.asarray(_run(plain, features).heatmaps)[0, :, :, 0] * gaussian
+    np.testing.assert_allclose(_run(bounded, features).heatmaps[0, :, :, 0], expected / expected.sum(), rtol=1e-4)

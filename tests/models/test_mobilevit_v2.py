@@ -23,6 +23,7 @@ def _map(height, width, channels=16, batch=2):
     return jax.random.normal(jax.random.key(1), (batch, height, width, channels))
 
 
+@pytest.mark.usefixtures("without_draws")
 @pytest.mark.parametrize("row", parameter_counts("mobilevit_v2"), ids=lambda row: str(row["options"]["width"]))
 def test_sizes_are_the_published_ones(row):
     def make():
@@ -46,6 +47,7 @@ def test_features_are_those_of_timm(tmp_path):
     np.testing.assert_array_equal(found, _run(model, image(64, 128)))
 
 
+@pytest.mark.usefixtures("without_draws")
 @pytest.mark.parametrize("stem, stride", [("imagenet", 32), ("small", 16)])
 @pytest.mark.parametrize("size", [(64, 64), (65, 100), (224, 256)])
 def test_any_size_of_image(size, stem, stride):

@@ -20,6 +20,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.usefixtures("without_draws")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_and_flops_are_the_published_ones(name):
     params, giga_macs, size = PUBLISHED[name]

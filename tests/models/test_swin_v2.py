@@ -11,7 +11,7 @@ from sine_weights import image, parameter_counts, torch_features
 
 from mlcm_jax import models
 from mlcm_jax.errors import InputError
-from mlcm_jax.models import layers, pretrained
+from mlcm_jax.models import pretrained
 from mlcm_jax.models.swin_v2 import (
     Block,
     SwinV2,
@@ -35,10 +35,9 @@ def _images(height=32, width=32, batch=1):
     return jax.random.uniform(jax.random.key(1), (batch, height, width, 1))
 
 
+@pytest.mark.usefixtures("without_draws")
 @pytest.mark.parametrize("row", parameter_counts("swin_v2"), ids=lambda row: row["name"])
-def test_sizes_are_the_published_ones(row, monkeypatch):
-    monkeypatch.setattr(layers, "normal", lambda key, shape, deviation: jnp.zeros(shape))  # tracing it takes seconds
-
+def test_sizes_are_the_published_ones(row):
     def make():
         return models.create(row["name"], num_landmarks=500, rngs=nnx.Rngs(0), **row["options"])
 
@@ -170,6 +169,7 @@ def test_attention_stays_in_its_window_until_windows_shift():
     assert 0 < float(jnp.abs(here - beside).mean()) < 0.5 * float(jnp.abs(here - _run(shifted, x)).mean())
 
 
+@pytest.mark.usefixtures("without_draws")
 @pytest.mark.parametrize("size", [(64, 64), (65, 100), (112, 112), (256, 192)])
 def test_any_size_of_image(size):
     model = nnx.eval_shape(lambda: models.create("swin_v2_t", num_landmarks=5, depths=(1,) * 4, rngs=nnx.Rngs(0)))
@@ -224,6 +224,7 @@ def test_stochastic_depth_draws_from_the_rngs_of_the_call_and_is_off_in_evaluati
     assert 0.1 < untouched < 0.4  # both branches dropped: a quarter
 
 
+@pytest.mark.usefixtures("without_draws")
 def test_width_keeps_the_heads():
     def make(**options):
         options = {"width": 0.2, "depths": (1, 1, 1, 1)} | options
