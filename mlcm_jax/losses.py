@@ -8,7 +8,6 @@ a paper's pixels by the side of the crop to get u.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -367,35 +366,6 @@ def map_awing(maps: ArrayLike, drawing: ArrayLike) -> jax.Array:
         float32 [B, N].
     """
     return (awing(jnp.asarray(maps).astype(jnp.float32), drawing) * awing_weight(drawing)).mean((1, 2))
-
-
-def star_system(
-    heatmaps: jax.Array,
-    points: jax.Array,
-    edges: jax.Array | None,
-    target: ArrayLike,
-    *,
-    chains: codecs.Chains = (),
-    weights: ArrayLike | None = None,
-    **options: Any,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """STAR(F, y) + 10 AWing(P, P*) + 10 AWing(E, E*) of arXiv 2404.06029: float32 [B], and its parts [B] by name.
-
-    F and P are float [B, S, S, K], E is float [B, S, S, number of chains] or None. A landmark whose weight (float or
-    bool [B, K]) is 0 may hold NaN. Options are point_weight, edge_weight, drawn and sigma (`codecs.point_maps`), shift
-    (`codecs.edge_maps`) and those of `star`; `closed` is ignored, because it is already part of `chains`.
-    """
-    defaults = {"point_weight": 10.0, "edge_weight": 10.0, "drawn": 256, "sigma": 1.5, "shift": 0.0, "closed": ()}
-    point_weight, edge_weight, drawn, sigma, shift, _ = (options.pop(name, value) for name, value in defaults.items())
-    weights = jnp.ones(jnp.shape(target)[:2]) if weights is None else jnp.asarray(weights, jnp.float32)
-    target = jnp.where(weights[..., None] > 0, target, 0.5)  # a NaN would reach the gradient even with weight 0
-    drawing = codecs.point_maps(target, heatmaps.shape[1], drawn, sigma)
-    parts = {"star": dikd.masked_mean(star(heatmaps, target, **options), weights)}
-    parts["points"] = dikd.masked_mean(map_awing(points, drawing), weights)
-    if edges is not None:
-        drawing = codecs.edge_maps(target, chains, heatmaps.shape[1], drawn, shift=shift)
-        parts["edges"] = dikd.masked_mean(map_awing(edges, drawing), codecs.edge_weights(chains, weights))
-    return parts["star"] + point_weight * parts["points"] + edge_weight * parts.get("edges", 0.0), parts
 
 
 def map_distillation(student_maps: ArrayLike, teacher_maps: ArrayLike) -> jax.Array:

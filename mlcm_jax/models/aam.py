@@ -95,7 +95,8 @@ class AAM(nnx.Module):
 
     The decoded features give H = ReLU(InstanceNorm(conv1×1)), P = σ(conv1×1) and E = σ(conv1×1), which `fuse` combines
     into F. The landmarks are Σ grid·F / max(ΣF, 1e-6), with cell i at (i + 0.5) / w. A new head predicts landmarks
-    near the centre of the image; the instance norm leaves no place for a mean shape. The loss is `losses.star_system`.
+    near the centre of the image; the instance norm leaves no place for a mean shape. The loss is
+    `losses.star` of F and `losses.map_awing` of P and E.
 
     The three convolutions `heat`, `points` and `edges` have kernels [1, 1, c, K or E] whatever the decoder, with c =
     `head_channels`. A student with the teacher's c can therefore start from copies of them.

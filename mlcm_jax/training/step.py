@@ -101,6 +101,7 @@ def _loss(
     backbone_key, head_key, term_key = jax.random.split(key, 3)
     features, backbone_stats = networks.run_backbone(network, batch[recipe.modality], train=True, key=backbone_key)
     prediction, head_stats = networks.run_head(network, features, train=True, key=head_key)
+    weights = _weights(batch, recipe)
     view = View(
         network=network,
         adapter=params["adapter"],
@@ -108,8 +109,9 @@ def _loss(
         images={name: batch[modality] for name, modality in recipe.teachers.items()},
         features=features,
         prediction=prediction,
-        target=_target(batch, recipe),
-        weights=_weights(batch, recipe),
+        # A landmark without weight may hold anything, also NaN, which would reach the gradient in spite of its weight.
+        target=jnp.where(weights[..., None] > 0, _target(batch, recipe), 0.5),
+        weights=weights,
         key=term_key,
     )
     progress = state.step.astype(jnp.float32) / recipe.total_steps

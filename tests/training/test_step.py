@@ -9,9 +9,11 @@ import optax
 import pytest
 from small import (
     BATCH,
+    LAYOUT,
     K,
     batch,
     changed,
+    config_of,
     distilling,
     make_recipe,
     network,
@@ -22,8 +24,10 @@ from small import (
     value,
 )
 
+from mlcm_jax import config as configs
 from mlcm_jax import shape_model
 from mlcm_jax.models import network as networks
+from mlcm_jax.training import recipe as recipes
 from mlcm_jax.training.recipe import Term, constant
 
 
@@ -63,6 +67,36 @@ def test_unlabelled_landmarks_do_not_count():
     each = (errors(state, data) * known).sum(-1) / np.maximum(known.sum(-1), 1)
     assert each[0] == 0.0
     np.testing.assert_allclose(one, each.mean(), rtol=1e-5)
+
+
+def star_with_edges(seed):
+    student = network(seed, head="aam", upsample=2, head_channels=8, layout="tfw5")
+    return student, recipes.terms_of_task(config_of("star", drawn=16), LAYOUT, edges=True)
+
+
+def every_recipe():
+    """Returns students and terms that cover every loss term which reads the target."""
+    kd = configs.base().kd
+    kd.update({"control": "shuffled", "variant": "released"})
+    one = {"alpha": 1.0, "beta": 1.0, "reverse_target": "truth"}
+    return {
+        "mlcm": lambda: (network(1), (*task(), *distilling(**one))),
+        "kd": lambda: (network(1), recipes.kd_loss(kd, "teacher", "teacher")),
+        "star": lambda: star_with_edges(1),
+    }
+
+
+@pytest.mark.parametrize("name", every_recipe())
+def test_no_term_and_no_gradient_depends_on_landmarks_without_weight(name):
+    student, terms = every_recipe()[name]()
+    recipe = make_recipe(*terms)
+    data, state = batch(), start(recipe, student)
+    data["known"] = jnp.asarray(np.random.default_rng(3).random((BATCH, K)) < 0.6).at[0].set(False)
+    hidden = [data["landmarks"].at[~data["known"]].set(value) for value in (0.3, jnp.nan)]
+    steps = [step(recipe, state, {"teacher": network(2)}, data | {"landmarks": points}) for points in hidden]
+    for one, other in zip(*map(jax.tree.leaves, steps), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert steps[0][1]["gradient_norm"] > 0 and steps[0][1]["skipped"] == 0
 
 
 def test_confidence_weighs_the_landmarks_of_an_example():
