@@ -1,13 +1,12 @@
 """Shared settings: strict promotion, so that mistakes in dtype or rank fail where they are made; and one small run."""
 
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import jax
 import pytest
+from commands import SMOKE, once, run_mlcm
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -19,29 +18,6 @@ _CACHE = Path(tempfile.gettempdir()) / f"mlcm_jax_tests_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-SMOKE = "configs/tiny.py:smoke"
-
-
-def run_mlcm(*arguments, env=None, **kwargs) -> subprocess.CompletedProcess:
-    """Runs `mlcm …` in its own process, as a user does."""
-    command = [sys.executable, "-m", "mlcm_jax.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, **kwargs)
-
-
-def _once(tmp_path_factory, name: str, make) -> Path:
-    """Returns a folder that `make(folder)` fills, once for all workers of pytest-xdist."""
-    from filelock import FileLock
-
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if base.name.startswith("popen-") else base
-    folder = base / name
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "made").exists():
-            folder.mkdir(exist_ok=True)
-            make(folder)
-            (folder / "made").touch()
-    return folder
-
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
@@ -51,7 +27,7 @@ def data_dir(tmp_path_factory) -> Path:
         result = run_mlcm("build", "synthetic_faces/48x48", f"--data_dir={folder}")
         assert result.returncode == 0, result.stderr
 
-    return _once(tmp_path_factory, "data", make)
+    return once(tmp_path_factory, "data", make)
 
 
 @pytest.fixture(scope="session")
@@ -63,4 +39,4 @@ def smoke_run(tmp_path_factory, data_dir) -> Path:
         assert result.returncode == 0, result.stdout + result.stderr
         (folder / "output.txt").write_text(result.stdout)
 
-    return _once(tmp_path_factory, "smoke", make)
+    return once(tmp_path_factory, "smoke", make)

@@ -6,7 +6,7 @@ import threading
 
 import absl.logging
 import pytest
-from conftest import run_mlcm
+from commands import run_mlcm
 
 from mlcm_jax import __version__, cli
 from mlcm_jax import config as configs

@@ -37,7 +37,7 @@ def test_text_is_the_same_whatever_the_editor(path, content):
         (b" \r\n", "is empty"),
         (b"\xff\x00abc", "not UTF-8"),
         (b"caf\xe9", "UTF-8"),
-        (b"a\0b", "zero"),
+        (b"a\0b", "NUL bytes"),
     ],
 )
 def test_files_that_are_not_text_are_refused(path, content, message):

@@ -3,7 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import run_mlcm
+from commands import run_mlcm
 
 from mlcm_jax import config as configs
 from mlcm_jax import landmarks

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import SMOKE, run_mlcm
+from commands import SMOKE, run_mlcm
 
 from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError

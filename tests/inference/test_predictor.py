@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import stored_runs
-from conftest import run_mlcm
+from commands import run_mlcm
 
 from mlcm_jax import landmarks
 from mlcm_jax.data import image_file

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import _once, run_mlcm
+from commands import once, run_mlcm
 
 from mlcm_jax import config as configs
 from mlcm_jax import shape_model
@@ -34,7 +34,7 @@ def finished(system, tmp_path_factory, data_dir):
         assert result.returncode == 0, result.stdout + result.stderr
         (folder / "output.txt").write_text(result.stdout)
 
-    return _once(tmp_path_factory, f"{system}_smoke", make)
+    return once(tmp_path_factory, f"{system}_smoke", make)
 
 
 @pytest.fixture(scope="session")
