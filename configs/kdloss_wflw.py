@@ -14,11 +14,12 @@ landmarks and not those in the files.
 
 from ml_collections import ConfigDict
 
-from mlcm_jax.config import load
+from mlcm_jax.config import check_variant, load
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is one of those of configs/kdloss_300w.py: "", "paper" or "released"."""
+    check_variant(variant, ("paper", "released"), __file__)
     config = load("kdloss_300w.py", variant, beside=__file__)
     config.dataset = "wflw/landmark_box"
     config.test_split = "test"

@@ -12,11 +12,12 @@ datasets. For the first level, use synthetic_faces, SF-TL54 or your own pairs.
 
 from ml_collections import ConfigDict
 
-from mlcm_jax.config import load
+from mlcm_jax.config import check_variant, load
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" or "webmorph"."""
+    check_variant(variant, ("webmorph",), __file__)
     config = load("kdloss_youtube.py", variant, beside=__file__)
     config.stages = ("teacher", "light_alone", "direct")
     config.direct.update({"alpha": 1.0, "beta": 1.0, "gamma": 1.0, "delta": 1.0, "decay": "linear"})

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # folder with all files in it that are not members of another part.
 PARTS = {
     "core": {
-        "errors", "files", "console", "layouts", "landmarks", "layout_file", "config",
+        "errors", "files", "console", "cores", "layouts", "landmarks", "layout_file", "config",
         "codecs", "dikd", "losses", "metrics", "shape_model",
     },
     "images": {"data/boxes", "data/image_file", "data/augment", "data/photometric", "data/draw"},
@@ -36,7 +36,7 @@ BELOW = {
     "models": {"core"},
     "synthetic": {"core", "images"},
     "tfds_builders": {"core", "images", "synthetic"},
-    "data": {"core", "images", "synthetic", "tfds_builders"},
+    "data": {"core", "images", "tfds_builders"},
     "training": {"core", "images", "models", "data"},
     "inference": {"core", "images", "models"},
     "evaluation": {"core", "images", "models", "data", "training", "inference"},

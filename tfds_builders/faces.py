@@ -26,9 +26,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mlcm_jax import landmarks
+from mlcm_jax import cores, landmarks
 from mlcm_jax.errors import InputError, did_you_mean
-from mlcm_jax.synthetic.workers import available_cores
 from tfds_builders import formats, options, prepare, resume
 from tfds_builders.base import Builder, tensor
 from tfds_builders.prepare import Face, Thermal
@@ -181,7 +180,7 @@ class FaceBuilder(Builder, skip_registration=True):
 
         def examples(some: Sequence[Face]) -> Generator[dict[str, Any], None, None]:
             return resume.in_threads(
-                lambda face: prepare.example(face, layout=layout, thermal=thermal), some, available_cores()
+                lambda face: prepare.example(face, layout=layout, thermal=thermal), some, cores.available()
             )
 
         facts = (str(folder.resolve()), self.info.full_name, self.options, *map(_stamp, faces))

@@ -19,11 +19,10 @@ import cv2
 import grain
 import numpy as np
 
-from mlcm_jax import landmarks
+from mlcm_jax import cores, landmarks
 from mlcm_jax.data import augment, photometric
 from mlcm_jax.data.examples import MODALITIES, Examples
 from mlcm_jax.errors import InputError
-from mlcm_jax.synthetic.workers import available_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +199,7 @@ def _augmented(
 
 
 def _read_options(threads: int = 0) -> grain.ReadOptions:
-    threads = threads or min(16, max(2, available_cores()))
+    threads = threads or min(16, max(2, cores.available()))
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
 

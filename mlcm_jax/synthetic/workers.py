@@ -21,6 +21,8 @@ import traceback
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from mlcm_jax import cores
+
 _AHEAD = 16  # finished pairs that may wait per worker: enough for pairs of unequal cost, within limited memory
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
@@ -43,7 +45,7 @@ def render(
         RuntimeError: with the worker's own traceback, if a pair fails or a worker dies.
     """
     indices = list(indices)
-    count = max(1, min(processes or available_cores(), len(indices)))
+    count = max(1, min(processes or cores.available(), len(indices)))
     with contextlib.ExitStack() as stack:
         results = []
         for k in range(count):
@@ -56,11 +58,6 @@ def render(
             if kind == "failed":
                 raise RuntimeError(f"pair {index} of seed {seed} could not be rendered:\n{value}")
             yield value
-
-
-def available_cores() -> int:
-    """Cores this process may use; containers often allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(seed: int, indices: list[int], size: tuple[int, int]) -> subprocess.Popen:

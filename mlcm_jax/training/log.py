@@ -1,10 +1,11 @@
-"""Logs metrics while a stage trains: to a JSONL file, and to TensorBoard if it is installed."""
+"""Logs a stage while it trains: metrics to a JSONL file, and to TensorBoard if it is installed; its parameters once."""
 
 import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from clu import parameter_overview
 from etils import epath
 
 from mlcm_jax.training import distributed
@@ -53,6 +54,18 @@ def open_writer(directory: epath.PathLike, *, resume_step: int) -> Iterator[Call
         finally:
             if board:
                 board.close()
+
+
+def write_parameters(directory: epath.PathLike, params: Any) -> None:
+    """Writes the shape, dtype and sharding of every parameter to `directory/parameters.txt`, in the main process.
+
+    Args:
+        directory: the folder of the stage, which exists.
+        params: a tree of arrays, which may lie on several hosts; their values are not read.
+    """
+    if distributed.is_main():
+        text = parameter_overview.get_parameter_overview(params, include_stats="sharding")
+        (epath.Path(directory) / "parameters.txt").write_text(f"{text}\n")
 
 
 def _tensorboard(directory: epath.Path, resume_step: int) -> Any:

@@ -25,7 +25,7 @@ from mlcm_jax.files import write_json
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import checkpoint, distributed, loop, sharding, stages, workdir
 from mlcm_jax.training import state as states
-from mlcm_jax.training.log import open_writer
+from mlcm_jax.training.log import open_writer, write_parameters
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.workdir import Trained
 
@@ -206,6 +206,7 @@ def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) 
             if start:
                 say(f"Stage {name} resumes at step {start} of {recipe.total_steps}.")
             with open_writer(run.workdir / name, resume_step=start) as write:
+                write_parameters(run.workdir / name, state.network.params)
                 work = loop.Loop(
                     name=name,
                     recipe=recipe,

@@ -3,8 +3,8 @@
 W/config.json   the config of the run
 W/layout/       a copy of the landmarks' layout, if it is the user's own
 W/origin.json   the code and the data with which the run trains
-W/<stage>/      checkpoints/ (or below config.checkpoint_dir), metrics.jsonl, skipped.json (steps that were not finite);
-                model.safetensors and model.json once the stage is finished
+W/<stage>/      checkpoints/ (or below config.checkpoint_dir), metrics.jsonl, parameters.txt (shapes and shardings),
+                skipped.json (steps that were not finite); model.safetensors and model.json of a finished stage
 W/results.json  the scores; the plots lie beside it
 """
 

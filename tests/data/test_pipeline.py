@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made import MadeBuilder, face, png
 
-from mlcm_jax import codecs, landmarks
+from mlcm_jax import codecs, cores, landmarks
 from mlcm_jax.config import base
 from mlcm_jax.data import pipeline
 from mlcm_jax.data.augment import Augmentation
@@ -143,9 +143,9 @@ def test_iterating_from_a_step_gives_the_batches_from_that_step_on(batches):
             assert_equal(next(source), batches()[step])
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (6, 6), (96, 16)])
-def test_loader_threads_follow_the_cores(monkeypatch, cores, threads):
-    monkeypatch.setattr(pipeline, "available_cores", lambda: cores)
+@pytest.mark.parametrize(("number", "threads"), [(1, 2), (2, 2), (6, 6), (96, 16)])
+def test_loader_threads_follow_the_cores(monkeypatch, number, threads):
+    monkeypatch.setattr(cores, "available", lambda: number)
     assert pipeline._read_options().num_threads == threads
     assert pipeline._read_options(5).num_threads == 5
 

@@ -1,10 +1,12 @@
-"""The metrics that a stage writes while it trains."""
+"""The metrics and the table of parameters that a stage writes while it trains."""
 
 import json
 
+import jax.numpy as jnp
+
 from mlcm_jax.console import console
-from mlcm_jax.training import distributed
-from mlcm_jax.training.log import open_writer, read_jsonl
+from mlcm_jax.training import distributed, sharding
+from mlcm_jax.training.log import open_writer, read_jsonl, write_parameters
 
 
 def test_records_after_the_resumed_step_are_written_anew(tmp_path):
@@ -38,6 +40,18 @@ def test_only_the_main_process_writes(tmp_path, monkeypatch):
     with open_writer(tmp_path / "w", resume_step=0) as write:
         write(1, {"loss": 3.0})
     assert not (tmp_path / "w").exists()
+
+
+def test_parameters_are_listed_with_shape_and_sharding(tmp_path, monkeypatch):
+    params = {"head": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4, jnp.bfloat16)}}
+    write_parameters(tmp_path, sharding.put_sharded(params, sharding.make_mesh()))
+    lines = (tmp_path / "parameters.txt").read_text().splitlines()
+    (kernel,), (bias,) = ([line for line in lines if f"head/{name}" in line] for name in ("kernel", "bias"))
+    assert "(3, 4)" in kernel and "float32" in kernel and "12" in kernel and "bfloat16" in bias
+    assert "()" in kernel and lines[-1].startswith("Total: 16")  # on one device, no axis is split
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    write_parameters(tmp_path / "other", params)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_silent_console_drops_no_metrics(tmp_path, monkeypatch):
