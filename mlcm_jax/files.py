@@ -1,8 +1,6 @@
-"""Small text files: read errors are reported in one sentence, and a crash while writing keeps the old file."""
+"""Small files: read errors are reported in one sentence, and a crash while writing keeps the old file."""
 
 import json
-import os
-import pathlib
 from typing import Any
 
 from etils import epath
@@ -10,7 +8,27 @@ from etils import epath
 from mlcm_jax.errors import InputError
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_bytes(path: epath.PathLike, kind: str = "file") -> bytes:
+    """The content of a file.
+
+    Args:
+        path: the file.
+        kind: what the message calls it, such as "image".
+
+    Raises:
+        InputError: a file that is missing or cannot be read.
+    """
+    try:
+        return epath.Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"The {kind} {path} does not exist.") from None
+    except OSError as error:
+        raise InputError(
+            f"The {kind} {path} cannot be read ({error.strerror or error}); check its name and permissions."
+        ) from None
+
+
+def read_text(path: epath.PathLike) -> str:
     """The content of a text file, with newlines as line ends.
 
     The encoding is UTF-8, or UTF-16 if the file starts with its byte order mark.
@@ -18,14 +36,7 @@ def read_text(path: str | os.PathLike) -> str:
     Raises:
         InputError: a file that is missing, empty, or not text.
     """
-    try:
-        content = pathlib.Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"The file {path} does not exist.") from None
-    except OSError as error:
-        raise InputError(
-            f"The file {path} cannot be read ({error.strerror or error}); check its name and permissions."
-        ) from None
+    content = read_bytes(path)
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = content.decode(encoding)
@@ -38,7 +49,7 @@ def read_text(path: str | os.PathLike) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: epath.PathLike) -> Any:
     """The content of a JSON file.
 
     Raises:

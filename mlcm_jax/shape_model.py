@@ -5,6 +5,7 @@ landmarks of KD-Loss (Fard and Mahoor, CVIU 2022). As in that paper, shapes are 
 """
 
 import dataclasses
+import io
 import os
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mlcm_jax.errors import InputError
+from mlcm_jax.files import read_bytes
 
 _FIELDS = ("mean", "basis", "eigenvalues", "variance")
 
@@ -128,16 +130,10 @@ def load(path: str | os.PathLike) -> ShapeModel:
     Raises:
         InputError: a file that is missing or damaged, or holds something else.
     """
-    path = os.fspath(path)
+    content = read_bytes(path, "shape model")
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             fields = {name: np.asarray(file[name], np.float64) for name in _FIELDS}
-    except FileNotFoundError:
-        raise InputError(f"The shape model {path} does not exist.") from None
-    except OSError as error:
-        raise InputError(
-            f"The shape model {path} cannot be read ({error.strerror or error}); check its name and permissions."
-        ) from None
     except Exception as error:  # The readers of zip, zlib, lzma and npy raise a dozen types for damaged data.
         raise InputError(f"{path} is damaged, or is not a shape model: {error}; fit and save it again.") from None
     mean, basis, values, variance = (fields[name] for name in _FIELDS)

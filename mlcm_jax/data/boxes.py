@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from mlcm_jax.errors import InputError
+from mlcm_jax.files import read_bytes
 
 Box = tuple[float, float, float, float]
 
@@ -24,14 +25,9 @@ def parse_box(text: str) -> Box:
 
 def read_boxes(path: epath.PathLike) -> dict[str, Box]:
     """Reads boxes by file name from JSON of the form {"file name": [x, y, w, h]}; raises InputError on any other."""
+    text = read_bytes(path, "file of boxes")
     try:
-        content = json.loads(epath.Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except FileNotFoundError:
-        raise InputError(f"The file of boxes {path} does not exist.") from None
-    except OSError as error:
-        raise InputError(
-            f"The file of boxes {path} cannot be read ({error.strerror or error}); check its name and permissions."
-        ) from None
+        content = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # also invalid UTF-8, and a name that occurs twice
         raise InputError(
             f'The file of boxes {path} is not JSON of the form {{"name": [x, y, w, h]}}: {error}.'

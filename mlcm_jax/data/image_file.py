@@ -16,6 +16,7 @@ from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlcm_jax.errors import InputError
+from mlcm_jax.files import read_bytes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,14 +45,7 @@ def read_image(path: epath.PathLike) -> ImageFile:
         InputError: a file that is missing, empty, truncated, or not an image.
     """
     name = str(path)
-    try:
-        content = epath.Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"The image {name} does not exist.") from None
-    except OSError as error:
-        raise InputError(
-            f"The image {name} cannot be read ({error.strerror or error}); check its name and permissions."
-        ) from None
+    content = read_bytes(path, "image")
     if not content:
         raise InputError(f"The image {name} is empty.")
     array = _from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name)
