@@ -16,7 +16,7 @@ from tfds_builders import resume
 
 
 def tensor(shape: tuple[int, ...], dtype: type, doc: str) -> tfds.features.Tensor:
-    """A tensor feature with its documentation."""
+    """Returns a feature of a fixed shape; `doc` is shown in the dataset's info."""
     return tfds.features.Tensor(shape=shape, dtype=dtype, doc=doc)
 
 

@@ -53,7 +53,7 @@ def configs(**descriptions: str) -> list[tfds.core.BuilderConfig]:
 
 
 def text(doc: str) -> tfds.features.Text:
-    """Returns a text feature with its documentation."""
+    """Returns a feature of UTF-8 text; `doc` is shown in the dataset's info."""
     return tfds.features.Text(doc=doc)
 
 

@@ -48,7 +48,7 @@ class Protocol:
 
 
 def protocol(config: ConfigDict) -> Protocol:
-    """Returns the protocol that a config sets."""
+    """Reads it from image_size, augment.expand, layout, eval_batch_size and normalizer of a config."""
     layout, expand = stages.layout(config), config.augment.expand
     return Protocol(config.image_size, expand, layout, config.eval_batch_size, config.normalizer)
 
@@ -237,7 +237,7 @@ def evaluate_networks(trained: Mapping[str, Trained], examples: Examples, *, con
 
 
 def results(config: ConfigDict, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the content of results.json."""
+    """Returns rows with what they were measured on, as results.json holds them."""
     dataset = config.test_dataset or config.dataset
     return {"dataset": dataset, "split": config.test_split, "normalizer": config.normalizer, "rows": rows}
 

@@ -54,7 +54,7 @@ class Model(nnx.Module):
 
 
 def names() -> tuple[str, ...]:
-    """The names of all backbones."""
+    """The backbones that `create` accepts."""
     return tuple(_BACKBONES)
 
 

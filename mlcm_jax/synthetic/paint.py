@@ -88,7 +88,7 @@ def lash_cover(points: np.ndarray, lids: np.ndarray, subject: Subject) -> np.nda
 
 
 def brow_cover(points: np.ndarray, subject: Subject) -> np.ndarray:
-    """Cover by the hairs of the brows [N]."""
+    """How much of the skin the hairs hide at each point, float [N] in [0, 1]."""
     ax, y = np.abs(points[:, 0]), points[:, 1]
     middle, half = anatomy.brow_curve(ax)
     half = half * subject.brow_width

@@ -163,7 +163,7 @@ def load_config(workdir: epath.PathLike) -> ConfigDict:
 
 
 def checkpoint_folder(workdir: epath.PathLike, stage: str, config: ConfigDict) -> epath.Path:
-    """Returns the folder of a stage's checkpoints."""
+    """Returns config.checkpoint_dir/<stage>, or else <workdir>/<stage>/checkpoints."""
     if config.checkpoint_dir:
         return epath.Path(config.checkpoint_dir) / stage
     return epath.Path(workdir) / stage / "checkpoints"

@@ -58,7 +58,7 @@ class SfTl54(faces.FaceBuilder):
 
     @property
     def MODALITIES(self) -> tuple[str, ...]:
-        """The modalities of this config."""
+        """The images that a record of this config holds."""
         return ("thermal",) if self._variant == "alone" else ("rgb", "thermal")
 
     def thermal(self) -> faces.Thermal:

@@ -44,7 +44,7 @@ class TFake(faces.FaceBuilder):
 
     @property
     def MODALITIES(self) -> tuple[str, ...]:
-        """The modalities of this config."""
+        """The images that a record of this config holds."""
         return ("thermal",) if self.builder_config.name.endswith("_alone") else ("rgb", "thermal")
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:

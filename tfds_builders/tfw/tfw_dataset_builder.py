@@ -84,7 +84,7 @@ class Tfw(faces.FaceBuilder):
 
     @property
     def MODALITIES(self) -> tuple[str, ...]:
-        """The modalities of this config."""
+        """The images that a record of this config holds."""
         return ("rgb", "thermal") if self.builder_config.name == "indoor_rgb" else ("thermal",)
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
