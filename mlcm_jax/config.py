@@ -5,15 +5,15 @@ nothing but this module. `SCHEMA` is the only table of keys: `base`, `check`, re
 `mlcm train --help` all read it.
 """
 
+import math
 import os
 import re
 import runpy
 import traceback
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -42,8 +42,17 @@ class Key(NamedTuple):
     of: tuple[str, ...] = ()
 
 
+# The text of an annotation is the interval in which a number lies; numbers without one need only be finite.
+_Seed = Annotated[int, "[0, 4294967295]"]
+_Number = Annotated[int, "[0, inf)"]
+_Count = Annotated[int, "[1, inf)"]
+_Positive = Annotated[float, "(0, inf)"]
+_Weight = Annotated[float, "[0, inf)"]
+_Share = Annotated[float, "[0, 1]"]
+_BelowOne = Annotated[float, "[0, 1)"]
+_Modality = Literal["rgb", "thermal"]
+_Init = Literal["scratch", "teacher"]
 _SETS = tuple[str, ...]
-_NUMBERS = tuple[float, ...]
 _NETWORK = {"name": "resnet18", "width": 1.0, "head": "coordinates"}
 
 
@@ -57,26 +66,32 @@ def _distillation(of: str, what: str, **weights: float) -> dict[str, Key]:
         "maps": "weight of heatmap distillation (MD)",
     }
     keys = {
-        f"{of}.{name}": Key(float, weights.get(name, 0.0), "training", text, (of,)) for name, text in comments.items()
+        f"{of}.{name}": Key(_Weight, weights.get(name, 0.0), "training", text, (of,)) for name, text in comments.items()
     }
     decay = Key(str, "linear", "training", "how λ decays: linear, cosine, exponential or none", (of,))
-    target = Key(str, "teacher", "training", "what RI is compared with: teacher or truth", (of,))
+    target = Key(
+        Literal["teacher", "truth"], "teacher", "training", "what RI is compared with: teacher or truth", (of,)
+    )
     return keys | {f"{of}.decay": decay, f"{of}.reverse_target": target}
 
 
 SCHEMA: dict[str, Key] = {
-    "seed": Key(int, 0, "training", "seed of parameters, order of examples, augmentation and dropout"),
-    "seeds": Key(tuple[int, ...], (), "bookkeeping", "several seeds: one run each, and a table of mean ± std"),
+    "seed": Key(_Seed, 0, "training", "seed of parameters, order of examples, augmentation and dropout"),
+    "seeds": Key(tuple[_Seed, ...], (), "bookkeeping", "several seeds: one run each, and a table of mean ± std"),
     "dataset": Key(str, "synthetic_faces/tiny", "training", "dataset to train on, and to test on without test_dataset"),
     "more_datasets": Key(_SETS, (), "training", "further datasets to train on"),
-    "dataset_weights": Key(_NUMBERS, (), "training", "sampling weight of each dataset; () means by their sizes"),
+    "dataset_weights": Key(
+        tuple[_Positive, ...], (), "training", "sampling weight of each dataset; () means by their sizes"
+    ),
     "teacher_dataset": Key(str, "", "training", "dataset of the teacher; '' means those of the students", ("teacher",)),
     "test_dataset": Key(str, "", "scoring", "dataset to test on; '' means `dataset`"),
     "test_split": Key(str, "test", "scoring", "split to test on, such as full or challenge"),
-    "thermal_range": Key(_NUMBERS, (), "training", "(low, high) in °C mapped to 0 and 255; () for auto-gain images"),
+    "thermal_range": Key(
+        tuple[float, ...], (), "training", "(low, high) in °C mapped to 0 and 255; () for auto-gain images"
+    ),
     "layout": Key(str, "ibug68", "training", "landmark layout of the networks: a name, or a YAML file"),
     "normalizer": Key(str, "box", "selection", "normaliser of the NME: box, outer_eyes or pupils"),
-    "image_size": Key(int, 64, "training", "side of the crops in pixels"),
+    "image_size": Key(Annotated[int, "[8, inf)"], 64, "training", "side of the crops in pixels"),
     "stages": Key(
         _SETS,
         ("teacher", "thermal_alone", "transfer", "light_alone", "compress"),
@@ -88,60 +103,79 @@ SCHEMA: dict[str, Key] = {
     "light": Key(
         dict, _NETWORK | {"name": "mobilenet_v2"}, "training", "the same for the lightweight student", ("light",)
     ),
-    "student_init": Key(str, "scratch", "training", "scratch, or teacher: copy the teacher's weights", ("student",)),
+    "student_init": Key(_Init, "scratch", "training", "scratch, or teacher: copy the teacher's weights", ("student",)),
     "light_head_init": Key(
-        str, "scratch", "training", "scratch, or teacher: copy the weights of the teacher's head that fit", ("light",)
+        _Init, "scratch", "training", "scratch, or teacher: copy the weights of the teacher's head that fit", ("light",)
     ),
-    "modalities.teacher": Key(str, "rgb", "training", "what the teacher reads: rgb or thermal", ("teacher",)),
-    "modalities.student": Key(str, "thermal", "training", "what both students read", ("student", "light")),
+    "modalities.teacher": Key(_Modality, "rgb", "training", "what the teacher reads: rgb or thermal", ("teacher",)),
+    "modalities.student": Key(_Modality, "thermal", "training", "what both students read", ("student", "light")),
     "pretrained.teacher": Key(str, "", "training", "file of ImageNet weights for the teacher", ("teacher",)),
     "pretrained.student": Key(str, "", "training", "the same for the thermal student", ("student",)),
     "pretrained.light": Key(str, "", "training", "the same for the lightweight student", ("light",)),
     "loss.name": Key(str, "l1", "training", "l1, l2, smooth_l1 or wing, in per cent of the crop; star needs head aam"),
     "loss.options": Key(dict, {}, "training", "arguments of the loss"),
-    "loss.occluded_weight": Key(float, 1.0, "training", "weight of landmarks that are not visible"),
+    "loss.occluded_weight": Key(_Weight, 1.0, "training", "weight of landmarks that are not visible"),
     **_distillation("transfer", "RGB teacher to thermal student", alpha=1.0, beta=1.0),
     **_distillation("compress", "thermal student to lightweight student", gamma=1.0, delta=1.0),
     **_distillation("direct", "RGB teacher to lightweight student", gamma=1.0, delta=1.0),
-    "kd.variant": Key(str, "paper", "training", "paper, or released (as in the published code)", ("kd",)),
-    "kd.main_weight": Key(float, 2.5, "training", "weight of its main term", ("kd",)),
+    "kd.variant": Key(
+        Literal["paper", "released"], "paper", "training", "paper, or released (as in the published code)", ("kd",)
+    ),
+    "kd.main_weight": Key(_Weight, 2.5, "training", "weight of its main term", ("kd",)),
     "kd.tough": Key(bool, True, "training", "use the tough teacher", ("kd",)),
     "kd.tolerant": Key(bool, True, "training", "use the tolerant teacher", ("kd",)),
-    "kd.control": Key(str, "", "training", "replace the teachers' errors by a control: shuffled or constant", ("kd",)),
-    "shape_variance": Key(float, 0.95, "training", "variance kept by the tolerant teacher's shape model", ("soft",)),
-    "steps.teacher": Key(int, 1000, "training", "steps of each stage that trains a teacher", ("teacher",)),
-    "steps.student": Key(int, 1000, "training", "the same for the thermal student", ("student",)),
-    "steps.light": Key(int, 1000, "training", "the same for the lightweight student", ("light",)),
-    "train.batch_size": Key(int, 64, "training", "examples per step, over all devices"),
-    "train.lr": Key(float, 1e-3, "training", "peak learning rate"),
-    "train.head_lr": Key(float, 0.0, "training", "peak learning rate of the heads; 0 means lr"),
-    "train.schedule": Key(str, "cosine", "training", "learning rate schedule: cosine (to 0), inverse_time or constant"),
-    "train.decay_rate": Key(float, 0.0, "training", "of inverse_time: lr / (1 + decay_rate · step)"),
-    "train.warmup": Key(float, 0.05, "training", "share of the steps in which the learning rate rises from 0"),
-    "train.weight_decay": Key(float, 1e-4, "training", "weight decay of AdamW; only kernels decay"),
-    "train.clip": Key(float, 1.0, "training", "largest global norm of the gradient; 0 disables clipping"),
-    "train.ema": Key(float, 0.99, "training", "decay per step of the averaged network, the one used; 0: no average"),
+    "kd.control": Key(
+        Literal["", "shuffled", "constant"],
+        "",
+        "training",
+        "replace the teachers' errors by a control: shuffled or constant",
+        ("kd",),
+    ),
+    "shape_variance": Key(
+        Annotated[float, "(0, 1]"], 0.95, "training", "variance kept by the tolerant teacher's shape model", ("soft",)
+    ),
+    "steps.teacher": Key(_Count, 1000, "training", "steps of each stage that trains a teacher", ("teacher",)),
+    "steps.student": Key(_Count, 1000, "training", "the same for the thermal student", ("student",)),
+    "steps.light": Key(_Count, 1000, "training", "the same for the lightweight student", ("light",)),
+    "train.batch_size": Key(_Count, 64, "training", "examples per step, over all devices"),
+    "train.lr": Key(_Positive, 1e-3, "training", "peak learning rate"),
+    "train.head_lr": Key(_Weight, 0.0, "training", "peak learning rate of the heads; 0 means lr"),
+    "train.schedule": Key(
+        Literal["cosine", "inverse_time", "constant"],
+        "cosine",
+        "training",
+        "learning rate schedule: cosine (to 0), inverse_time or constant",
+    ),
+    "train.decay_rate": Key(_Weight, 0.0, "training", "of inverse_time: lr / (1 + decay_rate · step)"),
+    "train.warmup": Key(_BelowOne, 0.05, "training", "share of the steps in which the learning rate rises from 0"),
+    "train.weight_decay": Key(_Weight, 1e-4, "training", "weight decay of AdamW; only kernels decay"),
+    "train.clip": Key(_Weight, 1.0, "training", "largest global norm of the gradient; 0 disables clipping"),
+    "train.ema": Key(
+        _BelowOne, 0.99, "training", "decay per step of the averaged network, the one used; 0: no average"
+    ),
     "train.bf16": Key(bool, False, "training", "compute in bfloat16"),
-    "train.accumulate": Key(int, 1, "training", "micro-batches per step; batch norm treats each separately"),
+    "train.accumulate": Key(_Count, 1, "training", "micro-batches per step; batch norm treats each separately"),
     "mesh.data": Key(int, -1, "bookkeeping", "devices that split the batch; -1 means all that are left"),
     "mesh.fsdp": Key(int, 1, "bookkeeping", "devices that split the batch and the state"),
     "mesh.model": Key(int, 1, "bookkeeping", "devices that split layers"),
     "mesh.slices": Key(int, 1, "bookkeeping", "TPU slices, or hosts, along data"),
-    "augment.expand": Key(float, 1.25, "training", "side of the crop relative to the longer side of the box"),
-    "augment.jitter": Key(float, 0.1, "training", "largest move of each side of the box, relative to its size"),
-    "augment.rotation": Key(float, 20.0, "training", "largest rotation in degrees"),
-    "augment.scale": Key(float, 0.1, "training", "largest scaling: 0.1 means 1/1.1 to 1.1"),
-    "augment.shift": Key(float, 0.05, "training", "largest shift, relative to the side of the crop"),
-    "augment.flip": Key(float, 0.5, "training", "probability of a mirror image"),
-    "augment.photometric": Key(float, 1.0, "training", "strength of photometric augmentation; 0 disables it"),
-    "augment.occlusion": Key(float, 0.2, "training", "probability that patches of the crop are covered"),
+    "augment.expand": Key(_Positive, 1.25, "training", "side of the crop relative to the longer side of the box"),
+    "augment.jitter": Key(
+        Annotated[float, "[0, 0.49]"], 0.1, "training", "largest move of each side of the box, relative to its size"
+    ),
+    "augment.rotation": Key(Annotated[float, "[0, 180]"], 20.0, "training", "largest rotation in degrees"),
+    "augment.scale": Key(_Weight, 0.1, "training", "largest scaling: 0.1 means 1/1.1 to 1.1"),
+    "augment.shift": Key(_Share, 0.05, "training", "largest shift, relative to the side of the crop"),
+    "augment.flip": Key(_Share, 0.5, "training", "probability of a mirror image"),
+    "augment.photometric": Key(_Weight, 1.0, "training", "strength of photometric augmentation; 0 disables it"),
+    "augment.occlusion": Key(_Share, 0.2, "training", "probability that patches of the crop are covered"),
     "checkpoint_dir": Key(str, "", "training", "folder for checkpoints, such as gs://bucket/run; '' means the workdir"),
-    "checkpoint_every": Key(int, 500, "selection", "steps between checkpoints"),
+    "checkpoint_every": Key(_Count, 500, "selection", "steps between checkpoints"),
     "keep_best": Key(bool, False, "selection", "use the checkpoint that is best on the split val, not the last"),
     "accept_changes": Key(bool, False, "bookkeeping", "resume even if the code or the data have changed"),
-    "log_every": Key(int, 20, "bookkeeping", "steps between logged metrics"),
-    "max_skipped": Key(int, 10, "bookkeeping", "steps allowed to have a loss or gradient that is not finite"),
-    "eval_batch_size": Key(int, 64, "bookkeeping", "examples per batch when scoring"),
+    "log_every": Key(_Count, 20, "bookkeeping", "steps between logged metrics"),
+    "max_skipped": Key(_Number, 10, "bookkeeping", "steps allowed to have a loss or gradient that is not finite"),
+    "eval_batch_size": Key(_Count, 64, "bookkeeping", "examples per batch when scoring"),
 }
 GROUPS = tuple(dict.fromkeys(name.split(".")[0] for name in SCHEMA if "." in name))
 _ABLATION = ("grid", "ablation")  # further groups of an ablation's config, see `add_grid`
@@ -191,7 +225,7 @@ def put(config: ConfigDict, name: str, value: Any) -> None:
 def check(config: ConfigDict) -> None:
     """Checks that a config has exactly the keys of `SCHEMA`, each with a value of its type.
 
-    The limits of `thermal_range` are checked too, because a mistake would otherwise appear only when images are read.
+    The order of `thermal_range` is checked too, because a mistake would otherwise appear only when images are read.
 
     Raises:
         InputError: a key or value is wrong; the message names the key, and the nearest known one.
@@ -204,7 +238,8 @@ def check(config: ConfigDict) -> None:
         if name not in values:
             raise InputError(f"config.{name} is missing; start from mlcm_jax.config.base() and change single keys.")
         if not _fits(values[name], key.type):
-            raise InputError(f"config.{name}={values[name]!r} must be {_type_name(key.type)}, such as {key.default!r}.")
+            such_as = "" if typing.get_origin(key.type) is Literal else f", such as {key.default!r}"
+            raise InputError(f"config.{name}={values[name]!r} must be {_type_name(key.type)}{such_as}.")
     limits = values["thermal_range"]
     if limits and not (len(limits) == 2 and limits[0] < limits[1]):
         raise InputError(f"config.thermal_range={limits!r} must be (), or two increasing numbers, such as (20, 40).")
@@ -304,19 +339,38 @@ def _value(config: ConfigDict, name: str) -> Any:
 
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a value has a type of `SCHEMA`; an int is accepted for a float, and a list for a tuple."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin is Annotated:
+        return _fits(value, inner[0]) and _inside(value, inner[1])
+    if origin is tuple:
+        return isinstance(value, tuple | list) and all(_fits(one, inner[0]) for one in value)
     if kind is dict:
         return isinstance(value, Mapping)
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple | list) and all(_fits(one, typing.get_args(kind)[0]) for one in value)
     if kind is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
+        return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
+def _inside(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
 def _type_name(kind: Any) -> str:
-    """The name of a type with its article, such as "an int" or "a tuple of str"."""
-    if isinstance(kind, types.GenericAlias):
-        return f"a tuple of {typing.get_args(kind)[0].__name__}"
+    """Returns a type in words, such as "an int", "a float of at least 0", "a tuple of str" or "one of 'a', 'b'"."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if origin is tuple:
+        return f"a tuple of {_type_name(inner[0]).partition(' ')[2]}"
+    if origin is Annotated:
+        low, high = inner[1][1:-1].split(", ")
+        limits = [f"of at least {low}" if inner[1][0] == "[" else f"above {low}"]
+        limits += [f"at most {high}" if inner[1][-1] == "]" else f"below {high}"] if high != "inf" else []
+        return f"{_type_name(inner[0])} {' and '.join(limits)}"
     return ("an " if kind is int else "a ") + kind.__name__
 
 

@@ -14,28 +14,52 @@ from mlcm_jax.errors import InputError
 SHIPPED = sorted(path.name for path in configs.shipped().glob("*.py"))
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 WORDS = st.text("abé_/: 1", max_size=8)
-VALUES = {
+LIMITED = {"thermal_range": st.sampled_from([(), (20.0, 40.5)])}
+PLAIN = {
     int: st.integers(-(2**40), 2**40),
     float: NUMBERS,
     bool: st.booleans(),
     str: WORDS,
-    tuple[str, ...]: st.lists(WORDS, max_size=3).map(tuple),
-    tuple[int, ...]: st.lists(st.integers(-9, 9), max_size=3).map(tuple),
-    tuple[float, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
     dict: st.dictionaries(st.sampled_from(["name", "width", "depths"]), st.one_of(st.integers(), WORDS), max_size=3),
 }
-LIMITED = {"thermal_range": st.sampled_from([(), (20.0, 40.5)])}
-# For every type, values of other types.
+# For every type, values of other types, or that no key may have.
 WRONG = {
     int: ["1", 1.0, True, (1,), None],
-    float: ["1", True, (1.0,), None],
+    float: ["1", True, (1.0,), None, float("nan"), float("inf"), -float("inf")],
     bool: [1, "True", None],
     str: [1, ("a",), None],
-    tuple[str, ...]: ["teacher", ("teacher", 1), 1, None],
-    tuple[int, ...]: [1, (1.0,), ("1",), None],
-    tuple[float, ...]: [1.0, ("1",), None],
     dict: ["resnet18", 1, (), None],
 }
+
+
+def values_of(kind) -> st.SearchStrategy:
+    """Values that a key of this type may have."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return st.lists(values_of(inner[0]), max_size=3).map(tuple)
+    if origin is typing.Literal:
+        return st.sampled_from(inner)
+    if origin is typing.Annotated:
+        low, high = (float(end) for end in inner[1][1:-1].split(","))
+        if inner[0] is int:
+            return st.integers(int(low), 2**32 - 1 if high == float("inf") else int(high))
+        ends = {"exclude_min": inner[1][0] == "(", "exclude_max": inner[1][-1] == ")" and high < float("inf")}
+        return st.floats(low, None if high == float("inf") else high, allow_nan=False, allow_infinity=False, **ends)
+    return PLAIN[kind]
+
+
+def wrong_values_of(kind) -> list:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return [1, 1.0, None, *((wrong,) for wrong in wrong_values_of(inner[0]))]
+    if origin is typing.Literal:
+        return [1, None, "another", ("rgb",)]
+    if origin is typing.Annotated:
+        low, high = (inner[0](end) if end != " inf" else None for end in inner[1][1:-1].split(","))
+        outside = [low - 1, *([low] if inner[1][0] == "(" else [])]
+        outside += [] if high is None else [high + 1, *([high] if inner[1][-1] == ")" else [])]
+        return WRONG[inner[0]] + outside
+    return WRONG[kind]
 
 
 def with_value(name, value) -> ConfigDict:
@@ -61,14 +85,14 @@ def test_the_default_config_has_the_values_of_the_schema():
 @pytest.mark.parametrize("name", list(configs.SCHEMA))
 def test_every_key_is_explained(name):
     key = configs.SCHEMA[name]
-    assert key.type in VALUES and key.decides in typing.get_args(configs.Decides)
+    assert key.decides in typing.get_args(configs.Decides)
     assert key.comment and "\n" not in key.comment and len(key.comment) < 90
 
 
 @given(st.data())
 def test_values_are_unchanged_by_put_and_flat_and_json(data):
     names = data.draw(st.lists(st.sampled_from(list(configs.SCHEMA)), unique=True, max_size=8))
-    values = {name: data.draw(LIMITED.get(name, VALUES[configs.SCHEMA[name].type])) for name in names}
+    values = {name: data.draw(LIMITED.get(name, values_of(configs.SCHEMA[name].type))) for name in names}
     config = configs.base()
     for name, value in values.items():
         configs.put(config, name, value)
@@ -84,11 +108,11 @@ def test_values_are_unchanged_by_put_and_flat_and_json(data):
 
 
 @pytest.mark.parametrize("name", list(configs.SCHEMA))
-def test_a_value_of_another_type_is_refused_and_its_key_named(name):
-    for value in WRONG[configs.SCHEMA[name].type]:
+def test_a_value_of_another_type_or_outside_its_range_is_refused_and_its_key_named(name):
+    for value in wrong_values_of(configs.SCHEMA[name].type):
         with pytest.raises(InputError) as refused:
             configs.check(with_value(name, value))
-        assert f"config.{name}={value!r} must be a" in str(refused.value)
+        assert f"config.{name}={value!r} must be " in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +122,25 @@ def test_integers_are_accepted_for_floats_and_lists_for_tuples(name, value):
     configs.check(with_value(name, value))
 
 
-@pytest.mark.parametrize("limits", [(40.0, 20.0), (20.0, 20.0), (20.0,), (20.0, 30.0, 40.0), (float("nan"), 40.0)])
+@pytest.mark.parametrize("limits", [(40.0, 20.0), (20.0, 20.0), (20.0,), (20.0, 30.0, 40.0)])
 def test_a_range_of_temperatures_has_two_increasing_limits(limits):
     with pytest.raises(InputError, match=r"config.thermal_range=.* must be .* two increasing numbers"):
         configs.check(with_value("thermal_range", limits))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("train.ema", 1.0, "config.train.ema=1.0 must be a float of at least 0 and below 1, such as 0.99."),
+        ("train.lr", float("inf"), "config.train.lr=inf must be a float above 0, such as 0.001."),
+        ("seeds", (1, -1), r"config.seeds=\(1, -1\) must be a tuple of int of at least 0 and at most 4294967295"),
+        ("thermal_range", (20.0, float("nan")), r"config.thermal_range=.* must be a tuple of float, such as \(\)\."),
+        ("kd.variant", "papers", "config.kd.variant='papers' must be one of 'paper', 'released'."),
+    ],
+)
+def test_the_message_about_a_value_has_what_is_allowed(name, value, message):
+    with pytest.raises(InputError, match=message):
+        configs.check(with_value(name, value))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ PointLoss = Callable[[jax.Array, jax.Array], jax.Array]  # [B, K, 2] twice -> un
 _STAR_OPTIONS = ("point_weight", "edge_weight", "drawn", "sigma", "shift", "closed")  # beyond those of losses.star
 _DECAYED = ("kernel", "to_teacher", "to_student")  # not biases, scales of normalisations or places of a head
 POINT_LOSSES = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1, "wing": losses.wing}
-SCHEDULES = ("cosine", "inverse_time", "constant")
 
 
 @dataclasses.dataclass

@@ -1,6 +1,7 @@
 """Loss terms and the optimiser: values against numpy, what receives gradients, and what is refused."""
 
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -231,7 +232,7 @@ def test_both_teachers_get_the_errors_of_the_same_other_face():
 
 @OPTAX
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
-@pytest.mark.parametrize("name", recipes.SCHEDULES)
+@pytest.mark.parametrize("name", typing.get_args(configs.SCHEMA["train.schedule"].type))
 def test_schedules_match_their_formulas(name, warmup):
     config = configs.base()
     config.train.update({"schedule": name, "warmup": warmup, "decay_rate": 1e-2 if name == "inverse_time" else 0.0})
