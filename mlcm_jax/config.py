@@ -5,7 +5,6 @@ nothing but this module. `SCHEMA` is the only table of keys: `base`, `check`, re
 `mlcm train --help` all read it.
 """
 
-import math
 import os
 import re
 import runpy
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
+from mlcm_jax import kinds
 from mlcm_jax.console import say
 from mlcm_jax.errors import InputError, did_you_mean
 
@@ -237,9 +237,9 @@ def check(config: ConfigDict) -> None:
     for name, key in SCHEMA.items():
         if name not in values:
             raise InputError(f"config.{name} is missing; start from mlcm_jax.config.base() and change single keys.")
-        if not _fits(values[name], key.type):
+        if not kinds.fits(values[name], key.type):
             such_as = "" if typing.get_origin(key.type) is Literal else f", such as {key.default!r}"
-            raise InputError(f"config.{name}={values[name]!r} must be {_type_name(key.type)}{such_as}.")
+            raise InputError(f"config.{name}={values[name]!r} must be {kinds.name(key.type)}{such_as}.")
     limits = values["thermal_range"]
     if limits and not (len(limits) == 2 and limits[0] < limits[1]):
         raise InputError(f"config.thermal_range={limits!r} must be (), or two increasing numbers, such as (20, 40).")
@@ -252,8 +252,15 @@ def check_overrides(config: ConfigDict, words: Sequence[str]) -> None:
     known = [*SCHEMA, *(f"{name}.{argument}" for name in groups for argument in values[name])]
     for word in words:
         name = re.match(r"--(?:no)?config\.([\w.]*)", word)[1]
-        if name not in known:
-            raise InputError(f"{word}: {name!r} is not a key of the config; {did_you_mean(name, known)}")
+        if name in known:
+            continue
+        group = name.rpartition(".")[0]
+        if group in groups:
+            hint = did_you_mean(name, [one for one in known if one.startswith(f"{group}.")])
+            raise InputError(
+                f"{word}: set {name!r} in the config file; the command line only changes what is set: {hint}"
+            )
+        raise InputError(f"{word}: {name!r} is not a key of the config; {did_you_mean(name, known)}")
 
 
 def add_grid(config: ConfigDict, grid: Mapping[str, Mapping[str, Any]], **ablation: Any) -> ConfigDict:
@@ -335,43 +342,6 @@ def _value(config: ConfigDict, name: str) -> Any:
     for part in name.split("."):
         config = config[part]
     return config
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value has a type of `SCHEMA`; an int is accepted for a float, and a list for a tuple."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return isinstance(value, str) and value in inner
-    if origin is Annotated:
-        return _fits(value, inner[0]) and _inside(value, inner[1])
-    if origin is tuple:
-        return isinstance(value, tuple | list) and all(_fits(one, inner[0]) for one in value)
-    if kind is dict:
-        return isinstance(value, Mapping)
-    if kind is float:
-        return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _inside(value: float, interval: str) -> bool:
-    low, high = map(float, interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    return above and (value <= high if interval[-1] == "]" else value < high)
-
-
-def _type_name(kind: Any) -> str:
-    """Returns a type in words, such as "an int", "a float of at least 0", "a tuple of str" or "one of 'a', 'b'"."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, inner))}"
-    if origin is tuple:
-        return f"a tuple of {_type_name(inner[0]).partition(' ')[2]}"
-    if origin is Annotated:
-        low, high = inner[1][1:-1].split(", ")
-        limits = [f"of at least {low}" if inner[1][0] == "[" else f"above {low}"]
-        limits += [f"at most {high}" if inner[1][-1] == "]" else f"below {high}"] if high != "inf" else []
-        return f"{_type_name(inner[0])} {' and '.join(limits)}"
-    return ("an " if kind is int else "a ") + kind.__name__
 
 
 def _described(error: Exception) -> str:

@@ -28,9 +28,10 @@ def read_layout(path: str | os.PathLike) -> landmarks.Layout:
     Raises:
         InputError: a file that is missing or not YAML, or content that `layout_from_dict` refuses.
     """
+    text = files.read_text(path)
     try:
         # BaseLoader keeps every scalar as text, so that a point called `no` or `y` is not read as a truth value.
-        content = yaml.load(files.read_text(path), Loader=yaml.BaseLoader)
+        content = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"The layout {path} is not YAML: {' '.join(str(error).split())[:200]}.") from None
     if not isinstance(content, dict):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # folder with all files in it that are not members of another part.
 PARTS = {
     "core": {
-        "errors", "files", "console", "cores", "layouts", "landmarks", "layout_file", "config",
+        "errors", "files", "console", "cores", "kinds", "layouts", "landmarks", "layout_file", "config",
         "codecs", "dikd", "losses", "metrics", "shape_model",
     },
     "images": {"data/boxes", "data/image_file", "data/augment", "data/photometric", "data/draw"},

@@ -131,10 +131,10 @@ def test_a_range_of_temperatures_has_two_increasing_limits(limits):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("train.ema", 1.0, "config.train.ema=1.0 must be a float of at least 0 and below 1, such as 0.99."),
-        ("train.lr", float("inf"), "config.train.lr=inf must be a float above 0, such as 0.001."),
-        ("seeds", (1, -1), r"config.seeds=\(1, -1\) must be a tuple of int of at least 0 and at most 4294967295"),
-        ("thermal_range", (20.0, float("nan")), r"config.thermal_range=.* must be a tuple of float, such as \(\)\."),
+        ("train.ema", 1.0, "config.train.ema=1.0 must be a finite number of at least 0 and below 1, such as 0.99."),
+        ("train.lr", float("inf"), "config.train.lr=inf must be a finite number above 0, such as 0.001."),
+        ("seeds", (1, -1), r"config.seeds=\(1, -1\) must be a tuple of integers of at least 0 and at most 4294967295"),
+        ("thermal_range", (20.0, float("nan")), r"config.thermal_range=.* must be a tuple of finite numbers, such as"),
         ("kd.variant", "papers", "config.kd.variant='papers' must be one of 'paper', 'released'."),
     ],
 )
@@ -200,6 +200,7 @@ def test_two_configs_share_nothing():
         ("--config.train.lrr=1", "did you mean 'train.lr'"),
         ("--config.trian.lr=1", "did you mean 'train.lr'"),
         ("--config.teacher.widht=1", "did you mean 'teacher.width'"),
+        ("--config.loss.options.w=1", "set 'loss.options.w' in the config file; the command line only changes what"),
         ("--noconfig.keep_bets", "did you mean 'keep_best'"),
         ("--config.=1", "'' is not a key"),
     ],

@@ -1,6 +1,7 @@
 """Networks: `create(name, …)` makes a model of two parts, `backbone` and `head`: image -> features -> landmarks."""
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from mlcm_jax import kinds
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import pretrained
 from mlcm_jax.models.aam import AAM
@@ -58,11 +60,11 @@ def names() -> tuple[str, ...]:
     return tuple(_BACKBONES)
 
 
-def _options(module: type[nnx.Module]) -> set[str]:
+def _options(module: type[nnx.Module]) -> dict[str, inspect.Parameter]:
     """The keyword-only parameters of a backbone or head, which `create` passes on by name."""
     # The signature of the class itself would be that of nnx's metaclass.
-    parameters = inspect.signature(module.__init__).parameters.values()
-    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"rngs", "dtype"}
+    parameters = inspect.signature(module.__init__, eval_str=True).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("rngs", "dtype")}
 
 
 def create(
@@ -102,14 +104,18 @@ def create(
     if num_landmarks < 1:
         raise InputError(f"A model needs at least one landmark, not num_landmarks={num_landmarks}.")
     of_backbone, of_head = _options(_BACKBONES[name].func), _options(HEADS[head])
-    known = of_backbone | (of_head - {"mean_shape"})
-    for option in options:
+    known = {option: parameter for option, parameter in (of_backbone | of_head).items() if option != "mean_shape"}
+    for option, value in options.items():
         if option not in known:
             hint = did_you_mean(option, sorted(known))
             raise InputError(f"Model {name} with head {head} has no option {option!r}; {hint}")
+        kind, default = known[option].annotation, known[option].default
+        as_default = type(value) is type(default) and value == default  # a limit may be infinite by default
+        if kind is not inspect.Parameter.empty and not as_default and not kinds.fits(value, kind):
+            raise InputError(f"Option {option} is {value!r}; it must be {kinds.name(kind)}.")
     options["mean_shape"] = checked_mean_shape(mean_shape, num_landmarks)
 
-    def make(part: Any, *arguments: int, takes: set[str]) -> nnx.Module:
+    def make(part: Any, *arguments: int, takes: Mapping[str, Any]) -> nnx.Module:
         return part(*arguments, rngs=rngs, dtype=dtype, **{k: v for k, v in options.items() if k in takes})
 
     backbone = make(_BACKBONES[name], takes=of_backbone)

@@ -163,7 +163,14 @@ def test_same_seed_same_parameters():
         ({"stem": "tiny"}, "stem is 'tiny'"),
         ({"num_landmarks": 0}, "at least one landmark"),
         ({"width": -1.0}, "width"),
+        ({"width": float("inf")}, "Option width is inf; it must be a finite number"),
+        ({"width": "half"}, "Option width is 'half'; it must be a finite number"),
         ({"depths": ()}, "depths"),
+        ({"depths": "22"}, "Option depths is '22'; it must be a tuple of integers"),
+        ({"depths": (2.0,)}, r"Option depths is \(2.0,\); it must be a tuple of integers"),
+        ({"name": "mobilenet_v2", "depths": ()}, "no option 'depths'"),
+        ({"head": "heatmap", "learn_temperature": 1}, "Option learn_temperature is 1; it must be True or False"),
+        ({"head": "aam", "layout": 5}, "Option layout is 5; it must be a string or a Path or a Layout or None"),
     ],
 )
 def test_bad_arguments_are_named_in_one_sentence(arguments, message):
