@@ -1,5 +1,6 @@
 """The types of values that users give: whether a value has a type, and what it is called in messages."""
 
+import inspect
 import math
 import types
 import typing
@@ -21,9 +22,11 @@ def fits(value: Any, kind: Any) -> bool:
 
     Args:
         value: what the user gave.
-        kind: a class, or a `Literal`, `tuple[kind, ...]`, `Annotated[kind, interval]` or union. The interval is a text
-            such as "[0, 1)". A float must be finite.
+        kind: a class, `Literal`, `tuple[kind, ...]`, `Annotated[kind, interval]` or a union; `Any` or a missing
+            annotation accepts all. The interval is a text such as "[0, 1)". A float must be finite.
     """
+    if kind in (Any, inspect.Parameter.empty):
+        return True
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return isinstance(value, str) and value in inner

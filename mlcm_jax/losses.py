@@ -62,7 +62,12 @@ def wing(prediction: ArrayLike, target: ArrayLike, *, w: float = 10.0, epsilon: 
     "Wing loss for robust facial landmark localisation with convolutional neural networks", Feng et al., CVPR 2018,
     eq. 5. The defaults are the paper's, in *pixels*; in u, no error would reach the linear part. Since wing(s e; s w, s
     epsilon) = s wing(e; w, epsilon), use w = 10 / S and epsilon = 2 / S for u in a crop of side S.
+
+    Raises:
+        ValueError: w or epsilon is not positive.
     """
+    if any(isinstance(number, int | float) and number <= 0 for number in (w, epsilon)):
+        raise ValueError(f"w = {w} and epsilon = {epsilon} must be positive")
     e = _magnitude(_error(prediction, target))
     offset = w - w * jnp.log1p(w / epsilon)
     return jnp.where(e < w, w * jnp.log1p(e / epsilon), e - offset)

@@ -200,7 +200,7 @@ def test_two_configs_share_nothing():
         ("--config.train.lrr=1", "did you mean 'train.lr'"),
         ("--config.trian.lr=1", "did you mean 'train.lr'"),
         ("--config.teacher.widht=1", "did you mean 'teacher.width'"),
-        ("--config.loss.options.w=1", "set 'loss.options.w' in the config file; the command line only changes what"),
+        ("--config.loss.options.w=1", "set 'loss.options.w' in the config file; the command line only changes"),
         ("--noconfig.keep_bets", "did you mean 'keep_best'"),
         ("--config.=1", "'' is not a key"),
     ],

@@ -1,7 +1,8 @@
 """Types of values: what fits, and the words for it."""
 
+import inspect
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -25,6 +26,8 @@ SHARE = Annotated[float, "[0, 1)"]
         (tuple[SHARE, ...], [(0.5,), ()], [(0.5, 1.0), 0.5]),
         (tuple[float, float], [(1, 2.0), [1.0, 2.0]], [(1.0,), (1.0, 2.0, 3.0), ()]),
         (int | None, [1, None], [1.0, "None", True]),
+        (Any, [1, None, "a"], []),
+        (inspect.Parameter.empty, [1, None, "a"], []),
     ],
 )
 def test_which_values_fit(kind, good, bad):

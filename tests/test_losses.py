@@ -145,6 +145,12 @@ def test_smooth_l1_is_the_formula_also_where_its_pieces_meet(beta):
     assert slope[4] == 0
 
 
+@pytest.mark.parametrize("options", [{"w": 0.0}, {"w": -1.0}, {"epsilon": 0.0}])
+def test_wing_requires_positive_constants(options):
+    with pytest.raises(ValueError, match="must be positive"):
+        losses.wing(jnp.ones(3), jnp.zeros(3), **options)
+
+
 def test_smooth_l1_requires_a_positive_beta():
     with pytest.raises(ValueError, match="use l1"):
         losses.smooth_l1(jnp.zeros(2), jnp.zeros(2), beta=0)

@@ -111,7 +111,7 @@ def create(
             raise InputError(f"Model {name} with head {head} has no option {option!r}; {hint}")
         kind, default = known[option].annotation, known[option].default
         as_default = type(value) is type(default) and value == default  # a limit may be infinite by default
-        if kind is not inspect.Parameter.empty and not as_default and not kinds.fits(value, kind):
+        if not as_default and not kinds.fits(value, kind):
             raise InputError(f"Option {option} is {value!r}; it must be {kinds.name(kind)}.")
     options["mean_shape"] = checked_mean_shape(mean_shape, num_landmarks)
 

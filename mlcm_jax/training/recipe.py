@@ -16,13 +16,12 @@ import optax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from mlcm_jax import codecs, dikd, landmarks, losses, shape_model
+from mlcm_jax import codecs, dikd, kinds, landmarks, losses, shape_model
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import Prediction
 from mlcm_jax.models import network as networks
 
 PointLoss = Callable[[jax.Array, jax.Array], jax.Array]  # [B, K, 2] twice -> unreduced [B, K, 2]
-_STAR_OPTIONS = ("point_weight", "edge_weight", "drawn", "sigma", "shift", "closed")  # beyond those of losses.star
 _DECAYED = ("kernel", "to_teacher", "to_student")  # not biases, scales of normalisations or places of a head
 POINT_LOSSES = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1, "wing": losses.wing}
 
@@ -154,17 +153,27 @@ def point_loss(config: ConfigDict) -> PointLoss:
     The loss "star" is defined on heatmaps, so distillation compares landmarks by L1 with it.
 
     Raises:
-        InputError: an unknown loss, or an option that it does not have.
+        InputError: an unknown loss, an option that it does not have, or a value that the option cannot have.
     """
     name, options = config.loss.name, dict(config.loss.options)
     if name not in (*POINT_LOSSES, "star"):
         raise InputError(f"config.loss.name={name!r} is unknown; choose one of {', '.join((*POINT_LOSSES, 'star'))}.")
-    of_star = name == "star"
-    known = [*_keywords(losses.star), *_STAR_OPTIONS] if of_star else _keywords(POINT_LOSSES[name])
-    for option in options:
+    is_star = name == "star"
+    of_maps = _keywords(losses.star)
+    known = of_maps | _keywords(_star_terms) if is_star else _keywords(POINT_LOSSES[name])
+    for option, value in options.items():
         if option not in known:
             raise InputError(f"config.loss.options.{option} does not exist for {name!r}; {did_you_mean(option, known)}")
-    function = losses.l1 if of_star else functools.partial(POINT_LOSSES[name], **options)
+        if not kinds.fits(value, known[option]):
+            raise InputError(f"config.loss.options.{option}={value!r} must be {kinds.name(known[option])}.")
+    function = losses.l1 if is_star else functools.partial(POINT_LOSSES[name], **options)
+    points, maps = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((1, 1, 2), (1, 4, 4, 1)))
+    try:  # A value that the loss refuses is reported now instead of in the first step.
+        of_star = {option: value for option, value in options.items() if option in of_maps} if is_star else {}
+        jax.eval_shape(functools.partial(losses.star, **of_star), maps, points)
+        jax.eval_shape(function, points, points)
+    except ValueError as error:
+        raise InputError(f"config.loss.options: {error}.") from error
 
     def loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
         return function(100.0 * prediction, 100.0 * target)
@@ -172,9 +181,12 @@ def point_loss(config: ConfigDict) -> PointLoss:
     return loss
 
 
-def _keywords(function: Callable) -> list[str]:
-    parameters = inspect.signature(function).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+def _keywords(function: Callable) -> dict[str, Any]:
+    """The keyword-only parameters of a function, with their types."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return {
+        parameter.name: parameter.annotation for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+    }
 
 
 def terms_of_task(config: ConfigDict, layout: landmarks.Layout, *, edges: bool = False) -> tuple[Term, ...]:
@@ -187,18 +199,37 @@ def terms_of_task(config: ConfigDict, layout: landmarks.Layout, *, edges: bool =
     """
     if config.loss.name != "star":
         return (Term("task", constant(1.0), functools.partial(_landmarks, loss=point_loss(config)), task=True),)
-    return _star_terms(dict(config.loss.options), layout, edges)
+    return _star_terms(layout if edges else None, **config.loss.options)
 
 
 def _landmarks(view: View, *, loss: PointLoss) -> jax.Array:
     return dikd.masked_mean(loss(view.prediction.landmarks, view.target), view.weights)
 
 
-def _star_terms(options: dict[str, Any], layout: landmarks.Layout, with_edges: bool) -> tuple[Term, ...]:
-    """STAR(F, y) + 10 AWing(P, P*) + 10 AWing(E, E*), the loss of arXiv 2404.06029 without its distillation."""
-    point_weight, edge_weight = options.pop("point_weight", 10.0), options.pop("edge_weight", 10.0)
-    drawn, sigma, shift = options.pop("drawn", 256), options.pop("sigma", 1.5), options.pop("shift", 0.0)
-    chains = codecs.edge_chains(layout, closed=options.pop("closed", ())) if with_edges else ()
+def _star_terms(
+    layout: landmarks.Layout | None,
+    *,
+    point_weight: float = 10.0,
+    edge_weight: float = 10.0,
+    drawn: int = 256,
+    sigma: float = 1.5,
+    shift: float = 0.0,
+    closed: tuple[str, ...] = (),
+    **options: Any,
+) -> tuple[Term, ...]:
+    """STAR(F, y) + 10 AWing(P, P*) + 10 AWing(E, E*), the loss of arXiv 2404.06029 without its distillation.
+
+    Args:
+        layout: the layout whose edges are drawn; None leaves out the term of the edges.
+        point_weight: weight of the second term.
+        edge_weight: weight of the third term.
+        drawn: side of the drawings P* and E* before they are reduced to the size of the maps.
+        sigma: see `codecs.point_maps`.
+        shift: see `codecs.edge_maps`.
+        closed: see `codecs.edge_chains`.
+        **options: those of `losses.star`.
+    """
+    chains = codecs.edge_chains(layout, closed=closed) if layout else ()
 
     def star(view: View) -> jax.Array:
         if view.prediction.points is None:
@@ -216,7 +247,7 @@ def _star_terms(options: dict[str, Any], layout: landmarks.Layout, with_edges: b
         return dikd.masked_mean(losses.map_awing(maps, drawing), codecs.edge_weights(chains, view.weights))
 
     terms = (Term("star", constant(1.0), star, task=True), Term("points", constant(point_weight), points, task=True))
-    return (*terms, Term("edges", constant(edge_weight), edges, task=True)) if with_edges else terms
+    return (*terms, Term("edges", constant(edge_weight), edges, task=True)) if layout else terms
 
 
 def distillation(options: ConfigDict, teacher: str, loss: PointLoss) -> tuple[Term, ...]:

@@ -145,6 +145,7 @@ def test_stages_and_all_that_they_need_are_in_the_order_of_training():
         ("train.clip", -1.0, "config.train.clip=-1.0 must be"),
         ("train.weight_decay", -1.0, "config.train.weight_decay=-1.0 must be"),
         ("loss.name", "wings", "config.loss.name='wings' is unknown"),
+        ("loss.options", {"knee": 1.0}, "config.loss.options.knee does not exist for 'l1'"),
         ("loss.name", "star", "config.light.head='coordinates' must be 'aam'"),
         ("direct.decay", "liner", "config.direct.decay"),
         ("direct.reverse_target", "me", "config.direct.reverse_target='me' must be one of 'teacher', 'truth'"),
@@ -157,6 +158,29 @@ def test_an_invalid_value_is_reported_in_one_sentence(path, value, message):
     with pytest.raises(InputError, match=message) as caught:
         stages.check(config)
     assert str(caught.value).endswith((".", "?")) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("smooth_l1", {"beta": "1"}, "config.loss.options.beta='1' must be a finite number"),
+        ("smooth_l1", {"beta": 0.0}, "config.loss.options: beta = 0.0 must be positive"),
+        ("wing", {"w": -1.0}, "config.loss.options: w = -1.0 and epsilon = 2.0 must be positive"),
+        ("wing", {"epsilon": float("nan")}, "config.loss.options.epsilon=nan must be a finite number"),
+        ("star", {"drawn": 64.0}, "config.loss.options.drawn=64.0 must be an integer"),
+        ("star", {"distance": "l3"}, "config.loss.options: unknown distance 'l3'"),
+        ("star", {"grid": "corners"}, "config.loss.options: .*'corners'"),
+    ],
+)
+def test_an_invalid_option_of_the_loss_is_reported_in_one_sentence(name, options, message):
+    config = base()
+    for model in (config.teacher, config.student, config.light):
+        model.head = "aam"
+    config.loss.name = name
+    config.loss.options.update(options)
+    with pytest.raises(InputError, match=message) as caught:
+        stages.check(config)
+    assert "\n" not in str(caught.value)
 
 
 def test_released_needs_the_tolerant_teacher_and_aam_the_layout_of_the_config():
