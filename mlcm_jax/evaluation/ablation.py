@@ -61,7 +61,10 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
     _check_tests(rows, data_dir)
     for seed in seeds:
         for row in rows:
-            run_stage.check(_prepare(row.config, _directory(workdir, row, seed), seed, options))
+            try:
+                run_stage.check(_prepare(row.config, _directory(workdir, row, seed), seed, options))
+            except InputError as error:
+                raise InputError(f"Row {row.name!r} cannot be trained: {error}") from error
         if common.stages:
             run_stage.check(_prepare(common, workdir / "shared" / f"seed_{seed}", seed, options))
     for seed in seeds:

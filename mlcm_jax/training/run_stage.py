@@ -25,6 +25,7 @@ from mlcm_jax.files import write_json
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import checkpoint, distributed, loop, sharding, stages, workdir
 from mlcm_jax.training import state as states
+from mlcm_jax.training import step as steps
 from mlcm_jax.training.log import open_writer, write_parameters
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.workdir import Trained
@@ -128,7 +129,12 @@ def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
                 )
             if other not in networks_by_stage:
                 networks_by_stage[other] = stages.network_shapes(other, config, mean_shape=run.mean_shape)
-        start_shapes(name, config, recipe, networks_by_stage, run.mean_shape)
+        state = start_shapes(name, config, recipe, networks_by_stage, run.mean_shape)
+        sizes = {"batch_size": config.train.batch_size, "image_size": config.image_size, "count": len(run.mean_shape)}
+        try:
+            steps.check(state, {one: networks_by_stage[one] for one in recipe.teachers}, recipe, **sizes)
+        except InputError as error:
+            raise InputError(f"Stage {name}: {error}") from error
 
 
 def train_stages(run: Run, trained: Mapping[str, Trained] | None = None) -> dict[str, Trained]:

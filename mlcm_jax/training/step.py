@@ -65,6 +65,35 @@ def train_step(
     return after, metrics | {"gradient_norm": norm, "skipped": skipped}
 
 
+def check(
+    state: states.TrainState, teachers: Teachers, recipe: Recipe, *, batch_size: int, image_size: int, count: int
+) -> None:
+    """Computes the shapes of a step's loss, so that networks that do not fit each other are found before the training.
+
+    Args:
+        state: shapes of a state.
+        teachers: shapes of the teachers' networks, by the name of their stage.
+        recipe: the static part of the step.
+        batch_size: number of examples in a batch.
+        image_size: side of the crops in pixels.
+        count: number of landmarks.
+
+    Raises:
+        InputError: a term of the recipe cannot use these networks.
+    """
+    channels = {"rgb": 3, "thermal": 1}
+    shapes = {name: (image_size, image_size, channels[name]) for name in recipe.modalities}
+    shapes |= {"landmarks": (count, 2), "weight": (count,)}
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32) for name, shape in shapes.items()}
+    flags = {"visible": (count,), "known": (count,), "mask": ()}
+    batch |= {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.bool_) for name, shape in flags.items()}
+
+    def loss(state: states.TrainState, teachers: Teachers, batch: Batch, key: jax.Array) -> jax.Array:
+        return _loss(states.trainable(state.network, state.adapter), state, teachers, batch, key, recipe)[0]
+
+    jax.eval_shape(loss, state, teachers, batch, jax.eval_shape(lambda: jax.random.key(0)))
+
+
 def _gradients(
     params: Any, state: states.TrainState, teachers: Teachers, batch: Batch, key: jax.Array, recipe: Recipe
 ) -> tuple[Any, dict[str, jax.Array], Any]:

@@ -226,7 +226,7 @@ def test_a_row_that_cannot_be_scored_is_reported_before_any_training(
 
 def test_a_mistake_in_the_last_row_is_reported_before_any_training(monkeypatch, tmp_path, data_dir):
     monkeypatch.setattr(run_stage, "train_stages", lambda *_: pytest.fail("a training began"))
-    with pytest.raises(InputError, match=r"config\.student: .*width"):
+    with pytest.raises(InputError, match=r"Row 'wide' cannot be trained: config\.student: .*width"):
         ablation.ablate(smoke({"none": NONE, "wide": {"student": {"width": -1.0}}}), tmp_path, data_dir=str(data_dir))
     assert not list(tmp_path.iterdir())
 

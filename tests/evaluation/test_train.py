@@ -191,6 +191,7 @@ def test_a_finished_run_is_not_trained_again(smoke_run, tmp_path, data_dir):
         ("student.name", "resnet81", "config.student: .*resnet18"),
         ("light.width", -1.0, "config.light: .*width"),
         ("pretrained.light", "absent.npz", "config.light: .*absent.npz"),
+        ("student.depths", (1,), "Stage transfer: Features of student and teacher differ in size"),
         ("loss.name", "wings", "wing"),
         ("train.batch_size", 0, "config.train.batch_size"),
         ("transfer.decay", "liner", "linear"),
