@@ -67,6 +67,13 @@ def _options(module: type[nnx.Module]) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("rngs", "dtype")}
 
 
+def _is_float(dtype: DTypeLike) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        return False
+
+
 def create(
     name: str,
     *,
@@ -103,6 +110,8 @@ def create(
         raise InputError(f"There is no head {head!r}; {did_you_mean(head, HEADS)}")
     if num_landmarks < 1:
         raise InputError(f"A model needs at least one landmark, not num_landmarks={num_landmarks}.")
+    if not _is_float(dtype):
+        raise InputError(f"Option dtype is {dtype!r}; it must be a type of real numbers, such as 'bfloat16'.")
     of_backbone, of_head = _options(_BACKBONES[name].func), _options(HEADS[head])
     known = {option: parameter for option, parameter in (of_backbone | of_head).items() if option != "mean_shape"}
     for option, value in options.items():

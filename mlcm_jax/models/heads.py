@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from mlcm_jax import codecs
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import layers
-from mlcm_jax.models.layers import Common, ConvNorm, check_choice, check_upsample, conv, normal
+from mlcm_jax.models.layers import Common, ConvNorm, check_channels, check_choice, check_upsample, conv, normal
 
 
 class Prediction(NamedTuple):
@@ -143,7 +143,8 @@ class Heatmap(nnx.Module):
     ) -> None:
         check_choice("resize", resize, ("nearest", "bilinear"))
         check_upsample(upsample)
-        if not temperature > 0.0:
+        check_channels("head_channels", head_channels)
+        if not 0.0 < temperature < math.inf:
             raise InputError(f"Option temperature is {temperature}; it must be positive.")
         if not prior > 0.0:
             raise InputError(f"Option prior is {prior}; it must be positive.")

@@ -57,9 +57,15 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 
 
 def check_width(width: float) -> None:
-    """Raises InputError unless the multiplier of the channels is positive."""
-    if not width > 0.0:
+    """Raises InputError unless the multiplier of the channels is positive and finite."""
+    if not 0.0 < width < math.inf:
         raise InputError(f"Option width is {width!r}; it must be positive.")
+
+
+def check_channels(name: str, channels: int | None) -> None:
+    """Raises InputError, naming the option, unless a number of channels is positive or None."""
+    if channels is not None and channels < 1:
+        raise InputError(f"Option {name} is {channels!r}; it must be positive.")
 
 
 def check_choice(name: str, value: Any, choices: tuple) -> None:
@@ -235,6 +241,8 @@ class BatchNorm(nnx.Module):
     def __init__(
         self, channels: int, *, momentum: float = 0.9, scale: float = 1.0, dtype: DTypeLike = jnp.float32
     ) -> None:
+        if not 0.0 <= momentum < 1.0:
+            raise InputError(f"Option bn_momentum is {momentum!r}; it must be at least 0 and below 1.")
         self.scale = nnx.Param(jnp.asarray(np.full((channels,), scale, np.float32)))
         self.bias = nnx.Param(jnp.asarray(np.zeros((channels,), np.float32)))
         self.mean = nnx.BatchStat(jnp.asarray(np.zeros((channels,), np.float32)))

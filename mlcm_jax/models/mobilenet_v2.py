@@ -7,7 +7,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from mlcm_jax.models.layers import Common, ConvNorm, check_width, make_divisible, normalise, run_stages, stem_stride
+from mlcm_jax.models.layers import (
+    Common,
+    ConvNorm,
+    check_channels,
+    check_width,
+    make_divisible,
+    normalise,
+    run_stages,
+    stem_stride,
+)
 
 # expansion, channels, number of blocks, stride of the first block
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -56,6 +65,7 @@ class MobileNetV2(nnx.Module):
         dtype: DTypeLike = jnp.float32,
     ) -> None:
         check_width(width)
+        check_channels("last_channels", last_channels)
         common = Common(bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
         cin = make_divisible(32 * width)
         self.stem = ConvNorm(3, cin, 3, stem_stride(stem), act=jax.nn.relu6, **common)

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from mlcm_jax import models
+from mlcm_jax.errors import InputError
 
 Apply = Callable[[Any, jax.Array], jax.Array]
 
@@ -41,8 +42,12 @@ def create(options: dict[str, Any], *, num_landmarks: int, key: jax.Array, **ext
         **extra: further arguments of `models.create`.
 
     Raises:
-        InputError: an unknown model name or option.
+        InputError: an unknown model name or option, or an option that the caller sets.
     """
+    taken = sorted(options.keys() & {"num_landmarks", "rngs", *extra})
+    if taken or "name" not in options:
+        missing = "A model needs the option name, such as 'resnet18'."
+        raise InputError(f"Option {taken[0]} is set by the run; leave it out." if taken else missing)
     return split(models.create(num_landmarks=num_landmarks, rngs=nnx.Rngs(key), **options, **extra))
 
 

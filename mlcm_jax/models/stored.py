@@ -119,7 +119,6 @@ def _shapes(card: Card, path: epath.Path) -> networks.Network:
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in card.architecture.items()}
     options |= {"layout": card.layout} if options.get("layout") else {}
     try:
-        jax.numpy.dtype(options.get("dtype", "float32"))  # `create` does not check it
         return jax.eval_shape(lambda: networks.create(options, num_landmarks=card.layout.count, key=jax.random.key(0)))
     except Exception as error:  # a damaged file may hold any arguments, which raise any type of error
         raise InputError(f"{path} describes no model of this version ({error}); {_again(card.stage)}") from error

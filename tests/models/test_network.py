@@ -106,3 +106,17 @@ def test_dropout_follows_its_key():
     )
     np.testing.assert_array_equal(one, two)
     assert not np.array_equal(one, three)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_landmarks": 3}, "Option num_landmarks is set by the run; leave it out"),
+        ({"mean_shape": ()}, "Option mean_shape is set by the run"),
+        ({"name": ...}, "A model needs the option name"),
+    ],
+)
+def test_options_that_the_run_sets_and_a_missing_name_are_refused(options, message):
+    given = {name: value for name, value in ({"name": "resnet18"} | options).items() if value is not ...}
+    with pytest.raises(InputError, match=message):
+        networks.create(given, num_landmarks=5, key=jax.random.key(0), mean_shape=None)
