@@ -130,11 +130,18 @@ def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
             if other not in networks_by_stage:
                 networks_by_stage[other] = stages.network_shapes(other, config, mean_shape=run.mean_shape)
         state = start_shapes(name, config, recipe, networks_by_stage, run.mean_shape)
-        sizes = {"batch_size": config.train.batch_size, "image_size": config.image_size, "count": len(run.mean_shape)}
-        try:
-            steps.check(state, {one: networks_by_stage[one] for one in recipe.teachers}, recipe, **sizes)
-        except InputError as error:
-            raise InputError(f"Stage {name}: {error}") from error
+        if recipe.teachers:
+            _check_step(name, run, recipe, state, {one: networks_by_stage[one] for one in recipe.teachers})
+
+
+def _check_step(
+    name: str, run: Run, recipe: Recipe, state: states.TrainState, teachers: dict[str, networks.Network]
+) -> None:
+    sizes = {"batch_size": run.config.train.batch_size, "image_size": run.config.image_size}
+    try:
+        steps.check(state, teachers, recipe, count=len(run.mean_shape), **sizes)
+    except InputError as error:
+        raise InputError(f"Stage {name}: {error}") from error
 
 
 def train_stages(run: Run, trained: Mapping[str, Trained] | None = None) -> dict[str, Trained]:
