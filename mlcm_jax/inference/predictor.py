@@ -10,6 +10,7 @@ import cv2
 import jax
 import numpy as np
 from etils import epath
+from numpy.typing import DTypeLike
 
 from mlcm_jax import codecs
 from mlcm_jax.console import say
@@ -66,8 +67,12 @@ class Predictor:
         Raises:
             InputError: an image of the wrong type, or a box that is empty or outside the image.
         """
+        image = _array(image, "The image")
+        if image.ndim not in (2, 3):
+            raise InputError(f"The image must be an array [H, W] or [H, W, 3] of uint8, not of shape {image.shape}.")
         height, width = image.shape[:2]
-        boxes = np.asarray([[0, 0, width, height]] if boxes is None else boxes, np.float32)
+        boxes = _array([[0, 0, width, height]] if boxes is None else boxes, "The array of boxes", np.float32)
+        boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
         if boxes.shape[1:] != (4,):
             raise InputError(f"Boxes have shape {boxes.shape}, not [F, 4] (x, y, w, h).")
         card, layout = self.card, self.card.layout
@@ -146,6 +151,17 @@ def predict_files(
     return predictions
 
 
+def _array(given: Any, what: str, dtype: DTypeLike | None = None) -> np.ndarray:
+    """Returns numbers as an array; `what` is the subject of the message if they are something else."""
+    try:
+        array = np.asarray(given, dtype)
+    except (TypeError, ValueError):  # such as lists of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "buif":
+        raise InputError(f"{what} must hold numbers; {type(given).__name__} was given.")
+    return array
+
+
 def _stage_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
     """Returns the folder of a finished stage; raises InputError if there is none."""
     if not (workdir / "config.json").exists():
@@ -154,15 +170,15 @@ def _stage_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
         hint = f"it holds one run for each seed; name one, such as {workdir / seeds[0]}" if seeds else hint
         raise InputError(f"{workdir} is not the work directory of a run (no config.json in it); {hint}.")
     named = read_json(workdir / "config.json")
-    asked = list(named.get("stages", ())) if isinstance(named, dict) else []
-    if not asked:
+    asked = named.get("stages") if isinstance(named, dict) else None
+    if not asked or not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
         raise InputError(f"{workdir / 'config.json'} names no stages; restore it, or use another work directory.")
     finished = [path.parent.name for path in workdir.glob(f"*/{stored.CARD}")]
     stage = stage or asked[-1]
     if stage in finished:
         return workdir / stage
     if stage not in asked:
-        raise InputError(f"{workdir} has no stage {stage!r}; {did_you_mean(stage, [*asked, *finished])}")
+        raise InputError(f"{workdir} has no stage {stage!r}; {did_you_mean(stage, dict.fromkeys([*asked, *finished]))}")
     raise InputError(f"Stage {stage} of {workdir} is not finished; run the training command again to finish it.")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import stored_runs
 from commands import run_mlcm
+from PIL import Image
 
 from mlcm_jax import landmarks
 from mlcm_jax.data import image_file
@@ -124,6 +125,27 @@ def test_several_faces_and_no_face(predictor, face):
     assert scores.shape == (2,)
     points, scores = predictor(face["thermal"], np.zeros((0, 4)))
     assert points.shape == (0, 68, 2) and scores.shape == (0,)
+    assert predictor(face["thermal"], [])[0].shape == (0, 68, 2)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "The image must hold numbers; NoneType was given"),
+        ("face.png", "The image must hold numbers; str was given"),
+        ([[1, 2], [3]], "The image must hold numbers; list was given"),
+        (np.zeros(5, np.uint8), r"The image must be an array \[H, W\] or .* not of shape \(5,\)"),
+        (np.zeros((5, 5)), "must be uint8"),
+    ],
+)
+def test_what_is_no_image_is_reported(predictor, image, message):
+    with pytest.raises(InputError, match=message):
+        predictor(image)
+
+
+def test_an_image_of_pillow_is_read_as_its_array(predictor, face):
+    expected, _ = predictor(face["thermal"], face["box"][None])
+    np.testing.assert_array_equal(predictor(Image.fromarray(face["thermal"]), face["box"][None])[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +156,9 @@ def test_several_faces_and_no_face(predictor, face):
         ([[1, 2, 0, 4]], "empty"),
         ([[1, 2, np.nan, 4]], "finite"),
         ([[900, 2, 3, 4]], "outside"),
+        ("abc", "The array of boxes must hold numbers; str was given"),
+        ([[1, 2, 3], [1, 2, 3, 4]], "The array of boxes must hold numbers"),
+        ([{"x": 1}], "The array of boxes must hold numbers"),
     ],
 )
 def test_bad_boxes_are_reported(predictor, face, boxes, message):
@@ -163,11 +188,11 @@ def test_a_stage_that_is_unknown_or_unfinished_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"has no stage 'tranfser'; did you mean 'transfer'\?"):
         Predictor(tmp_path, stage="tranfser")
     (tmp_path / "teacher" / stored.WEIGHTS).unlink()
-    with pytest.raises(InputError, match=rf"The weights .*{stored.WEIGHTS} are missing; train stage teacher again\."):
+    with pytest.raises(InputError, match=rf"The weights .*{stored.WEIGHTS} are missing; .*teacher"):
         Predictor(tmp_path, stage="teacher")
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"stages": []}', "not json"])
+@pytest.mark.parametrize("content", ["{}", "[]", '{"stages": []}', '{"stages": null}', '{"stages": "a"}', '{"stages": [1]}', "not json"])
 def test_a_work_directory_without_stages_is_reported(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
