@@ -21,6 +21,7 @@ from mlcm_jax.models import network as networks
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 _FORMAT = 1
+_AGAIN = "run the training command again, which writes it anew."
 _PREPROCESSING = {
     "crop": "the square around the middle of the box, whose side is `expand` times the box's longer side",
     "pixel_centres": "integers; u = (x + 0.5) / image_size",
@@ -105,7 +106,7 @@ def load(folder: epath.PathLike) -> tuple[networks.Network, Card]:
 
 
 def _again(stage: str) -> str:
-    return f"train stage {stage} again."
+    return f"run the training command again, which writes stage {stage} anew."
 
 
 def _flat(network: networks.Network) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _card(path: epath.Path) -> Card:
     """Reads model.json; raises InputError if it does not hold what `save` writes."""
     content = read_json(path)
     if not isinstance(content, dict) or "format" not in content:
-        raise InputError(f"{path} does not describe a model; train the stage again.")
+        raise InputError(f"{path} does not describe a model; {_AGAIN}")
     if content["format"] != _FORMAT:
         raise InputError(f"{path} has a format that this version does not support; use the version that wrote it.")
     try:
@@ -138,7 +139,7 @@ def _card(path: epath.Path) -> Card:
         card = Card(**fields | {"layout": layout, "thermal_range": tuple(fields["thermal_range"])})
         _check(card)
     except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{path} does not describe a model ({error}); train the stage again.") from None
+        raise InputError(f"{path} does not describe a model ({error}); {_AGAIN}") from None
     return card
 
 
@@ -152,8 +153,8 @@ def _check(card: Card) -> None:
     fits = {
         "stage": isinstance(card.stage, str),
         "architecture": isinstance(architecture, dict) and isinstance(architecture.get("name"), str),
-        "image_size": type(card.image_size) is int and card.image_size > 0,
-        "expand": number(card.expand) and card.expand > 0,
+        "image_size": type(card.image_size) is int and 0 < card.image_size < 2**15,  # OpenCV's limit
+        "expand": number(card.expand) and 0 < card.expand < 1e6,
         "modality": card.modality in ("rgb", "thermal"),
         "thermal_range": not limits or (len(limits) == 2 and all(map(number, limits)) and limits[0] < limits[1]),
         "gain": card.gain == "frame",

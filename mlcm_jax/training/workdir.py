@@ -231,10 +231,11 @@ def load_stage(workdir: epath.PathLike, stage: str, *, mesh: Mesh, say: Callable
 
 
 def store(workdir: epath.PathLike, trained: Trained, *, mesh: Mesh) -> None:
-    """Writes model.safetensors and model.json of a finished stage, for `inference`, unless they exist."""
+    """Writes model.safetensors and model.json of a finished stage, for `inference`.
+
+    Existing files are replaced, because they may be damaged, or be those of an earlier training of the stage.
+    """
     config, folder = trained.config, epath.Path(workdir) / trained.stage
-    if all((folder / name).exists() for name in (stored.WEIGHTS, stored.CARD)):
-        return
     network = sharding.on_host(trained.network, mesh)
     if distributed.is_main():
         architecture = config[stages.STAGES[trained.stage].model].to_dict()

@@ -192,7 +192,9 @@ def test_a_stage_that_is_unknown_or_unfinished_is_reported(tmp_path):
         Predictor(tmp_path, stage="teacher")
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"stages": []}', '{"stages": null}', '{"stages": "a"}', '{"stages": [1]}', "not json"])
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"stages": []}', '{"stages": null}', '{"stages": "a"}', '{"stages": [1]}', "not json"]
+)
 def test_a_work_directory_without_stages_is_reported(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):

@@ -11,6 +11,7 @@ import safetensors.numpy
 import stored_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from mlcm_jax import config as configs
 from mlcm_jax import landmarks, layout_file
@@ -20,6 +21,7 @@ from mlcm_jax.models import stored
 from mlcm_jax.training import sharding, workdir
 
 IMAGES = np.random.default_rng(0).random((2, 32, 32, 1), np.float32)
+AGAIN = "run the training command again, which writes stage transfer anew."
 OWN = """
 name: own3
 count: 3
@@ -54,6 +56,22 @@ def refused(folder) -> str:
 
 
 # Saving and loading
+
+
+def test_the_training_command_replaces_damaged_and_outdated_files(folder):
+    """The messages about damaged files promise this."""
+    card = stored_runs.card()
+    config = configs.load("configs/tiny.py", "smoke")
+    config.student, config.image_size = ConfigDict(stored_runs.ARCHITECTURE), card.image_size
+    new = stored_runs.network(card)
+    new = new.replace(params=jax.tree.map(lambda leaf: leaf + 1.0, new.params))
+    trained = workdir.Trained("transfer", new, config, np.zeros((card.layout.count, 2), np.float32))
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    for damage in (lambda path: None, lambda path: path.write_bytes(b"cut")):
+        for name in (stored.WEIGHTS, stored.CARD):
+            damage(folder / name)
+        workdir.store(folder.parent, trained, mesh=mesh)
+        assert_same(stored.load(folder)[0], new)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +141,7 @@ def test_the_stored_model_of_a_run_predicts_what_its_checkpoint_does(smoke_run, 
 
 def test_missing_files_are_reported(folder):
     (folder / stored.WEIGHTS).rename(folder / "elsewhere")
-    assert refused(folder) == f"The weights {folder / stored.WEIGHTS} are missing; train stage transfer again."
+    assert refused(folder) == f"The weights {folder / stored.WEIGHTS} are missing; {AGAIN}"
     (folder / stored.CARD).unlink()
     assert f"The file {folder / stored.CARD} does not exist." in refused(folder)
 
@@ -193,7 +211,7 @@ def test_weights_of_another_architecture_are_reported(folder, change):
     change_weights(folder, change)
     message = refused(folder)
     assert f"{folder / stored.WEIGHTS} does not fit {folder / stored.CARD}" in message
-    assert "train stage transfer again" in message
+    assert AGAIN in message
 
 
 def change_card(folder, **changes):
@@ -239,8 +257,8 @@ def test_a_file_that_is_not_a_card_is_reported(folder, text):
         ("stage", [None, 3]),
         ("architecture", [None, [], {}, "resnet18", {"name": 3}]),
         ("layout", [None, 3, "ibug86", {}, {"name": "x"}]),
-        ("image_size", [None, "32", 32.5, 0, -32, True]),
-        ("expand", [None, "1", 0, -1.0, float("nan"), float("inf"), True]),
+        ("image_size", [None, "32", 32.5, 0, -32, True, 2**40]),
+        ("expand", [None, "1", 0, -1.0, float("nan"), float("inf"), True, 1e300]),
         ("modality", [None, "depth", 1, "RGB"]),
         ("thermal_range", [None, 3, "ab", [40, 20], [20], [20, 30, 40], ["20", "40"], [float("nan"), 40]]),
         ("gain", [None, "box", 1]),
