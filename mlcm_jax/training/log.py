@@ -12,13 +12,19 @@ from mlcm_jax.training import distributed
 
 
 def read_jsonl(path: epath.PathLike) -> list[dict[str, Any]]:
-    """Reads the records of a JSONL file, oldest first; a last line cut short by a crash is left out."""
+    """Reads the records of a JSONL file, oldest first; lines that a crash cut short or damaged are left out."""
     path = epath.Path(path)
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):  # neither JSON nor UTF-8
             records.append(json.loads(line))
-    return records
+    return [record for record in records if _is_record(record)]
+
+
+def _is_record(content: Any) -> bool:
+    """Whether a line holds a step and numbers."""
+    numbers = isinstance(content, dict) and all(isinstance(value, int | float) for value in content.values())
+    return numbers and isinstance(content.get("step"), int)
 
 
 @contextlib.contextmanager

@@ -4,9 +4,9 @@
 3. claim the work directory   4. train stage after stage, each from its last intact checkpoint
 """
 
+import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping
 
 import grain
@@ -21,7 +21,7 @@ from mlcm_jax.console import say
 from mlcm_jax.data import augment, pipeline
 from mlcm_jax.data.examples import Examples, open_examples, open_sets, require
 from mlcm_jax.errors import InputError
-from mlcm_jax.files import write_json
+from mlcm_jax.files import read_json, write_json
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import checkpoint, distributed, loop, sharding, stages, workdir
 from mlcm_jax.training import state as states
@@ -344,8 +344,9 @@ def _note_skipped(run: Run, stage: str, skipped: list[int]) -> str:
     """Adds the examples of skipped steps to skipped.json of the stage, and returns its path."""
     path = run.workdir / stage / "skipped.json"
     if distributed.is_main():
-        known = json.loads(path.read_text()) if path.exists() else []
-        known = [one for one in known if one["step"] not in skipped]
+        known: list[dict] = []
+        with contextlib.suppress(InputError, KeyError, TypeError):  # a missing or damaged file
+            known = [one for one in read_json(path) if one["step"] not in skipped]
         members = functools.partial(pipeline.members, run.examples_of(stage), _order(run, stage))
         write_json(path, known + [{"step": step, "examples": members(step - 1)} for step in skipped])
     return str(path)

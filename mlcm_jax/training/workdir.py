@@ -125,7 +125,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) 
         write_json(folder / "config.json", json.loads(config.to_json()))
         origin = folder / "origin.json"
         if not origin.exists() or _changes(workdir, data):
-            old = read_json(origin) if origin.exists() else {}
+            old = _read_origin(origin) if origin.exists() else {}
             before = [*old.pop("before", []), old] if old else []
             write_json(origin, {"code": code_version(), "data": dict(data)} | ({"before": before} if before else {}))
     except OSError as error:
@@ -266,12 +266,24 @@ def _read_config(path: epath.Path) -> ConfigDict:
     return config
 
 
+def _read_origin(path: epath.Path) -> dict[str, Any]:
+    """Reads origin.json; raises InputError for a damaged file."""
+    try:
+        content = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error} Delete it to resume without comparing code and data.") from None
+    fields = [content.get("data", {}), content.get("before", [])] if isinstance(content, dict) else []
+    if [type(field) for field in fields] != [dict, list]:
+        raise InputError(f"{path} holds no code and data; delete it to resume without comparing them.")
+    return content
+
+
 def _changes(workdir: epath.PathLike, data: Mapping[str, str]) -> list[str]:
     """Lists how code and data differ from those in origin.json; [] if there is no such file."""
     path = epath.Path(workdir) / "origin.json"
     if not path.exists():
         return []
-    content = read_json(path)
+    content = _read_origin(path)
     old = {"code": content.get("code", "absent")} | {f"data.{k}": v for k, v in content.get("data", {}).items()}
     new = {"code": code_version()} | {f"data.{name}": digest for name, digest in data.items()}
     return [

@@ -118,6 +118,15 @@ def test_the_shape_model_is_fitted_to_augmented_crops_and_kept(tmp_path, data_di
     assert (tmp_path / "shape_model.npz").stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize("content", ["", "{", "3", "[3]", '[{"examples": []}]'])
+def test_a_damaged_list_of_skipped_steps_is_replaced(tmp_path, data_dir, content):
+    run = prepared(tmp_path, data_dir)
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "skipped.json").write_text(content)
+    run_stage._note_skipped(run, "teacher", [2])
+    assert [one["step"] for one in json.loads((tmp_path / "teacher" / "skipped.json").read_text())] == [2]
+
+
 def test_a_run_that_resumes_after_sigkill_is_bitwise_the_uninterrupted_one(tmp_path, data_dir, smoke_run):
     names = ("teacher", "transfer")
     # With a checkpoint at every step, the process may well be killed while it is saving.

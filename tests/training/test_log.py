@@ -28,6 +28,15 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
     assert [r["step"] for r in read_jsonl(path)] == [1, 2]
 
 
+def test_damaged_lines_are_left_out(tmp_path):
+    lines = [b'{"step": 1, "loss": NaN}', b"\xff\x80", b"[]", b"3", b'{"loss": 2}', b'{"step": "a"}', b"\0\0\0"]
+    lines += [b'{"step": 2, "loss": "b"}', b'{"step": 3, "loss": 1}']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    with open_writer(tmp_path, resume_step=3) as write:
+        write(4, {"loss": 1.0})
+    assert [record["step"] for record in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 3, 4]
+
+
 def test_tensorboard_events_are_written_when_installed(tmp_path):
     with open_writer(tmp_path, resume_step=0) as write:
         write(1, {"loss": 3.0})

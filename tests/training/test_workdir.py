@@ -89,6 +89,15 @@ def test_other_code_or_data_is_refused_with_the_difference_unless_it_is_accepted
     assert noted["code"] == "9.9 (cc)" and noted["before"][0]["data"] == DATA and len(noted["before"]) == 1
 
 
+@pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"data": []}', '{"before": 3}'])
+def test_a_damaged_record_of_code_and_data_is_refused_with_the_remedy(tmp_path, content):
+    claim(tmp_path, base(), DATA)
+    (tmp_path / "origin.json").write_text(content)
+    for function in (check_origin, claim):
+        with pytest.raises(InputError, match=r"origin\.json .*[dD]elete it to resume"):
+            function(tmp_path, base(), DATA)
+
+
 @pytest.mark.parametrize("name", ["cli.py", "configs/a.py", "evaluation/plots.py", "inference/predictor.py"])
 def test_the_code_version_depends_only_on_code_that_affects_training(tmp_path, name):
     root = tmp_path / "evaluation" / "package"  # the names of folders above do not matter
