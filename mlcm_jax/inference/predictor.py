@@ -115,7 +115,7 @@ def predict_files(
     """Predicts one face in every image, and writes `predictions.json` and an overlay of each image to `out`.
 
     An image that cannot be used does not stop the others: they are predicted and saved first, and then an InputError
-    reports those that failed.
+    reports those that failed. Predictions of other images that `out` holds from an earlier call are kept.
 
     Args:
         paths: image files (see `image_file.read_image`).
@@ -137,18 +137,32 @@ def predict_files(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"Cannot make the folder {out}: {error}; give another --out.") from error
-    predictions, failures = {}, []
+    predictions, failures = _earlier(folder / "predictions.json"), []
+    count = 0
     for path in paths:
         name = epath.Path(path).name
         try:
             predictions[name] = _predict_file(path, predictor, given or by_name.get(name), folder)
+            count += 1
         except InputError as error:
             failures.append(str(error))
-    write_json(folder / "predictions.json", predictions)
-    say(f"Wrote predictions.json and {len(predictions)} overlays to {folder}.")
+    if count:
+        write_json(folder / "predictions.json", predictions)
+        kept = f"; predictions.json also has {len(predictions) - count} of earlier calls" * (len(predictions) > count)
+        say(f"Wrote predictions.json and {count} overlays to {folder}{kept}.")
     if failures:
         raise InputError(f"{len(failures)} of {len(paths)} images were left out: {' '.join(failures)}")
     return predictions
+
+
+def _earlier(path: epath.Path) -> dict[str, dict[str, Any]]:
+    """Returns the predictions of earlier calls; raises InputError if the file holds something else."""
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no predictions and would be overwritten; remove it, or give another --out.")
+    return content
 
 
 def _array(given: Any, what: str, dtype: DTypeLike | None = None) -> np.ndarray:

@@ -292,6 +292,30 @@ def test_bad_images_are_reported_and_the_others_predicted(smoke_run, folder, tmp
     assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == ["gray8.png"]
 
 
+def test_predictions_of_earlier_calls_are_kept(smoke_run, folder, tmp_path, face, capsys):
+    """Also if nothing is predicted now; an image that is predicted again has its new landmarks."""
+    call = {"model": str(smoke_run), "out": str(tmp_path)}
+    first = predict_files([str(folder / name) for name in ("gray8.png", "inferno.png")], **call)
+    found = predict_files([str(folder / "gray8.png")], box=box_of(face), **call)
+    assert "1 overlays" in capsys.readouterr().out.splitlines()[-1]
+    assert found == json.loads((tmp_path / "predictions.json").read_text())
+    assert found["inferno.png"] == first["inferno.png"] and found["gray8.png"] != first["gray8.png"]
+    with pytest.raises(InputError, match="absent"):
+        predict_files([str(folder / "absent.png")], **call)
+    assert found == json.loads((tmp_path / "predictions.json").read_text())
+    with pytest.raises(InputError, match="absent"):
+        predict_files([str(folder / "absent.png")], model=str(smoke_run), out=str(tmp_path / "new"))
+    assert not (tmp_path / "new" / "predictions.json").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "no json"])
+def test_a_file_that_holds_no_predictions_is_not_overwritten(smoke_run, folder, tmp_path, content):
+    (tmp_path / "predictions.json").write_text(content)
+    with pytest.raises(InputError, match=r"predictions\.json"):
+        predict_files([str(folder / "gray8.png")], model=str(smoke_run), out=str(tmp_path))
+    assert (tmp_path / "predictions.json").read_text() == content
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
