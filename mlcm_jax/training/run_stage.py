@@ -159,14 +159,17 @@ def train_stages(run: Run, trained: Mapping[str, Trained] | None = None) -> dict
         Interrupted: see `train_stage`.
     """
     check(run, trained)
-    for folder in run.folders:
-        workdir.claim(folder, run.config, run.fingerprints)
-    names, trained = _to_train(run, trained or {}), dict(trained or {})
-    for name in names:
-        for needed in stages.requirements(name, run.config):
-            if needed not in trained:
-                trained[needed] = workdir.load_stage(run.workdir, needed, mesh=run.mesh)
-        trained[name] = train_stage(name, run, trained)
+    with contextlib.ExitStack() as locks:
+        for folder in dict.fromkeys(folder.resolve() for folder in run.folders):
+            locks.enter_context(workdir.alone(folder))
+        for folder in run.folders:
+            workdir.claim(folder, run.config, run.fingerprints)
+        names, trained = _to_train(run, trained or {}), dict(trained or {})
+        for name in names:
+            for needed in stages.requirements(name, run.config):
+                if needed not in trained:
+                    trained[needed] = workdir.load_stage(run.workdir, needed, mesh=run.mesh)
+            trained[name] = train_stage(name, run, trained)
     return trained
 
 

@@ -5,15 +5,20 @@ W/layout/       a copy of the landmarks' layout, if it is the user's own
 W/origin.json   the code and the data with which the run trains
 W/<stage>/      checkpoints/ (or below config.checkpoint_dir), metrics.jsonl, parameters.txt (shapes and shardings),
                 skipped.json (steps that were not finite); model.safetensors and model.json of a finished stage
+W/.lock         held by the process that trains
 W/results.json  the scores; the plots lie beside it
 """
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import functools
 import hashlib
 import json
+import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -129,7 +134,39 @@ def claim(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) 
             before = [*old.pop("before", []), old] if old else []
             write_json(origin, {"code": code_version(), "data": dict(data)} | ({"before": before} if before else {}))
     except OSError as error:
-        raise InputError(f"Cannot write to the work directory {workdir}: {error}; give another --workdir.") from error
+        raise _unwritable(workdir, error) from error
+
+
+@contextlib.contextmanager
+def alone(workdir: epath.PathLike) -> Iterator[None]:
+    """Lets one run at a time write to a work directory; the system releases the lock of a process that dies.
+
+    Folders that are not on a local file system, and file systems without locks, are not locked.
+
+    Raises:
+        InputError: another run is writing there, or the folder cannot be written.
+    """
+    folder = epath.Path(workdir)
+    if not distributed.is_main() or "://" in os.fspath(folder):
+        yield
+        return
+    with contextlib.ExitStack() as opened:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = opened.enter_context(open(folder / ".lock", "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another process is training in {workdir}; wait until it ends, or give another --workdir."
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+                raise _unwritable(workdir, error) from error
+        yield
+
+
+def _unwritable(workdir: epath.PathLike, error: OSError) -> InputError:
+    return InputError(f"Cannot write to the work directory {workdir}: {error}; give another --workdir.")
 
 
 @functools.cache

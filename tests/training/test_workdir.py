@@ -11,6 +11,7 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.training import sharding, stages
 from mlcm_jax.training.workdir import (
     __version__,
+    alone,
     check_config,
     check_origin,
     claim,
@@ -87,6 +88,22 @@ def test_other_code_or_data_is_refused_with_the_difference_unless_it_is_accepted
     claim(tmp_path, config, DATA)
     noted = json.loads((tmp_path / "origin.json").read_text())
     assert noted["code"] == "9.9 (cc)" and noted["before"][0]["data"] == DATA and len(noted["before"]) == 1
+
+
+def test_two_runs_cannot_write_to_one_work_directory(tmp_path):
+    with alone(tmp_path / "w"):
+        with alone(tmp_path / "other"):
+            pass
+        with (
+            pytest.raises(InputError, match=r"Another process is training in .*w; .*another --workdir"),
+            alone(tmp_path / "w"),
+        ):
+            pass
+    with alone(tmp_path / "w"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"Cannot write to the work directory .*file"), alone(tmp_path / "file"):
+        pass
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"data": []}', '{"before": 3}'])
