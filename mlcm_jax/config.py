@@ -324,7 +324,7 @@ def load(path: str | os.PathLike, variant: str = "", *, beside: str | os.PathLik
         return config
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == os.fspath(place)]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         where = f"{place}, line {line}," if line else f"{place}"

@@ -295,6 +295,7 @@ def test_a_mistyped_name_is_reported_with_the_nearest_one(tmp_path, monkeypatch)
         (WHOLE.replace("c.seed = 7", "c.sede = 7"), "line 4, sets 'sede', which is not a key of the config; did"),
         (WHOLE.replace("c.seed = 7", "c.seed = 'x'"), "line 4, raises TypeError"),
         (WHOLE.replace("c.seed = 7", "raise ValueError"), "line 4, raises ValueError"),
+        (WHOLE.replace("c.seed = 7", "raise SystemExit(3)"), "line 4, raises SystemExit: 3"),
         (WHOLE.replace("get_config", "config"), "needs a function get_config(variant) that returns a config"),
         (WHOLE.replace("return c", "return None"), "needs a function get_config(variant) that returns a config"),
         (WHOLE.replace("(variant)", "()"), "raises TypeError"),
