@@ -163,6 +163,17 @@ def test_names_in_label_files(place):
     assert names("a", "list") == "a" and names("zzz.png", "list") == "zzz.png"  # no such image
 
 
+def test_names_are_compared_with_composed_letters(place):
+    """macOS and some archives write "ü" as "u" and two dots."""
+    composed, apart = "J\u00fcrgen", "Ju\u0308rgen"
+    found = {"rgb": folder.match([f"{apart}_rgb.png"], "*_rgb.png", "rgb_glob")}
+    found["thermal"] = folder.match([f"{composed}_thermal.png"], "*_thermal.png", "thermal_glob")
+    assert found == {"rgb": {composed: f"{apart}_rgb.png"}, "thermal": {composed: f"{composed}_thermal.png"}}
+    names = folder.Names(found, place)
+    for word in (composed, apart, f"{apart}_rgb.png", f"{composed}_rgb.png", f"{apart}.json"):
+        assert names(word, "a.json") == composed and names.known(names(word, "a.json"))
+
+
 def test_patterns():
     paths = ["a_rgb.png", "a_thermal.png", "b_x_rgb.png", "_rgb.png", "s/a_rgb.png", "s/t[1].png"]
     assert folder.match(paths, "*_rgb.png", "f") == {"a": "a_rgb.png", "b_x": "b_x_rgb.png"}

@@ -6,6 +6,7 @@ import collections
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 from mlcm_jax.errors import InputError
@@ -108,7 +109,7 @@ class Names:
         for modality, files in images.items():
             for name, path in files.items():
                 head, _, tail = path.partition("/")
-                for alias in (path, tail if head.lower() == modality else path):
+                for alias in map(_composed, (path, tail if head.lower() == modality else path)):
                     means[alias].add(name)
                     means[_stem(alias)].add(name)
         self._means = {alias: next(iter(names)) for alias, names in means.items() if len(names) == 1}
@@ -120,7 +121,7 @@ class Names:
 
     def __call__(self, word: str, source: str | os.PathLike) -> str:
         """Returns the name of a pair; raises InputError, which names `source`, for a path outside the folder."""
-        word = str(word).strip()
+        word = _composed(str(word).strip())
         formats.inside(self._folder, word, source)
         parts = word.replace("\\", "/").removeprefix("./").split("/")
         for k in range(len(parts)):
@@ -130,6 +131,11 @@ class Names:
         return word
 
 
+def _composed(name: str) -> str:
+    """Returns a name with composed letters (NFC): macOS and some archives write "ü" as "u" and two dots."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _stem(path: str) -> str:
     head, dot, ending = path.rpartition(".")
     return head if dot and head and "/" not in ending else path
@@ -137,7 +143,7 @@ def _stem(path: str) -> str:
 
 def _unique(found: list[tuple[str, str]], where: str) -> dict[str, str]:
     result: dict[str, str] = {}
-    for name, path in found:
+    for name, path in ((_composed(name), path) for name, path in found):
         if name in result:
             raise InputError(f"{where} has two files for the name {name}: {result[name]} and {path}; remove one.")
         result[name] = path
