@@ -31,7 +31,7 @@ from mlcm_jax import __version__, landmarks
 from mlcm_jax import config as configs
 from mlcm_jax.console import say
 from mlcm_jax.errors import InputError, did_you_mean
-from mlcm_jax.files import read_json, write_json
+from mlcm_jax.files import read_json, read_text, write_json
 from mlcm_jax.models import stored
 from mlcm_jax.models.network import Network
 from mlcm_jax.training import checkpoint, distributed, sharding, stages
@@ -62,7 +62,7 @@ def check_config(workdir: epath.PathLike, config: ConfigDict) -> None:
     path = epath.Path(workdir) / "config.json"
     own = _own_layout(config)
     kept = _kept_layout(workdir, config)
-    if own and kept.exists() and kept.read_text() != own:
+    if own and kept.exists() and read_text(kept) != own:
         raise InputError(f"{config.layout} is not the layout that {workdir} was trained with ({kept}).")
     if not path.exists():
         return
@@ -125,7 +125,7 @@ def claim(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) 
         if own:
             kept.parent.mkdir(exist_ok=True)
             temporary = kept.parent / (kept.name + ".new")
-            temporary.write_text(own)
+            temporary.write_text(own, encoding="utf-8")
             temporary.replace(kept)
         write_json(folder / "config.json", json.loads(config.to_json()))
         origin = folder / "origin.json"
@@ -334,7 +334,7 @@ def _own_layout(config: ConfigDict) -> str:
     """Returns the text of config.layout, checked, if it is a user's own file; "" for a name."""
     if stages.layout(config).name in landmarks.LAYOUTS:
         return ""
-    return epath.Path(config.layout).read_text(encoding="utf-8")
+    return read_text(config.layout)
 
 
 def _kept_layout(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:

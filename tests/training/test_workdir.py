@@ -164,6 +164,16 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
         claim(tmp_path / "file" / "w", base(), DATA)
 
 
+def test_a_layout_in_utf_16_is_kept_in_utf_8(tmp_path):
+    """The editor of Windows calls this encoding Unicode."""
+    config = base()
+    (tmp_path / "three.yaml").write_text("count: 3\nflip: [[0, 1]]  # ü\n", encoding="utf-16")
+    config.layout = str(tmp_path / "three.yaml")
+    claim(tmp_path / "w", config, DATA)
+    claim(tmp_path / "w", config, DATA)
+    assert (tmp_path / "w" / "layout" / "three.yaml").read_text(encoding="utf-8").endswith("# ü\n")
+
+
 def test_the_users_own_layout_is_kept_with_the_run(tmp_path):
     own = tmp_path / "three.yaml"
     own.write_text("count: 3\nflip: [[0, 1]]\neye_corners: [0, 1]\n")
