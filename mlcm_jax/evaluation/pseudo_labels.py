@@ -73,7 +73,10 @@ def label(
     for name in names:
         if (folder / f"{name}.json").exists():
             raise InputError(f"{folder / name}.json exists already; remove it, or give another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot make the folder {out}: {error}; give another --out.") from error
     written, shown = {}, []
     with progress("label", total=len(examples), start=0, unit_size=1) as advance:
         for k, name in enumerate(names):

@@ -49,6 +49,12 @@ def test_labels_are_written_and_read_by_the_builder(own, smoke_run):
         pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(folder / "landmarks"), data_dir=built)
 
 
+def test_a_file_in_the_place_of_the_folder_is_reported(own, smoke_run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"Cannot make the folder .*file: .*; give another --out"):
+        pseudo_labels.label(str(smoke_run), "paired_folder/own", out=str(tmp_path / "file"), data_dir=own[1])
+
+
 def test_an_unknown_stage_or_split_is_reported(own, smoke_run, tmp_path):
     built = own[1]
     with pytest.raises(InputError, match="no stage 'tutor'"):
