@@ -258,6 +258,8 @@ def _from_image(content: bytes, name: str) -> np.ndarray:
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata; it raises what matters
             image = Image.open(io.BytesIO(content))
             deep = _deep_colours(image, content)
+            # Pillow inverts TIFF images of the kind WhiteIsZero (tag 262 is 0) only where they have 8 bits.
+            inverted = image.format == "TIFF" and image.tag_v2.get(262) == 0
             image.load()  # Pillow, unlike OpenCV, refuses a truncated file instead of painting the rest gray
             image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -274,7 +276,8 @@ def _from_image(content: bytes, name: str) -> np.ndarray:
         )
     mode = image.mode
     if mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
+        values = np.asarray(image).astype(np.uint16)
+        return 65535 - values if inverted else values
     if mode == "I":  # older software stores 16-bit counts as 32-bit integers
         values = np.asarray(image)
         return values.astype(np.uint16) if values.min() >= 0 and values.max() <= 65535 else values.astype(np.float32)

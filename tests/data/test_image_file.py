@@ -270,3 +270,15 @@ def test_damaged_bytes_give_an_image_or_an_input_error(tmp_path, data, source):
         assert str(path) in str(error)
     else:
         assert image.array.size > 0 and image.kind in ("gray8", "gray16", "float", "colour")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_images_in_which_white_is_zero_are_inverted(tmp_path, dtype):
+    values = np.arange(12, dtype=dtype).reshape(3, 4)
+    path = tmp_path / "a.tiff"
+    Image.fromarray(values).save(path)
+    stored = bytearray(path.read_bytes())
+    tag = stored.index(b"\x06\x01\x03\x00\x01\x00\x00\x00")  # 262, one value of 16 bits
+    stored[tag + 8 : tag + 10] = b"\x00\x00"
+    path.write_bytes(stored)
+    np.testing.assert_array_equal(image_file.read_image(path).array, np.iinfo(dtype).max - values)
