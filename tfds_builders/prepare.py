@@ -253,6 +253,11 @@ def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tupl
     except InputError as error:
         raise InputError(f"{face.key}: {error} Fix it, or name it in a file for --exclude.") from None
     known, visible = (_flags(flags, layout, face.key) for flags in (face.known, face.visible))
+    if known.sum() > 1 and np.abs(points[known]).max() <= 1.0:
+        raise InputError(
+            f"{face.key}: all landmarks lie between -1 and 1, in the first pixel; they must be in pixels, not in "
+            "shares of the image's width and height."
+        )
     inside = ((points > -0.5 - 1e-3) & (points < np.array(size) - 0.5 + 1e-3)).all(1)
     count, outside = int(known.sum()), int((known & ~inside).sum())
     if not count:
@@ -307,8 +312,8 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
         middle = float(np.median(raw))
         if not 200_00 < middle < 400_00:
             raise InputError(
-                f"The thermal image {image.name} would be at {middle / 100 - 273.15:.0f} °C; state how its values "
-                "become °C, or treat them as gray."
+                f"The thermal image {image.name} would be at {middle / 100 - 273.15:.0f} °C; state by "
+                "--celsius=scale,offset how its values become °C (scale · value + offset), or save it as 8-bit gray."
             )
         result["celsius"] = _encoded(np.clip(raw.round(), 0, 65535).astype(np.uint16), None)
     elif thermal.kind == "palette":

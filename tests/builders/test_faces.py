@@ -199,6 +199,20 @@ def test_bad_images_name_the_file(folder):
         build(folder, {"train": [face(folder, "b")]})
 
 
+def test_shares_of_the_size_are_not_taken_for_pixels(folder):
+    points = np.linspace(0.1, 0.9, 2 * landmarks.get(LAYOUT).count).reshape(-1, 2)
+    one = prepare.Face("a", thermal=folder / "a_t.png", landmarks=points)
+    with pytest.raises(InputError, match=r"a: all landmarks lie between -1 and 1, .* must be in pixels"):
+        prepare.example(one, layout=landmarks.get(LAYOUT), thermal=prepare.Thermal())
+
+
+def test_counts_that_are_no_temperatures_name_the_flag(folder):
+    one = prepare.Face("a", thermal=lambda: np.full((40, 48), 60000, np.uint16))
+    kind = prepare.Thermal("counts", 0.01, -273.15)
+    with pytest.raises(InputError, match=r"would be at 327 °C; state by --celsius=scale,offset"):
+        prepare.example(one, layout=landmarks.get(LAYOUT), thermal=kind)
+
+
 def test_missing_mates_are_listed_and_counted(folder):
     splits = {"train": [face(folder, "a"), face(folder, "b", rgb=folder / "lost.jpg"), face(folder, "c", rgb=None)]}
     with pytest.raises(InputError, match=r"2 of 3 faces lack an image: b lacks \S+lost\.jpg, c lacks its rgb"):
