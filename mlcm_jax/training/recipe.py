@@ -166,6 +166,8 @@ def point_loss(config: ConfigDict) -> PointLoss:
             raise InputError(f"config.loss.options.{option} does not exist for {name!r}; {did_you_mean(option, known)}")
         if not kinds.fits(value, known[option]):
             raise InputError(f"config.loss.options.{option}={value!r} must be {kinds.name(known[option])}.")
+        if isinstance(value, int | float) and value < 0 and option != "shift":
+            raise InputError(f"config.loss.options.{option}={value!r} must not be negative.")
     function = losses.l1 if is_star else functools.partial(POINT_LOSSES[name], **options)
     points, maps = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((1, 1, 2), (1, 4, 4, 1)))
     try:  # A value that the loss refuses is reported now instead of in the first step.

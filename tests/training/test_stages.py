@@ -165,7 +165,9 @@ def test_an_invalid_value_is_reported_in_one_sentence(path, value, message):
     [
         ("smooth_l1", {"beta": "1"}, "config.loss.options.beta='1' must be a finite number"),
         ("smooth_l1", {"beta": 0.0}, "config.loss.options: beta = 0.0 must be positive"),
-        ("wing", {"w": -1.0}, "config.loss.options: w = -1.0 and epsilon = 2.0 must be positive"),
+        ("wing", {"w": 0.0}, "config.loss.options: w = 0.0 and epsilon = 2.0 must be positive"),
+        ("wing", {"w": -1.0}, "config.loss.options.w=-1.0 must not be negative"),
+        ("star", {"eps": -1e-4}, "config.loss.options.eps=-0.0001 must not be negative"),
         ("wing", {"epsilon": float("nan")}, "config.loss.options.epsilon=nan must be a finite number"),
         ("star", {"drawn": 64.0}, "config.loss.options.drawn=64.0 must be an integer"),
         ("star", {"distance": "l3"}, "config.loss.options: unknown distance 'l3'"),
@@ -181,6 +183,12 @@ def test_an_invalid_option_of_the_loss_is_reported_in_one_sentence(name, options
     with pytest.raises(InputError, match=message) as caught:
         stages.check(config)
     assert "\n" not in str(caught.value)
+
+
+def test_the_shift_of_edges_may_be_negative():
+    config = configs.load("configs/star_tiny.py", "smoke")
+    config.loss.options.update({"shift": -0.375})
+    stages.check(config)
 
 
 def test_released_needs_the_tolerant_teacher_and_aam_the_layout_of_the_config():
