@@ -5,6 +5,7 @@ becomes the network's input. `training` writes both files when a stage is finish
 """
 
 import dataclasses
+import hashlib
 import math
 from typing import Any
 
@@ -67,14 +68,16 @@ def save(folder: epath.PathLike, network: networks.Network, card: Card) -> None:
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{WEIGHTS}.new"
-    temporary.write_bytes(safetensors.numpy.save({name: np.asarray(leaf) for name, leaf in _flat(network).items()}))
+    weights = safetensors.numpy.save({name: np.asarray(leaf) for name, leaf in _flat(network).items()})
+    temporary.write_bytes(weights)
     temporary.replace(folder / WEIGHTS)
     public = landmarks.LAYOUTS.get(card.layout.name) is card.layout
     content = {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
     content["layout"] = card.layout.name if public else layout_file.layout_to_dict(card.layout)
     # An AAM head names the layout too, perhaps by a path that means nothing elsewhere.
     content["architecture"] = card.architecture | ({"layout": "as above"} if card.architecture.get("layout") else {})
-    write_json(folder / CARD, {"format": _FORMAT, **content, "preprocessing": _PREPROCESSING})
+    digest = {"weights_sha256": hashlib.sha256(weights).hexdigest()}
+    write_json(folder / CARD, {"format": _FORMAT, **content, **digest, "preprocessing": _PREPROCESSING})
 
 
 def load(folder: epath.PathLike) -> tuple[networks.Network, Card]:
@@ -84,13 +87,16 @@ def load(folder: epath.PathLike) -> tuple[networks.Network, Card]:
         InputError: a file that is missing or damaged, or arrays that do not fit the architecture.
     """
     folder = epath.Path(folder)
-    card = _card(folder / CARD)
+    card, digest = _card(folder / CARD)
     try:
-        arrays = safetensors.numpy.load((folder / WEIGHTS).read_bytes())
+        weights = (folder / WEIGHTS).read_bytes()
+        arrays = safetensors.numpy.load(weights)
     except FileNotFoundError:
         raise InputError(f"The weights {folder / WEIGHTS} are missing; {_again(card.stage)}") from None
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that numpy lacks
         raise InputError(f"The weights {folder / WEIGHTS} are damaged ({error}); {_again(card.stage)}") from None
+    if hashlib.sha256(weights).hexdigest() != digest:
+        raise InputError(f"The weights {folder / WEIGHTS} are not those of {CARD} beside them; {_again(card.stage)}")
     like = _shapes(card, folder / CARD)
     wanted = _flat(like)
     odd = sorted(wanted.keys() ^ arrays.keys()) or [
@@ -125,8 +131,8 @@ def _shapes(card: Card, path: epath.Path) -> networks.Network:
         raise InputError(f"{path} describes no model of this version ({error}); {_again(card.stage)}") from error
 
 
-def _card(path: epath.Path) -> Card:
-    """Reads model.json; raises InputError if it does not hold what `save` writes."""
+def _card(path: epath.Path) -> tuple[Card, str]:
+    """Reads model.json, and the digest of the weights in it; raises InputError if it is not what `save` writes."""
     content = read_json(path)
     if not isinstance(content, dict) or "format" not in content:
         raise InputError(f"{path} does not describe a model; {_AGAIN}")
@@ -138,9 +144,9 @@ def _card(path: epath.Path) -> Card:
         layout = landmarks.get(layout) if isinstance(layout, str) else layout_file.layout_from_dict(layout, where=where)
         card = Card(**fields | {"layout": layout, "thermal_range": tuple(fields["thermal_range"])})
         _check(card)
+        return card, content["weights_sha256"]
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path} does not describe a model ({error}); {_AGAIN}") from None
-    return card
 
 
 def _check(card: Card) -> None:

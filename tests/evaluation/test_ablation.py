@@ -290,6 +290,7 @@ def test_a_row_learns_from_the_shared_teacher(tmp_path, data_dir):
     found = ablate_for_real(config, tmp_path, data_dir)
     assert 0 < found["rows"][0]["nme"] < 100 and found["others"][1]["name"] == "teacher"
     assert sorted(p.name for p in (tmp_path / "one_step" / "seed_0").iterdir()) == [
+        ".lock",
         "config.json",
         "direct",
         "origin.json",

@@ -1,6 +1,7 @@
 """Stored models: what is written is what is read, and messages about damaged files name them."""
 
 import dataclasses
+import hashlib
 import json
 import struct
 
@@ -161,28 +162,26 @@ def test_weights_of_an_unknown_type_are_reported(folder):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_weights_with_a_changed_byte_are_reported_or_finite(tmp_path_factory, data):
+def test_weights_with_a_changed_byte_are_reported(tmp_path_factory, data):
     card = stored_runs.card()
     folder = tmp_path_factory.getbasetemp() / "one_byte"
     if not folder.exists():
         stored.save(folder, stored_runs.network(card), card)
         (folder / "whole").write_bytes((folder / stored.WEIGHTS).read_bytes())
     content = bytearray((folder / "whole").read_bytes())
-    content[data.draw(st.integers(0, min(4000, len(content) - 1)))] ^= data.draw(st.integers(1, 255))
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     (folder / stored.WEIGHTS).write_bytes(content)
-    try:
-        found, _ = stored.load(folder)
-    except InputError as error:
-        assert str(folder) in str(error)
-    else:
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    with pytest.raises(InputError, match=str(folder)):
+        stored.load(folder)
 
 
 def change_weights(folder, change):
     """Applies `change(arrays)`, in place, to the stored arrays."""
     arrays = safetensors.numpy.load((folder / stored.WEIGHTS).read_bytes())
     change(arrays)
-    (folder / stored.WEIGHTS).write_bytes(safetensors.numpy.save(arrays))
+    weights = safetensors.numpy.save(arrays)
+    (folder / stored.WEIGHTS).write_bytes(weights)
+    change_card(folder, weights_sha256=hashlib.sha256(weights).hexdigest())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
