@@ -15,7 +15,7 @@ from flax import nnx
 import mlcm_jax
 import tfds_builders
 from mlcm_jax import config as configs
-from mlcm_jax import models
+from mlcm_jax import losses, models
 from mlcm_jax.training import recipe as recipes
 from mlcm_jax.training import stages
 from mlcm_jax.training import state as states
@@ -27,13 +27,11 @@ DATASET, BACKBONE, LOSS, STAGE = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 @pytest.fixture
 def added(monkeypatch):
-    """Runs an example at the end of a module, and removes afterwards what it added to a table."""
+    """Runs the part of an example that adds to a table of a module, and removes the entry afterwards."""
 
-    def run(example, module, table):
+    def run(line, module, table, **names):
         monkeypatch.setattr(module, table, dict(getattr(module, table)))
-        names = dict(vars(module))
-        exec(example, names)
-        return names
+        exec(line, vars(module) | names)
 
     return run
 
@@ -65,14 +63,21 @@ def test_dataset(tmp_path, monkeypatch):
 
 
 def test_backbone(added):
-    added(BACKBONE, models, "_BACKBONES")
+    text, line = BACKBONE.split("# in models/__init__.py\n")
+    module = {}
+    exec(text, module)
+    added(line, models, "_BACKBONES", Patches=module["Patches"])
     model = models.create("patches", num_landmarks=5, width=0.25, rngs=nnx.Rngs(0))
     assert (model.backbone.channels, model.backbone.stride) == (16, 8)
     assert model(jnp.ones((2, 32, 32, 1))).landmarks.shape == (2, 5, 2)
 
 
-def test_loss(added):
-    added(LOSS, recipes, "POINT_LOSSES")
+def test_loss(added, monkeypatch):
+    text, line = LOSS.split("# in training/recipe.py\n")
+    module = dict(vars(losses))
+    exec(text, module)
+    monkeypatch.setattr(losses, "huberised", module["huberised"], raising=False)
+    added(line, recipes, "POINT_LOSSES")
     config = configs.base()
     config.loss.name = "huberised"
     config.loss.options.knee = 2.0
