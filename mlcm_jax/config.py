@@ -52,6 +52,7 @@ _Share = Annotated[float, "[0, 1]"]
 _BelowOne = Annotated[float, "[0, 1)"]
 _Modality = Literal["rgb", "thermal"]
 _Init = Literal["scratch", "teacher"]
+_Decay = Literal["linear", "cosine", "exponential", "none"]  # see `dikd.decay`
 _SETS = tuple[str, ...]
 _NETWORK = {"name": "resnet18", "width": 1.0, "head": "coordinates"}
 
@@ -68,7 +69,7 @@ def _distillation(of: str, what: str, **weights: float) -> dict[str, Key]:
     keys = {
         f"{of}.{name}": Key(_Weight, weights.get(name, 0.0), "training", text, (of,)) for name, text in comments.items()
     }
-    decay = Key(str, "linear", "training", "how λ decays: linear, cosine, exponential or none", (of,))
+    decay = Key(_Decay, "linear", "training", "how λ decays: linear, cosine, exponential or none", (of,))
     target = Key(
         Literal["teacher", "truth"], "teacher", "training", "what RI is compared with: teacher or truth", (of,)
     )

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlcm_jax import config as configs
-from mlcm_jax import dikd, landmarks, layout_file, shape_model
+from mlcm_jax import landmarks, layout_file, shape_model
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import recipe as recipes
@@ -130,11 +130,6 @@ def check(config: ConfigDict) -> None:
         )
     recipes.point_loss(config)
     _check_heads(config)
-    for key in ("transfer", "compress", "direct"):
-        try:
-            dikd.decay(0.0, config[key].decay)
-        except ValueError as error:
-            raise InputError(f"config.{key}.decay: {error}.") from error
 
 
 def _check_heads(config: ConfigDict) -> None:

@@ -1,12 +1,14 @@
 """Stages: which of them need which, what each is made of, which keys they depend on, and what is refused."""
 
 import ast
+import typing
 
 import jax
 import numpy as np
 import pytest
 
 from mlcm_jax import config as configs
+from mlcm_jax import dikd
 from mlcm_jax.config import base
 from mlcm_jax.errors import InputError
 from mlcm_jax.training import stages
@@ -183,6 +185,14 @@ def test_an_invalid_option_of_the_loss_is_reported_in_one_sentence(name, options
     with pytest.raises(InputError, match=message) as caught:
         stages.check(config)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["transfer.decay", "compress.decay", "direct.decay"])
+def test_the_decays_of_the_schema_are_those_of_the_loss(key):
+    names = typing.get_args(configs.SCHEMA[key].type)
+    assert np.isfinite([dikd.decay(0.5, name) for name in names]).all()
+    with pytest.raises(ValueError, match=f"use {', '.join(names[:-1])} or {names[-1]}$"):
+        dikd.decay(0.5, "liner")
 
 
 def test_the_shift_of_edges_may_be_negative():
