@@ -263,16 +263,17 @@ def start_state(
     """
     stage = stages.STAGES[name]
     network = stages.initial_network(name, config, mean_shape=mean_shape)
-    if stage.model == "student" and config.student_init == "teacher":
-        source = trained["teacher"].network
+    part, source_stage = stages.initial_weights(name, config)
+    source = trained[source_stage].network if part else None
+    if part == "all":
         if jax.tree.map(np.shape, source.params) != jax.tree.map(np.shape, network.params):
             raise InputError(
                 "config.student_init='teacher' needs config.student to be the same model as config.teacher."
             )
         params, stats = jax.tree.map(jax.numpy.copy, (source.params, source.stats))
         network = network.replace(params=params, stats=stats)
-    if stage.model == "light" and config.light_head_init == "teacher":
-        network = states.with_head_of(network, trained["teacher"].network)
+    elif part == "head":
+        network = states.with_head_of(network, source)
     adapter = {}
     if recipe.needs_features:
         channels = networks.channels(network), networks.channels(trained[stage.teachers[0]].network)

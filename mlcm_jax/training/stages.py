@@ -83,10 +83,26 @@ def modality(name: str, config: ConfigDict) -> str:
 
 def requirements(name: str, config: ConfigDict) -> list[str]:
     """Returns the stages whose trained networks a stage needs: its teachers, and those it starts from."""
-    stage = STAGES[name]
-    starts_from = ["teacher"] if stage.model == "student" and config.student_init == "teacher" else []
-    starts_from += ["teacher"] if stage.model == "light" and config.light_head_init == "teacher" else []
-    return sorted({*starts_from, *stage.teachers})
+    _, source = initial_weights(name, config)
+    return sorted({*filter(None, [source]), *STAGES[name].teachers})
+
+
+def initial_weights(name: str, config: ConfigDict) -> tuple[str, str]:
+    """Returns which weights a stage takes over at its start.
+
+    Args:
+        name: the stage's name.
+        config: the run's config.
+
+    Returns:
+        (part, stage): "all" or "head", and the stage whose network they come from; ("", "") if all are random.
+    """
+    model = STAGES[name].model
+    if model == "student" and config.student_init == "teacher":
+        return "all", "teacher"
+    if model == "light" and config.light_head_init == "teacher":
+        return "head", "teacher"
+    return "", ""
 
 
 def with_required(names: Iterable[str], config: ConfigDict) -> tuple[str, ...]:

@@ -57,6 +57,10 @@ def test_requirements():
     assert stages.requirements("compress", config) == ["teacher", "transfer"]
     assert stages.requirements("thermal_alone", config) == ["teacher"]
     assert stages.requirements("tolerant", config) == []
+    parts = {name: stages.initial_weights(name, config) for name in ("teacher", "tolerant", "transfer", "direct")}
+    assert parts == {
+        "teacher": ("", ""), "tolerant": ("", ""), "transfer": ("all", "teacher"), "direct": ("head", "teacher"),
+    }  # fmt: skip
 
 
 def test_what_each_stage_is_made_of():
