@@ -179,10 +179,7 @@ def _array(given: Any, what: str, dtype: DTypeLike | None = None) -> np.ndarray:
 def _stage_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
     """Returns the folder of a finished stage; raises InputError if there is none."""
     if not (workdir / "config.json").exists():
-        seeds = sorted(path.parent.name for path in workdir.glob("seed_*/config.json"))
-        hint = f"train one with `mlcm train --config=configs/tiny.py --workdir={workdir}`"
-        hint = f"it holds one run for each seed; name one, such as {workdir / seeds[0]}" if seeds else hint
-        raise InputError(f"{workdir} is not the work directory of a run (no config.json in it); {hint}.")
+        raise stored.no_run(workdir)
     named = read_json(workdir / "config.json")
     asked = named.get("stages") if isinstance(named, dict) else None
     if not asked or not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):

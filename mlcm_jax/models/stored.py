@@ -111,6 +111,14 @@ def load(folder: epath.PathLike) -> tuple[networks.Network, Card]:
     return jax.tree.unflatten(jax.tree.structure(like), leaves), card
 
 
+def no_run(workdir: epath.PathLike) -> InputError:
+    """The error for a folder without config.json; it names a run of one seed below the folder, or says how to train."""
+    seeds = sorted(path.parent.name for path in epath.Path(workdir).glob("seed_*/config.json"))
+    hint = f"train one with `mlcm train --config=configs/tiny.py --workdir={workdir}`"
+    hint = f"it holds one run for each seed; name one, such as {epath.Path(workdir) / seeds[0]}" if seeds else hint
+    return InputError(f"{workdir} is not the work directory of a run (no config.json in it); {hint}.")
+
+
 def _again(stage: str) -> str:
     return f"run the training command again, which writes stage {stage} anew."
 

@@ -189,10 +189,7 @@ def load_config(workdir: epath.PathLike) -> ConfigDict:
     folder = epath.Path(workdir)
     path = folder / "config.json"
     if not path.exists():
-        seeds = sorted(p.parent.name for p in folder.glob("seed_*/config.json"))
-        hint = f"train one with `mlcm train --config=configs/tiny.py --workdir={workdir}`"
-        hint = f"it holds one run for each seed; name one, such as {folder / seeds[0]}" if seeds else hint
-        raise InputError(f"{workdir} is not the work directory of a run (no config.json in it); {hint}.")
+        raise stored.no_run(workdir)
     config = _read_config(path)
     for kept in (folder / "layout").glob("*"):
         config.layout = str(kept)
