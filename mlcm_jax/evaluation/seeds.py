@@ -21,6 +21,7 @@ from mlcm_jax.evaluation import evaluate, plots
 from mlcm_jax.files import write_json
 from mlcm_jax.training import distributed, run_stage, sharding, stages
 from mlcm_jax.training.log import read_jsonl
+from mlcm_jax.training.workdir import check_config
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict[str, Any]:
@@ -47,14 +48,18 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str) -> dict
         return _train_seed(config, workdir, data_dir=data_dir)
     if len(set(config.seeds)) != len(config.seeds):
         raise InputError(f"config.seeds={tuple(config.seeds)} names a seed twice.")
-    results = []
+    singles = []
     for seed in config.seeds:
         single = config.copy_and_resolve_references()
         single.seed, single.seeds = seed, ()
         if config.checkpoint_dir:
             single.checkpoint_dir = f"{config.checkpoint_dir}/seed_{seed}"
-        say(f"Seed {seed}")
-        results.append(_train_seed(single, workdir / f"seed_{seed}", data_dir=data_dir))
+        check_config(workdir / f"seed_{seed}", single)  # of all seeds now, instead of hours later
+        singles.append(single)
+    results = []
+    for single in singles:
+        say(f"Seed {single.seed}")
+        results.append(_train_seed(single, workdir / f"seed_{single.seed}", data_dir=data_dir))
     return combine(results, config.seeds, workdir)
 
 

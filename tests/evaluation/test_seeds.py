@@ -64,6 +64,19 @@ def test_every_seed_has_its_own_folders(tmp_path, monkeypatch):
     assert tuple(config.seeds) == (3, 8) and config.seed == 0
 
 
+def test_the_folder_of_the_last_seed_is_checked_before_the_first_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "_train_seed", lambda *_, **__: pytest.fail("a training began"))
+    config = configs.load("configs/tiny.py", "smoke")
+    other = config.copy_and_resolve_references()
+    other.seed, other.train.lr = 8, 1.0
+    (tmp_path / "seed_8").mkdir()
+    (tmp_path / "seed_8" / "config.json").write_text(other.to_json())
+    config.seeds = (3, 8)
+    with pytest.raises(InputError, match=r"seed_8 holds a run of another config \(config.train.lr: 1.0 there"):
+        seeds.train(config, tmp_path, data_dir="d")
+    assert not (tmp_path / "seed_3").exists()
+
+
 # Plots
 
 
