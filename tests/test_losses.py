@@ -307,6 +307,11 @@ def test_controls_keep_the_errors_and_lose_the_example():
     np.testing.assert_allclose(shuffled, t[order], atol=1e-6)
     np.testing.assert_allclose(losses.control(tough, y, "constant") - y, t.mean(), atol=1e-6)
     np.testing.assert_array_equal(jax.grad(lambda a: losses.control(a, y, "constant").sum())(tough), 0.0)
+    # No example keeps its own errors, whatever the key.
+    several = jax.vmap(lambda key: losses.control(tough[:2], y[:2], "shuffled", key=key))(
+        jax.random.split(jax.random.key(0), 16)
+    )
+    np.testing.assert_allclose(several - y[None, :2], np.broadcast_to(t[None, 1::-1], several.shape), atol=1e-6)
     # An error without weight affects neither the mean nor another example.
     weights = jnp.asarray(np.random.default_rng(0).random((5, 6)) < 0.5, jnp.float32)
     wild = jnp.where(weights[..., None] > 0, tough, 99.0)
