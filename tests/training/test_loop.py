@@ -1,8 +1,11 @@
 """The loop of a stage: steps that are not finite are skipped, counted and recorded; checkpoints are scored."""
 
 import contextlib
+import itertools
 import json
+import signal
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ from small import batch, distilling, make_recipe, network, start, step, task
 from mlcm_jax import config as configs
 from mlcm_jax.data import pipeline
 from mlcm_jax.data.examples import open_examples
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, Interrupted
 from mlcm_jax.evaluation import evaluate
 from mlcm_jax.evaluation.seeds import train
 from mlcm_jax.training import checkpoint, loop, run_stage, sharding
@@ -103,6 +106,40 @@ def test_more_skipped_steps_than_allowed_stop_the_run(tmp_path, data_dir, poison
     config.log_every, config.max_skipped = 4, 1
     with pytest.raises(InputError, match=r"skipped 2 steps up to step 8 \(the loss was nan; 1 are allowed\)"):
         train(config, tmp_path, data_dir=str(data_dir))
+
+
+@pytest.mark.parametrize(("total_steps", "allowed"), [(8, 2), (40, 10), (1000, 10)])
+def test_a_quarter_of_a_short_stage_may_be_skipped_and_max_skipped_of_a_long_one(total_steps, allowed):
+    noted = []
+    stage = SimpleNamespace(
+        name="teacher",
+        config=SimpleNamespace(max_skipped=10),
+        recipe=SimpleNamespace(total_steps=total_steps),
+        note_skipped=lambda skipped: noted.append(skipped) or "skipped.json",
+    )
+    window = [{"loss": np.float32(np.nan), "skipped": 1}] * allowed
+    loop._check_finite(stage, window, step=allowed, total=allowed)
+    assert noted == [list(range(1, allowed + 1))]
+    with pytest.raises(InputError, match=rf"skipped {allowed + 1} steps .* {allowed} are allowed"):
+        loop._check_finite(stage, window[:1], step=allowed + 1, total=allowed + 1)
+
+
+def test_a_stage_that_a_signal_stops_is_saved_but_not_scored(tmp_path, data_dir, monkeypatch):
+    """An uninterrupted run would not score this step either, so that both choose among the same candidates."""
+    calls = itertools.count(1)
+
+    @contextlib.contextmanager
+    def third_step():
+        yield lambda: signal.SIGTERM if next(calls) == 3 else 0
+
+    monkeypatch.setattr(loop, "_interrupts", third_step)
+    config = teacher_alone()
+    config.keep_best, config.checkpoint_every = True, 2
+    with pytest.raises(Interrupted, match=r"Stopped in stage teacher after step 3"):
+        train(config, tmp_path, data_dir=str(data_dir))
+    manager = checkpoint.open_manager(tmp_path / "teacher" / "checkpoints", scored=True)
+    assert sorted(manager.all_steps()) == [2, 3] and manager.metrics(2) and not manager.metrics(3)
+    manager.close()
 
 
 def test_a_stage_trains_outside_the_main_thread(tmp_path, data_dir):
