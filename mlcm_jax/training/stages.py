@@ -144,6 +144,12 @@ def check(config: ConfigDict) -> None:
             f"config.train.decay_rate={config.train.decay_rate:g} is only for the schedule 'inverse_time', but "
             f"config.train.schedule is {config.train.schedule!r}."
         )
+    datasets = (config.dataset, *config.more_datasets)
+    if config.dataset_weights and len(config.dataset_weights) != len(datasets):
+        raise InputError(
+            f"config.dataset_weights={tuple(config.dataset_weights)} must be (), or have one number for each of the "
+            f"datasets {', '.join(datasets)} (config.dataset and config.more_datasets)."
+        )
     recipes.point_loss(config)
     _check_heads(config)
 

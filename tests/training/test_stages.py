@@ -135,6 +135,7 @@ def test_stages_and_all_that_they_need_are_in_the_order_of_training():
     [
         ("stages", (), "name at least one"),
         ("stages", ("teachr",), "'teachr', which is not a stage"),
+        ("dataset_weights", (3.0, 1.0), "one number for each of the datasets synthetic_faces/tiny .config.dataset"),
         ("student_init", "teachers", "config.student_init='teachers' must be one of 'scratch', 'teacher'"),
         ("light_head_init", "x", "config.light_head_init='x'"),
         ("modalities.teacher", "infrared", "config.modalities.teacher='infrared' must be"),
