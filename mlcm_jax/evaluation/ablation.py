@@ -56,8 +56,10 @@ def ablate(config: ConfigDict, workdir: epath.PathLike, *, data_dir: str, only: 
     common.stages = tuple(name for name in stages.STAGES if any(name in row.shared for row in rows))
     # Check all runs before the first training, so that a mistake in the last row isn't found hours later.
     for row in rows:
-        key = f"config.train.batch_size of row {row.name!r}"
-        sharding.check_batch_size(row.config.train.batch_size, mesh, key, accumulate=row.config.train.accumulate)
+        train, where = row.config.train, f"of row {row.name!r}"
+        key = f"config.train.batch_size {where}"
+        sharding.check_batch_size(train.batch_size, mesh, key, accumulate=train.accumulate)
+        sharding.check_batch_size(row.config.eval_batch_size, mesh, f"config.eval_batch_size {where}")
     _check_tests(rows, data_dir)
     for seed in seeds:
         for row in rows:

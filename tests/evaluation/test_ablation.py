@@ -125,6 +125,22 @@ def test_the_grid_goes_seed_by_seed_and_trains_what_is_shared_once(ablate, train
     assert image is not None and image.std() > 5
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [({"train": {"batch_size": 6}}, "train.batch_size"), ({"eval_batch_size": 6}, "eval_batch_size")],
+)
+def test_batches_that_four_devices_cannot_split_are_refused_first(
+    ablate, trainings, tmp_path, monkeypatch, overrides, key
+):
+    check, four = sharding.check_batch_size, types.SimpleNamespace(shape={"data": 4, "fsdp": 1})
+    monkeypatch.setattr(
+        sharding, "check_batch_size", lambda size, _, *key, **options: check(size, four, *key, **options)
+    )
+    with pytest.raises(InputError, match=f"config.{key} of row 'odd'=6 must be a positive multiple of 4"):
+        ablate(smoke({"none": NONE, "odd": overrides}), tmp_path)
+    assert trainings.calls == []
+
+
 def test_finished_rows_are_not_trained_again(ablate, trainings, tmp_path):
     first = ablate(seeds(0), tmp_path)
     trainings.calls.clear()
