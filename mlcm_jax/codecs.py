@@ -136,7 +136,8 @@ def decompose(
 
     cos2, sin2 = (stop_gradient(jnp.where(some, v / jnp.where(some, radius, 1.0), d)) for v, d in ((half, 1), (xy, 0)))
     oblong = stop_gradient(radius >= _ROUND * (middle + eps)) & some
-    turn = (cos2 * (xy - stop_gradient(xy)) - sin2 * (half - stop_gradient(half))) / 2  # r d(angle); its value is 0.
+    # r d(angle): its value is 0, and it carries the gradient.
+    turn = (cos2 * (xy - stop_gradient(xy)) - sin2 * (half - stop_gradient(half))) / 2
     angle = stop_gradient(jnp.arctan2(sin2, cos2)) / 2
     angle = angle + jnp.where(oblong, turn / stop_gradient(jnp.where(oblong, radius, 1.0)), 0.0)
     cos, sin = jnp.cos(angle), jnp.sin(angle)

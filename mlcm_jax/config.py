@@ -29,8 +29,9 @@ class Key(NamedTuple):
     Attributes:
         type: the type of its value; `dict` for the keyword arguments of a function, which `SCHEMA` does not list.
         default: its value in `base()`.
-        decides: "training" changes the networks; "selection" changes which checkpoint is used, if `keep_best` is on;
-            "scoring" changes how finished networks are scored; "bookkeeping" changes none of these.
+        decides: "training" changes the networks, or where they are kept; "selection" changes which checkpoint is used,
+            if `keep_best` is on; "scoring" changes how finished networks are scored; "bookkeeping" changes none of
+            these.
         comment: its meaning, for `mlcm train --help`.
         of: the models, distillations or properties of stages that read it (`training.stages.reads`); () means all.
     """
@@ -97,7 +98,7 @@ SCHEMA: dict[str, Key] = {
         _SETS,
         ("teacher", "thermal_alone", "transfer", "light_alone", "compress"),
         "bookkeeping",
-        "stages to train, in any order",
+        "stages to train; the order here does not matter",
     ),
     "teacher": Key(dict, _NETWORK, "training", "arguments of models.create for the teacher", ("teacher",)),
     "student": Key(dict, _NETWORK, "training", "the same for the thermal student", ("student",)),
@@ -152,7 +153,7 @@ SCHEMA: dict[str, Key] = {
     "train.weight_decay": Key(_Weight, 1e-4, "training", "weight decay of AdamW; only kernels decay"),
     "train.clip": Key(_Weight, 1.0, "training", "largest global norm of the gradient; 0 disables clipping"),
     "train.ema": Key(
-        _BelowOne, 0.99, "training", "decay per step of the averaged network, the one used; 0: no average"
+        _BelowOne, 0.99, "training", "decay per step of the averaged network, which is the one used; 0: no average"
     ),
     "train.bf16": Key(bool, False, "training", "compute in bfloat16"),
     "train.accumulate": Key(_Count, 1, "training", "micro-batches per step; batch norm treats each separately"),

@@ -48,7 +48,7 @@ class Protocol:
 
 
 def protocol(config: ConfigDict) -> Protocol:
-    """Reads it from image_size, augment.expand, layout, eval_batch_size and normalizer of a config."""
+    """Returns the protocol of a config, from image_size, augment.expand, layout, eval_batch_size and normalizer."""
     layout, expand = stages.layout(config), config.augment.expand
     return Protocol(config.image_size, expand, layout, config.eval_batch_size, config.normalizer)
 

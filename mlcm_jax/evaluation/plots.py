@@ -62,7 +62,10 @@ def samples(
 
 
 def ced(path: epath.PathLike, errors: Mapping[str, ArrayLike], normalizer: str) -> None:
-    """Plots cumulative error curves up to 10 %, or up to where every curve reaches 75 %, but at most up to 40 %.
+    """Plots cumulative error curves.
+
+    The axis ends a little beyond 10 %, or beyond the error within which every row has 75 % of the faces if that is
+    larger, but at 40 % at the latest.
 
     Args:
         path: a .png file to write.

@@ -42,7 +42,7 @@ def wrinkles(points: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
     # The crease of the upper lid runs parallel to its edge.
     opening = np.where(points[:, 0] < 0, scene.lids[0], scene.lids[1])
     upper, _ = anatomy.lid_edges(x, opening)
-    fold = np.minimum(upper, -0.05 - 0 * upper) - 0.028
+    fold = np.minimum(upper, -0.05) - 0.028
     eye = smoothstep(0.2, 0.26, x) * smoothstep(0.54, 0.46, x)
     out += 0.3 * eye * np.exp(-0.5 * ((y - fold) / 0.009) ** 2)
     return np.clip(out, 0, 0.75)

@@ -156,20 +156,20 @@ def _coco(content: dict, path: pathlib.Path) -> tuple[list[tuple[str, list[Label
     tools, such as MMPose's converters for 300W and WFLW, write 1 for every labelled point. Therefore 1 counts as
     visible if no v in the file is 2.
     """
-    files: dict = {}
+    file_of: dict = {}
     for k, image in enumerate(_list(content["images"], f"images in {path}")):
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
             raise InputError(f"Image {k} of {path} has no file_name.")
         number = image.get("id")
-        if not isinstance(number, int | str) or number in files:
+        if not isinstance(number, int | str) or number in file_of:
             raise InputError(f"Image {image['file_name'][:80]!r} of {path} has no unique id.")
-        files[number] = image["file_name"]
-    found: dict[str, list[Label]] = {file: [] for file in files.values()}
+        file_of[number] = image["file_name"]
+    found: dict[str, list[Label]] = {file: [] for file in file_of.values()}
     triples: list[tuple[str, dict[str, Any], str, list[list[float]]]] = []
     for k, row in enumerate(_list(content["annotations"], f"annotations in {path}")):
         where = f"Annotation {k} of {path}"
         number = row.get("image_id") if isinstance(row, dict) else None
-        if not isinstance(number, int | str) or number not in files:
+        if not isinstance(number, int | str) or number not in file_of:
             raise InputError(f"{where} has an image_id that is not among the images.")
         keypoints = row.get("keypoints")
         if not isinstance(keypoints, list) or len(keypoints) % 3 or not keypoints:
@@ -177,7 +177,7 @@ def _coco(content: dict, path: pathlib.Path) -> tuple[list[tuple[str, list[Label
         points = [_floats(keypoints[i : i + 3], 3, where) for i in range(0, len(keypoints), 3)]
         if not all(v in (0, 1, 2) for _, _, v in points):
             raise InputError(f"{where} has a keypoint whose v is not 0, 1 or 2.")
-        triples.append((files[number], row, where, points))
+        triples.append((file_of[number], row, where, points))
     values = {v for _, _, _, points in triples for _, _, v in points}
     visible = 2 if 2 in values else 1
     for file, row, where, points in triples:
