@@ -142,6 +142,20 @@ def test_a_stage_that_a_signal_stops_is_saved_but_not_scored(tmp_path, data_dir,
     manager.close()
 
 
+def test_an_early_checkpoint_may_be_the_best_of_a_finished_stage(tmp_path, data_dir):
+    config, errors = teacher_alone(), iter([1.0, 2.0])
+    config.keep_best, config.checkpoint_every, config.steps.teacher = True, 2, 4
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    run = run_stage.prepare(config, tmp_path, data_dir=str(data_dir), mesh=mesh, validate=lambda *_: next(errors))
+    trained = run_stage.train_stages(run)["teacher"].network
+    manager = checkpoint.open_manager(tmp_path / "teacher" / "checkpoints", scored=True)
+    assert checkpoint.best_step(manager) == 2 and max(manager.all_steps()) == 4
+    manager.close()
+    jax.tree.map(
+        np.testing.assert_array_equal, load_stage(tmp_path, "teacher", mesh=mesh).network.params, trained.params
+    )
+
+
 def test_a_stage_trains_outside_the_main_thread(tmp_path, data_dir):
     """Only the main thread can handle signals; on a worker thread of a notebook or server, training ignores them."""
     config, found = teacher_alone(), []
