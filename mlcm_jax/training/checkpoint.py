@@ -153,10 +153,13 @@ def save(manager: Manager, step: int, state: Any, model: Any, *, error: float | 
 
 
 def best_step(manager: Manager) -> int | None:
-    """Returns the step that was saved with the lowest error; None if none was saved with an error."""
+    """Returns the step that was saved with the lowest error; None if none was saved with an error.
+
+    Of steps with the same error it is the last one, which is also the one that orbax keeps.
+    """
     manager.wait_until_finished()
     scored = [step for step in manager.all_steps() if manager.metrics(step)]
-    return min(scored, key=lambda step: (manager.metrics(step)["error"], step), default=None)
+    return min(scored, key=lambda step: (manager.metrics(step)["error"], -step), default=None)
 
 
 @_guarded

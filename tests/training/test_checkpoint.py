@@ -86,6 +86,16 @@ def test_the_best_is_kept_beside_the_last_ones(tmp_path):
     checkpoint.close(manager)
 
 
+def test_the_last_of_two_equally_good_ones_is_the_best(tmp_path):
+    manager = checkpoint.open_manager(tmp_path, keep=2, scored=True)
+    best = []
+    for step, error in ((1, 3.0), (2, 3.0), (3, 4.0), (4, 5.0)):
+        checkpoint.save(manager, step, tree(step), {"kernel": tree(step)["params"]["kernel"]}, error=error)
+        best.append(checkpoint.best_step(manager))
+    checkpoint.close(manager)
+    assert best == [1, 2, 2, 2]  # it does not change when the other one is deleted
+
+
 def test_without_errors_there_is_no_best(tmp_path):
     fill(tmp_path, [1, 2])
     manager = checkpoint.open_manager(tmp_path, scored=True)
