@@ -36,8 +36,9 @@ def test_adapters_exist_where_channels_differ_and_keep_the_variance():
     adapter = states.init_adapter(64, 256, jax.random.key(0))
     features = jax.random.normal(jax.random.key(1), (1000, 64))
     there = features @ adapter["to_teacher"]
-    assert there.shape == (1000, 256) and (there @ adapter["to_student"]).shape == (1000, 64)
-    assert 0.8 < float(jnp.std(there)) < 1.2
+    back = there @ adapter["to_student"]
+    assert there.shape == (1000, 256) and back.shape == (1000, 64)
+    assert 0.8 < float(jnp.std(there)) < 1.2 and 0.8 < float(jnp.std(back)) < 1.2
     other = states.init_adapter(64, 256, jax.random.key(1))
     assert changed(adapter, other)
 
