@@ -22,6 +22,7 @@ from mlcm_jax.data import boxes, photometric
 from mlcm_jax.errors import InputError
 
 Example = dict[str, Any]
+CHANNELS = {"rgb": 3, "thermal": 1}  # modality -> channels of its images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def crop(
             that is empty, not finite or wholly outside the image.
     """
     layout = landmarks.get(layout)
-    images = {name: _uint8(example[name], name) for name in ("rgb", "thermal") if name in example}
+    images = {name: _uint8(example[name], name) for name in CHANNELS if name in example}
     shapes = {image.shape[:2] for image in images.values()}
     if len(shapes) != 1:
         sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
@@ -195,7 +196,7 @@ def occlude(
     r = rng.random(2 + 8 * count).tolist()
     if r[0] >= p:
         return dict(example)
-    names = [name for name in ("rgb", "thermal") if name in example]
+    names = [name for name in CHANNELS if name in example]
     out = {**example, **{name: example[name].copy() for name in names}}
     for k in range(1 + int(r[1] * count)):
         u, v, across, along, *colour = r[2 + 8 * k : 10 + 8 * k]
@@ -249,7 +250,7 @@ def _warp(images: dict[str, np.ndarray], matrix: np.ndarray, size: int) -> dict[
 
 def _uint8(image: Any, name: str) -> np.ndarray:
     image = np.asarray(image)
-    channels = 3 if name == "rgb" else 1
+    channels = CHANNELS[name]
     if name == "thermal" and image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or image.size == 0:

@@ -156,7 +156,7 @@ def contact_sheet(
     layout = landmarks.get(layout)
     if not rows:
         raise InputError(f"There are no examples to draw in {path}.")
-    names = [name for name in ("rgb", "thermal") if any(name in row for row in rows)]
+    names = [name for name in augment.CHANNELS if any(name in row for row in rows)]
     font, bar = _font(18), 28
     width, height, columns = _TILE * len(names) + 8, _TILE + bar, min(columns, len(rows))
     sheet = Image.new("RGB", (width * columns, height * -(-len(rows) // columns)), (24, 24, 24))
@@ -179,13 +179,13 @@ def _tiles(row: Mapping[str, Any], layout: landmarks.Layout) -> dict[str, np.nda
     points = np.asarray(row["landmarks"], np.float32)
     known = np.isfinite(points).all(axis=-1)
     visible = np.broadcast_to(np.asarray(row.get("visible", True), bool), known.shape)
-    keep = {name: row[name] for name in ("rgb", "thermal") if name in row}
+    keep = {name: row[name] for name in augment.CHANNELS if name in row}
     keep |= {"landmarks": np.where(known[:, None], points, 0.0), "visible": visible, "box": row["box"]}
     cut = augment.crop(keep, size=_TILE, layout=layout, expand=1.5)
     points = np.where(known[:, None], cut["landmarks"] * _TILE - 0.5, np.nan)
     return {
         name: numbered((cut[name] * 255).round().astype(np.uint8), points, layout, visible=visible, smallest=0)
-        for name in ("rgb", "thermal")
+        for name in augment.CHANNELS
         if name in row
     }
 

@@ -13,10 +13,10 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 import tfds_builders
 from mlcm_jax import landmarks
-from mlcm_jax.data import image_file
+from mlcm_jax.data import augment, image_file
 from mlcm_jax.errors import InputError
 
-MODALITIES = ("rgb", "thermal")
+MODALITIES = tuple(augment.CHANNELS)
 _LABELS = ("landmarks", "visible", "known", "box", "confidence")
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from mlcm_jax import codecs, landmarks, metrics, models
 from mlcm_jax.console import console, say
 from mlcm_jax.data import pipeline
+from mlcm_jax.data.augment import CHANNELS
 from mlcm_jax.data.examples import Examples, layout_of, open_examples
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import write_json
@@ -222,7 +223,7 @@ def evaluate_networks(trained: Mapping[str, Trained], examples: Examples, *, con
             predict = functools.partial(_constant, mean)
         else:
             network, modality = trained[name].network, stages.modality(name, config)
-            size = models.profile(networks.join(network), of.size, channels=3 if modality == "rgb" else 1)
+            size = models.profile(networks.join(network), of.size, channels=CHANNELS[modality])
             row = {"name": name, "modality": modality, "params": size["params"], "flops": size["flops"]}
             predict = predictor(network, modality, mesh)
         found = collect(predict, eval_batches(examples, of, mesh), of, target)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from mlcm_jax import landmarks, metrics
+from mlcm_jax.data.augment import CHANNELS
 from mlcm_jax.data.draw import PREDICTION, TRUTH, Color, as_rgb, write_image
 from mlcm_jax.errors import InputError
 
@@ -37,7 +38,7 @@ def samples(
     layout = landmarks.get(layout)
     if not rows:
         raise InputError(f"There are no examples to draw in {path}.")
-    names = [name for name in ("rgb", "thermal") if any(name in row for row in rows)]
+    names = [name for name in CHANNELS if any(name in row for row in rows)]
     panels = len(names) + 1
     columns = min(columns, len(rows))
     lines = -(-len(rows) // columns)

@@ -217,7 +217,7 @@ def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) 
         checkpoint.delete_after(manager, start)
     try:
         if start < recipe.total_steps:
-            channels = 3 if recipe.modality == "rgb" else 1
+            channels = augment.CHANNELS[recipe.modality]
             say(models.table(networks.join(state.network), config.image_size, channels=channels))
             if start:
                 say(f"Stage {name} resumes at step {start} of {recipe.total_steps}.")

@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mlcm_jax.data.augment import CHANNELS
 from mlcm_jax.errors import InputError
 
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -214,7 +215,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """
     sharding = batch_sharding(mesh)
     placed = {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
-    images = {key: placed[key] for key in ("rgb", "thermal") if key in placed and placed[key].dtype == np.uint8}
+    images = {key: placed[key] for key in CHANNELS if key in placed and placed[key].dtype == np.uint8}
     return placed | {key: _unit(value) for key, value in images.items()}
 
 

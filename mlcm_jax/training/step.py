@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from mlcm_jax import dikd, shape_model
+from mlcm_jax.data.augment import CHANNELS
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import state as states
 from mlcm_jax.training.recipe import Recipe, View
@@ -81,8 +82,7 @@ def check(
     Raises:
         InputError: a term of the recipe cannot use these networks.
     """
-    channels = {"rgb": 3, "thermal": 1}
-    shapes = {name: (image_size, image_size, channels[name]) for name in recipe.modalities}
+    shapes = {name: (image_size, image_size, CHANNELS[name]) for name in recipe.modalities}
     shapes |= {"landmarks": (count, 2), "weight": (count,)}
     batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32) for name, shape in shapes.items()}
     flags = {"visible": (count,), "known": (count,), "mask": ()}
