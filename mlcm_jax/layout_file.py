@@ -22,6 +22,20 @@ _MOST = 5000  # More points than this are a mistake, and would only fill up the 
 _USUAL = {68: "ibug68", 54: "sf_tl54", 70: "tfake70", 98: "wflw98", 29: "cofw29", 5: "tfw5"}
 
 
+def is_file(layout: str | os.PathLike | landmarks.Layout) -> bool:
+    """Whether a layout is given as a user's own YAML file, and not by its name."""
+    return not isinstance(layout, landmarks.Layout) and os.fspath(layout).lower().endswith((".yaml", ".yml"))
+
+
+def find(layout: str | os.PathLike | landmarks.Layout) -> landmarks.Layout:
+    """The layout of a name, or in a user's own YAML file; a `Layout` is returned as it is.
+
+    Raises:
+        InputError: an unknown name, or a file that does not describe a layout.
+    """
+    return read_layout(layout) if is_file(layout) else landmarks.get(layout)
+
+
 def read_layout(path: str | os.PathLike) -> landmarks.Layout:
     """The layout in a YAML file, see `layout_from_dict`; without the key `name` it is named after the file.
 

@@ -83,8 +83,7 @@ def fuse(heat: jax.Array, points: jax.Array, edges: jax.Array | None, chains: Se
 
 
 def _edge_chains(layout: str | Path | landmarks.Layout, num_landmarks: int) -> tuple[tuple[int, ...], ...]:
-    own = isinstance(layout, Path) or (isinstance(layout, str) and layout.endswith((".yaml", ".yml")))
-    found = layout_file.read_layout(layout) if own else landmarks.get(layout)
+    found = layout_file.find(layout)
     if found.count != num_landmarks:
         raise InputError(f"Option layout is {found.name!r}, which has {found.count} landmarks, not {num_landmarks}.")
     return codecs.edge_chains(found)

@@ -71,9 +71,7 @@ def layout(config: ConfigDict) -> landmarks.Layout:
     Raises:
         InputError: an unknown name, or a file that does not describe a layout.
     """
-    if str(config.layout).endswith((".yaml", ".yml")):
-        return layout_file.read_layout(config.layout)
-    return landmarks.get(config.layout)
+    return layout_file.find(config.layout)
 
 
 def modality(name: str, config: ConfigDict) -> str:

@@ -36,6 +36,17 @@ def test_a_layout_from_a_dict():
     assert layout.groups == {"right_eye": (0,), "left_eye": (1,), "outer_lips": (3, 4)}
 
 
+def test_a_layout_is_found_by_its_name_and_in_a_file_with_either_ending_in_either_case(place):
+    for name in ("mine.yaml", "mine.yml", "mine.YAML"):
+        (place / name).write_text(json.dumps(MINE))  # JSON is YAML too
+        for path in (place / name, str(place / name)):
+            assert layout_file.find(path).count == 5
+    mine = layout_file.find(place / "mine.yml")
+    assert layout_file.find(mine) is mine and layout_file.find("ibug68") is landmarks.LAYOUTS["ibug68"]
+    with pytest.raises(InputError, match="Unknown landmark layout 'ibug86'"):
+        layout_file.find("ibug86")
+
+
 @pytest.mark.parametrize("name", sorted(landmarks.LAYOUTS))
 def test_every_known_layout_survives_json(name):
     before = landmarks.LAYOUTS[name]

@@ -327,7 +327,7 @@ def _locate(folder: pathlib.Path, given: str | None, usual: Sequence[str], flag:
 
 
 def _layout(given: str | None, count: int | None, folder: pathlib.Path) -> str | landmarks.Layout:
-    if given and given.lower().endswith((".yaml", ".yml")):
+    if given and layout_file.is_file(given):
         return layout_file.read_layout(_locate(folder, given, (), "layout"))
     if given and not re.fullmatch(r"[0-9]{1,6}", given, re.ASCII):
         try:
