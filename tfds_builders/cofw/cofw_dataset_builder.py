@@ -45,7 +45,7 @@ class Cofw(faces.FaceBuilder):
         "Fetch the colour images (COFW_color.zip) from data.caltech.edu/records/20099 and give --manual_dir the "
         "folder that holds COFW_train_color.mat and COFW_test_color.mat."
     )
-    EXPECTED = {name: {"train": 1345, "test": 507} for name in ("all", "landmark_box")}  # noqa: RUF012
+    EXPECTED = {name: {"train": 1345, "test": 507} for name in ("all", "landmark_box")}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads the labels of both files; images are read when their examples are prepared."""

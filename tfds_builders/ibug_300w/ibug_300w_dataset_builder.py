@@ -39,8 +39,8 @@ class Ibug300w(faces.FaceBuilder):
         "give --manual_dir the folder that holds afw, helen/trainset, helen/testset, lfpw/trainset, lfpw/testset and "
         "ibug, with NAME.pts beside NAME.jpg or NAME.png."
     )
-    EXPECTED = {"all": {"train": 3148, "common": 554, "challenge": 135}}  # noqa: RUF012
-    UNIONS = {"full": ("common", "challenge")}  # noqa: RUF012
+    EXPECTED = {"all": {"train": 3148, "common": 554, "challenge": 135}}
+    UNIONS = {"full": ("common", "challenge")}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads NAME.pts, which counts from 1, beside NAME.jpg or NAME.png."""

@@ -49,9 +49,9 @@ class SfTl54(faces.FaceBuilder):
         "github.com/IS2AI/thermal-facial-landmarks-detection, unpack it, and give --manual_dir the folder that holds "
         "gray, iron and rgb."
     )
-    _COUNTS = {"train": 1800, "val": 180, "test": 576}  # noqa: RUF012
-    _PUBLISHED = {"train": 1779, "val": 180, "test": 572}  # noqa: RUF012
-    EXPECTED = {  # noqa: RUF012
+    _COUNTS = {"train": 1800, "val": 180, "test": 576}
+    _PUBLISHED = {"train": 1779, "val": 180, "test": 572}
+    EXPECTED = {
         "gray_all": _COUNTS, "gray_alone": _COUNTS, "iron_all": _COUNTS, "iron_alone": _COUNTS,
         "gray_published": _PUBLISHED, "iron_published": _PUBLISHED,
     }  # fmt: skip

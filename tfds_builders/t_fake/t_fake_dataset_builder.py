@@ -39,8 +39,8 @@ class TFake(faces.FaceBuilder):
         "in the README of github.com/microsoft/FaceSynthetics; unpack them into the folders face_synthetics (ID.png, "
         "ID_ldmks.txt) and warm or cold (ID_thermal.png), and give --manual_dir the folder that holds these."
     )
-    _COUNTS = {"train": 80087, "val": 9930, "test": 9983}  # noqa: RUF012
-    EXPECTED = {"warm": _COUNTS, "cold": _COUNTS, "warm_alone": _COUNTS, "cold_alone": _COUNTS}  # noqa: RUF012
+    _COUNTS = {"train": 80087, "val": 9930, "test": 9983}
+    EXPECTED = {"warm": _COUNTS, "cold": _COUNTS, "warm_alone": _COUNTS, "cold_alone": _COUNTS}
 
     @property
     def MODALITIES(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class WebmorphFaces(faces.FaceBuilder):
         "Download neutral_front and canada from github.com/debruine/webmorphR.stim, map the 189 points to 68, and give "
         "--manual_dir a folder with images/NAME.jpg, images/NAME.pts and the lists train.txt, val.txt and test.txt."
     )
-    EXPECTED = {"all": {"train": 97, "val": 15, "test": 27}}  # noqa: RUF012
+    EXPECTED = {"all": {"train": 97, "val": 15, "test": 27}}
 
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Reads images/NAME.pts beside NAME.jpg for the names in train.txt, val.txt and test.txt."""

@@ -57,8 +57,8 @@ class Wflw(faces.FaceBuilder):
         "Fetch the images and the annotations from wywu.github.io/projects/LAB/WFLW.html and give --manual_dir the "
         "folder that holds WFLW_images and WFLW_annotations."
     )
-    EXPECTED = {name: {"train": 7500, "test": 2500} for name in ("all", "landmark_box")}  # noqa: RUF012
-    SUBSETS = {f"test_{name}": ("test", name) for name in ATTRIBUTES}  # noqa: RUF012
+    EXPECTED = {name: {"train": 7500, "test": 2500} for name in ("all", "landmark_box")}
+    SUBSETS = {f"test_{name}": ("test", name) for name in ATTRIBUTES}
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
         """Adds the six attributes."""

@@ -32,7 +32,7 @@ class YoutubeFaces68(faces.FaceBuilder):
         "--manual_dir a folder with images/NAME.jpg, landmarks.csv (name, identity, split, scale, x0, y0, … x67, y67), "
         "train.txt, val.txt and test.txt."
     )
-    EXPECTED = {"all": {"train": 2430, "val": 350, "test": 690}}  # noqa: RUF012
+    EXPECTED = {"all": {"train": 2430, "val": 350, "test": 690}}
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
         """Adds `scale`, the enlargement of the crop."""
