@@ -43,6 +43,11 @@ def test_means_deviations_and_paired_differences_match_numpy(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == found
 
 
+def test_a_row_as_good_as_its_control_is_not_better(tmp_path):
+    found = seeds.combine([result({"thermal_alone": 4.0, "transfer": 4.0})], (0,), tmp_path)
+    assert found["paired"][0]["seeds_better"] == 0 and found["paired"][0]["difference"] == 0.0
+
+
 def test_one_seed_has_no_deviation(tmp_path):
     found = seeds.combine([result({"teacher": 3.0})], (5,), tmp_path)
     assert found["rows"][0]["nme_std"] == 0.0 and found["paired"] == [] and found["seeds"] == [5]
