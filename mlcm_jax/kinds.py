@@ -1,4 +1,4 @@
-"""The types of values that users give: whether a value has a type, and what it is called in messages."""
+"""Types of the values that users give: whether a value fits a type, and what the type is called in messages."""
 
 import inspect
 import math
@@ -18,7 +18,7 @@ _NAMES = {
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value has a type; an int is accepted for a float, and a list for a tuple.
+    """Whether a value fits a type; an int is accepted for a float, and a list for a tuple.
 
     Args:
         value: what the user gave.

@@ -21,7 +21,8 @@ from mlcm_jax.files import read_json, write_json
 from mlcm_jax.models import network as networks
 from mlcm_jax.models import stored
 
-_APART = 0.05  # distance between the predictions for crop and mirror image, relative to the crop's side, of score 0.5
+# Mean distance of the predictions for a crop and its mirror image, over the crop's side, at which the score is 0.5.
+_APART = 0.05
 
 
 class Predictor:

@@ -23,7 +23,7 @@ class UpNorm(nnx.Module):
     """Transposed convolution, batch norm, ReLU.
 
     The kernel has stride + 2 cells a side and a padding of 1: 4×4 for stride 2, 6×6 for stride 4, as in the published
-    code, whose bias before the batch norm is left out. It is stored HWIO and applied as a plain convolution to the map
+    code, but without its bias before the batch norm. It is stored HWIO and applied as a plain convolution to the map
     with zeros between its cells.
     """
 
