@@ -203,7 +203,9 @@ def feature(student_features: ArrayLike, teacher_features: ArrayLike) -> jax.Arr
             f"features {jnp.shape(student_features)} of the student and {jnp.shape(teacher_features)} of the teacher "
             "differ; apply an adapter to the student's first"
         )
-    return masked_mean(jnp.square(student_features - stop_gradient(teacher_features)))
+    student, teacher = jnp.asarray(student_features), stop_gradient(jnp.asarray(teacher_features))
+    dtype = np.promote_types(student.dtype, teacher.dtype)  # an adapter's features are float32, even of bfloat16
+    return masked_mean(jnp.square(student.astype(dtype) - teacher.astype(dtype)))
 
 
 def logit(student_landmarks: ArrayLike, teacher_landmarks: ArrayLike, *, loss: Loss) -> jax.Array:

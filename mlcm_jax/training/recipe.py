@@ -20,6 +20,7 @@ from mlcm_jax import codecs, dikd, kinds, landmarks, losses, shape_model
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import Prediction
 from mlcm_jax.models import network as networks
+from mlcm_jax.training.state import adapt
 
 PointLoss = Callable[[jax.Array, jax.Array], jax.Array]  # [B, K, 2] twice -> unreduced [B, K, 2]
 _DECAYED = ("kernel", "to_teacher", "to_student")  # not biases, scales of normalisations or places of a head
@@ -69,8 +70,7 @@ class View:
 
     def adapted(self, teacher: str) -> jax.Array:
         """The student's features, with as many channels as those of a teacher."""
-        kernel = self.adapter.get("to_teacher")
-        adapted = self.features if kernel is None else self.features @ kernel
+        adapted = adapt(self.features, self.adapter.get("to_teacher"))
         if adapted.shape != self.features_of(teacher).shape:
             raise InputError(
                 f"Features of student and teacher differ in size, {adapted.shape[1:]} and "
@@ -266,8 +266,7 @@ def distillation(options: ConfigDict, teacher: str, loss: PointLoss) -> tuple[Te
         params = {"head": view.network.params["head"], "to_student": kernel}
 
         def head(params: dict[str, Any], features: jax.Array) -> jax.Array:
-            kernel = params["to_student"]
-            return apply(params["head"], features if kernel is None else features @ kernel)
+            return apply(params["head"], adapt(features, params["to_student"]))
 
         view.adapted(teacher)  # raises if the sizes differ
         return dikd.forward(view.features_of(teacher), (head, params), view.target, loss=loss, weights=view.weights)

@@ -50,6 +50,19 @@ def trainable(network: Network, adapter: dict[str, jax.Array]) -> dict[str, Any]
     return {"network": network.params, "adapter": adapter}
 
 
+def adapt(features: jax.Array, kernel: jax.Array | None) -> jax.Array:
+    """Applies an adapter's kernel to features; None leaves them as they are, and features in bfloat16 become float32.
+
+    Args:
+        features: float [B, h, w, C].
+        kernel: float32 [C, C'] or None.
+
+    Returns:
+        [B, h, w, C'].
+    """
+    return features if kernel is None else features.astype(kernel.dtype) @ kernel
+
+
 def init_adapter(student_channels: int, teacher_channels: int, key: jax.Array) -> dict[str, jax.Array]:
     """Makes 1×1 adapters between feature channels if they differ, else none; initial kernels preserve the variance."""
     if student_channels == teacher_channels:

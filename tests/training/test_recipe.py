@@ -131,11 +131,13 @@ def test_forward_injection_leaves_the_batch_statistics_alone():
     assert changed(student.stats, without.network.stats)
 
 
-def test_adapters_convert_between_widths_and_are_trained():
-    recipe, teacher = make_recipe(*distilling(**ALL)), network(2, width=0.25)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_convert_between_widths_and_are_trained(dtype):
+    recipe, teacher = make_recipe(*distilling(**ALL)), network(2, width=0.25, dtype=dtype)
     assert recipe.needs_features and not make_recipe(*task(), *distilling(delta=1.0, maps=1.0)).needs_features
-    state = start(recipe, teacher=teacher)
-    after, _ = step(recipe, state, {"teacher": teacher}, batch())
+    state = start(recipe, network(1, dtype=dtype), teacher=teacher)
+    after, metrics = step(recipe, state, {"teacher": teacher}, batch())
+    assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
     assert set(state.adapter) == {"to_teacher", "to_student"}
     assert all(changed(state.adapter[name], after.adapter[name]) for name in state.adapter)
 
