@@ -1,6 +1,6 @@
 """The README's run: the whole MLCM-KD chain on 1,200 synthetic pairs, on two CPU cores.
 
-    mlcm train --config=configs/tiny.py --workdir=runs/tiny            # about 3 minutes
+    mlcm train --config=configs/tiny.py --workdir=runs/tiny            # about 2 minutes
     mlcm train --config=configs/tiny.py:long --workdir=runs/long       # three seeds, 40 minutes
     mlcm train --config=configs/tiny.py:smoke --workdir=/tmp/smoke     # half a minute; only shows that it runs
 
