@@ -25,9 +25,10 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from mlcm_jax import images
 from mlcm_jax.config import base
 from mlcm_jax.console import say
-from mlcm_jax.data import augment, image_file, pipeline
+from mlcm_jax.data import augment, pipeline
 from mlcm_jax.data.build import default_data_dir
 from mlcm_jax.data.examples import MEMORY, MODALITIES, Examples, open_examples
 from mlcm_jax.training import sharding
@@ -55,28 +56,28 @@ def _rates(examples: Examples, size: int, parts: Sequence[tuple[str, int]]) -> d
 
 
 def _storage(examples: Examples, count: int = 200) -> None:
-    """Prints size and decoding time, the least of 7 runs, of thermal images as ordinary PNG and as `image_file.png`."""
-    images = [examples[k]["thermal"][..., 0] for k in range(min(count, len(examples)))]
-    kinds = {"ordinary PNG": lambda image: cv2.imencode(".png", image)[1].tobytes(), "image_file.png": image_file.png}
+    """Prints size and decoding time, the least of 7 runs, of thermal images as ordinary PNG and as `images.png`."""
+    decoded = [examples[k]["thermal"][..., 0] for k in range(min(count, len(examples)))]
+    kinds = {"ordinary PNG": lambda image: cv2.imencode(".png", image)[1].tobytes(), "images.png": images.png}
     with tempfile.TemporaryDirectory() as folder:
         paths, times = {}, collections.defaultdict(list)
         for k, (name, encode) in enumerate(kinds.items()):
             paths[name] = pathlib.Path(folder, f"{k}.array_record")
             writer = ArrayRecordWriter(str(paths[name]), "group_size:1")  # as TFDS does
-            for image in images:
+            for image in decoded:
                 writer.write(encode(image))
             writer.close()
         for _ in range(7):
             for name, path in paths.items():
                 records = ArrayRecordDataSource([str(path)])
                 began = time.process_time()
-                for k in range(len(images)):
+                for k in range(len(decoded)):
                     cv2.imdecode(np.frombuffer(records[k], np.uint8), cv2.IMREAD_UNCHANGED)
-                times[name].append((time.process_time() - began) / len(images))
+                times[name].append((time.process_time() - began) / len(decoded))
         least = {name: 1e3 * min(values) for name, values in times.items()}
         for name, path in paths.items():
-            say(f"{name}: {path.stat().st_size / len(images) / 1e3:.1f} KB, {least[name]:.2f} ms per thermal image")
-        say(f"ratio of times: {least['image_file.png'] / least['ordinary PNG']:.2f}")
+            say(f"{name}: {path.stat().st_size / len(decoded) / 1e3:.1f} KB, {least[name]:.2f} ms per thermal image")
+        say(f"ratio of times: {least['images.png'] / least['ordinary PNG']:.2f}")
 
 
 def _placing(batch: dict[str, np.ndarray]) -> None:

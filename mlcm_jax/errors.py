@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -30,3 +31,9 @@ def did_you_mean(word: str, known: Iterable[str], *, further: str = "") -> str:
     known = list(known)
     near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}{further}."
+
+
+def json_kind(value: Any) -> str:
+    """Says what a value read from JSON is, for messages: "JSON object", "text", "null"."""
+    names = {dict: "JSON object", list: "list with something other than numbers", str: "text", type(None): "null"}
+    return names.get(type(value), "single value")

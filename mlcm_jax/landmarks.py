@@ -4,13 +4,31 @@ Indices are 0-based. "left" and "right" are the *subject's*; the subject's right
 every layout here names it first. Points are (x, y), x to the right, y down, pixel centres at integers.
 """
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, json_kind
 from mlcm_jax.layouts import COFW_TO_COMMON, LAYOUTS, Layout, flip_permutation, get
 
-__all__ = ["LAYOUTS", "Layout", "box_from_points", "check", "convert", "flip_permutation", "get", "route"]
+__all__ = [
+    "LAYOUTS",
+    "Box",
+    "Layout",
+    "box_from_points",
+    "check",
+    "check_box",
+    "check_box_inside",
+    "convert",
+    "flip_permutation",
+    "get",
+    "route",
+]
+
+Box = tuple[float, float, float, float]  # x, y, w, h in pixels
 
 
 def check(points: ArrayLike, layout: str | Layout) -> np.ndarray:
@@ -184,3 +202,38 @@ def box_from_points(points: ArrayLike) -> np.ndarray:
     if not (np.isfinite(size).all() and (size > 0).all()):
         raise InputError("No face box fits these landmarks: they hold NaN, or lie on one line.")
     return np.concatenate([low - size * (0.045, 0.135), size], axis=-1).astype(np.float32)
+
+
+def check_box(value: Any, what: str) -> Box:
+    """Checks a box and returns it as four floats.
+
+    Args:
+        value: x, y, w, h as a list, a tuple or an array.
+        what: the subject of the error message, such as "The box of a.png".
+
+    Raises:
+        InputError: not four finite numbers, or a width or height that is not above 0.
+    """
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    numbers = isinstance(value, list | tuple) and all(type(v) in (int, float) for v in value)
+    if not numbers or len(value) != 4:
+        found = f"{len(value)} numbers" if numbers else f"a {json_kind(value)}"
+        raise InputError(f"{what} is {found}, not the four numbers x,y,w,h.")
+    try:
+        x, y, w, h = map(float, value)
+    except OverflowError:  # an integer of 400 digits is valid JSON
+        raise InputError(f"{what} holds a number too large for a pixel.") from None
+    if not all(map(math.isfinite, (x, y, w, h))):
+        raise InputError(f"{what} holds a number that is not finite.")
+    if w <= 0 or h <= 0:
+        raise InputError(f"{what} is empty: its width and height must be above 0.")
+    return x, y, w, h
+
+
+def check_box_inside(box: Sequence[float], width: int, height: int, what: str) -> None:
+    """Raises InputError if the box is wholly outside the image; it may extend beyond the border."""
+    x, y, w, h = box
+    if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+        raise InputError(
+            f"{what}, {x:g},{y:g},{w:g},{h:g}, lies outside the image, which has {width} x {height} pixels."
+        )

@@ -13,14 +13,13 @@ import mlcm_jax
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# PARTS has the members of every part of the tree, BELOW the other parts that it may import. A member is a file, or a
-# folder with all files in it that are not members of another part.
+# PARTS has the members of every part of the tree, BELOW the other parts that it may import. A member is a file or a
+# whole folder.
 PARTS = {
     "core": {
-        "errors", "files", "console", "cores", "kinds", "layouts", "landmarks", "layout_file", "config",
+        "errors", "files", "console", "cores", "kinds", "layouts", "landmarks", "layout_file", "images", "config",
         "codecs", "dikd", "losses", "metrics", "shape_model",
     },
-    "images": {"data/boxes", "data/image_file", "data/augment", "data/photometric", "data/draw"},
     "models": {"models"},
     "synthetic": {"synthetic"},
     "tfds_builders": {"tfds_builders"},
@@ -34,12 +33,12 @@ BELOW = {
     "core": set(),
     "images": {"core"},
     "models": {"core"},
-    "synthetic": {"core", "images"},
-    "tfds_builders": {"core", "images", "synthetic"},
-    "data": {"core", "images", "tfds_builders"},
-    "training": {"core", "images", "models", "data"},
-    "inference": {"core", "images", "models"},
-    "evaluation": {"core", "images", "models", "data", "training", "inference"},
+    "synthetic": {"core"},
+    "tfds_builders": {"core", "synthetic"},
+    "data": {"core", "tfds_builders"},
+    "training": {"core", "models", "data"},
+    "inference": {"core", "models", "data"},
+    "evaluation": {"core", "models", "data", "training", "inference"},
     "command": set(PARTS) - {"command"},
 }
 
@@ -54,11 +53,10 @@ MODULES = {module(path): path for folder in ("mlcm_jax", "tfds_builders") for pa
 
 
 def part(name: str) -> str:
-    """Returns the part of which a module, or its folder, is a member."""
-    for wanted in (name, name.split("/")[0]):
-        for found, members in PARTS.items():
-            if wanted in members:
-                return found
+    """Returns the part of which a module's file or folder is a member."""
+    for found, members in PARTS.items():
+        if name.split("/")[0] in members:
+            return found
     raise AssertionError(f"{name} belongs to no part; add it to PARTS")
 
 
@@ -120,6 +118,27 @@ def test_no_module_imports_itself_through_others():
         for name in free:
             del waiting[name]
     assert not waiting
+
+
+def test_no_folder_imports_itself_through_others():
+    """The folders of the packages, and the files beside them, form no cycle."""
+    waiting = {}
+    for name, path in MODULES.items():
+        top = name.split("/")[0]
+        waiting.setdefault(top, set()).update(other.split("/")[0] for other in ours(path))
+    waiting = {name: others - {name} for name, others in waiting.items()}
+    while free := [name for name, others in waiting.items() if not others & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting
+
+
+def test_of_data_inference_imports_what_opens_no_dataset():
+    used = {other for name in MODULES if name.startswith("inference") for other in ours(MODULES[name])}
+    allowed = {"data/image_file", "data/boxes", "data/augment", "data/photometric", "data/draw"}
+    assert {name for name in used if name.startswith("data")} <= allowed
+    assert all(part(other) in ("core", "data") for name in allowed for other in ours(MODULES[name]))
+    assert {other for name in allowed for other in ours(MODULES[name]) if other.startswith("data/")} <= allowed
 
 
 def test_only_two_modules_open_datasets_and_the_command_reads_only_their_options():

@@ -330,4 +330,15 @@ def test_the_modules_need_numpy_alone():
     for module in (landmarks, layouts):
         tree = ast.parse(inspect.getsource(module))
         modules |= {n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names}
-    assert modules == {"dataclasses", "itertools", "numpy"}
+    assert modules == {"dataclasses", "itertools", "math", "numpy"}
+
+
+@pytest.mark.parametrize("box", [(0, 0, 10, 10), (-5, -5, 6, 6), (99, 49, 30, 30), (-50, -50, 500, 500)])
+def test_box_that_touches_the_image_is_accepted(box):
+    landmarks.check_box_inside(box, 100, 50, "The box of a.png")
+
+
+@pytest.mark.parametrize("box", [(100, 0, 5, 5), (0, 50, 5, 5), (-5, 0, 5, 5), (0, -9, 5, 5)])
+def test_box_outside_the_image_is_refused(box):
+    with pytest.raises(InputError, match=r"of a\.png, .* lies outside the image, which has 100 x 50 pixels"):
+        landmarks.check_box_inside(box, 100, 50, "The box of a.png")

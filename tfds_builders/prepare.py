@@ -13,8 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mlcm_jax import landmarks
-from mlcm_jax.data import boxes, image_file
+from mlcm_jax import images, landmarks
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 
@@ -102,7 +101,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
         box = _box(points[known], face.key) if known.any() else (0.0, 0.0, *map(float, size))
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, which `checked` refuses
         box = np.asarray(box, np.float32)
-    boxes.check_inside(boxes.checked(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
+    landmarks.check_box_inside(landmarks.check_box(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
     facts = {"digests": digests, "size": size, "plausible": plausible(points, layout, known)}
     labels = {"landmarks": points, "known": known, "visible": visible, "box": box}
     return result | labels | {"subject": face.subject, "key": face.key} | face.extra | {"_facts": facts}
@@ -183,9 +182,9 @@ class Tally:
     def describe_duplicates(self) -> str:
         """Returns a sentence that says how many images are in two splits, and names the first one."""
         key, split, other, where = self.duplicates[0]
-        images = formats.counted(len(self.duplicates), "image is", "images are")
+        count = formats.counted(len(self.duplicates), "image is", "images are")
         such = ":" if len(self.duplicates) == 1 else "; for example,"
-        return f"{images} in two splits{such} {key} of {split} is also {other} of {where}."
+        return f"{count} in two splits{such} {key} of {split} is also {other} of {where}."
 
     def remarks(self) -> list[str]:
         """Returns warnings for the user: implausible faces, images in two splits, counts that are not as published."""
@@ -284,7 +283,7 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
     image, content = _open(source, key)
     if image.kind not in ("colour", "gray8"):
         raise InputError(f"The RGB image {image.name} has {image.array.dtype} pixels; 8 bits are needed.")
-    array = image_file.to_rgb8(image)[0]
+    array = images.to_rgb8(image)[0]
     digest = _digest(content, array)
     own = array.shape[1], array.shape[0]
     if size and own != size:
@@ -307,7 +306,7 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
                 f"The thermal image {image.name} has {array.dtype} pixels; 16-bit counts or float °C are needed."
             )
         celsius = array.astype(np.float64) * thermal.scale + thermal.offset
-        gray = image_file.gain8(celsius, image.name)[0]
+        gray = images.gain8(celsius, image.name)[0]
         raw = np.where(np.isfinite(celsius), (celsius + 273.15) * 100.0, 0.0)
         middle = float(np.median(raw))
         if not 200_00 < middle < 400_00:
@@ -320,9 +319,9 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
         if image.kind == "gray16" or image.kind == "float":
             raise InputError(f"The thermal image {image.name} has {array.dtype} pixels, not colours of a palette.")
         if thermal.palette is None:
-            gray = image_file.to_gray8(image)[0]
+            gray = images.to_gray8(image)[0]
         elif image.kind == "colour":
-            gray = image_file.invert_palette(array, thermal.palette)
+            gray = images.invert_palette(array, thermal.palette)
         else:
             raise InputError(
                 f"The thermal image {image.name} is gray, but those of this dataset are coloured with a palette."
@@ -336,15 +335,15 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
     return result | {"thermal": _encoded(gray, same)}, (gray.shape[1], gray.shape[0]), _digest(content, array)
 
 
-def _open(source: Source, key: str) -> tuple[image_file.ImageFile, bytes | None]:
+def _open(source: Source, key: str) -> tuple[images.ImageFile, bytes | None]:
     if isinstance(source, pathlib.Path):
-        image = image_file.read_image(source)
+        image = images.read(source)
         return image, source.read_bytes()
     array = np.asarray(source())
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     kind = {"uint8": "colour" if array.ndim == 3 else "gray8", "uint16": "gray16"}.get(array.dtype.name, "float")
-    return image_file.ImageFile(array, kind, key), None
+    return images.ImageFile(array, kind, key), None
 
 
 def _digest(content: bytes | None, array: np.ndarray) -> str:
@@ -361,4 +360,4 @@ def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
         # JPEG decoders differ in rounding; a rotated or mirrored image differs by far more.
         if same_kind and np.abs(decoded.astype(np.int32) - array).mean() < 1.0:
             return io.BytesIO(content)
-    return io.BytesIO(image_file.png(array))
+    return io.BytesIO(images.png(array))

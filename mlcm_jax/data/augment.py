@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from mlcm_jax import landmarks
-from mlcm_jax.data import boxes, photometric
+from mlcm_jax.data import photometric
 from mlcm_jax.errors import InputError
 
 Example = dict[str, Any]
@@ -103,8 +103,8 @@ def crop(
         raise InputError(differ if shapes else "The example has neither rgb nor thermal.")
     height, width = shapes.pop()
     points = landmarks.check(example["landmarks"], layout)
-    x, y, w, h = box = boxes.checked(example["box"], "The box")
-    boxes.check_inside(box, width, height, "The box")
+    x, y, w, h = box = landmarks.check_box(example["box"], "The box")
+    landmarks.check_box_inside(box, width, height, "The box")
 
     mirrored = False
     left, top, right, bottom = x, y, x + w, y + h

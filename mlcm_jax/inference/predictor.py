@@ -12,7 +12,8 @@ import numpy as np
 from etils import epath
 from numpy.typing import DTypeLike
 
-from mlcm_jax import codecs
+from mlcm_jax import codecs, images
+from mlcm_jax import landmarks as landmarks_lib
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, draw, image_file
 from mlcm_jax.data import boxes as box_input
@@ -57,7 +58,7 @@ class Predictor:
 
         Args:
             image: uint8 [H, W, 3] for a network that reads RGB, uint8 [H, W] for one that reads thermal images (see
-                `image_file.to_rgb8` and `image_file.to_gray8` for other kinds).
+                `images.to_rgb8` and `images.to_gray8` for other kinds).
             boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None uses the whole
                 image as the box of one face.
 
@@ -95,20 +96,6 @@ class Predictor:
         """Predicts landmarks, float32 [N, K, 2] in u, for crops as of `augment.crop`, float32 [N, S, S, 1 or 3]."""
         return np.asarray(self._predict(self._network, crops))
 
-    def prepared(self, file: image_file.ImageFile) -> tuple[np.ndarray, str]:
-        """Converts an image file for this network: uint8 [H, W, 3] or [H, W], and a note on what was done, or "".
-
-        Raises:
-            InputError: the network reads temperatures, and the file has none.
-        """
-        if self.card.modality == "rgb":
-            return image_file.to_rgb8(file)
-        if not self.card.thermal_range:
-            return image_file.to_gray8(file)
-        if file.kind != "float":
-            raise InputError(f"{file.name} holds no temperatures, which this network reads; give it °C (.npy, .tiff).")
-        return image_file.fixed_range(file.array, *self.card.thermal_range), ""
-
 
 def predict_files(
     paths: Sequence[str], *, model: str, stage: str | None = None, box: str = "", boxes: str = "", out: str
@@ -119,7 +106,7 @@ def predict_files(
     reports those that failed. Predictions of other images that `out` holds from an earlier call are kept.
 
     Args:
-        paths: image files (see `image_file.read_image`).
+        paths: image files (see `images.read`).
         model: the work directory of a run.
         stage: see `Predictor`.
         box: "x,y,w,h" for all images, or "".
@@ -204,14 +191,14 @@ def _check_names(paths: Sequence[str], by_name: Mapping[str, Any], boxes: str) -
 
 
 def _predict_file(path: str, predictor: Predictor, box: Sequence[float] | None, folder: epath.Path) -> dict[str, Any]:
-    image, note = predictor.prepared(image_file.read_image(path))
+    image, note = image_file.for_network(images.read(path), predictor.card.modality, predictor.card.thermal_range)
     if note:
         say(f"{path}: {note}")
     height, width = image.shape[:2]
     if box is None:
         say(f"{path}: no box given, so the whole image is used as the box of the face.")
         box = (0, 0, width, height)
-    box_input.check_inside(box, width, height, f"The box of {path}")
+    landmarks_lib.check_box_inside(box, width, height, f"The box of {path}")
     points, scores = predictor(image, np.asarray([box], np.float32))
     overlay = draw.draw_landmarks(image, points[0], predictor.card.layout, box=box)
     name = epath.Path(path).name

@@ -16,8 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mlcm_jax import images
 from mlcm_jax import landmarks as landmarks_lib
-from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import raster, rgb, scene, sensor, thermal
 
@@ -142,6 +142,6 @@ def encode(pair: dict[str, Any]) -> dict[str, Any]:
     jpeg = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return pair | {
         "rgb": cv2.imencode(".jpg", pair["rgb"][..., ::-1], jpeg)[1].tobytes(),
-        "thermal": image_file.png(pair["thermal"]),
-        "celsius": image_file.png(to_raw(pair["celsius"])),
+        "thermal": images.png(pair["thermal"]),
+        "celsius": images.png(to_raw(pair["celsius"])),
     }

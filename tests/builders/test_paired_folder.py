@@ -9,8 +9,7 @@ import pytest
 import trees
 
 import tfds_builders
-from mlcm_jax import landmarks
-from mlcm_jax.data import image_file
+from mlcm_jax import images, landmarks
 from mlcm_jax.errors import InputError
 from tfds_builders.paired_folder import paired_folder_dataset_builder as paired
 
@@ -229,7 +228,7 @@ def test_coloured_thermal_images(tmp_path, kind):
     written = write(tmp_path, ("a",), modalities=("rgb",))
     write_labels(tmp_path, written)
     gray = np.tile(np.arange(0, 240, 3, dtype=np.uint8), (SIZE[1], 1))
-    colours = image_file.palettes()["inferno"].round()
+    colours = images.palettes()["inferno"].round()
     trees.write_image(tmp_path / "thermal/a.png", colours[gray].astype(np.uint8))
     with pytest.raises(InputError, match=r"a\.png is coloured: its colours fit --colormap='inferno'"):
         paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path)

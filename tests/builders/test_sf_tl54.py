@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfds_builders
-from mlcm_jax.data import image_file
+from mlcm_jax import images
 from mlcm_jax.errors import InputError
 from tfds_builders.sf_tl54 import sf_tl54_dataset_builder as sf
 
@@ -50,7 +50,7 @@ def write_tree(root, colour="gray", rgb=True) -> dict:
             gray = trees.make_image(SIZE, rng, channels=1, dots=[points[30]])
             thermal = gray if len(written) % 2 else np.repeat(gray[..., None], 3, axis=2)
             if colour == "iron":
-                thermal = image_file.palettes()["iron"].round().astype(np.uint8)[gray]
+                thermal = images.palettes()["iron"].round().astype(np.uint8)[gray]
             folder = root / colour / split
             trees.write_image(folder / "images" / f"{name}.png", thermal)
             (folder / "json").mkdir(exist_ok=True)

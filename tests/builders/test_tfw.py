@@ -7,7 +7,7 @@ import pytest
 import trees
 
 import tfds_builders
-from mlcm_jax.data import image_file
+from mlcm_jax import images
 from mlcm_jax.errors import InputError
 from tfds_builders.tfw import tfw_dataset_builder as module
 
@@ -29,7 +29,7 @@ def row(name, box, points) -> str:
 
 def iron(gray) -> np.ndarray:
     """Colours a gray image with the camera's palette: uint8 [h, w, 3]."""
-    palette = image_file.palettes()["iron"]
+    palette = images.palettes()["iron"]
     return palette[np.round(gray / 255 * (len(palette) - 1)).astype(int)]
 
 
@@ -38,9 +38,9 @@ def make_tree(folder, rng, *, suffix="_gray", header=True) -> dict[str, tuple]:
     truth = {}
     for k, split in enumerate(("train", "val", "test")):
         groups = {"indoor": {f"{103 + k}_1_1_4_450_1.png": 1}, "outdoor": {f"{3312 + k}.png": 2}}
-        for environment, images in groups.items():
+        for environment, counts in groups.items():
             lines = [HEADER] if header else []
-            for name, count in images.items():
+            for name, count in counts.items():
                 faces = [make_face(rng, x=55 * n) for n in range(count)]
                 for n, face in enumerate(faces, 1):
                     truth[f"{split}/{environment}/{name}" + (f"#{n}" if n > 1 else "")] = face

@@ -126,14 +126,3 @@ def test_unreadable_file_is_refused(tmp_path):
         boxes.read_boxes(tmp_path / "none.json")
     with pytest.raises(InputError, match="cannot be read"):
         boxes.read_boxes(tmp_path)
-
-
-@pytest.mark.parametrize("box", [(0, 0, 10, 10), (-5, -5, 6, 6), (99, 49, 30, 30), (-50, -50, 500, 500)])
-def test_box_that_touches_the_image_is_accepted(box):
-    boxes.check_inside(box, 100, 50, "The box of a.png")
-
-
-@pytest.mark.parametrize("box", [(100, 0, 5, 5), (0, 50, 5, 5), (-5, 0, 5, 5), (0, -9, 5, 5)])
-def test_box_outside_the_image_is_refused(box):
-    with pytest.raises(InputError, match=r"of a\.png, .* lies outside the image, which has 100 x 50 pixels"):
-        boxes.check_inside(box, 100, 50, "The box of a.png")

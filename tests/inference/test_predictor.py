@@ -12,7 +12,6 @@ from commands import run_mlcm
 from PIL import Image
 
 from mlcm_jax import landmarks
-from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference.predictor import Predictor, predict_files
 from mlcm_jax.models import stored
@@ -341,26 +340,3 @@ def test_two_images_of_the_same_name_are_refused(smoke_run, folder, tmp_path):
     (tmp_path / "gray8.png").write_bytes((folder / "gray8.png").read_bytes())
     with pytest.raises(InputError, match=r"both called gray8\.png"):
         predict_files([str(folder / "gray8.png"), str(tmp_path / "gray8.png")], model=str(smoke_run), out=str(tmp_path))
-
-
-# What networks read
-
-
-def test_thermal_networks_read_gray_images_and_rgb_networks_colour_images(tmp_path, folder):
-    stored_runs.write(tmp_path, stored_runs.card("teacher", modality="rgb"), stored_runs.card("transfer"))
-    for stage, shape in (("teacher", (64, 64, 3)), ("transfer", (64, 64))):
-        predictor = Predictor(tmp_path, stage=stage)
-        for name in ("gray8.png", "gray16.png", "celsius.npy", "colour.jpg"):
-            image, _ = predictor.prepared(image_file.read_image(str(folder / name)))
-            assert image.shape == shape and image.dtype == np.uint8
-
-
-def test_temperatures_are_converted_with_the_range_of_the_training(tmp_path):
-    stored_runs.write(tmp_path, stored_runs.card(thermal_range=(20.0, 40.0)))
-    predictor = Predictor(tmp_path)
-    celsius = np.array([[10.0, 20.0], [30.0, 50.0], [np.nan, 40.0]], np.float32)
-    found, note = predictor.prepared(image_file.ImageFile(celsius, "float", "a.npy"))
-    np.testing.assert_array_equal(found, [[0, 0], [128, 255], [0, 255]])
-    assert note == ""
-    with pytest.raises(InputError, match=r"b\.png holds no temperatures"):
-        predictor.prepared(image_file.ImageFile(np.zeros((2, 2), np.uint8), "gray8", "b.png"))

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mlcm_jax import files
-from mlcm_jax.data import boxes
 from mlcm_jax.errors import InputError
+from mlcm_jax.landmarks import Box, check_box
 from tfds_builders import formats
 
 ENDINGS = (".pts", ".json", ".csv", ".txt")
@@ -38,7 +38,7 @@ class Label:
     known: np.ndarray | None = None
     visible: np.ndarray | None = None
     confidence: np.ndarray | None = None
-    box: boxes.Box | None = None
+    box: Box | None = None
     subject: str = ""
     pseudo: bool = False
 
@@ -121,7 +121,7 @@ def _label(points: Any, where: str, entry: dict) -> Label:
         raise InputError(f"{where} has pseudo: {str(entry['pseudo'])[:40]}; it must be true or false.")
     label.pseudo = bool(entry.get("pseudo"))
     if entry.get("box") is not None:
-        label.box = boxes.checked(entry["box"], f"{where} has a box that")
+        label.box = check_box(entry["box"], f"{where} has a box that")
     if points is None:
         return label
     if not isinstance(points, list) or not points:
@@ -189,7 +189,7 @@ def _coco(content: dict, path: pathlib.Path) -> tuple[list[tuple[str, list[Label
     return list(found.items()), [remark] if 1 in values and 2 not in values else []
 
 
-def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, boxes.Box]:
+def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], str]) -> dict[str, Box]:
     """Reads boxes from CSV (name,x,y,w,h) or JSON ({"name": [x, y, w, h]}).
 
     Args:
@@ -211,14 +211,14 @@ def read_boxes(path: pathlib.Path, resolve: Callable[[str, str | os.PathLike], s
         table = formats.read_table(path, ("name", "x", "y", "w", "h"))
         given = [(row["name"], [row[k] for k in "xywh"], f"The box of {row['name']!r} in {path}") for row in table]
         given = [(word, formats.numbers(texts, where), where) for word, texts, where in given]
-    result: dict[str, boxes.Box] = {}
+    result: dict[str, Box] = {}
     for word, value, where in given:
         head, sign, number = word.rpartition("#")
         numbered = bool(sign) and re.fullmatch(r"[0-9]+", number, re.ASCII)
         name = f"{resolve(head, path)}#{int(number)}" if numbered else resolve(word, path)
         if name in result:
             raise InputError(f"{path} has two boxes for {name}; a second face of an image is {name}#2.")
-        result[name] = boxes.checked(value, where)
+        result[name] = check_box(value, where)
     return result
 
 

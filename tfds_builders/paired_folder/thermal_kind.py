@@ -7,7 +7,7 @@ import pathlib
 import matplotlib
 import numpy as np
 
-from mlcm_jax.data import image_file
+from mlcm_jax import images
 from mlcm_jax.errors import InputError, did_you_mean
 from tfds_builders import formats
 from tfds_builders.prepare import Thermal
@@ -32,7 +32,7 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
         if not 2 <= len(palette) <= 256 or palette.min() < 0 or palette.max() > 255:
             raise InputError(f"The palette {path} must hold 2 to 256 rows of r, g and b from 0 to 255, cold to hot.")
         return palette.astype(np.float32)
-    known = image_file.palettes()
+    known = images.palettes()
     if name in known:
         return known[name]
     if name in matplotlib.colormaps:
@@ -53,7 +53,7 @@ def of_image(path: pathlib.Path, palette: np.ndarray | None, colormap: str | Non
     Raises:
         InputError: a coloured image without --colormap, or an option that does not fit the image.
     """
-    image = image_file.read_image(path)
+    image = images.read(path)
     if colormap and image.kind != "colour":
         raise InputError(f"--colormap={colormap} is for coloured thermal images; {path} is {_kind(image)}.")
     if image.kind in ("gray16", "float"):
@@ -65,7 +65,7 @@ def of_image(path: pathlib.Path, palette: np.ndarray | None, colormap: str | Non
     if image.kind == "gray8":
         return Thermal("gray")
     if palette is None:
-        best, distance = image_file.fit_palette(image.array)
+        best, distance = images.fit_palette(image.array)
         hint = (
             f"its colours fit --colormap={best!r} (median distance {distance:.1f} of 255)"
             if best
@@ -84,5 +84,5 @@ def _celsius(text: str) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _kind(image: image_file.ImageFile) -> str:
+def _kind(image: images.ImageFile) -> str:
     return {"gray8": "8-bit gray", "gray16": "16-bit gray", "float": "float"}.get(image.kind, "coloured")

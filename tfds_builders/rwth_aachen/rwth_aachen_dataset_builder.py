@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mlcm_jax import files, landmarks
-from mlcm_jax.data import image_file
+from mlcm_jax import files, images, landmarks
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 
@@ -91,7 +90,7 @@ def _has_16_bits(path: pathlib.Path) -> bool:
 
 
 def _gray(path: pathlib.Path) -> np.ndarray:
-    return image_file.to_gray8(image_file.read_image(path))[0]
+    return images.to_gray8(images.read(path))[0]
 
 
 class RwthAachen(faces.FaceBuilder):

@@ -9,8 +9,7 @@ import re
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mlcm_jax import files
-from mlcm_jax.data import image_file
+from mlcm_jax import files, images
 from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 
@@ -65,7 +64,7 @@ class SfTl54(faces.FaceBuilder):
         """Returns that the images are gray, or coloured with the iron palette of the FLIR camera."""
         if self._colour == "gray":
             return faces.Thermal()
-        return faces.Thermal("palette", palette=image_file.palettes()["iron"].round().astype(np.uint8))
+        return faces.Thermal("palette", palette=images.palettes()["iron"].round().astype(np.uint8))
 
     def extra_features(self) -> dict[str, tfds.features.FeatureConnector]:
         """Adds the numbers in the file names."""

@@ -1,0 +1,276 @@
+"""Image files: reads them, converts them to 8-bit gray or RGB, and writes PNG. Builders and users' images share this.
+
+Thermal images come as 8-bit gray, as raw 16-bit counts, as °C in floats, and, most often on the web, coloured by a
+palette. A note says in one sentence how the values were changed.
+"""
+
+import dataclasses
+import io
+import struct
+import warnings
+
+import cv2
+import matplotlib
+import numpy as np
+from etils import epath
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.files import read_bytes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFile:
+    """An image as it is stored on disk.
+
+    Attributes:
+        array: [H, W] of uint8, uint16 or float32 (°C, or any unit), or uint8 [H, W, 3] RGB.
+        kind: "gray8", "gray16", "float" or "colour".
+        name: the file's path, for messages.
+    """
+
+    array: np.ndarray
+    kind: str
+    name: str
+
+
+def read(path: epath.PathLike) -> ImageFile:
+    """Reads a PNG, JPEG, TIFF, BMP, WebP or .npy file.
+
+    It may hold 8-bit gray or colour, 16-bit gray, or float32 (TIFF and .npy only). An .npy file may hold real numbers
+    of any type, [H, W] or [H, W, 1], or uint8 [H, W, 3]. A colour image whose three channels are equal is read as gray.
+    An alpha channel is dropped, and the EXIF orientation is applied.
+
+    Raises:
+        InputError: a file that is missing, empty, truncated, or not an image.
+    """
+    name = str(path)
+    content = read_bytes(path, "image")
+    if not content:
+        raise InputError(f"The image {name} is empty.")
+    array = _from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.size == 0:
+        raise InputError(f"The image {name} has no pixels: its shape is {array.shape}.")
+    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8:
+        if _is_gray(array):
+            return ImageFile(np.ascontiguousarray(array[..., 1]), "gray8", name)
+        return ImageFile(np.ascontiguousarray(array), "colour", name)
+    if array.ndim != 2 or array.dtype.kind not in "uif":
+        raise InputError(f"The image {name} is {array.dtype} {array.shape}; gray [H, W] or uint8 [H, W, 3] is needed.")
+    if array.dtype == np.uint8:
+        return ImageFile(array, "gray8", name)
+    if array.dtype == np.uint16:
+        return ImageFile(array, "gray16", name)
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is treated as such
+        return ImageFile(array.astype(np.float32), "float", name)
+
+
+def to_gray8(image: ImageFile) -> tuple[np.ndarray, str]:
+    """Converts an image for a thermal model.
+
+    A gray8 image is unchanged; gray16 and float images get automatic gain (`gain8`). If a known thermal palette fits
+    the pixels of a colour image (median distance of at most 8 of 255, and 90 % of them within 30), the palette is
+    inverted, so that the position along it is the gray value. Other colour images become their luminance, which still
+    rises with temperature for the iron-like palettes of most cameras.
+
+    Returns:
+        (uint8 [H, W], a note on what was done, or "").
+    """
+    if image.kind == "gray8":
+        return image.array, ""
+    if image.kind in ("gray16", "float"):
+        gray, low, high = gain8(image.array, image.name)
+        return gray, f"values from {low:.5g} to {high:.5g} were stretched to 8 bits"
+    palette, distance = fit_palette(image.array)
+    if palette:
+        return invert_palette(image.array, palettes()[palette]), (
+            f"colours follow the palette {palette!r} (median distance {distance:.1f} of 255), which was inverted"
+        )
+    luminance = cv2.cvtColor(image.array, cv2.COLOR_RGB2GRAY)
+    return luminance, "colours follow no known thermal palette closely, so their luminance was used"
+
+
+def to_rgb8(image: ImageFile) -> tuple[np.ndarray, str]:
+    """Converts an image for an RGB model: (uint8 [H, W, 3], note). Gray, after gain if needed, is repeated."""
+    if image.kind == "colour":
+        return image.array, ""
+    gray, note = to_gray8(image)
+    note = "; ".join(part for part in (note, "gray was repeated to three channels") if part)
+    return np.repeat(gray[..., None], 3, axis=2), note
+
+
+def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, float]:
+    """Applies automatic gain: maps percentiles 0.5 and 99.5 of the finite values linearly to 0 and 255, and clips.
+
+    Pixels that are not finite become 0 (cold); an image of one value becomes 128.
+
+    Returns:
+        (uint8 [H, W], the value mapped to 0, the value mapped to 255).
+
+    Raises:
+        InputError: no finite value at all.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise InputError(f"The image {name} holds no finite value.")
+    low, high = np.percentile(values[finite], (0.5, 99.5)).tolist()
+    if not high > low:  # a few hot pixels on a uniform background are still an image
+        low, high = float(values[finite].min()), float(values[finite].max())
+    if high > low:
+        gray = np.clip((np.where(finite, values, low) - low) * (255.0 / (high - low)), 0.0, 255.0).round()
+    else:
+        gray = np.where(finite, 128.0, 0.0)
+    return gray.astype(np.uint8), low, high
+
+
+# FLIR's "iron" palette, cold to hot in equal steps, read off published figures of SpeakingFaces (MIT licence).
+_IRON = (
+    (0, 14, 38), (4, 4, 85), (36, 0, 121), (75, 0, 150), (121, 0, 166), (166, 11, 158), (199, 33, 131), (222, 57, 96),
+    (240, 85, 60), (253, 117, 26), (255, 157, 1), (255, 202, 11), (255, 227, 52), (254, 240, 98), (251, 248, 146),
+    (247, 253, 194), (245, 255, 245),
+)  # fmt: skip
+# The same after the lossy scaling of printed figures, which washes out the dark end (their figure of nine positions).
+_IRON_PRINTED = (
+    (3, 12, 64), (26, 12, 97), (53, 17, 127), (90, 22, 144), (129, 26, 153), (166, 33, 137), (195, 44, 111),
+    (217, 61, 82), (236, 87, 56), (249, 118, 40), (252, 159, 39), (253, 199, 46), (253, 227, 75), (251, 240,
+    114), (248, 248, 154), (245, 252, 194), (242, 255, 235),
+)  # fmt: skip
+# The older ironbow of handheld cameras: from black through violet and orange to white.
+_IRONBOW = (
+    (0, 0, 10), (0, 0, 30), (38, 0, 112), (110, 0, 155), (172, 0, 150), (214, 40, 80), (240, 95, 10), (252, 160, 0),
+    (255, 215, 60), (255, 255, 240),
+)  # fmt: skip
+
+
+def palettes() -> dict[str, np.ndarray]:
+    """Returns the known thermal palettes by name: float32 [256, 3], RGB from 0 to 255, from cold to hot."""
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    found = {}
+    for name in ("inferno", "magma", "plasma", "viridis", "jet", "turbo", "hot", "rainbow", "nipy_spectral"):
+        found[name] = 255 * matplotlib.colormaps[name](np.arange(256))[:, :3]
+    for name in ("RAINBOW", "HOT", "JET"):  # OpenCV's differ from matplotlib's of the same name
+        found[f"opencv {name.lower()}"] = cv2.applyColorMap(ramp, getattr(cv2, f"COLORMAP_{name}"))[:, 0, ::-1]
+    for name, knots in (("iron", _IRON), ("printed iron", _IRON_PRINTED), ("ironbow", _IRONBOW)):
+        knots = np.array(knots, np.float64)
+        places = np.linspace(0, len(knots) - 1, 256)
+        found[name] = np.stack([np.interp(places, np.arange(len(knots)), knots[:, c]) for c in range(3)], axis=1)
+    return {name: np.ascontiguousarray(colours, np.float32) for name, colours in found.items()}
+
+
+def fit_palette(image: np.ndarray) -> tuple[str, float]:
+    """Finds the palette nearest to an image's colours and its median distance; "" if none is near enough.
+
+    One pixel in ten may be far from the palette, because cameras print numbers and scales into their images.
+
+    Args:
+        image: uint8 [H, W, 3] RGB. Only every n-th pixel is compared, so that there are about 4,096 to 8,192 of them.
+    """
+    flat = image.reshape(-1, 3)
+    sample = flat[:: max(1, len(flat) // 4096)].astype(np.float32)
+    distances = {name: np.sqrt(_nearest(sample, colours)[1]) for name, colours in palettes().items()}
+    best = min(distances, key=lambda name: distances[name].mean())
+    median, most = np.percentile(distances[best], (50, 90)).tolist()
+    return (best, median) if median <= 8 and most <= 30 else ("", median)
+
+
+def png(image: np.ndarray) -> bytes:
+    """Encodes an image as PNG for ArrayRecord files: filtered row by row (UP), but not deflated.
+
+    The record's own compression (zstd) then makes it smaller than deflate would, and it is read three times as fast as
+    an ordinary PNG (benchmarks/RESULTS.md, the loader).
+
+    Args:
+        image: uint8 or uint16 [H, W], or uint8 [H, W, 3] RGB.
+    """
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+    return cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image, flags)[1].tobytes()
+
+
+def _nearest(colours: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the nearest palette entry of each colour [N, 3], and the squared distance."""
+    squares = (palette**2).sum(1)[None] - 2 * colours @ palette.T
+    index = squares.argmin(1)
+    return index, np.maximum(squares[np.arange(len(index)), index] + (colours**2).sum(1), 0)
+
+
+def invert_palette(image: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Converts colours to their positions in a palette, stretched to the range 0 to 255.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        palette: [N, 3] RGB from 0 to 255, from cold to hot, N <= 256.
+
+    Returns:
+        uint8 [H, W].
+    """
+    palette = np.asarray(palette, np.float32)
+    colours, back = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
+    index = np.concatenate(
+        [_nearest(part.astype(np.float32), palette)[0] for part in np.array_split(colours, 1 + len(colours) // 65536)]
+    )
+    gray = (index * (255.0 / (len(palette) - 1))).round().astype(np.uint8)
+    return gray[back.ravel()].reshape(image.shape[:2])
+
+
+def _is_gray(image: np.ndarray) -> bool:
+    """Whether the three channels are equal, apart from JPEG artefacts."""
+    spread = image.max(axis=2).astype(np.int16) - image.min(axis=2)
+    return bool(np.percentile(spread, 99) <= 6)
+
+
+def _from_npy(content: bytes, name: str) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    # numpy parses the header as Python and trusts its shape, so a damaged header can raise any of these.
+    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, OverflowError, TypeError) as error:
+        raise InputError(f"The image {name} is not a complete .npy file: {str(error).splitlines()[0]}.") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"The image {name} is an archive of arrays (.npz), not one array.")
+    return array
+
+
+def _deep_colours(image: Image.Image, content: bytes) -> bool:
+    """Whether an image has more than 8 bits in each of several channels, which Pillow would cut to 8."""
+    if image.format == "PNG":
+        return content[24] == 16 and content[25] != 0  # IHDR: bit depth, colour type (0: gray)
+    bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
+    return len(bits) > 1 and max(bits) > 8
+
+
+def _from_image(content: bytes, name: str) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; it raises what matters
+            image = Image.open(io.BytesIO(content))
+            deep = _deep_colours(image, content)
+            # Pillow inverts TIFF images of the kind WhiteIsZero (tag 262 is 0) only where they have 8 bits.
+            inverted = image.format == "TIFF" and image.tag_v2.get(262) == 0
+            image.load()  # Pillow, unlike OpenCV, refuses a truncated file instead of painting the rest gray
+            image = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise InputError(f"The file {name} is not an image of a known format.") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"The image {name} is too large to be a photograph.") from None
+    # Decoders raise all sorts of errors for damaged files, such as struct.error, or SyntaxError for a broken PNG.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+        raise InputError(f"The image {name} is damaged or incomplete: {str(error).splitlines()[0]}.") from None
+    if deep:
+        raise InputError(
+            f"The image {name} has 16 bits in each of several channels, half of which would be lost; save it as "
+            "8-bit colours, or as one channel of 16 bits."
+        )
+    mode = image.mode
+    if mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint16)
+        return 65535 - values if inverted else values
+    if mode == "I":  # older software stores 16-bit counts as 32-bit integers
+        values = np.asarray(image)
+        return values.astype(np.uint16) if values.min() >= 0 and values.max() <= 65535 else values.astype(np.float32)
+    if mode == "F":
+        return np.asarray(image)
+    if mode in ("1", "L", "LA", "La"):
+        return np.asarray(image.convert("L"))
+    return np.asarray(image.convert("RGB"))
