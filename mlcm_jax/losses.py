@@ -1,4 +1,4 @@
-"""Landmark losses: functions of (prediction, target) that return one value per number and reduce nothing.
+"""Landmark losses: functions of (prediction, target) that return a value per number, map or example, never their mean.
 
 Losses of coordinates take float arrays of the same shape (landmarks [B, K, 2], for `awing` heatmaps [B, h, w, K]) and
 keep shape and dtype. Losses of maps compute in float32 at least: `star` returns [B, K], `map_awing` [B, N],
