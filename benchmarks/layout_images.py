@@ -91,7 +91,7 @@ def draw(layout: landmarks.Layout, *, thermal: bool, seed: int, index: int) -> n
     points, schematic = place(known, jaw, layout)
     example = {modality: pair[modality], "landmarks": points, "visible": np.ones(len(points), bool)}
     example["box"] = landmarks.box_from_points(np.concatenate([points, known]))
-    cut = augment.crop(example, size=SIDE, layout=layout, expand=1.1)
+    cut = augment.crop(example, augment.Crop(SIDE, 1.1, layout))
     face = (cut[modality] * (255 * DIM)).round().astype(np.uint8)
     image = Image.fromarray(numbered(face, cut["landmarks"] * SIDE - 0.5, layout, smallest=0))
     text = f"{layout.name}, {layout.count} points" + (", schematic" if schematic else "")

@@ -39,7 +39,7 @@ BATCH, CHUNK = 32, 7
 def _rates(examples: Examples, size: int, parts: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
     """Prints pairs per second for each (name, number of passes) in turn, and returns the next batch."""
     options = base().augment.to_dict()
-    crop = pipeline.Crop(size, options.pop("expand"), examples.layout)
+    crop = augment.Crop(size, options.pop("expand"), examples.layout)
     order, augmentation = pipeline.Order(BATCH, seed=0), augment.Augmentation(**options)
     dataset = pipeline.train_batches([examples], crop, order, augmentation=augmentation, modalities=MODALITIES)
     with pipeline.iterate(dataset, 0, threads=1) as source:
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     batch = _rates(kept, arguments.size, [("first pass", 1), ("later passes", 4)])
     began = time.process_time()
     for k in range(len(kept)):
-        augment.crop(kept[k], size=arguments.size, layout="ibug68")
+        augment.crop(kept[k], augment.Crop(arguments.size, 1.25, "ibug68"))
     say(f"plain crop alone: {len(kept) / (time.process_time() - began):.0f} pairs/s; load {os.getloadavg()[0]:.1f}")
     _storage(kept)
     _placing(batch)

@@ -27,6 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     check_variant(variant, ("published",), __file__)
     config = base()
     config.dataset = "sf_tl54/gray_published" if variant else "sf_tl54/gray_all"
+    config.gain = "as_is"
     config.layout = "sf_tl54"
     config.normalizer = "outer_eyes"
     config.image_size = 256

@@ -9,10 +9,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = {"Predictor": "mlcm_jax.inference.predictor"} | {
-    name: f"mlcm_jax.{name}" for name in ("dikd", "landmarks", "losses", "metrics", "models")
-}
-__all__ = ["Predictor", "__version__", "dikd", "landmarks", "losses", "metrics", "models"]
+_MODULES = {
+    "Faces": "mlcm_jax.inference.predictor",
+    "Predictor": "mlcm_jax.inference.predictor",
+    "read_image": "mlcm_jax.data.image_file",
+} | {name: f"mlcm_jax.{name}" for name in ("dikd", "landmarks", "losses", "metrics", "models")}
+__all__ = ["Faces", "Predictor", "__version__", "dikd", "landmarks", "losses", "metrics", "models", "read_image"]
 
 
 def __getattr__(name: str) -> Any:

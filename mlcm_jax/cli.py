@@ -13,7 +13,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import absl.logging
@@ -23,18 +23,13 @@ from ml_collections import config_flags
 from mlcm_jax import __version__
 from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, Interrupted, did_you_mean
+from mlcm_jax.flags import Flags, FlagTable, UsageError
 from tfds_builders.options import OPTIONS, SWITCHES
 
 RESTART = 75  # exit code that asks a scheduler to rerun the command (EX_TEMPFAIL in sysexits.h)
 _WIDTH = 120  # of help texts, in characters
 
 
-class UsageError(Exception):
-    """A mistake on the command line; the command exits with code 2."""
-
-
-# A command's flags: name -> (default, meaning). A flag has the type of its default; with None, it is a string.
-FlagTable = Mapping[str, tuple[Any, str]]
 _DATA_DIR = {"data_dir": (None, "Where built datasets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")}
 _WORKDIR = {"workdir": (None, "Where checkpoints, results and plots go; a run found there is resumed.")}
 _PROCESSES = {  # docs/pods.md
@@ -43,32 +38,6 @@ _PROCESSES = {  # docs/pods.md
     "processes": (0, "With --coordinator: the number of processes."),
     "process": (-1, "With --coordinator: the index of this process, from 0."),
 }
-
-
-class Flags:
-    """The flags of one call of the command, in their own registry so that `main` can be called more than once."""
-
-    def __init__(self, table: FlagTable) -> None:
-        self.values = flags.FlagValues()
-        for name, (default, meaning) in table.items():
-            kinds = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
-            kinds.get(type(default), flags.DEFINE_string)(name, default, meaning, flag_values=self.values)
-
-    def __getattr__(self, name: str) -> Any:
-        return self.values[name].value
-
-    def require(self, name: str) -> str:
-        """Returns the value of a required flag; raises UsageError if it is missing."""
-        value = self.values[name].value if name in self.values else None
-        if not value:
-            raise UsageError(f"--{name} is missing.")
-        return value
-
-    def data_folder(self) -> str:
-        """Returns the value of --data_dir, or the default folder."""
-        from mlcm_jax.data.build import default_data_dir
-
-        return self.data_dir or default_data_dir()
 
 
 _BUILD = {name: (False if name in SWITCHES else None, meaning) for name, meaning in OPTIONS.items()}
@@ -152,7 +121,7 @@ def evaluate(_: Sequence[str], given: Flags) -> None:
 
 
 _PREDICT = {
-    "model": (None, "The work directory of a run."),
+    "model": ("", "The work directory of a run; default: the network that ships with this package."),
     "stage": ("", "The stage that predicts, such as teacher (reads RGB) or compress; default: the run's last stage."),
     "box": ("", "The box of the face, the same in every image: x,y,w,h in pixels."),
     "boxes": ("", 'A JSON file of boxes by image: {"file name": [x, y, w, h]}.'),
@@ -168,12 +137,37 @@ def predict(words: Sequence[str], given: Flags) -> None:
     """
     from mlcm_jax.inference.predictor import predict_files
 
-    model, out = given.require("model"), given.require("out")
+    out = given.require("out")
+    if given.stage and not given.model:
+        raise UsageError("--stage names a stage of a run, so --model is needed too.")
     if not words:
         raise UsageError("predict needs at least one image.")
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    predict_files(words, model=model, stage=given.stage or None, box=given.box, boxes=given.boxes, out=out)
+    predict_files(
+        words, model=given.model or None, stage=given.stage or None, box=given.box, boxes=given.boxes, out=out
+    )
+
+
+_EXPORT = {
+    "model": ("", "The work directory of a run; default: the network that ships with this package."),
+    "stage": ("", "The stage to export; default: the run's last stage."),
+    "format": (None, "tflite or onnx."),
+    "out": (None, "The file to write."),
+}
+
+
+def export(_: Sequence[str], given: Flags) -> None:
+    """Writes a network as TFLite or ONNX, for phones and boards; needs the extra `export`.
+
+    The graph takes a crop and returns the landmarks; OUT.json says how the crop is made.
+    """
+    from mlcm_jax.inference import export as exports
+
+    model, stage = given.model or None, given.stage or None
+    if stage and not model:
+        raise UsageError("--stage names a stage of a run, so --model is needed too.")
+    exports.export(model, stage=stage, format=given.require("format"), out=given.require("out"))
 
 
 _LABEL = {
@@ -232,9 +226,10 @@ COMMANDS = {
     "predict": Command(
         predict,
         _PREDICT,
-        "--model=DIR --out=DIR [--stage=NAME] [--box=x,y,w,h | --boxes=FILE.json] IMAGE…",
+        "--out=DIR [--model=DIR [--stage=NAME]] [--box=x,y,w,h | --boxes=FILE.json] IMAGE…",
         takes_words=True,
     ),
+    "export": Command(export, _EXPORT, "--format=tflite|onnx --out=FILE [--model=DIR [--stage=NAME]]"),
     "label": Command(
         label,
         _LABEL | _DATA_DIR,

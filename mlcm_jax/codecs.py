@@ -77,7 +77,7 @@ def expectation(weights: ArrayLike, *, floor: float = 0.0) -> jax.Array:
     x, y = (cell_centres(count, weights.dtype) - 0.5 for count in (width, height))
     x = jnp.einsum("bwk,w->bk", weights.sum(axis=1), x, precision=exact) * scale
     y = jnp.einsum("bhk,h->bk", weights.sum(axis=2), y, precision=exact) * scale
-    return jnp.stack([x, y], axis=-1) + 0.5
+    return jnp.concatenate([x[..., None], y[..., None]], axis=-1) + 0.5  # jax2onnx knows no jnp.stack
 
 
 def decompose(

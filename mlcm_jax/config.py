@@ -91,6 +91,9 @@ SCHEMA: dict[str, Key] = {
     "thermal_range": Key(
         tuple[float, ...], (), "training", "(low, high) in °C mapped to 0 and 255; () for auto-gain images"
     ),
+    "gain": Key(
+        Literal["box", "as_is"], "box", "training", "gain of thermal images: box (by the face), or as_is (their 8 bits)"
+    ),
     "layout": Key(str, "ibug68", "training", "landmark layout of the networks: a name, or a YAML file"),
     "normalizer": Key(str, "box", "selection", "normaliser of the NME: box, outer_eyes or pupils"),
     "image_size": Key(Annotated[int, "[8, inf)"], 64, "training", "side of the crops in pixels"),
@@ -116,6 +119,7 @@ SCHEMA: dict[str, Key] = {
     "pretrained.light": Key(str, "", "training", "the same for the lightweight student", ("light",)),
     "loss.name": Key(str, "l1", "training", "l1, l2, smooth_l1 or wing, in per cent of the crop; star needs head aam"),
     "loss.options": Key(dict, {}, "training", "arguments of the loss"),
+    "loss.uncertainty": Key(_Weight, 0.0, "training", "weight of the likelihood that trains a head's uncertainty"),
     "loss.occluded_weight": Key(_Weight, 1.0, "training", "weight of landmarks that are not visible"),
     **_distillation("transfer", "RGB teacher to thermal student", alpha=1.0, beta=1.0),
     **_distillation("compress", "thermal student to lightweight student", gamma=1.0, delta=1.0),
@@ -169,6 +173,7 @@ SCHEMA: dict[str, Key] = {
     "augment.scale": Key(_Weight, 0.1, "training", "largest scaling: 0.1 means 1/1.1 to 1.1"),
     "augment.shift": Key(_Share, 0.05, "training", "largest shift, relative to the side of the crop"),
     "augment.flip": Key(_Share, 0.5, "training", "probability of a mirror image"),
+    "augment.invert": Key(_Share, 0.0, "training", "probability of inverting a thermal image (cold = bright)"),
     "augment.photometric": Key(_Weight, 1.0, "training", "strength of photometric augmentation; 0 disables it"),
     "augment.occlusion": Key(_Share, 0.2, "training", "probability that patches of the crop are covered"),
     "checkpoint_dir": Key(str, "", "training", "folder for checkpoints, such as gs://bucket/run; '' means the workdir"),

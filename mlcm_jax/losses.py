@@ -8,6 +8,7 @@ a paper's pixels by the side of the crop to get u.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,23 @@ def wing(prediction: ArrayLike, target: ArrayLike, *, w: float = 10.0, epsilon: 
     e = _magnitude(_error(prediction, target))
     offset = w - w * jnp.log1p(w / epsilon)
     return jnp.where(e < w, w * jnp.log1p(e / epsilon), e - offset)
+
+
+def laplace(prediction: ArrayLike, uncertainty: ArrayLike, target: ArrayLike) -> jax.Array:
+    """Negative log-likelihood of a landmark under a Laplace density in two dimensions: 2 (r / d + ln d) + ln(pi / 2).
+
+    r = |prediction - target|, [..., K] from [..., K, 2], and `uncertainty` [..., K] is d > 0, the mean of r under the
+    density 2 exp(-2 r / d) / (pi d^2), in the unit of the landmarks. Returns [..., K].
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    error, uncertainty = _error(prediction, target), jnp.asarray(uncertainty)
+    if error.ndim == 0 or error.shape[-1] != 2 or uncertainty.shape != error.shape[:-1]:
+        raise ValueError(f"uncertainty {uncertainty.shape} does not fit landmarks {error.shape}")
+    square = jnp.square(error).sum(-1)  # at 0, its square root has no gradient
+    distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return 2.0 * (distance / uncertainty + jnp.log(uncertainty)) + math.log(math.pi / 2.0)
 
 
 def awing(

@@ -58,7 +58,7 @@ def test_help_of_a_command_shows_its_flags(name, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(f"mlcm {name} ")
     assert all(f"--{flag} " in shown for flag in cli.COMMANDS[name].flags)
-    assert ("--data_dir" in shown) == (name != "predict")
+    assert ("--data_dir" in shown) == (name not in ("predict", "export"))
     assert all(len(line) <= 132 for line in shown.splitlines())
 
 
@@ -172,7 +172,8 @@ TRAIN = ["train", "--workdir=w", "--config=configs/tiny.py"]
         ([*TRAIN, "--config.thermal_range=(40.0,20.0)"], "config.thermal_range"),
         ([*TRAIN, "--config.train=3"], "config.train"),
         (["evaluate"], "--workdir is missing"),
-        (["predict", "--out=o", "a.png"], "--model is missing"),
+        (["predict", "--out=o", "--stage=teacher", "a.png"], "--model is needed too"),
+        (["export", "--out=o"], "--format is missing"),
         (["predict", "--model=m", "--out=o"], "at least one image"),
         (["predict", "--model=m", "--out=o", "--box=1,2,3,4", "--boxes=f", "a.png"], "exclude"),
         (["label", "--model=m", "--dataset=d"], "--out is missing"),

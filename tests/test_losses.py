@@ -326,3 +326,25 @@ def test_controls_keep_the_errors_and_lose_the_example():
         losses.control(tough, y, "shuffled")
     with pytest.raises(ValueError, match="random"):
         losses.control(tough, y, "random")
+
+
+def test_laplace_is_minus_the_logarithm_of_a_density_whose_mean_distance_is_the_uncertainty():
+    d, step = 0.3, 0.004
+    x = np.arange(-4.0, 4.0, step) + step / 2
+    points = np.stack(np.meshgrid(x, x), -1).reshape(1, -1, 2)
+    loss = losses.laplace(
+        jnp.asarray(points, jnp.float32), jnp.full(points.shape[:2], d), jnp.zeros_like(points, jnp.float32)
+    )
+    density = np.exp(-np.asarray(loss, np.float64)) * step**2
+    assert density.sum() == pytest.approx(1.0, abs=2e-3)
+    assert (density * np.linalg.norm(points, axis=-1)).sum() == pytest.approx(d, rel=5e-3)
+
+
+def test_slopes_of_laplace_are_finite_and_those_of_the_formula():
+    prediction = jnp.array([[0.0, 0.0], [0.03, 0.04]])
+    target, uncertainty = jnp.zeros((2, 2)), jnp.array([0.1, 0.1])
+    slopes = jax.grad(lambda *inputs: losses.laplace(*inputs, target).sum(), argnums=(0, 1))(prediction, uncertainty)
+    np.testing.assert_allclose(slopes[0], [[0.0, 0.0], [20 * 0.6, 20 * 0.8]], rtol=1e-5)
+    np.testing.assert_allclose(slopes[1], [2 / 0.1, 2 / 0.1 - 2 * 0.05 / 0.01], rtol=1e-5)
+    with pytest.raises(ValueError, match="does not fit"):
+        losses.laplace(prediction, jnp.zeros((2, 2)), target)

@@ -1,6 +1,6 @@
 """Crops and augmentation on the host: (example, rng) -> example, with numpy and OpenCV.
 
-An example is a dict as `data.examples` yields it: `rgb` uint8 [H, W, 3], `thermal` uint8 [H, W] or [H, W, 1], or both,
+An example is a dict as `data.examples` yields it: `rgb` uint8 [H, W, 3], `thermal` [H, W] or [H, W, 1], or both,
 aligned with each other; `landmarks` [K, 2] in pixels, `visible` bool [K], `box` (x, y, w, h) in pixels, and
 optionally `known` and `weight` [K]. Geometric changes act on both modalities and the landmarks through one matrix;
 photometric changes (`data.photometric`) act on each modality separately.
@@ -19,6 +19,7 @@ import numpy as np
 
 from mlcm_jax import landmarks
 from mlcm_jax.data import photometric
+from mlcm_jax.data.gain import gain as stretch
 from mlcm_jax.errors import InputError
 
 Example = dict[str, Any]
@@ -35,6 +36,7 @@ class Augmentation:
         scale: the square is scaled by a log-uniform factor between 1 / (1 + scale) and 1 + scale.
         shift: largest shift of the centre along each axis, relative to the square's side.
         flip: probability of a mirror image.
+        invert: probability of inverting the thermal image (cold = bright), after its gain.
         photometric: strength of `photometric.rgb` and `photometric.thermal`.
         occlusion: probability of `occlude`.
     """
@@ -44,30 +46,47 @@ class Augmentation:
     scale: float = 0.0
     shift: float = 0.0
     flip: float = 0.0
+    invert: float = 0.0
     photometric: float = 0.0
     occlusion: float = 0.0
 
     @property
     def moves(self) -> bool:
-        """Whether the position, size or direction of the crop is random."""
-        return bool(self.jitter or self.rotation or self.scale or self.shift or self.flip)
+        """Whether anything that `crop` changes is random."""
+        return bool(self.jitter or self.rotation or self.scale or self.shift or self.flip or self.invert)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """The crop that a network sees.
+
+    Attributes:
+        size: side S of the crop in pixels.
+        expand: side of the crop relative to the box's longer side.
+        layout: the layout of the landmarks, or its name.
+        gain: "box" stretches the thermal image by the box, after its sides have moved (`data.gain`); the image may then
+            hold uint8, uint16 or float32 values in any unit. "as_is" takes its 8 bits as they are.
+    """
+
+    size: int
+    expand: float
+    layout: str | landmarks.Layout
+    gain: str = "as_is"
 
 
 def crop(
     example: Example,
+    spec: Crop,
     *,
-    size: int,
-    layout: str | landmarks.Layout,
-    expand: float = 1.25,
     rng: np.random.Generator | None = None,
     augmentation: Augmentation = Augmentation(),
     floats: bool = True,
 ) -> Example:
-    """Cuts a square around the box out of every modality and resizes it to `size`, optionally with random changes.
+    """Cuts a square around the box out of every modality and resizes it, optionally with random changes.
 
-    The square is centred on the box, and its side is `expand * max(w, h)`. So the crop keeps the aspect ratio, and may
-    reach beyond the image, where it is 0. The random changes are applied in this order: the sides of the box move, the
-    square rotates and is scaled, its centre moves, and it is mirrored. Each modality is warped once, with bilinear
+    The square is centred on the box, and its side is `spec.expand * max(w, h)`. So the crop keeps the aspect ratio, and
+    may reach beyond the image, where it is 0. The random changes are applied in this order: the sides of the box move,
+    the square rotates and is scaled, its centre moves, and it is mirrored. Each modality is warped once, with bilinear
     interpolation; if the crop shrinks the image by a factor of 2 or more, the image is first halved by area averaging
     until the warp itself shrinks it by less than 2.
 
@@ -77,9 +96,7 @@ def crop(
 
     Args:
         example: see the top of this file.
-        size: side S of the crop in pixels.
-        layout: the layout of the landmarks, or its name.
-        expand: side of the square relative to the box's longer side.
+        spec: size, place and gain of the crop.
         rng: source of random numbers, required if the crop is random.
         augmentation: only its geometric changes are made here; `occlude` and `data.photometric` make the others.
         floats: False keeps the images uint8, which is faster for further changes.
@@ -94,8 +111,8 @@ def crop(
         InputError: images of the wrong type or of different sizes; landmarks with NaN or of the wrong number; a box
             that is empty, not finite or wholly outside the image.
     """
-    layout = landmarks.get(layout)
-    images = {name: _uint8(example[name], name) for name in CHANNELS if name in example}
+    size, layout = spec.size, landmarks.get(spec.layout)
+    images = {name: _checked(example[name], name, spec.gain) for name in CHANNELS if name in example}
     shapes = {image.shape[:2] for image in images.values()}
     if len(shapes) != 1:
         sizes = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
@@ -120,7 +137,11 @@ def crop(
         grow = math.exp(r[5] * math.log1p(augmentation.scale))
         move_x, move_y = r[6] * shift, r[7] * shift
         mirrored = (r[8] + 1.0) / 2.0 < augmentation.flip
-    side = expand * grow * max(right - left, bottom - top)
+    if spec.gain == "box" and "thermal" in images:
+        images["thermal"] = stretch(images["thermal"], (left, top, right - left, bottom - top))
+    if augmentation.invert and "thermal" in images and rng.random() < augmentation.invert:
+        images["thermal"] = 255 - images["thermal"]  # before the warp, so that what lies outside the image stays 0
+    side = spec.expand * grow * max(right - left, bottom - top)
     center_x = (left + right) / 2 + move_x * side
     center_y = (top + bottom) / 2 + move_y * side
 
@@ -248,11 +269,13 @@ def _warp(images: dict[str, np.ndarray], matrix: np.ndarray, size: int) -> dict[
     return {"rgb": cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), "thermal": thermal}
 
 
-def _uint8(image: Any, name: str) -> np.ndarray:
+def _checked(image: Any, name: str, gain: str) -> np.ndarray:
     image = np.asarray(image)
     channels = CHANNELS[name]
     if name == "thermal" and image.ndim == 2:
         image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or image.size == 0:
-        raise InputError(f"The {name} image must be uint8 [H, W, {channels}], not {image.dtype} {image.shape}.")
+    types = ("uint8", "uint16", "float32") if name == "thermal" and gain == "box" else ("uint8",)
+    if image.dtype.name not in types or image.ndim != 3 or image.shape[2] != channels or image.size == 0:
+        needed = f"{' or '.join(types)} [H, W, {channels}]"
+        raise InputError(f"The {name} image must be {needed}, not {image.dtype} {image.shape}.")
     return image if channels == 3 else image[..., 0]

@@ -181,7 +181,7 @@ def _tiles(row: Mapping[str, Any], layout: landmarks.Layout) -> dict[str, np.nda
     visible = np.broadcast_to(np.asarray(row.get("visible", True), bool), known.shape)
     keep = {name: row[name] for name in augment.CHANNELS if name in row}
     keep |= {"landmarks": np.where(known[:, None], points, 0.0), "visible": visible, "box": row["box"]}
-    cut = augment.crop(keep, size=_TILE, layout=layout, expand=1.5)
+    cut = augment.crop(keep, augment.Crop(_TILE, 1.5, layout))
     points = np.where(known[:, None], cut["landmarks"] * _TILE - 0.5, np.nan)
     return {
         name: numbered((cut[name] * 255).round().astype(np.uint8), points, layout, visible=visible, smallest=0)

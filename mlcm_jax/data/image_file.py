@@ -1,34 +1,166 @@
-"""What a network reads of a user's image file: 8-bit gray (thermal networks) or 8-bit RGB."""
+"""A user's thermal or RGB image with everything that its file says: `Image`, made by `read_image` and `as_image`."""
+
+import dataclasses
+import functools
+import os
+from typing import Any
 
 import numpy as np
+import PIL.Image
+from etils import epath
 
 from mlcm_jax import images
 from mlcm_jax.errors import InputError
 
+_NEVER = (0, 65535)  # counts of dead pixels and invalid rows
+_COLDEST, _HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sentinels such as -9999 lie outside
 
-def for_network(
-    file: images.ImageFile, modality: str, thermal_range: tuple[float, float] | None
-) -> tuple[np.ndarray, str]:
-    """Converts an image file for a network.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Image:
+    """An image of one of the kinds that networks read.
+
+    Attributes:
+        values: float32 [H, W] in the file's unit, NaN where a value is a hole.
+        celsius: float32 [H, W] in °C, NaN in holes; None if the file holds no temperatures.
+        rgb: uint8 [H, W, 3], or None if the file is not coloured.
+        notes: sentences about what was done.
+        name: the file's path, or what else names the image in messages.
+        levels: whether `values` are gray levels from 0 to 255.
+    """
+
+    values: np.ndarray
+    celsius: np.ndarray | None
+    rgb: np.ndarray | None
+    notes: tuple[str, ...]
+    name: str
+    levels: bool
+
+    @functools.cached_property
+    def gray(self) -> np.ndarray:
+        """uint8 [H, W], hot = bright, for display and for networks that read 8 bits as they are.
+
+        Gray levels are unchanged. Other values are stretched by the image's percentiles (`images.gain8`).
+        """
+        return self.values.astype(np.uint8) if self.levels else images.gain8(self.values, self.name)[0]
+
+
+def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
+    """Reads an image file of any kind that `images.read` knows.
+
+    - 8-bit gray: `values` are the file's gray levels.
+    - Colours: `rgb` is the file; if they follow a thermal palette, `values` are the position along it, and else the
+      luminance (see `images.to_gray8`).
+    - 16 bits and floats: `values` are the file's.
+
+    Values that no thermometer gives are holes: NaN and infinity; floats below -150 or above 2000 if most of the image
+    is between them; the counts 0 and 65535 of a 16-bit image if the next value is far away (three times the range of
+    the other values, from percentile 1 to 99).
 
     Args:
-        file: the image, as it is stored.
-        modality: "rgb" or "thermal".
-        thermal_range: the temperatures in °C that a thermal network reads as 0 and 1; None if it reads gray values.
-
-    Returns:
-        (uint8 [H, W, 3] or [H, W], a note on what was done, or "").
+        path: the file.
+        celsius: how 16-bit counts and floats become °C. "auto" takes floats for °C, and counts for hundredths of a
+            kelvin, if the median is then between -60 and 150 °C; "none" takes them for gray values without a unit.
 
     Raises:
-        InputError: the network reads temperatures, and the file has none.
+        InputError: a file that cannot be read, or that holds no value at all.
+    """
+    if celsius not in ("auto", "none"):
+        raise InputError(f"celsius={celsius!r} must be 'auto' or 'none'.")
+    return _image(images.read(path), celsius)
+
+
+def as_image(given: Any) -> Image:
+    """Converts what a caller of `Predictor` may give: an `Image`, a path, an image of Pillow, or an array.
+
+    Raises:
+        InputError: anything else, or an array that is not uint8, uint16 or float [H, W], or uint8 [H, W, 3].
+    """
+    if isinstance(given, Image):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return read_image(given)
+    if isinstance(given, PIL.Image.Image) and given.mode in ("1", "P", "PA", "RGBA", "LA", "CMYK", "YCbCr"):
+        given = given.convert("L" if given.mode in ("1", "LA") else "RGB")
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError):  # such as lists of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "buif":
+        raise InputError(f"The image must hold numbers; {type(given).__name__} was given.")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    colour = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
+    if array.size == 0 or not (array.ndim == 2 or colour):
+        raise InputError(
+            f"The image must be an array [H, W], or [H, W, 3] of uint8, not of shape {array.shape} and {array.dtype}."
+        )
+    if array.dtype not in (np.uint8, np.uint16):
+        array = array.astype(np.float32)
+    kind = "colour" if colour else {"uint8": "gray8", "uint16": "gray16"}.get(array.dtype.name, "float")
+    return _image(images.ImageFile(array, kind, "given"), "auto")
+
+
+def _image(file: images.ImageFile, celsius: str) -> Image:
+    if file.kind in ("gray8", "colour"):
+        gray, note = images.to_gray8(file)
+        rgb = file.array if file.kind == "colour" else None
+        return Image(gray.astype(np.float32), None, rgb, (note,) if note else (), file.name, True)
+    values = file.array.astype(np.float32)
+    holes = _holes(file)
+    if holes.all():
+        raise InputError(f"The image {file.name} holds no value that a thermometer could give.")
+    notes = []
+    if holes.any():
+        values = np.where(holes, np.nan, values)
+        notes.append(f"{100 * holes.mean():.2g} % of the pixels hold no temperature and were treated as missing")
+    degrees = None
+    if celsius == "auto":
+        degrees = values / 100 - 273.15 if file.kind == "gray16" else values
+        degrees = degrees if -60 < np.nanmedian(degrees) < 150 else None
+    return Image(values, degrees, None, tuple(notes), file.name, False)
+
+
+def _holes(file: images.ImageFile) -> np.ndarray:
+    """Where an image of counts or floats holds no value that a thermometer gives, bool [H, W]."""
+    array = file.array
+    if file.kind == "float":
+        holes = ~np.isfinite(array)
+        odd = ~holes & ((array < _COLDEST) | (array > _HOTTEST))
+        return holes | odd if odd.sum() < 0.5 * array.size else holes
+    holes = np.isin(array, _NEVER)
+    if not holes.any() or holes.all():
+        return holes & False
+    low, high = np.percentile(array[~holes], (1, 99))
+    reach = 3 * max(high - low, 1.0)
+    return ((array == 0) & (low > reach)) | ((array == 65535) & (high + reach < 65535))
+
+
+def for_network(
+    image: Image, *, modality: str, thermal_range: tuple[float, ...] = (), gain: str = "as_is"
+) -> np.ndarray:
+    """Returns the array that `augment.crop` takes for a network.
+
+    Args:
+        image: see `Image`.
+        modality: "rgb" or "thermal".
+        thermal_range: the temperatures in °C that the network reads as 0 and 1; () if it reads gray values.
+        gain: "box" or "as_is", see `data.gain`.
+
+    Returns:
+        uint8 [H, W, 3] for a network that reads RGB; else [H, W]: uint8, or float32 if the gain is "box" and the image
+        has more than 8 bits.
+
+    Raises:
+        InputError: the network reads temperatures, and the image has none.
     """
     if modality == "rgb":
-        return images.to_rgb8(file)
-    if not thermal_range:
-        return images.to_gray8(file)
-    if file.kind != "float":
-        raise InputError(f"{file.name} holds no temperatures, which this network reads; give it °C (.npy, .tiff).")
-    return fixed_range(file.array, *thermal_range), ""
+        return image.rgb if image.rgb is not None else np.repeat(image.gray[..., None], 3, axis=2)
+    if thermal_range:
+        if image.celsius is None:
+            raise InputError(f"{image.name} holds no temperatures, which this network reads; give it °C (.npy, .tiff).")
+        return fixed_range(image.celsius, *thermal_range)
+    return image.values if gain == "box" and not image.levels else image.gray
 
 
 def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:

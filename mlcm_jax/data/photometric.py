@@ -56,7 +56,7 @@ def rgb(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -
     return out if image.dtype == np.uint8 else to_floats(out)
 
 
-def thermal(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0, invert: float = 0.0) -> np.ndarray:
+def thermal(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -> np.ndarray:
     """Changes the camera of a thermal crop: resolution, blur, local contrast, tone curve, gain, noise, stripes.
 
     The gray values of real cameras are not a linear function of temperature, because of automatic gain. The tone curve
@@ -65,8 +65,7 @@ def thermal(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.
     Args:
         image: [S, S, 1], uint8, or float32 in [0, 1], which is quantised to 8 bits.
         rng: source of random numbers.
-        strength: scales every range and probability; 0 leaves the image unchanged, except for `invert`.
-        invert: probability of reversed polarity (cold = bright, as some cameras are set).
+        strength: scales every range and probability; 0 leaves the image unchanged.
 
     Returns:
         A new array [S, S, 1], uint8 or float32 like the image.
@@ -96,8 +95,6 @@ def thermal(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.
         gain = math.exp(0.25 * strength * (2.0 * r[14] - 1.0))
         curve = (curve - 0.5) * gain + (0.5 + 0.1 * strength * (2.0 * r[15] - 1.0))
         curve = curve.clip(0.0, 1.0)
-    if r[16] < invert:
-        curve = 1.0 - curve
 
     noisy, striped = r[17] < 0.5 * strength, r[19] < 0.2 * strength
     if striped:

@@ -19,25 +19,10 @@ import cv2
 import grain
 import numpy as np
 
-from mlcm_jax import cores, landmarks
+from mlcm_jax import cores
 from mlcm_jax.data import augment, photometric
 from mlcm_jax.data.examples import MODALITIES, Examples
 from mlcm_jax.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Crop:
-    """The crop that a network sees.
-
-    Attributes:
-        size: side of the crop in pixels.
-        expand: side of the crop relative to the box's longer side.
-        layout: the layout of the landmarks.
-    """
-
-    size: int
-    expand: float
-    layout: landmarks.Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +42,7 @@ class Order:
 
 def train_batches(
     examples: Sequence[Examples],
-    crop: Crop,
+    crop: augment.Crop,
     order: Order,
     *,
     augmentation: augment.Augmentation,
@@ -112,7 +97,7 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Itera
 
 
 def eval_batches(
-    examples: Examples, crop: Crop, *, batch_size: int, rows: np.ndarray | None = None
+    examples: Examples, crop: augment.Crop, *, batch_size: int, rows: np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example once, in order and not augmented; padding (`mask` False) fills up the last batch.
 
@@ -130,7 +115,7 @@ def eval_batches(
 
     def item(index: int) -> dict[str, np.ndarray]:
         example = examples[min(index, len(examples) - 1)]
-        cropped = augment.crop(example, size=crop.size, expand=crop.expand, layout=crop.layout)
+        cropped = augment.crop(example, crop)
         return cropped | {"mask": np.asarray(index < len(examples)), "index": np.asarray(index)}
 
     return iter(grain.MapDataset.source(places).map(item).batch(len(rows)).to_iter_dataset(_read_options()))
@@ -184,11 +169,10 @@ def _mean_shape(examples: Sequence[Examples], expand: float) -> np.ndarray:
 
 
 def _augmented(
-    example: dict[str, np.ndarray], rng: np.random.Generator, *, crop: Crop, augmentation: augment.Augmentation
+    example: dict[str, np.ndarray], rng: np.random.Generator, *, crop: augment.Crop, augmentation: augment.Augmentation
 ) -> dict[str, np.ndarray]:
     # RGB is changed last, so that a stage that reads only thermal images sees them exactly as one that reads both.
-    options = {"size": crop.size, "expand": crop.expand, "layout": crop.layout}
-    example = augment.crop(example, rng=rng, augmentation=augmentation, floats=False, **options)
+    example = augment.crop(example, crop, rng=rng, augmentation=augmentation, floats=False)
     if augmentation.occlusion:
         example = augment.occlude(example, rng, p=augmentation.occlusion)
     if augmentation.photometric and "thermal" in example:

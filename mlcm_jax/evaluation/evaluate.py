@@ -14,8 +14,7 @@ from rich.table import Table
 
 from mlcm_jax import codecs, landmarks, metrics, models
 from mlcm_jax.console import console, say
-from mlcm_jax.data import pipeline
-from mlcm_jax.data.augment import CHANNELS
+from mlcm_jax.data import augment, pipeline
 from mlcm_jax.data.examples import Examples, layout_of, open_examples
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import write_json
@@ -37,6 +36,7 @@ class Protocol:
         size: side of the crops in pixels.
         expand: side of the crop relative to the longer side of the box.
         layout: the layout of the predictions.
+        gain: gain of thermal images, see `augment.crop`.
         batch_size: number of examples per batch, over all devices.
         normalizer: see `metrics.normalizer_length`.
     """
@@ -44,14 +44,15 @@ class Protocol:
     size: int
     expand: float
     layout: landmarks.Layout
+    gain: str
     batch_size: int
     normalizer: str
 
 
 def protocol(config: ConfigDict) -> Protocol:
-    """Returns the protocol of a config, from image_size, augment.expand, layout, eval_batch_size and normalizer."""
-    layout, expand = stages.layout(config), config.augment.expand
-    return Protocol(config.image_size, expand, layout, config.eval_batch_size, config.normalizer)
+    """Returns the protocol of a config: image_size, augment.expand, layout, gain, eval_batch_size, normalizer."""
+    layout, expand, gain = stages.layout(config), config.augment.expand, stages.gain(config)
+    return Protocol(config.image_size, expand, layout, gain, config.eval_batch_size, config.normalizer)
 
 
 class Scores(NamedTuple):
@@ -117,7 +118,7 @@ def collect(
 def eval_batches(examples: Examples, of: Protocol, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
     """Returns the batches of a split, without augmentation, with a protocol's crop."""
     sharding.check_batch_size(of.batch_size, mesh, "config.eval_batch_size")
-    crop = pipeline.Crop(of.size, of.expand, examples.layout)
+    crop = augment.Crop(of.size, of.expand, examples.layout, of.gain)
     rows = sharding.batch_rows(mesh, of.batch_size)
     return pipeline.eval_batches(examples, crop, batch_size=of.batch_size, rows=rows)
 
@@ -223,7 +224,7 @@ def evaluate_networks(trained: Mapping[str, Trained], examples: Examples, *, con
             predict = functools.partial(_constant, mean)
         else:
             network, modality = trained[name].network, stages.modality(name, config)
-            size = models.profile(networks.join(network), of.size, channels=CHANNELS[modality])
+            size = models.profile(networks.join(network), of.size, channels=augment.CHANNELS[modality])
             row = {"name": name, "modality": modality, "params": size["params"], "flops": size["flops"]}
             predict = predictor(network, modality, mesh)
         found = collect(predict, eval_batches(examples, of, mesh), of, target)

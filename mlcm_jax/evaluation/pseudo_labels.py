@@ -126,9 +126,7 @@ def predict_views(predictor: Predictor, image: np.ndarray, box: np.ndarray) -> t
         crops.append(
             augment.crop(
                 nothing | {card.modality: image, "box": place},
-                size=card.image_size,
-                expand=card.expand,
-                layout=layout,
+                augment.Crop(card.image_size, card.expand, layout, card.gain),
                 augmentation=augment.Augmentation(flip=float(mirrored)),
                 rng=np.random.default_rng(0),
             )

@@ -3,6 +3,7 @@
 Only the stored model of a stage is read (`models.stored`), so none of the training code is loaded.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,14 @@ import cv2
 import jax
 import numpy as np
 from etils import epath
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
+from scipy import special
 
-from mlcm_jax import codecs, images
-from mlcm_jax import landmarks as landmarks_lib
+from mlcm_jax import codecs, landmarks
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, draw, image_file
 from mlcm_jax.data import boxes as box_input
+from mlcm_jax.data.gain import inside
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.models import network as networks
@@ -24,81 +26,167 @@ from mlcm_jax.models import stored
 
 # Mean distance of the predictions for a crop and its mirror image, over the crop's side, at which the score is 0.5.
 _APART = 0.05
+SHIPPED = epath.resource_path("mlcm_jax") / "inference" / "shipped"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Faces:
+    """The faces of one image.
+
+    Attributes:
+        landmarks: float32 [F, K, 2], (x, y) in pixels of the image.
+        boxes: float32 [F, 4], x, y, w, h in pixels.
+        scores: float32 [F] in [0, 1]. For a calibrated network, the probability that the NME by √(w·h) of the box is
+            below 10 %; for others, how well the predictions for the crop and for its mirror image agree (1: exactly;
+            0.5: apart by 5 % of the crop's side on average). A box with one value only has the score 0.
+        detections: float32 [F], the score of the detector; NaN for boxes that the caller gave.
+        uncertainty: float32 [F, K], the expected distance of each landmark from the truth in pixels; NaN for networks
+            without uncertainty.
+        layout: the name of the landmarks' layout.
+    """
+
+    landmarks: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    detections: np.ndarray
+    uncertainty: np.ndarray
+    layout: str
+
+    def __len__(self) -> int:
+        return len(self.landmarks)
 
 
 class Predictor:
-    """A trained stage, ready to be called on one image after another.
+    """A trained network, ready to be called on one image after another, also from several threads.
 
     Attributes:
         layout: the name of the landmarks' layout.
-        card: the description of the model (`models.stored.Card`).
+        card: the description of the network (`models.stored.Card`).
     """
 
-    def __init__(self, path: epath.PathLike | None = None, *, stage: str | None = None) -> None:
-        """Loads the model.
+    def __init__(
+        self, path: epath.PathLike | None = None, *, stage: str | None = None, layout: str | None = None
+    ) -> None:
+        """Loads a network.
 
         Args:
-            path: the work directory of a run.
-            stage: the stage whose network is loaded; by default, the last stage of the run's config.
+            path: the work directory of a run, or a folder with `model.json`; None loads the network that ships with
+                this package.
+            stage: the stage of the run whose network is loaded; by default, the last stage of the run's config.
+            layout: the layout to which landmarks are converted, such as "sf_tl54"; None keeps that of the network.
 
         Raises:
-            InputError: no such run or stage, or a stage that is not trained to its end.
+            InputError: no such run or stage, a stage that is not trained to its end, or a layout to which the network's
+                landmarks do not convert.
         """
-        if path is None:
-            raise InputError(
-                "No model ships with this version; train one with "
-                "`mlcm train --config=configs/tiny.py --workdir=runs/tiny` and name its work directory."
-            )
-        self._network, self.card = stored.load(_stage_folder(epath.Path(path), stage))
-        self.layout = self.card.layout.name
-        self._predict = jax.jit(networks.predict)
+        folder = SHIPPED if path is None else model_folder(epath.Path(path), stage)
+        self._network, self.card = stored.load(folder)
+        self._target = landmarks.get(layout or self.card.layout)
+        landmarks.convert(np.zeros((1, self.card.layout.count, 2), np.float32), self.card.layout, self._target)
+        self.layout = self._target.name
+        self._run = jax.jit(networks.run)
 
-    def __call__(self, image: np.ndarray, boxes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: Any, boxes: ArrayLike | None = None) -> Faces:
         """Predicts the landmarks of every face.
 
         Args:
-            image: uint8 [H, W, 3] for a network that reads RGB, uint8 [H, W] for one that reads thermal images (see
-                `images.to_rgb8` and `images.to_gray8` for other kinds).
+            image: an `Image`, a path, an image of Pillow, or an array: [H, W] of uint8, uint16 or float in any unit
+                (hot = large, NaN where a value is missing), or uint8 [H, W, 3] RGB; see `data.image_file`.
             boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None uses the whole
                 image as the box of one face.
 
-        Returns:
-            landmarks float32 [F, K, 2] in pixels of `image`, and scores float32 [F] in (0, 1]: how well the predictions
-            for the crop and for its mirror image agree (1: exactly; 0.5: apart by 5 % of the crop's side on average).
-
         Raises:
-            InputError: an image of the wrong type, or a box that is empty or outside the image.
+            InputError: an image that cannot be used, or a box that is empty or outside the image.
         """
-        image = _array(image, "The image")
-        if image.ndim not in (2, 3):
-            raise InputError(f"The image must be an array [H, W] or [H, W, 3] of uint8, not of shape {image.shape}.")
-        height, width = image.shape[:2]
+        card = self.card
+        given = image_file.as_image(image)
+        pixels = image_file.for_network(given, modality=card.modality, thermal_range=card.thermal_range, gain=card.gain)
+        height, width = pixels.shape[:2]
         boxes = _array([[0, 0, width, height]] if boxes is None else boxes, "The array of boxes", np.float32)
         boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
         if boxes.shape[1:] != (4,):
             raise InputError(f"Boxes have shape {boxes.shape}, not [F, 4] (x, y, w, h).")
+        found = [self._face(pixels, box) for box in boxes]
+        points = np.asarray([one[0] for one in found], np.float32).reshape(-1, card.layout.count, 2)
+        uncertainty = np.asarray([one[1] for one in found], np.float32).reshape(-1, card.layout.count)
+        # Each point of the target is one of the network's or the mean of some; so is its uncertainty.
+        spread = landmarks.convert(np.nan_to_num(uncertainty)[..., None].repeat(2, -1), card.layout, self._target)[
+            ..., 0
+        ]
+        spread = np.where(np.isnan(uncertainty).any(-1, keepdims=True), np.nan, spread)
+        return Faces(
+            landmarks=np.asarray(landmarks.convert(points, card.layout, self._target), np.float32),
+            boxes=boxes,
+            scores=np.asarray([one[2] for one in found], np.float32),
+            detections=np.full(len(boxes), np.nan, np.float32),
+            uncertainty=np.asarray(spread, np.float32),
+            layout=self.layout,
+        )
+
+    def _face(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Returns landmarks [K, 2] and uncertainties [K] in pixels, and the score."""
         card, layout = self.card, self.card.layout
-        nothing = {"landmarks": np.zeros((layout.count, 2), np.float32), "visible": np.ones(layout.count, bool)}
-        points, scores = [], []
-        for box in boxes:
-            example = nothing | {card.modality: image, "box": box}
-            crop = augment.crop(example, size=card.image_size, expand=card.expand, layout=layout)
-            plain = crop[card.modality]
-            pair = self.predict_crops(np.stack([plain, plain[:, ::-1]]))
-            mirrored = (np.array([1.0, 0.0]) + np.array([-1.0, 1.0]) * pair[1])[layout.flip]
-            mean = (pair[0] + mirrored) / 2
+        box = landmarks.check_box(box, "The box")
+        landmarks.check_box_inside(box, image.shape[1], image.shape[0], "The box")
+        window, corner = _window(image, box, card.expand)
+        example = {"landmarks": np.zeros((layout.count, 2), np.float32), "visible": np.ones(layout.count, bool)}
+        example |= {card.modality: window, "box": (box[0] - corner[0], box[1] - corner[1], box[2], box[3])}
+        crop = augment.crop(example, augment.Crop(card.image_size, card.expand, layout, card.gain))
+        plain = crop[card.modality]
+        pair, spreads = self._predict(np.stack([plain, plain[:, ::-1]]))
+        mirrored = (np.array([1.0, 0.0]) + np.array([-1.0, 1.0]) * pair[1])[layout.flip]
+        mean = (pair[0] + mirrored) / 2
+        points = codecs.to_original(mean[None], crop["to_image"][None], card.image_size)[0] + corner
+        side = card.image_size * np.hypot(*crop["to_image"][:, 0])
+        if spreads is None:
+            uncertainty = np.full(layout.count, np.nan)
+        else:
+            uncertainty = side * (spreads[0] + spreads[1][layout.flip]) / 2
+        seen = inside(image, box)
+        seen = seen[np.isfinite(seen)]
+        if seen.size == 0 or seen.min() == seen.max():
+            score = 0.0
+        elif card.calibration and spreads is not None:
+            factor, a, b = card.calibration
+            uncertainty = factor * uncertainty
+            score = score_of(uncertainty.mean() / np.sqrt(box[2] * box[3]), a, b)
+        else:
             apart = np.linalg.norm(pair[0] - mirrored, axis=-1).mean()
-            points.append(codecs.to_original(mean[None], crop["to_image"][None], card.image_size)[0])
-            scores.append(1.0 / (1.0 + apart / _APART))
-        return np.asarray(points, np.float32).reshape(-1, layout.count, 2), np.asarray(scores, np.float32)
+            score = 1.0 / (1.0 + apart / _APART)
+        return points, uncertainty, float(score)
 
     def predict_crops(self, crops: np.ndarray) -> np.ndarray:
         """Predicts landmarks, float32 [N, K, 2] in u, for crops as of `augment.crop`, float32 [N, S, S, 1 or 3]."""
-        return np.asarray(self._predict(self._network, crops))
+        return self._predict(crops)[0]
+
+    def _predict(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        found = self._run(self._network, crops)
+        return np.asarray(found.landmarks), None if found.uncertainty is None else np.asarray(found.uncertainty)
+
+
+def score_of(spread: ArrayLike, a: float, b: float) -> np.ndarray:
+    """The calibrated score 1 / (1 + exp(-a - b ln spread)); see `stored.Card.calibration`."""
+    return special.expit(a + b * np.log(np.maximum(spread, 1e-6)))
+
+
+def _window(image: np.ndarray, box: tuple[float, ...], expand: float) -> tuple[np.ndarray, list[int]]:
+    """Cuts out what the crop of a box can read, so that the cost does not grow with the image: (pixels, its corner)."""
+    x, y, w, h = box
+    reach = 0.5 * max(expand, 1.0) * max(w, h) * 1.25 + 8.0
+    centre, size = (x + w / 2, y + h / 2), image.shape[1::-1]
+    low = [min(max(0, int(middle - reach)), side - 1) for middle, side in zip(centre, size, strict=True)]
+    high = [min(max(1, int(middle + reach) + 1), side) for middle, side in zip(centre, size, strict=True)]
+    return image[low[1] : high[1], low[0] : high[0]], low
 
 
 def predict_files(
-    paths: Sequence[str], *, model: str, stage: str | None = None, box: str = "", boxes: str = "", out: str
+    paths: Sequence[str],
+    *,
+    model: str | None = None,
+    stage: str | None = None,
+    box: str = "",
+    boxes: str = "",
+    out: str,
 ) -> dict[str, dict[str, Any]]:
     """Predicts one face in every image, and writes `predictions.json` and an overlay of each image to `out`.
 
@@ -106,15 +194,17 @@ def predict_files(
     reports those that failed. Predictions of other images that `out` holds from an earlier call are kept.
 
     Args:
-        paths: image files (see `images.read`).
-        model: the work directory of a run.
+        paths: image files (see `data.image_file.read_image`).
+        model: the work directory of a run; None means the shipped network.
         stage: see `Predictor`.
         box: "x,y,w,h" for all images, or "".
         boxes: a JSON file of boxes by file name, or "".
         out: folder, created if it is missing.
 
     Returns:
-        The content of predictions.json: {"file name": {"box", "layout", "landmarks"}}, in pixels of the original image.
+        The content of predictions.json: {"file name": {"faces": [{"box", "layout", "landmarks", "score", "detection",
+        "uncertainty"}], "box", "layout", "landmarks"}}, in pixels of the original image; the last three repeat the
+        first face.
     """
     given = box_input.parse_box(box) if box else None
     by_name = box_input.read_boxes(boxes) if boxes else {}
@@ -164,8 +254,10 @@ def _array(given: Any, what: str, dtype: DTypeLike | None = None) -> np.ndarray:
     return array
 
 
-def _stage_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
-    """Returns the folder of a finished stage; raises InputError if there is none."""
+def model_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
+    """Returns the folder of a finished stage, or the given one if it holds a network; raises InputError otherwise."""
+    if stage is None and (workdir / stored.CARD).exists():
+        return workdir
     if not (workdir / "config.json").exists():
         raise stored.no_run(workdir)
     named = read_json(workdir / "config.json")
@@ -191,23 +283,27 @@ def _check_names(paths: Sequence[str], by_name: Mapping[str, Any], boxes: str) -
 
 
 def _predict_file(path: str, predictor: Predictor, box: Sequence[float] | None, folder: epath.Path) -> dict[str, Any]:
-    image, note = image_file.for_network(images.read(path), predictor.card.modality, predictor.card.thermal_range)
-    if note:
+    image = image_file.read_image(path)
+    for note in image.notes:
         say(f"{path}: {note}")
-    height, width = image.shape[:2]
+    height, width = image.values.shape
     if box is None:
         say(f"{path}: no box given, so the whole image is used as the box of the face.")
         box = (0, 0, width, height)
-    landmarks_lib.check_box_inside(box, width, height, f"The box of {path}")
-    points, scores = predictor(image, np.asarray([box], np.float32))
-    overlay = draw.draw_landmarks(image, points[0], predictor.card.layout, box=box)
+    landmarks.check_box_inside(box, width, height, f"The box of {path}")
+    faces = predictor(image, np.asarray([box], np.float32))
+    shown = image.rgb if predictor.card.modality == "rgb" and image.rgb is not None else image.gray
+    overlay = draw.draw_landmarks(shown, faces.landmarks[0], landmarks.get(faces.layout), box=box)
     name = epath.Path(path).name
     target = folder / f"{name}_landmarks.png"  # it keeps its extension, because a.npy and a.png may both be given
     if not cv2.imwrite(str(target), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)):
         raise InputError(f"Cannot write {target}; is the disk full, or the folder read-only?")
-    say(f"{name}: agreement with the mirror image {scores[0]:.2f}")
-    return {
+    say(f"{name}: score {faces.scores[0]:.2f}")
+    first = {
         "box": [float(value) for value in box],
-        "layout": predictor.layout,
-        "landmarks": [[round(float(x), 3), round(float(y), 3)] for x, y in points[0]],
+        "layout": faces.layout,
+        "landmarks": [[round(float(x), 3), round(float(y), 3)] for x, y in faces.landmarks[0]],
     }
+    spread = [None if np.isnan(value) else round(float(value), 3) for value in faces.uncertainty[0]]
+    face = first | {"score": round(float(faces.scores[0]), 4), "detection": None, "uncertainty": spread}
+    return {"faces": [face], **first}

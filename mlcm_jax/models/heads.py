@@ -24,12 +24,14 @@ class Prediction(NamedTuple):
             probabilities, which sum to one over h' and w'; `AAM` gives its fused maps, which have any sum.
         points: None, or float32 [B, h', w', K] in [0, 1], the point maps of `AAM`.
         edges: None, or float32 [B, h', w', E] in [0, 1], the edge maps of `AAM`.
+        uncertainty: None, or float32 [B, K], the expected distance of a landmark from the truth in u.
     """
 
     landmarks: jax.Array
     heatmaps: jax.Array | None = None
     points: jax.Array | None = None
     edges: jax.Array | None = None
+    uncertainty: jax.Array | None = None
 
 
 def soft_argmax(logits: jax.Array) -> Prediction:
@@ -66,6 +68,27 @@ def checked_mean_shape(mean_shape: ArrayLike | None, num_landmarks: int) -> np.n
     return mean_shape
 
 
+class Uncertainty(nnx.Module):
+    """Mean over h and w, one dense layer to K logarithms of expected distances, kept between 1/1000 and 1 in u.
+
+    A new layer gives 0.05 for every image. It is trained by `losses.laplace`.
+
+    Args:
+        channels: C of the features.
+        num_landmarks: K.
+    """
+
+    def __init__(self, channels: int, num_landmarks: int) -> None:
+        self.kernel = nnx.Param(jnp.zeros((channels, num_landmarks), jnp.float32))
+        self.bias = nnx.Param(jnp.full(num_landmarks, math.log(0.05), jnp.float32))
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Features [B, h, w, C] -> float32 [B, K] in u."""
+        pooled = features.mean((1, 2), dtype=jnp.float32)
+        logs = jnp.matmul(pooled, self.kernel[...], precision=jax.lax.Precision.HIGHEST) + self.bias[...].reshape(1, -1)
+        return jnp.exp(jnp.clip(logs, math.log(1e-3), 0.0))
+
+
 class Coordinates(nnx.Module):
     """Mean over h and w, dropout, one dense layer to 2K numbers.
 
@@ -76,6 +99,7 @@ class Coordinates(nnx.Module):
         num_landmarks: K.
         mean_shape: [K, 2] in u where training starts (the initial bias); None is the centre of the image.
         dropout: rate on the pooled features.
+        uncertainty: whether an `Uncertainty` is predicted too.
         rngs: draws the initial kernel, small (deviation 0.01 / sqrt(C)), so that training starts at the mean shape.
         dtype: not used; `create` passes it to every head.
     """
@@ -87,6 +111,7 @@ class Coordinates(nnx.Module):
         *,
         mean_shape: ArrayLike | None = None,
         dropout: float = 0.0,
+        uncertainty: bool = False,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
@@ -95,6 +120,7 @@ class Coordinates(nnx.Module):
         self.bias = nnx.Param(jnp.asarray(checked_mean_shape(mean_shape, num_landmarks).reshape(-1)))
         self.dropout = layers.dropout(dropout)
         self.num_landmarks = num_landmarks
+        self.uncertainty = Uncertainty(channels, num_landmarks) if uncertainty else None
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
         """`rngs` feeds the dropout while training."""
@@ -102,7 +128,8 @@ class Coordinates(nnx.Module):
         # By default a GPU computes this product in TF32, whose rounding is a thousandth of the image.
         flat = jnp.matmul(pooled, self.kernel[...], precision=jax.lax.Precision.HIGHEST)
         flat = flat + self.bias[...].reshape(1, -1)
-        return Prediction(flat.reshape(-1, self.num_landmarks, 2))
+        uncertainty = self.uncertainty(features) if self.uncertainty else None
+        return Prediction(flat.reshape(-1, self.num_landmarks, 2), uncertainty=uncertainty)
 
 
 class Heatmap(nnx.Module):
@@ -121,6 +148,7 @@ class Heatmap(nnx.Module):
             starts at the mean shape and is trained. A new head then predicts the mean shape instead of the centre of
             the image, which saves the first hundred steps of a short training. Infinity means no prior.
         bn_momentum: see `layers.BatchNorm`.
+        uncertainty: whether an `Uncertainty` is predicted too.
         rngs: draws the initial parameters (stream `params`).
         dtype: of the upsampling blocks; the last convolution and the soft-argmax compute in float32.
     """
@@ -138,6 +166,7 @@ class Heatmap(nnx.Module):
         learn_temperature: bool = True,
         prior: float = float("inf"),
         bn_momentum: float = 0.9,
+        uncertainty: bool = False,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
@@ -149,6 +178,7 @@ class Heatmap(nnx.Module):
         if not prior > 0.0:
             raise InputError(f"Option prior is {prior}; it must be positive.")
         self.prior = prior
+        self.uncertainty = Uncertainty(channels, num_landmarks) if uncertainty else None
         centre = checked_mean_shape(mean_shape, num_landmarks)
         if np.isfinite(prior):
             self.centre = nnx.Param(jnp.asarray(centre))
@@ -179,7 +209,8 @@ class Heatmap(nnx.Module):
         logits = self.maps(x) / temperature
         if np.isfinite(self.prior):
             logits = logits + self._log_prior(*logits.shape[1:3])
-        return soft_argmax(logits)
+        uncertainty = self.uncertainty(features) if self.uncertainty else None
+        return soft_argmax(logits)._replace(uncertainty=uncertainty)
 
     def _log_prior(self, h: int, w: int) -> jax.Array:
         """Logarithm of the Gaussians on the grid of cells, [1, h, w, K]."""

@@ -91,10 +91,15 @@ def head_function(network: Network, *, train: bool = False, key: jax.Array | Non
     return apply
 
 
+def run(network: Network, images: jax.Array) -> models.Prediction:
+    """Images [B, H, W, 1 or 3] in [0, 1] -> prediction, with running statistics."""
+    features, _ = run_backbone(network, images)
+    return run_head(network, features)[0]
+
+
 def predict(network: Network, images: jax.Array) -> jax.Array:
     """Images [B, H, W, 1 or 3] in [0, 1] -> landmarks [B, K, 2] in u, with running statistics."""
-    features, _ = run_backbone(network, images)
-    return run_head(network, features)[0].landmarks
+    return run(network, images).landmarks
 
 
 def _run(

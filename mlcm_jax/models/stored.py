@@ -24,6 +24,8 @@ WEIGHTS, CARD = "model.safetensors", "model.json"
 _FORMAT = 1
 _AGAIN = "run the training command again, which writes it anew."
 _PREPROCESSING = {
+    "gain": "box: percentiles 2 and 98 of the thermal values inside the box become 10 % and 90 % of the gray levels, "
+    "linearly and cut at both ends, and missing values take that of the nearest pixel; as_is: 8 bits as stored",
     "crop": "the square around the middle of the box, whose side is `expand` times the box's longer side",
     "pixel_centres": "integers; u = (x + 0.5) / image_size",
     "interpolation": "bilinear, after halving by area averages while the crop shrinks the image by 2 or more",
@@ -44,7 +46,10 @@ class Card:
         expand: side of the crop over the longer side of the box.
         modality: "rgb" or "thermal".
         thermal_range: (low, high) in °C mapped to 0 and 255; () for networks trained on auto-gain images.
-        gain: how other values become 8 bits where thermal_range is (); "frame" scales by the frame's percentiles.
+        gain: "box" stretches a thermal image by the face's box (`data.gain`), "as_is" takes its 8 bits as they are.
+        calibration: () or three numbers measured on validation images (`evaluation.calibration`): the factor that makes
+            an uncertainty the expected distance, and a and b of the score 1 / (1 + exp(-a - b ln m)), where m is the
+            mean over the landmarks of the expected distances relative to √(w·h) of the box.
     """
 
     stage: str
@@ -54,7 +59,8 @@ class Card:
     expand: float
     modality: str
     thermal_range: tuple[float, ...] = ()
-    gain: str = "frame"
+    gain: str = "as_is"
+    calibration: tuple[float, ...] = ()
 
 
 def save(folder: epath.PathLike, network: networks.Network, card: Card) -> None:
@@ -147,10 +153,21 @@ def _card(path: epath.Path) -> tuple[Card, str]:
     if content["format"] != _FORMAT:
         raise InputError(f"{path} has a format that this version does not support; use the version that wrote it.")
     try:
-        fields = {field.name: content[field.name] for field in dataclasses.fields(Card)}
+        optional = {field.name: field.default for field in dataclasses.fields(Card)}
+        optional = {name: default for name, default in optional.items() if default is not dataclasses.MISSING}
+        fields = optional | {
+            field.name: content[field.name] for field in dataclasses.fields(Card) if field.name in content
+        }
         layout, where = fields["layout"], "its layout"
         layout = landmarks.get(layout) if isinstance(layout, str) else layout_file.layout_from_dict(layout, where=where)
-        card = Card(**fields | {"layout": layout, "thermal_range": tuple(fields["thermal_range"])})
+        card = Card(
+            **fields
+            | {
+                "layout": layout,
+                "thermal_range": tuple(fields["thermal_range"]),
+                "calibration": tuple(fields["calibration"]),
+            }
+        )
         _check(card)
         return card, content["weights_sha256"]
     except (InputError, KeyError, TypeError) as error:
@@ -171,7 +188,8 @@ def _check(card: Card) -> None:
         "expand": number(card.expand) and 0 < card.expand < 1e6,
         "modality": card.modality in ("rgb", "thermal"),
         "thermal_range": not limits or (len(limits) == 2 and all(map(number, limits)) and limits[0] < limits[1]),
-        "gain": card.gain == "frame",
+        "gain": card.gain in ("box", "as_is"),
+        "calibration": not card.calibration or (len(card.calibration) == 3 and all(map(number, card.calibration))),
     }
     wrong = [name for name, fit in fits.items() if not fit]
     if wrong:

@@ -204,6 +204,16 @@ def terms_of_task(config: ConfigDict, layout: landmarks.Layout, *, edges: bool =
     return _star_terms(layout if edges else None, **config.loss.options)
 
 
+def likelihood(config: ConfigDict) -> tuple[Term, ...]:
+    """Returns the term that trains the uncertainties of a head, if config.loss.uncertainty is not 0."""
+
+    def fn(view: View) -> jax.Array:
+        found = view.prediction  # `stages.check` makes sure that it has uncertainties
+        return dikd.masked_mean(losses.laplace(found.landmarks, found.uncertainty, view.target), view.weights)
+
+    return (Term("likelihood", constant(config.loss.uncertainty), fn),) if config.loss.uncertainty else ()
+
+
 def _landmarks(view: View, *, loss: PointLoss) -> jax.Array:
     return dikd.masked_mean(loss(view.prediction.landmarks, view.target), view.weights)
 
@@ -337,14 +347,8 @@ def kd_loss(options: ConfigDict, tough: str, tolerant: str) -> tuple[Term, ...]:
         alpha, inner = losses.kd_numbers(options.variant)[number]
 
         def fn(view: View) -> jax.Array:
-            value = losses.assistive(
-                view.prediction.landmarks,
-                landmarks_of(view, teacher),
-                view.target,
-                alpha=alpha,
-                inner=inner,
-                variant=options.variant,
-            )
+            ours, theirs = view.prediction.landmarks, landmarks_of(view, teacher)
+            value = losses.assistive(ours, theirs, view.target, alpha=alpha, inner=inner, variant=options.variant)
             return dikd.masked_mean(100.0 * value, view.weights)
 
         return fn

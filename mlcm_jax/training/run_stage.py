@@ -304,7 +304,8 @@ def _order(run: Run, stage: str) -> pipeline.Order:
 
 def _batches(run: Run, stage: str, modalities: tuple[str, ...], rows: np.ndarray | None = None) -> grain.MapDataset:
     options = dict(run.config.augment)
-    crop = pipeline.Crop(run.config.image_size, options.pop("expand"), stages.layout(run.config))
+    config = run.config
+    crop = augment.Crop(config.image_size, options.pop("expand"), stages.layout(config), stages.gain(config))
     return pipeline.train_batches(
         run.examples_of(stage),
         crop,

@@ -79,6 +79,11 @@ def modality(name: str, config: ConfigDict) -> str:
     return config.modalities["teacher" if STAGES[name].model == "teacher" else "student"]
 
 
+def gain(config: ConfigDict) -> str:
+    """The gain of thermal images: config.gain, or "as_is" where `thermal_range` fixes the gray levels."""
+    return "as_is" if config.thermal_range else config.gain
+
+
 def requirements(name: str, config: ConfigDict) -> list[str]:
     """Returns the stages whose trained networks a stage needs: its teachers, and those it starts from."""
     _, source = initial_weights(name, config)
@@ -158,6 +163,11 @@ def _check_heads(config: ConfigDict) -> None:
         head, own = config[key].get("head", "coordinates"), config[key].get("layout")
         if config.loss.name == "star" and head != "aam":
             raise InputError(f"config.loss.name='star' trains maps: config.{key}.head={head!r} must be 'aam'.")
+        if bool(config[key].get("uncertainty")) != bool(config.loss.uncertainty):
+            raise InputError(
+                f"config.{key}.uncertainty and config.loss.uncertainty belong together: set the one to True and the "
+                "other to a weight such as 0.5, or neither."
+            )
         if head == "aam" and own not in (None, config.layout):
             raise InputError(f"config.{key}.layout={own!r} must be config.layout={config.layout!r}, or None.")
 
@@ -189,7 +199,7 @@ def recipe(name: str, config: ConfigDict, *, soft: shape_model.ShapeModel | None
     own = () if stage.replaces_task else recipes.terms_of_task(config, layout(config), edges=edges)
     return Recipe(
         modality=modality(name, config),
-        terms=(*own, *stage.taught(config, stage)),
+        terms=(*own, *recipes.likelihood(config), *stage.taught(config, stage)),
         tx=recipes.optimizer(config, total_steps),
         total_steps=total_steps,
         teachers={teacher: modality(teacher, config) for teacher in stage.teachers},

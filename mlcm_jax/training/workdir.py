@@ -282,6 +282,7 @@ def store(workdir: epath.PathLike, trained: Trained, *, mesh: Mesh) -> None:
             expand=config.augment.expand,
             modality=reads,
             thermal_range=tuple(config.thermal_range) if reads == "thermal" else (),
+            gain=stages.gain(config),
         )
         stored.save(folder, network, card)
     distributed.wait_for_all(f"stored {trained.stage}")

@@ -79,9 +79,11 @@ def check_flips(examples, layout) -> None:
         example = {k: v for k, v in example.items() if k != "metadata"}
         if not np.isfinite(example["landmarks"]).all():
             continue
-        plain = augment.crop(example, size=64, layout=layout)
+        plain = augment.crop(example, augment.Crop(64, 1.25, layout))
         mirroring = augment.Augmentation(flip=1.0)
-        mirrored = augment.crop(example, size=64, layout=layout, augmentation=mirroring, rng=np.random.default_rng(0))
+        mirrored = augment.crop(
+            example, augment.Crop(64, 1.25, layout), augmentation=mirroring, rng=np.random.default_rng(0)
+        )
         expected = plain["landmarks"][layout.flip] * [-1.0, 1.0] + [1.0, 0.0]
         np.testing.assert_allclose(mirrored["landmarks"], expected, atol=1e-4)
         np.testing.assert_array_equal(mirrored["visible"], plain["visible"][layout.flip])

@@ -6,7 +6,7 @@ from dots import centroid, dots
 
 from mlcm_jax import codecs, landmarks
 from mlcm_jax.data import augment
-from mlcm_jax.data.augment import Augmentation
+from mlcm_jax.data.augment import Augmentation, Crop
 from mlcm_jax.errors import InputError
 
 FLIP5 = landmarks.get("tfw5").flip
@@ -36,7 +36,7 @@ def assert_dots_lie_under_landmarks(height, width, sigma, seed, size, augmentati
         image = example(height, width, sigma, seed, only=slice(k, k + 1))
         if k == 0:
             image["thermal"] = image["thermal"][..., None]
-        crop = augment.crop(image, size=size, layout="tfw5", rng=np.random.default_rng(seed), augmentation=augmentation)
+        crop = augment.crop(image, Crop(size, 1.25, "tfw5"), rng=np.random.default_rng(seed), augmentation=augmentation)
         step = np.hypot(*crop["to_image"][:, 0])  # original pixels per crop pixel
         mine = FLIP5[k] if augmentation.flip else k
         place = codecs.to_pixels(crop["landmarks"][mine].astype(np.float64), size)
@@ -73,11 +73,11 @@ def test_crop_of_the_whole_image_is_the_image():
     image["rgb"] = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     # A box over all pixels goes from edge to edge, -0.5 to 63.5, as pixel centres are integers.
     image["box"] = np.array([-0.5, -0.5, 64, 64])
-    crop = augment.crop(image, size=64, layout="tfw5", expand=1.0)
+    crop = augment.crop(image, Crop(64, 1.0, "tfw5"))
     np.testing.assert_array_equal(crop["rgb"], image["rgb"].astype(np.float32) / np.float32(255))
     np.testing.assert_array_equal(crop["to_image"], [[1, 0, 0], [0, 1, 0]])
     np.testing.assert_allclose(crop["landmarks"], (image["landmarks"] + 0.5) / 64, atol=1e-6)
-    mirrored = augment.crop(image, size=64, layout="tfw5", expand=1.0, rng=rng, augmentation=Augmentation(flip=1.0))
+    mirrored = augment.crop(image, Crop(64, 1.0, "tfw5"), rng=rng, augmentation=Augmentation(flip=1.0))
     np.testing.assert_array_equal(mirrored["rgb"], crop["rgb"][:, ::-1])
     np.testing.assert_allclose(mirrored["landmarks"][:, 0], 1 - crop["landmarks"][FLIP5, 0], atol=1e-6)
     np.testing.assert_allclose(mirrored["landmarks"][:, 1], crop["landmarks"][FLIP5, 1], atol=1e-6)
@@ -86,7 +86,7 @@ def test_crop_of_the_whole_image_is_the_image():
 
 def test_types_and_shapes_of_a_crop():
     image = example() | {"celsius": np.zeros((96, 120), np.float32)}
-    crop = augment.crop(image, size=40, layout="tfw5")
+    crop = augment.crop(image, Crop(40, 1.25, "tfw5"))
     kinds = {key: (value.dtype.name, value.shape) for key, value in crop.items() if key != "subject"}
     assert kinds == {
         "rgb": ("float32", (40, 40, 3)),
@@ -106,11 +106,11 @@ def test_types_and_shapes_of_a_crop():
 def test_absent_modality_stays_absent(missing):
     image = {key: value for key, value in example().items() if key != missing}
     crop = augment.crop(
-        image, size=32, layout="tfw5", rng=np.random.default_rng(0), augmentation=Augmentation(**RANDOM)
+        image, Crop(32, 1.25, "tfw5"), rng=np.random.default_rng(0), augmentation=Augmentation(**RANDOM)
     )
     assert missing not in augment.occlude(crop, np.random.default_rng(0), p=1.0)
     both = augment.crop(
-        example(), size=32, layout="tfw5", rng=np.random.default_rng(0), augmentation=Augmentation(**RANDOM)
+        example(), Crop(32, 1.25, "tfw5"), rng=np.random.default_rng(0), augmentation=Augmentation(**RANDOM)
     )
     name = "thermal" if missing == "rgb" else "rgb"
     np.testing.assert_array_equal(crop[name], both[name])
@@ -119,7 +119,7 @@ def test_absent_modality_stays_absent(missing):
 def test_square_follows_box_and_expand():
     image = example(200, 300)
     image["box"] = np.array([100.0, 40.0, 50.0, 80.0])
-    crop = augment.crop(image, size=50, layout="tfw5", expand=1.5)
+    crop = augment.crop(image, Crop(50, 1.5, "tfw5"))
     np.testing.assert_allclose(np.hypot(*crop["to_image"][:, 0]) * 50, 1.5 * 80, rtol=1e-6)
     middle = crop["to_image"] @ [24.5, 24.5, 1]
     np.testing.assert_allclose(middle, [125, 80], atol=1e-4)
@@ -130,7 +130,7 @@ def test_to_image_maps_back_to_original_pixels(flip):
     image = example()
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        crop = augment.crop(image, size=64, layout="tfw5", rng=rng, augmentation=Augmentation(flip=flip, **RANDOM))
+        crop = augment.crop(image, Crop(64, 1.25, "tfw5"), rng=rng, augmentation=Augmentation(flip=flip, **RANDOM))
         back = codecs.to_original(crop["landmarks"].astype(np.float64), crop["to_image"].astype(np.float64), 64)
         back = back[FLIP5] if flip else back
         np.testing.assert_allclose(back, image["landmarks"], atol=1e-3)
@@ -139,7 +139,7 @@ def test_to_image_maps_back_to_original_pixels(flip):
 def test_mirrored_crop_permutes_every_label():
     image = example() | {"known": np.array([0, 1, 1, 0, 1], bool), "weight": np.arange(5, dtype=np.float32)}
     mirrored = augment.crop(
-        image, size=32, layout="tfw5", rng=np.random.default_rng(0), augmentation=Augmentation(flip=1.0)
+        image, Crop(32, 1.25, "tfw5"), rng=np.random.default_rng(0), augmentation=Augmentation(flip=1.0)
     )
     for name in ("visible", "known", "weight"):
         np.testing.assert_array_equal(mirrored[name], image[name][FLIP5])
@@ -149,7 +149,7 @@ def test_mirrored_crop_permutes_every_label():
 @pytest.mark.parametrize("expand", [1.0, 1.25, 2.0])
 def test_to_crop_gives_the_landmarks_of_an_unaugmented_crop(expand):
     images = [example(96, 120, seed=1), example(331, 457, seed=2)]
-    crops = [augment.crop(image, size=48, layout="tfw5", expand=expand) for image in images]
+    crops = [augment.crop(image, Crop(48, expand, "tfw5")) for image in images]
     points, boxes = (np.stack([image[name] for image in images]) for name in ("landmarks", "box"))
     found = augment.to_crop(points.astype(np.float64), boxes, expand)
     np.testing.assert_allclose(found, [crop["landmarks"] for crop in crops], atol=1e-6)
@@ -159,10 +159,10 @@ def test_to_crop_gives_the_landmarks_of_an_unaugmented_crop(expand):
 def test_random_crops_fill_their_documented_ranges():
     image, found = example(), {"turn": [], "size": [], "mirrored": [], "x": []}
     rng = np.random.default_rng(1)
-    plain = augment.crop(image, size=64, layout="tfw5")
+    plain = augment.crop(image, Crop(64, 1.25, "tfw5"))
     augmentation = Augmentation(rotation=20, scale=0.25, shift=0.1, flip=0.3)
     for _ in range(600):
-        crop = augment.crop(image, size=64, layout="tfw5", rng=rng, augmentation=augmentation)
+        crop = augment.crop(image, Crop(64, 1.25, "tfw5"), rng=rng, augmentation=augmentation)
         matrix = crop["to_image"].astype(np.float64)
         mirrored = np.linalg.det(matrix[:, :2]) < 0
         axis = matrix[:, 1]  # the crop's y axis is not touched by the mirror
@@ -183,7 +183,7 @@ def test_jitter_moves_each_side_independently():
     rng = np.random.default_rng(3)
     middles, sides = [], []
     for _ in range(300):
-        crop = augment.crop(image, size=64, layout="tfw5", expand=1.0, rng=rng, augmentation=Augmentation(jitter=0.2))
+        crop = augment.crop(image, Crop(64, 1.0, "tfw5"), rng=rng, augmentation=Augmentation(jitter=0.2))
         middles.append(crop["to_image"].astype(np.float64) @ [31.5, 31.5, 1])
         sides.append(crop["to_image"][0, 0] * 64)
     middles = np.array(middles) - (200, 150)
@@ -195,7 +195,7 @@ def test_jitter_moves_each_side_independently():
 def test_crop_is_a_function_of_its_seed():
     def make(seed):
         rng, augmentation = np.random.default_rng(seed), Augmentation(flip=0.5, **RANDOM)
-        return augment.crop(example(), size=32, layout="tfw5", rng=rng, augmentation=augmentation)
+        return augment.crop(example(), Crop(32, 1.25, "tfw5"), rng=rng, augmentation=augmentation)
 
     np.testing.assert_array_equal(make(4)["rgb"], make(4)["rgb"])
     assert not np.array_equal(make(4)["to_image"], make(5)["to_image"])
@@ -205,7 +205,7 @@ def test_crop_is_black_outside_the_image():
     image = example(64, 64)
     image["rgb"][:], image["thermal"][:] = 200, 200
     image["box"] = np.array([0.0, 0.0, 63.0, 63.0])
-    crop = augment.crop(image, size=64, layout="tfw5", expand=2.0)
+    crop = augment.crop(image, Crop(64, 2.0, "tfw5"))
     assert crop["rgb"][0, 0].max() == 0 and crop["thermal"][-1, -1].max() == 0
     np.testing.assert_allclose(crop["rgb"][32, 32], 200 / 255, atol=1e-6)
 
@@ -215,7 +215,7 @@ def test_shrinking_averages_pixels():
     image = example(512, 512)
     image["thermal"] = (rng.random((512, 512)) < 0.5).astype(np.uint8) * 255  # the finest texture there is
     image["box"] = np.array([-0.5, -0.5, 512, 512])
-    crop = augment.crop(image, size=32, layout="tfw5", expand=1.0)["thermal"]
+    crop = augment.crop(image, Crop(32, 1.0, "tfw5"))["thermal"]
     assert abs(crop.mean() - 0.5) < 0.02
     assert crop.std() < 0.06  # 1/32 for perfect averaging over 16 x 16, 0.5 / 1.5 for bilinear interpolation alone
 
@@ -244,12 +244,12 @@ def bad(**changes):
 )
 def test_bad_examples_raise_input_errors(image, message):
     with pytest.raises(InputError, match=message):
-        augment.crop(image, size=32, layout="tfw5")
+        augment.crop(image, Crop(32, 1.25, "tfw5"))
 
 
 def test_random_crop_needs_a_generator():
     with pytest.raises(ValueError, match="needs rng"):
-        augment.crop(example(), size=32, layout="tfw5", augmentation=Augmentation(flip=0.5))
+        augment.crop(example(), Crop(32, 1.25, "tfw5"), augmentation=Augmentation(flip=0.5))
 
 
 def test_occlusion_covers_the_same_place_in_both_modalities():
@@ -269,3 +269,35 @@ def test_occlusion_covers_the_same_place_in_both_modalities():
     assert 0.4 < np.mean(np.array(covered) > 0) < 0.8
     assert min(c for c in covered if c) > 0.005
     assert max(covered) <= 2 * 0.35**2 + 0.01
+
+
+def test_inversion_turns_the_thermal_image_and_nothing_else():
+    plain, inverted = (
+        augment.crop(
+            example(), Crop(64, 1.6, "tfw5"), rng=np.random.default_rng(0), augmentation=Augmentation(invert=p)
+        )
+        for p in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(inverted["rgb"], plain["rgb"])
+    np.testing.assert_array_equal(inverted["landmarks"], plain["landmarks"])
+    inside = plain["rgb"].max(-1, keepdims=True) > 0  # what lies outside the image is black in both
+    np.testing.assert_allclose(inverted["thermal"][16:48, 16:48], 1 - plain["thermal"][16:48, 16:48], atol=0.01)
+    assert inside.any() and (inverted["thermal"][0] == 0).all()
+
+
+def test_half_of_the_images_are_inverted_and_other_random_numbers_stay_the_same():
+    options = {"rotation": 20.0, "jitter": 0.1}
+    bright = []
+    for seed in range(200):
+        crops = [
+            augment.crop(
+                example(sigma=8.0),
+                Crop(16, 1.0, "tfw5"),
+                rng=np.random.default_rng(seed),
+                augmentation=Augmentation(invert=p, **options),
+            )
+            for p in (0.0, 0.5)
+        ]
+        np.testing.assert_array_equal(crops[0]["landmarks"], crops[1]["landmarks"])
+        bright.append(not np.array_equal(crops[0]["thermal"], crops[1]["thermal"]))
+    assert 70 < sum(bright) < 130

@@ -1,6 +1,7 @@
-"""What networks read of image files: gray, colours, or temperatures of a fixed range."""
+"""Images of users: their values, temperatures, holes and colours, and what networks read of them."""
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from mlcm_jax import images
@@ -16,23 +17,95 @@ STORED = {
 }
 
 
+def write(folder, kind):
+    """Writes a stored image without loss and returns its path."""
+    path = folder / f"{kind}.npy"
+    np.save(path, STORED[kind])
+    return path
+
+
 @pytest.mark.parametrize("kind", STORED)
-def test_thermal_networks_read_gray_images_and_rgb_networks_colour_images(kind):
-    file = images.ImageFile(STORED[kind], kind, f"a {kind}")
-    for modality, convert, shape in (("rgb", images.to_rgb8, (24, 30, 3)), ("thermal", images.to_gray8, (24, 30))):
-        image, note = image_file.for_network(file, modality, None)
-        assert image.shape == shape and image.dtype == np.uint8
-        np.testing.assert_array_equal(image, convert(file)[0])
-        assert note == convert(file)[1]
+def test_an_image_has_the_files_values(tmp_path, kind):
+    path = write(tmp_path, kind)
+    image = image_file.read_image(path)
+    gray, _ = images.to_gray8(images.read(path))
+    np.testing.assert_array_equal(image.values, gray if kind in ("gray8", "colour") else STORED[kind])
+    assert image.values.dtype == np.float32 and image.name == str(path)
+    np.testing.assert_array_equal(image.gray, gray)
+    assert image.gray.dtype == np.uint8 and (image.rgb is not None) == (kind == "colour")
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_paths_arrays_and_images_of_pillow_are_the_same(tmp_path, kind):
+    read = image_file.read_image(write(tmp_path, kind))
+    given = [read, str(tmp_path / f"{kind}.npy"), tmp_path / f"{kind}.npy", STORED[kind]]
+    given += [] if kind == "float" else [PIL.Image.fromarray(STORED[kind])]
+    for one in given:
+        np.testing.assert_array_equal(image_file.as_image(one).values, read.values)
+
+
+def test_temperatures_are_those_of_the_file(tmp_path):
+    celsius = np.array([[10.0, 20.0], [30.0, 50.0]], np.float32)
+    np.save(tmp_path / "a.npy", celsius)
+    np.testing.assert_array_equal(image_file.read_image(tmp_path / "a.npy").celsius, celsius)
+    np.save(tmp_path / "b.npy", ((celsius + 273.15) * 100).round().astype(np.uint16))
+    np.testing.assert_allclose(image_file.read_image(tmp_path / "b.npy").celsius, celsius, atol=0.006)
+    assert image_file.read_image(tmp_path / "b.npy", celsius="none").celsius is None
+    np.save(tmp_path / "c.npy", np.arange(600, dtype=np.uint16).reshape(20, 30))  # -273 to -267 °C
+    assert image_file.read_image(tmp_path / "c.npy").celsius is None
+    with pytest.raises(InputError, match="celsius='kelvins' must be 'auto' or 'none'"):
+        image_file.read_image(tmp_path / "a.npy", celsius="kelvins")
+
+
+FACE = 30.0 + np.random.default_rng(1).random((40, 50)).astype(np.float32)  # °C
+COUNTS = ((FACE + 273.15) * 100).round().astype(np.uint16)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -273.15, -9999.0, 1e6, 0, 65535])
+def test_values_that_no_thermometer_gives_are_holes(value):
+    image = (COUNTS if value in (0, 65535) else FACE).copy()
+    image[:5] = value
+    found = image_file.as_image(image)
+    holes = np.zeros(image.shape, bool)
+    holes[:5] = True
+    np.testing.assert_array_equal(np.isnan(found.values), holes)
+    np.testing.assert_array_equal(np.isnan(found.celsius), holes)
+    np.testing.assert_array_equal(found.values[5:], image[5:].astype(np.float32))
+    assert found.notes == ("12 % of the pixels hold no temperature and were treated as missing",)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.linspace(0, 65535, 2000).round().astype(np.uint16).reshape(40, 50),  # stretched to 16 bits
+        np.linspace(-9000, -2000, 2000, dtype=np.float32).reshape(40, 50),  # another unit
+        np.zeros((40, 50), np.uint16),
+        COUNTS,
+        FACE,
+    ],
+)
+def test_other_values_are_none(image):
+    found = image_file.as_image(image)
+    assert not np.isnan(found.values).any() and not found.notes
+
+
+def test_thermal_networks_read_values_or_gray_and_rgb_networks_colours(tmp_path):
+    for kind, stored in STORED.items():
+        image = image_file.as_image(stored)
+        rgb = image_file.for_network(image, modality="rgb")
+        np.testing.assert_array_equal(rgb, stored if kind == "colour" else np.repeat(image.gray[..., None], 3, 2))
+        wanted = image.gray if image.levels else image.values
+        assert image_file.for_network(image, modality="thermal", gain="box") is wanted
+        np.testing.assert_array_equal(image_file.for_network(image, modality="thermal"), image.gray)
 
 
 def test_temperatures_are_converted_with_the_range_of_the_training():
     celsius = np.array([[10.0, 20.0], [30.0, 50.0], [np.nan, 40.0]], np.float32)
-    found, note = image_file.for_network(images.ImageFile(celsius, "float", "a.npy"), "thermal", (20.0, 40.0))
+    options = {"modality": "thermal", "thermal_range": (20.0, 40.0), "gain": "box"}
+    found = image_file.for_network(image_file.as_image(celsius), **options)
     np.testing.assert_array_equal(found, [[0, 0], [128, 255], [0, 255]])
-    assert note == ""
-    with pytest.raises(InputError, match=r"b\.png holds no temperatures"):
-        image_file.for_network(images.ImageFile(STORED["gray8"], "gray8", "b.png"), "thermal", (20.0, 40.0))
+    with pytest.raises(InputError, match="holds no temperatures, which this network reads"):
+        image_file.for_network(image_file.as_image(STORED["gray8"]), **options)
 
 
 def test_fixed_range_is_linear_and_clipped():

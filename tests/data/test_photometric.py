@@ -86,14 +86,6 @@ def test_thermal_tone_curve_never_falls():
     assert np.ptp([curve[128] for curve in curves]) > 0.3
 
 
-def test_polarity_is_inverted_only_on_request():
-    image = ramp(channels=1)
-    inverted = photometric.thermal(image, np.random.default_rng(0), strength=0.0, invert=1.0)
-    np.testing.assert_allclose(inverted, 1 - image, atol=1e-6)
-    results = [photometric.thermal(image, np.random.default_rng(seed)) for seed in range(40)]
-    assert min(np.corrcoef(result.ravel(), image.ravel())[0, 1] for result in results) > 0.5
-
-
 @pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7, 1), (4, 3, 3, 2)])
 def test_to_floats_divides_by_255(shape):
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -9,9 +9,9 @@ from made import MadeBuilder, face, png
 from mlcm_jax import codecs, cores, landmarks
 from mlcm_jax.config import base
 from mlcm_jax.data import pipeline
-from mlcm_jax.data.augment import Augmentation
+from mlcm_jax.data.augment import Augmentation, Crop
 from mlcm_jax.data.examples import MODALITIES, Examples, open_examples
-from mlcm_jax.data.pipeline import Crop, Order
+from mlcm_jax.data.pipeline import Order
 from mlcm_jax.errors import InputError
 from mlcm_jax.training import sharding
 

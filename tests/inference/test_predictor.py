@@ -66,14 +66,14 @@ def test_landmarks_are_in_pixels_of_the_image(tmp_path, monkeypatch, box):
     """Tests crop, mirrored crop and the mapping back, with a dot at a known place."""
     stored_runs.write(tmp_path, stored_runs.card())
     predictor = Predictor(tmp_path)
-    monkeypatch.setattr(predictor, "predict_crops", brightest)
+    monkeypatch.setattr(predictor, "_predict", lambda crops: (brightest(crops), None))
     for x, y in [(33, 30), (32, 27)]:
         v, u = np.mgrid[:60, :70]
         image = (255 * np.exp(-((u - x) ** 2 + (v - y) ** 2) / 12)).round().astype(np.uint8)
-        points, scores = predictor(image, [box])
-        assert points.shape == (1, 68, 2) and points.dtype == scores.dtype == np.float32
-        np.testing.assert_allclose(points[0], np.tile([x, y], (68, 1)), atol=0.03)
-        np.testing.assert_allclose(scores, [1.0], atol=0.01)
+        faces = predictor(image, [box])
+        assert faces.landmarks.shape == (1, 68, 2) and faces.landmarks.dtype == faces.scores.dtype == np.float32
+        np.testing.assert_allclose(faces.landmarks[0], np.tile([x, y], (68, 1)), atol=0.03)
+        np.testing.assert_allclose(faces.scores, [1.0], atol=0.01)
 
 
 def test_a_prediction_is_the_mean_over_the_crop_and_its_mirror_image(tmp_path, monkeypatch):
@@ -81,18 +81,18 @@ def test_a_prediction_is_the_mean_over_the_crop_and_its_mirror_image(tmp_path, m
     predictor = Predictor(tmp_path)
     rng = np.random.default_rng(0)
     plain, mirrored = rng.random((68, 2)), rng.random((68, 2))
-    monkeypatch.setattr(predictor, "predict_crops", lambda crops: np.stack([plain, mirrored]))
+    monkeypatch.setattr(predictor, "_predict", lambda crops: (np.stack([plain, mirrored]), None))
     # A box of 32 x 32 with expand 1.25 is a crop of 40 pixels around (26, 26): x = 26 + 40 (u - 1/2).
-    points, scores = predictor(np.zeros((60, 60), np.uint8), [(10, 10, 32, 32)])
+    faces = predictor(np.arange(3600, dtype=np.uint16).reshape(60, 60), [(10, 10, 32, 32)])
     back = np.stack([1 - mirrored[LAYOUT.flip, 0], mirrored[LAYOUT.flip, 1]], axis=1)
-    np.testing.assert_allclose(points[0], 6 + 40 * (plain + back) / 2, atol=1e-3)
+    np.testing.assert_allclose(faces.landmarks[0], 6 + 40 * (plain + back) / 2, atol=1e-3)
     apart = np.linalg.norm(plain - back, axis=1).mean()
-    np.testing.assert_allclose(scores, [1 / (1 + apart / 0.05)], rtol=1e-5)
+    np.testing.assert_allclose(faces.scores, [1 / (1 + apart / 0.05)], rtol=1e-5)
 
 
 def test_predictions_depend_on_the_image(predictor, face):
     other = generate.example(3, 1, size=64, frontal=True, well_lit=True)
-    one, two = (predictor(image["thermal"], face["box"][None])[0] for image in (face, other))
+    one, two = (predictor(image["thermal"], face["box"][None]).landmarks for image in (face, other))
     assert np.abs(one - two).max() > 0.01
     spread = one[0].max(0) - one[0].min(0)
     assert (spread > 0.3 * face["box"][2:]).all() and (spread < 1.2 * face["box"][2:]).all()
@@ -102,39 +102,44 @@ def test_a_mirrored_image_gives_mirrored_landmarks(predictor, face):
     """Predictions are averaged over an image and its mirror image, so this holds for any network."""
     width = face["thermal"].shape[1]
     x, y, w, h = face["box"]
-    points, _ = predictor(face["thermal"], face["box"][None])
-    mirrored, _ = predictor(np.ascontiguousarray(face["thermal"][:, ::-1]), [[width - 1 - x - w, y, w, h]])
+    points = predictor(face["thermal"], face["box"][None]).landmarks
+    mirrored = predictor(np.ascontiguousarray(face["thermal"][:, ::-1]), [[width - 1 - x - w, y, w, h]]).landmarks
     expected = points[0][LAYOUT.flip] * [-1, 1] + [width - 1, 0]
     np.testing.assert_allclose(mirrored[0], expected, atol=0.1)
 
 
 def test_an_image_twice_the_size_gives_the_same_face(predictor, face):
-    points, _ = predictor(face["thermal"], face["box"][None])
+    points = predictor(face["thermal"], face["box"][None]).landmarks
     big = cv2.resize(face["thermal"], None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     x, y, w, h = face["box"]
-    doubled, _ = predictor(big, [[2 * x + 0.5, 2 * y + 0.5, 2 * w, 2 * h]])
+    doubled = predictor(big, [[2 * x + 0.5, 2 * y + 0.5, 2 * w, 2 * h]]).landmarks
     np.testing.assert_allclose(doubled[0], (points[0] + 0.5) * 2 - 0.5, atol=1.0)
 
 
 def test_several_faces_and_no_face(predictor, face):
     boxes = np.stack([face["box"], face["box"] + [3, -2, 0, 0]])
-    together, scores = predictor(face["thermal"], boxes)
+    together = predictor(face["thermal"], boxes)
     for i in range(2):
-        np.testing.assert_allclose(together[i], predictor(face["thermal"], boxes[i : i + 1])[0][0], atol=1e-4)
-    assert scores.shape == (2,)
-    points, scores = predictor(face["thermal"], np.zeros((0, 4)))
-    assert points.shape == (0, 68, 2) and scores.shape == (0,)
-    assert predictor(face["thermal"], [])[0].shape == (0, 68, 2)
+        alone = predictor(face["thermal"], boxes[i : i + 1])
+        np.testing.assert_allclose(together.landmarks[i], alone.landmarks[0], atol=1e-4)
+    assert len(together) == 2 and together.scores.shape == (2,) and np.isnan(together.detections).all()
+    np.testing.assert_array_equal(together.boxes, boxes)
+    for none in (np.zeros((0, 4)), []):
+        faces = predictor(face["thermal"], none)
+        assert len(faces) == 0 and faces.landmarks.shape == (0, 68, 2) and faces.boxes.shape == (0, 4)
+        assert faces.scores.shape == faces.detections.shape == (0,) and faces.uncertainty.shape == (0, 68)
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
         (None, "The image must hold numbers; NoneType was given"),
-        ("face.png", "The image must hold numbers; str was given"),
+        ("face.png", "The image face.png does not exist"),
         ([[1, 2], [3]], "The image must hold numbers; list was given"),
-        (np.zeros(5, np.uint8), r"The image must be an array \[H, W\] or .* not of shape \(5,\)"),
-        (np.zeros((5, 5)), "must be uint8"),
+        (np.zeros(5, np.uint8), r"The image must be an array \[H, W\], or .* not of shape \(5,\)"),
+        (np.zeros((5, 5, 3)), r"must be an array \[H, W\], or \[H, W, 3\] of uint8, not .* float64"),
+        (np.full((5, 5), np.nan), "no value that a thermometer could give"),
+        (np.zeros((0, 5), np.uint8), r"of shape \(0, 5\)"),
     ],
 )
 def test_what_is_no_image_is_reported(predictor, image, message):
@@ -143,8 +148,9 @@ def test_what_is_no_image_is_reported(predictor, image, message):
 
 
 def test_an_image_of_pillow_is_read_as_its_array(predictor, face):
-    expected, _ = predictor(face["thermal"], face["box"][None])
-    np.testing.assert_array_equal(predictor(Image.fromarray(face["thermal"]), face["box"][None])[0], expected)
+    expected = predictor(face["thermal"], face["box"][None]).landmarks
+    found = predictor(Image.fromarray(face["thermal"]), face["box"][None]).landmarks
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +214,6 @@ def test_a_folder_of_seeds_or_without_a_run_is_reported(tmp_path):
         Predictor(tmp_path)
 
 
-def test_no_model_ships_yet():
-    with pytest.raises(InputError, match="mlcm train"):
-        Predictor()
-
-
 BLOCKED = """
 import sys
 for name in ("orbax", "orbax.checkpoint", "grain", "tensorflow_datasets", "tensorflow", "clu", {more}):
@@ -227,19 +228,19 @@ import numpy as np
 from mlcm_jax import Predictor
 from mlcm_jax.inference.predictor import predict_files
 image = np.load({str(tmp_path / "image.npy")!r})
-points, scores = Predictor({str(smoke_run)!r})(image, np.array({face["box"][None].tolist()}))
-np.savez({str(tmp_path / "found.npz")!r}, points=points, scores=scores)
+faces = Predictor({str(smoke_run)!r})(image, np.array({face["box"][None].tolist()}))
+np.savez({str(tmp_path / "found.npz")!r}, points=faces.landmarks, scores=faces.scores)
 predict_files([{str(folder / "gray8.png")!r}], model={str(smoke_run)!r}, box={box_of(face)!r}, out={str(tmp_path)!r})
 """
     np.save(tmp_path / "image.npy", face["thermal"])
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     found = np.load(tmp_path / "found.npz")
-    points, scores = predictor(face["thermal"], face["box"][None])
-    np.testing.assert_allclose(found["points"], points, atol=1e-4)
-    np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
+    faces = predictor(face["thermal"], face["box"][None])
+    np.testing.assert_allclose(found["points"], faces.landmarks, atol=1e-4)
+    np.testing.assert_allclose(found["scores"], faces.scores, atol=1e-5)
     written = json.loads((tmp_path / "predictions.json").read_text())["gray8.png"]["landmarks"]
-    np.testing.assert_allclose(written, points[0], atol=2e-3)
+    np.testing.assert_allclose(written, faces.landmarks[0], atol=2e-3)
 
 
 # Files

@@ -94,7 +94,7 @@ def test_the_prediction_follows_from_the_parameters(decoder):
 
 def test_maps_are_float32_after_a_bfloat16_decoder():
     found = _run(head(dtype=jnp.bfloat16), features().astype(jnp.bfloat16))
-    assert {leaf.dtype for leaf in found} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
     exact = _run(head(), features())
     assert float(jnp.abs(found.landmarks - exact.landmarks).max()) < 0.02
 

@@ -132,3 +132,17 @@ def test_the_prior_multiplies_the_map_by_a_gaussian():
     gaussian = np.exp(-((x - 0.25) ** 2 + (y - 0.25) ** 2) / 0.08)
     expected = np.asarray(_run(plain, features).heatmaps)[0, :, :, 0] * gaussian
     np.testing.assert_allclose(_run(bounded, features).heatmaps[0, :, :, 0], expected / expected.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["coordinates", "heatmap"])
+def test_uncertainty_starts_at_five_hundredths_and_depends_on_the_features(name):
+    plain = HEADS[name](8, 5, rngs=nnx.Rngs(0))
+    head = HEADS[name](8, 5, uncertainty=True, rngs=nnx.Rngs(0))
+    features = jax.random.normal(jax.random.key(1), (3, 4, 4, 8))
+    found = _run(head, features)
+    np.testing.assert_allclose(found.uncertainty, np.full((3, 5), 0.05), rtol=1e-5)
+    np.testing.assert_array_equal(found.landmarks, _run(plain, features).landmarks)  # the same random numbers
+    assert _run(plain, features).uncertainty is None
+    head.uncertainty.kernel[...] = jax.random.normal(jax.random.key(2), (8, 5))
+    pooled = np.asarray(features, np.float64).mean((1, 2)) @ np.asarray(head.uncertainty.kernel[...], np.float64)
+    np.testing.assert_allclose(_run(head, features).uncertainty, np.clip(0.05 * np.exp(pooled), 1e-3, 1), rtol=1e-4)

@@ -260,7 +260,7 @@ def test_a_file_that_is_not_a_card_is_reported(folder, text):
         ("expand", [None, "1", 0, -1.0, float("nan"), float("inf"), True, 1e300]),
         ("modality", [None, "depth", 1, "RGB"]),
         ("thermal_range", [None, 3, "ab", [40, 20], [20], [20, 30, 40], ["20", "40"], [float("nan"), 40]]),
-        ("gain", [None, "box", 1]),
+        ("gain", [None, "frame", 1]),
     ],
 )
 def test_an_invalid_field_is_reported(folder, name, values):

@@ -330,3 +330,19 @@ def test_heads_have_their_own_learning_rate():
         (lambda tree: tree["adapter"]["to_teacher"], 1e-2),
     ):
         np.testing.assert_allclose(pick(found), by_hand(pick, rate), rtol=1e-6)
+
+
+def test_the_likelihood_is_weighted_and_trains_landmarks_and_uncertainties():
+    config = config_of()
+    assert recipes.likelihood(config) == ()
+    config.loss.uncertainty = 0.25
+    (term,) = recipes.likelihood(config)
+    assert term.weight(0.3) == 0.25 and not term.task
+    data = batch()
+    recipe = make_recipe(term)
+    state = start(recipe, network(0, uncertainty=True))
+    found = networks.run(state.network, data["thermal"])
+    assert found.uncertainty.shape == (4, K)
+    gradient = jax.grad(lambda params: steps._loss(params, state, {}, data, jax.random.key(0), recipe)[0])
+    slopes = gradient(states.trainable(state.network, state.adapter))["network"]
+    assert norm(slopes["head"]["uncertainty"]) > 0 and norm(slopes["head"]["maps"]) > 0 and norm(slopes["backbone"]) > 0

@@ -155,6 +155,9 @@ def test_stages_and_all_that_they_need_are_in_the_order_of_training():
         ("loss.options", {"knee": 1.0}, "config.loss.options.knee does not exist for 'l1'"),
         ("loss.name", "star", "config.light.head='coordinates' must be 'aam'"),
         ("direct.decay", "liner", "config.direct.decay"),
+        ("loss.uncertainty", 0.5, "config.light.uncertainty and config.loss.uncertainty belong together"),
+        ("teacher.uncertainty", True, "config.teacher.uncertainty and config.loss.uncertainty belong together"),
+        ("augment.invert", 2.0, "config.augment.invert=2.0 must be"),
         ("direct.reverse_target", "me", "config.direct.reverse_target='me' must be one of 'teacher', 'truth'"),
     ],
 )

@@ -1,0 +1,84 @@
+"""The automatic gain: how the values of a thermal image become the gray levels that a network reads."""
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+_PERCENTILES = (2.0, 98.0)
+_LEVELS = (0.1 * 255.0, 0.9 * 255.0)  # what the percentiles become: hotter and colder pixels keep some contrast
+_FEWEST = 16  # pixels with a value, without which a box is too small to set the gain
+
+
+def gain(values: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Stretches a thermal image by the face in it, so that nothing else in view changes what the network sees.
+
+    The percentiles 2 and 98 of the values inside the box become 10 % and 90 % of the gray levels. All other values
+    follow the same line, and are cut at black and white. Training, scoring and prediction all call this function with
+    the box that they crop by, so an image is stretched for a network exactly as in its training.
+
+    - Region: the pixels whose centres lie in the part of the box that is inside the image. If fewer than 16 of them
+      have a value, the whole image.
+    - Holes: pixels that are NaN or infinite take no part in the percentiles, and take the gray level of the nearest
+      pixel that has a value.
+    - One value in the whole region: the limits are the smallest and largest value of the region; if these are equal,
+      the image becomes 128 where it has this value, white above and black below it.
+
+    Args:
+        values: [H, W], uint8, uint16 or float32 in any unit, hot = large; holes are not finite.
+        box: x, y, w, h in pixels; it may reach beyond the image.
+
+    Returns:
+        uint8 [H, W]. An image without any value is all 0.
+    """
+    values = np.asarray(values)
+    region = inside(values, box)
+    if values.dtype == np.uint8:  # the same line, as a table of the 256 levels
+        return cv2.LUT(values, _stretched(np.arange(256, dtype=np.float32), *_limits_of_levels(region)))
+    if values.dtype.kind != "f":
+        return _stretched(values.astype(np.float32), *_limits(region.astype(np.float32)))
+    holes = ~np.isfinite(values)
+    if not holes.any():
+        return _stretched(values, *_limits(region))
+    if holes.all():
+        return np.zeros(values.shape, np.uint8)
+    known = region[np.isfinite(region)]
+    filled = values[tuple(ndimage.distance_transform_edt(holes, return_distances=False, return_indices=True))]
+    return _stretched(filled, *_limits(known if len(known) >= _FEWEST else values[~holes]))
+
+
+def inside(values: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The part [h, w] or [h, w, 3] of an image inside a box, or the whole image if that part is too small."""
+    height, width = values.shape[:2]
+    x, y, w, h = (float(one) for one in box)
+    columns = slice(max(0, int(np.ceil(x))), max(0, min(width, int(np.ceil(x + w)))))
+    rows = slice(max(0, int(np.ceil(y))), max(0, min(height, int(np.ceil(y + h)))))
+    region = values[rows, columns]
+    return region if region.size >= _FEWEST else values
+
+
+def _limits(known: np.ndarray) -> tuple[float, float]:
+    """The two percentiles; the smallest and the largest value if they are equal."""
+    low, high = np.percentile(known, _PERCENTILES).tolist()
+    # A few warm pixels on a uniform background are still an image.
+    return (low, high) if high > low else (float(known.min()), float(known.max()))
+
+
+def _limits_of_levels(levels: np.ndarray) -> tuple[float, float]:
+    """The limits of uint8 values, from their histogram, which is ten times as fast as sorting them."""
+    ends = np.cumsum(np.bincount(levels.ravel(), minlength=256))
+    found = []
+    for percent in _PERCENTILES:
+        place = percent / 100 * (ends[-1] - 1)
+        below, above = np.searchsorted(ends, (int(place), min(int(place) + 1, ends[-1] - 1)), side="right").tolist()
+        found.append(below + (above - below) * (place - int(place)))
+    return (found[0], found[1]) if found[1] > found[0] else (float(levels.min()), float(levels.max()))
+
+
+def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Maps the limits to their gray levels, and all other values by the same line."""
+    if high > low:
+        slope = (_LEVELS[1] - _LEVELS[0]) / (high - low)
+        gray = (values - low) * slope + _LEVELS[0]
+    else:
+        gray = np.where(values > low, 255.0, np.where(values < low, 0.0, 128.0))
+    return np.clip(gray, 0.0, 255.0).round().astype(np.uint8)

@@ -1,0 +1,120 @@
+"""Writes a network for phones and boards: TFLite by `litert-converter`, ONNX by `jax2onnx` (the extra `export`).
+
+The graph takes a crop, float32 [1, S, S, C] in [0, 1], and returns the landmarks, float32 [1, K, 2] in u; for a network
+with uncertainties, also the expected distances, float32 [1, K] in u, times the calibration's factor. The network's
+`model.json`, copied beside the file, says how the crop is made and what the numbers mean.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from mlcm_jax.console import say
+from mlcm_jax.data.augment import CHANNELS
+from mlcm_jax.errors import InputError, did_you_mean
+from mlcm_jax.files import read_json, write_json
+from mlcm_jax.inference.predictor import SHIPPED, model_folder
+from mlcm_jax.models import network as networks
+from mlcm_jax.models import stored
+
+FORMATS = ("tflite", "onnx")
+Graph = Callable[[jax.Array], tuple[jax.Array, ...]]
+
+
+def export(
+    path: epath.PathLike | None = None, *, stage: str | None = None, format: str, out: epath.PathLike
+) -> epath.Path:
+    """Writes the graph, and its description beside it, and checks the graph's numbers against those of JAX.
+
+    Args:
+        path: see `Predictor`; None exports the network that ships with this package.
+        stage: see `Predictor`.
+        format: "tflite" or "onnx".
+        out: the file to write.
+
+    Returns:
+        The path of the graph.
+
+    Raises:
+        InputError: an unknown format, no such network, a missing library, a folder that cannot be written, or a graph
+            whose landmarks differ from those of JAX by more than 1e-4 in u.
+    """
+    if format not in FORMATS:
+        raise InputError(f"--format={format!r} is unknown; {did_you_mean(format, FORMATS)}")
+    folder = SHIPPED if path is None else model_folder(epath.Path(path), stage)
+    network, card = stored.load(folder)
+    graph, shape = _graph(network, card), (1, card.image_size, card.image_size, CHANNELS[card.modality])
+    try:
+        content, run = (_tflite if format == "tflite" else _onnx)(graph, shape)
+    except ImportError as error:
+        raise InputError(
+            f"--format={format} needs the package {error.name}; install it with `pip install 'mlcm_jax[export]'`."
+        ) from error
+    crop = np.random.default_rng(0).random(shape, np.float32)
+    apart = max(float(np.abs(np.asarray(a) - b).max()) for a, b in zip(jax.jit(graph)(crop), run(crop), strict=True))
+    if not apart < 1e-4:
+        raise InputError(f"The exported graph differs from the network by {apart:.2g} in u; report this as a fault.")
+    target = epath.Path(out)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        write_json(target.parent / f"{target.name}.json", read_json(folder / stored.CARD))
+    except OSError as error:
+        raise InputError(f"Cannot write {out}: {error}; give another --out.") from error
+    say(f"Wrote {target} ({len(content) / 1e6:.2f} MB, within {apart:.1g} of JAX) and {target.name}.json.")
+    return target
+
+
+def _graph(network: networks.Network, card: stored.Card) -> Graph:
+    factor = card.calibration[0] if card.calibration else 1.0
+
+    def graph(crop: jax.Array) -> tuple[jax.Array, ...]:
+        found = networks.run(network, crop)
+        return (found.landmarks,) if found.uncertainty is None else (found.landmarks, factor * found.uncertainty)
+
+    return graph
+
+
+def _tflite(graph: Graph, shape: tuple[int, ...]) -> tuple[bytes, Callable[[np.ndarray], list[np.ndarray]]]:
+    """Converts the StableHLO that JAX exports; returns the file and a function that runs it."""
+    from ai_edge_litert.interpreter import Interpreter
+    from litert_converter import converter_api_ext as converter
+    from litert_converter.mlir import ir, passmanager
+
+    exported = jax.export.export(jax.jit(graph), platforms=["cpu"])(jax.ShapeDtypeStruct(shape, jnp.float32))
+    context = ir.Context()
+    converter.prepare_mlir_context(context)
+    with context:
+        module = ir.Module.parse(exported.mlir_module())
+        outputs = ["landmarks", "uncertainty"][: len(exported.out_avals)]
+        converter.set_signature(module.operation, "serving_default", ["crop"], outputs)
+        converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), converter.ConvertToTFLConfig())
+        content = converter.export_flatbuffer_to_bytes(module.operation)
+
+    def run(crop: np.ndarray) -> list[np.ndarray]:
+        found = Interpreter(model_content=content, num_threads=1).get_signature_runner()(crop=crop)
+        return [found[name] for name in outputs]
+
+    return content, run
+
+
+def _onnx(graph: Graph, shape: tuple[int, ...]) -> tuple[bytes, Callable[[np.ndarray], list[np.ndarray]]]:
+    """Converts the traced function; returns the file and a function that runs it."""
+    import jax2onnx
+    import onnxruntime
+
+    crop = jax.ShapeDtypeStruct(shape, jnp.float32)
+    # The library replaces layers of Flax while it traces; a function that is traced already has none.
+    traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(graph)(crop))
+    model = jax2onnx.to_onnx(traced, [crop], model_name="mlcm_jax")
+    content = model.SerializeToString()
+
+    def run(crop: np.ndarray) -> list[np.ndarray]:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return session.run(None, {session.get_inputs()[0].name: crop})
+
+    return content, run
