@@ -1,6 +1,8 @@
 """Paired RGB and thermal images of rendered faces, with landmarks that are exact by construction.
 
-`generate.example(seed, index, size=…)` makes one pair. The files, in the order in which a pair is made:
+`generate.example(seed, index, size=…)` makes one pair with a hand-made head, which needs no files. With
+`heads=scan_head.load("ICT-FaceKit")`, the head comes from a model made of scans, whose repository the user clones. The
+files, in the order in which a pair is made:
 
     generate.py      the pipeline: draws the random streams, calls scene, raster, rgb, thermal and sensor in this order
     scene.py         seed -> Subject (a person) and Scene (pose, expression, camera, lights, accessories)
@@ -11,6 +13,13 @@
       blendshapes.py   identity and expression -> moved vertices of that mesh
       head.py          the moved mesh posed before a pinhole camera, and its 68 landmarks: Head, Camera
       accessories.py   spectacles, long hair, the peak of a cap, a mask, a hand as further triangles: Piece
+      surface.py       what is drawn of a head, and how the hand-made one is painted: Surface, Painted
+      scan_head.py     scan-based heads, posed: ScanHeads, which makes a Head and its Surface, by means of
+        scan_model.py    reads the meshes of ICT-FaceKit: ScanModel
+        scan_warp.py     template coordinates for the scans
+        scan_rig.py      what is computed once from the meshes: Rig
+        scan_scene.py    identity, expressions and poses of scan-based heads
+        scan_paint.py    their materials
       zbuffer.py       triangles -> the nearest one at every pixel: Fragments
       paint.py         the borders of hair, lids, brows, beard and clothes on the head
       gbuffer.py       the types passed on: Part, GBuffer, Truth

@@ -19,7 +19,8 @@ import numpy as np
 from mlcm_jax import images
 from mlcm_jax import landmarks as landmarks_lib
 from mlcm_jax.errors import InputError
-from mlcm_jax.synthetic import raster, rgb, scene, sensor, thermal
+from mlcm_jax.synthetic import raster, rgb, scan_scene, scene, sensor, thermal
+from mlcm_jax.synthetic.scan_head import ScanHeads
 
 PAIRS_PER_SUBJECT = 4
 MIN_SIDE, MAX_SIDE = 32, 1024
@@ -35,6 +36,7 @@ def example(
     pairs_per_subject: int = PAIRS_PER_SUBJECT,
     frontal: bool = False,
     well_lit: bool = False,
+    heads: ScanHeads | None = None,
 ) -> dict[str, Any]:
     """Renders pair `index` of the set `seed`.
 
@@ -48,6 +50,7 @@ def example(
         pairs_per_subject: number of consecutive pairs that show one person.
         frontal: whether to keep |yaw| below 20° and leave out hands and masks.
         well_lit: whether to keep the visible light bright; the thermal image does not depend on it.
+        heads: the scan-based heads to render (`scan_head.load`), or None for the hand-made ones.
 
     Returns:
         rgb: uint8 [S, S, 3].
@@ -78,8 +81,9 @@ def example(
         )
     side = int(_rng(seed, index, _SIZE).integers(low, high + 1))
     subject = scene.sample_subject(seed, index // pairs_per_subject)
-    view = scene.sample_scene(_rng(seed, index, _SCENE), subject, frontal=frontal, well_lit=well_lit)
-    gbuffer, truth = raster.render_gbuffer(subject, view, side)
+    sample_scene = scene.sample_scene if heads is None else scan_scene.sample_scene
+    view = sample_scene(_rng(seed, index, _SCENE), subject, frontal=frontal, well_lit=well_lit)
+    gbuffer, truth = raster.render_gbuffer(subject, view, side, heads=heads)
 
     image = rgb.shade_rgb(gbuffer, subject, view, _rng(seed, index, _RGB))
     before_lens = thermal.temperature(gbuffer, subject, view, _rng(seed, index, _THERMAL))

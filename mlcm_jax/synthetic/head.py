@@ -140,9 +140,9 @@ def locate(xy: np.ndarray, side: np.ndarray | float = 0.0) -> PointSet:
     return PointSet(index, weight)
 
 
-def _jaw_start() -> np.ndarray:
-    """Fixed jaw line in the right half of the image, from the chin to beside the eye; template (x, y) [L, 2]."""
-    y = anatomy.CHIN_Y - (anatomy.CHIN_Y - JAW_TOP_Y) * np.linspace(0, 1, 400) ** 2
+def _jaw_start(top: float = JAW_TOP_Y) -> np.ndarray:
+    """Fixed jaw line in the right half of the image, from the chin to height `top`; template (x, y) [L, 2]."""
+    y = anatomy.CHIN_Y - (anatomy.CHIN_Y - top) * np.linspace(0, 1, 400) ** 2
     line = np.stack([anatomy.outline_width(y), y], 1)
     arc = np.r_[0, np.cumsum(np.hypot(*np.diff(line, axis=0).T))]
     even = np.linspace(0, arc[-1], _LEVELS)
@@ -150,14 +150,17 @@ def _jaw_start() -> np.ndarray:
 
 
 @functools.cache
-def _jaw_paths() -> tuple[PointSet, np.ndarray]:
+def jaw_paths(top: float = JAW_TOP_Y) -> tuple[PointSet, np.ndarray]:
     """The paths along which the outline is searched (see the module's docstring).
+
+    Args:
+        top: template y at which the jaw line ends beside the eye.
 
     Returns:
         The points of the paths (2 halves with image left first, L paths from chin to ear, S points per path), and the
         outward directions at the beginnings of the paths [2, L, 2].
     """
-    start = _jaw_start()
+    start = _jaw_start(top)
     tangent = np.gradient(start, axis=0)
     outward = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
     outward = outward / np.linalg.norm(outward, axis=1, keepdims=True)
@@ -165,7 +168,7 @@ def _jaw_paths() -> tuple[PointSet, np.ndarray]:
     # Inner ends: beside the eye for the upper levels, below the mouth for the chin.
     t = np.linspace(0, 1, _LEVELS)
     goal = np.stack(
-        [np.interp(t, [0, 0.3, 0.6, 1], [0.0, 0.24, 0.36, 0.42]), np.interp(t, [0, 0.35, 1], [1.08, 0.86, JAW_TOP_Y])],
+        [np.interp(t, [0, 0.3, 0.6, 1], [0.0, 0.24, 0.36, 0.42]), np.interp(t, [0, 0.35, 1], [1.08, 0.86, top])],
         1,
     )
     along = np.linspace(0, 1, _STEPS)[None, :, None] ** 1.4  # dense at the rounded edge
@@ -262,7 +265,7 @@ class Head:
     """A head with one identity and expression, its landmarks, and the camera that sees it.
 
     Attributes:
-        shape: float32 [V, 3], vertices of the bare head in head space.
+        shape: float32 [V, 3], vertices of the bare head in head space, for the vertices of `template.template`.
         landmarks: float64 [68, 3], camera space; points 0-16 lie on the visible outline.
         jaw: float64 [17, 3], camera space, the jaw points fixed on the head.
         places: float64 [68, 3], template coordinates of the landmarks, and of the fixed jaw at 0-16.
@@ -281,18 +284,19 @@ def _perspective(points: np.ndarray, distance: float) -> np.ndarray:
     return points[..., :2] / (distance - points[..., 2:])
 
 
-def outline(posed: np.ndarray, scene: Scene) -> np.ndarray:
+def outline(posed: np.ndarray, scene: Scene, paths: tuple[PointSet, np.ndarray] | None = None) -> np.ndarray:
     """Jaw points on the visible outline (see the module's docstring).
 
     Args:
         posed: float64 [V, 3], vertices in camera space.
         scene: gives the distance of the camera and the roll of the head.
+        paths: as `jaw_paths` gives them, on the mesh of `posed`; None for those of the hand-made head.
 
     Returns:
         float64 [17, 3], camera space.
     """
-    paths, outward = _jaw_paths()
-    points = paths.on(posed).reshape(2, _LEVELS, _STEPS, 3)
+    points_on, outward = jaw_paths() if paths is None else paths
+    points = points_on.on(posed).reshape(2, _LEVELS, _STEPS, 3)
     flat = _perspective(points, scene.distance)
     c, s = np.cos(np.radians(scene.pose[2])), np.sin(np.radians(scene.pose[2]))
     direction = outward @ np.array([[c, s], [-s, c]])  # turned with the roll of the head
@@ -317,6 +321,14 @@ def outline(posed: np.ndarray, scene: Scene) -> np.ndarray:
     return np.concatenate([halves[0][:8], chin, halves[1][7::-1]])
 
 
+def framed(landmarks: np.ndarray, scene: Scene) -> Camera:
+    """The camera that sees landmarks [68, 3] in camera space as `scene.fill` and `scene.centre` ask."""
+    flat = _perspective(landmarks, scene.distance)
+    low, high = flat.min(0), flat.max(0)
+    scale = scene.fill / float((high - low).max())
+    return Camera(scene.distance, scale, scene.centre - scale * 0.5 * (low + high))
+
+
 def build_head(subject: Subject, scene: Scene) -> Head:
     """Deforms, poses and frames a head.
 
@@ -336,8 +348,4 @@ def build_head(subject: Subject, scene: Scene) -> Head:
     landmarks, places = np.split(values, 2, axis=1)
     jaw = landmarks[:17].copy()
     landmarks[:17] = outline(posed.astype(np.float64), scene)
-    flat = _perspective(landmarks, scene.distance)
-    low, high = flat.min(0), flat.max(0)
-    scale = scene.fill / float((high - low).max())
-    camera = Camera(scene.distance, scale, scene.centre - scale * 0.5 * (low + high))
-    return Head(shape, landmarks, jaw, places, camera)
+    return Head(shape, landmarks, jaw, places, framed(landmarks, scene))

@@ -7,6 +7,7 @@ other files read the two dataclasses. Lengths are in head units, angles in degre
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,6 +17,7 @@ HAIR_STYLES = ("bald", "buzz", "short", "fringe", "long", "receding", "tied")
 BEARD_STYLES = ("none", "stubble", "full", "goatee", "moustache")
 GLASSES = ("none", "clear", "sun")
 CAPS = ("none", "cap", "beanie")
+WRAPS = ("none", "hood", "scarf", "turtleneck")
 NECKLINES = ("crew", "vee", "high", "collar")
 
 
@@ -112,6 +114,9 @@ class Scene:
         noise: standard deviation of sensor noise at full exposure, in [0, 1] units.
         cast: float32 [3], colour cast (gain per channel).
         jpeg: quality of the encoding, or 0 for none.
+        blend: weights of the expressions of scan-based heads by their ARKit names; the hand-made head does not read it.
+        wrap: cloth round the head, one of `WRAPS`; only drawn with scan-based heads.
+        shoulders: width of the shoulders relative to the mean.
     """
 
     expression: np.ndarray
@@ -140,6 +145,9 @@ class Scene:
     noise: float
     cast: np.ndarray
     jpeg: int
+    blend: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    wrap: str = "none"
+    shoulders: float = 1.0
 
 
 def expressed(scene: Scene, name: str) -> float:

@@ -28,7 +28,12 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENC
 
 
 def render(
-    seed: int, indices: Sequence[int], size: tuple[int, int], processes: int | None = None
+    seed: int,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    processes: int | None = None,
+    *,
+    rig: pathlib.Path | None = None,
 ) -> Generator[dict[str, Any]]:
     """Yields `generate.encode(generate.example(seed, i, size=size))` for every i of `indices`, in their order.
 
@@ -37,6 +42,8 @@ def render(
         indices: numbers of the pairs.
         size: inclusive range of the side in pixels.
         processes: number of workers; None for one per available core.
+        rig: file of scan-based heads (`scan_head.ScanHeads.save`), which every worker reads once; None for the
+            hand-made heads.
 
     Yields:
         One encoded pair at a time.
@@ -49,7 +56,7 @@ def render(
     with contextlib.ExitStack() as stack:
         results = []
         for k in range(count):
-            worker = _start(seed, indices[k::count], size)
+            worker = _start(seed, indices[k::count], size, rig)
             reader, ready = _read_ahead(worker)
             stack.callback(_stop, worker, reader, ready)
             results.append(ready)
@@ -60,7 +67,7 @@ def render(
             yield value
 
 
-def _start(seed: int, indices: list[int], size: tuple[int, int]) -> subprocess.Popen:
+def _start(seed: int, indices: list[int], size: tuple[int, int], rig: pathlib.Path | None) -> subprocess.Popen:
     root = str(pathlib.Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": path}
@@ -73,7 +80,7 @@ def _start(seed: int, indices: list[int], size: tuple[int, int]) -> subprocess.P
         start_new_session=True,  # Ctrl-C reaches only the parent, which then ends its workers
     )
     with contextlib.suppress(BrokenPipeError):  # a worker that died at once is reported by the reader
-        pickle.dump((seed, indices, size), worker.stdin)
+        pickle.dump((seed, indices, size, rig), worker.stdin)
         worker.stdin.close()
     return worker
 
@@ -117,19 +124,20 @@ def _stop(worker: subprocess.Popen, reader: threading.Thread, results: queue.Que
 
 
 def _main() -> None:
-    """Worker: reads (seed, indices, size) from standard input, writes pickled ("ok", pair) or ("failed", traceback)."""
-    seed, indices, size = pickle.load(sys.stdin.buffer)
+    """Worker: reads (seed, indices, size, rig) from standard input, writes ("ok", pair) or ("failed", traceback)."""
+    seed, indices, size, rig = pickle.load(sys.stdin.buffer)
     # Only pickles may travel on the pipe, so whatever a library prints goes to the error stream.
     out, sys.stdout = os.fdopen(os.dup(1), "wb"), sys.stderr
     os.dup2(2, 1)
     try:
         import cv2
 
-        from mlcm_jax.synthetic import generate
+        from mlcm_jax.synthetic import generate, scan_head
 
         cv2.setNumThreads(1)
+        heads = None if rig is None else scan_head.load_rig(rig)
         for index in indices:
-            pickle.dump(("ok", generate.encode(generate.example(seed, index, size=size))), out, -1)
+            pickle.dump(("ok", generate.encode(generate.example(seed, index, size=size, heads=heads))), out, -1)
             out.flush()
     except BrokenPipeError:
         os._exit(1)  # the parent is gone, so there is nobody to report to

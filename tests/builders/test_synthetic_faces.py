@@ -73,7 +73,7 @@ def test_records_hold_what_was_rendered(built):
 
 
 def test_a_second_build_renders_nothing(built, monkeypatch):
-    def never(*_):
+    def never(*_, **__):
         raise AssertionError("rendered again")
 
     monkeypatch.setattr(workers, "render", never)
@@ -156,6 +156,8 @@ def test_a_build_removes_incomplete_folders(tmp_path):
         ("mnist", "there are synthetic_faces, paired_folder, sf_tl54"),
         ("synthetic_faces/tinny", "did you mean 'tiny'"),
         ("synthetic_faces/huge", "there are tiny, base, and sizes such as 6000x96"),
+        ("synthetic_faces/scan-64", "scan-6000x96"),
+        ("synthetic_faces/scan-4x96", "there can be 16 to"),
         ("synthetic_faces/0x96", "there can be 16 to"),
         ("synthetic_faces/100x7", "sides run from 32"),
         ("synthetic_faces/100x96-64", "the smaller first"),
@@ -180,6 +182,16 @@ def test_known_names():
     assert faces.parse_config("0100x064-064").name == "100x64"
 
 
+def test_scan_based_heads_need_their_model(tmp_path):
+    assert faces.parse_config("scan-0100x064-064").name == "scan-100x64"
+    with pytest.raises(InputError, match=r"needs the head model .* in --manual_dir. Clone https://github.com/ICT-VGL"):
+        tfds_builders.build("synthetic_faces/scan-16x32", tmp_path / "data")
+    with pytest.raises(InputError, match=r"holds no scan-based head model: .* Clone"):
+        tfds_builders.build("synthetic_faces/scan-16x32", tmp_path / "data", manual_dir=tmp_path)
+    with pytest.raises(InputError, match=r"16x32 takes no --manual_dir"):
+        tfds_builders.build("synthetic_faces/16x32", tmp_path / "data", manual_dir=tmp_path)
+
+
 def test_a_full_disk_is_noticed_before_the_build(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(faces.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**4))
@@ -189,7 +201,7 @@ def test_a_full_disk_is_noticed_before_the_build(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_during_the_build(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         yield generate.encode(generate.example(0, 0, size=32))
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,0 +1,146 @@
+"""Scan-based heads: a person with one expression, posed before a camera, with the 68 landmarks.
+
+`generate` takes a `ScanHeads`, which `load` makes from a clone of ICT-FaceKit, in place of the hand-made head, and
+`raster` calls its `build`. Identity is a sum of the model's modes and of a few wider fields, expressions are sums of
+ARKit shapes. Lids close over real eyeballs, and the inside of the mouth has teeth.
+
+Landmarks are points fixed on the mesh, but brows lie where the person's brows are painted, and the jaw follows the
+visible outline as it does on the hand-made head (see `head`).
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import numpy as np
+
+from mlcm_jax.synthetic import head as head_lib
+from mlcm_jax.synthetic import scan_model, scan_rig, scan_scene
+from mlcm_jax.synthetic.head import Head, PointSet, place
+from mlcm_jax.synthetic.scan_model import EXPRESSIONS, ScanPart
+from mlcm_jax.synthetic.scan_paint import TORSO, paint
+from mlcm_jax.synthetic.scan_rig import Rig
+from mlcm_jax.synthetic.scene import Scene, Subject
+from mlcm_jax.synthetic.surface import Surface, hair_lift
+from mlcm_jax.synthetic.template import Region, template
+
+_NUMBER = {name: k for k, name in enumerate(EXPRESSIONS)}
+_SHOWS_TEETH = ("jawOpen", "mouthUpperUp", "mouthLowerDown", "mouthSmile", "mouthFunnel", "mouthStretch", "noseSneer")
+_EYES_BEHIND, _MOUTH_BEHIND = 0.006, 0.025  # head units, so that nothing pokes through lids and lips
+
+
+def load(path: str | pathlib.Path) -> ScanHeads:
+    """Reads and prepares the head model at a path; see `scan_model.source`. This takes about 15 s.
+
+    Raises:
+        InputError: if the model is not there, or is not whole.
+    """
+    return ScanHeads(scan_rig.build(scan_model.read(path)))
+
+
+@functools.lru_cache(maxsize=2)
+def load_rig(path: str | pathlib.Path) -> ScanHeads:
+    """Reads what `ScanHeads.save` wrote, once per process."""
+    return ScanHeads(scan_rig.read(pathlib.Path(path)))
+
+
+class ScanHeads:
+    """All heads that a rig can make.
+
+    Args:
+        rig: see `scan_rig.build`.
+    """
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self._landmarks = PointSet(rig.landmark_index, rig.landmark_weight)
+        self._paths = PointSet(rig.path_index, rig.path_weight), head_lib.jaw_paths(scan_rig.JAW_TOP_Y)[1]
+        self._proxy = PointSet(rig.proxy_index, rig.proxy_weight)
+        self._places = self._landmarks.on(rig.coordinates.astype(np.float64))
+        away = rig.coordinates[rig.scalp] - scan_rig.SKULL_MIDDLE.astype(np.float32)
+        self._away = away / np.linalg.norm(away, axis=1, keepdims=True)
+        mesh = template()
+        cloth = mesh.faces[(mesh.region == Region.TORSO) & (mesh.points[mesh.faces, 1].min(1) > 1.9)]
+        used, self._torso_faces = np.unique(cloth, return_inverse=True)
+        self._torso = mesh.points[used]
+        self._torso_faces = self._torso_faces.reshape(-1, 3).astype(np.int32)
+        self._torso_share = mesh.head[used]
+        self._coordinates = np.concatenate([rig.coordinates, self._torso])
+        spare = np.tile(np.array([9, 9, 9, 9, 0], np.float32), (len(used), 1))
+        self._attributes = np.concatenate([rig.attributes, spare])
+        behind = np.zeros(len(self._coordinates), np.float32)
+        inner = np.isin(rig.part, (ScanPart.MOUTH, ScanPart.GUMS, ScanPart.TEETH))
+        behind[: len(inner)][inner] = _MOUTH_BEHIND
+        behind[: len(inner)][np.isin(rig.part, (ScanPart.LEFT_EYE, ScanPart.RIGHT_EYE))] = _EYES_BEHIND
+        self._behind = behind
+        self._neutral = functools.lru_cache(maxsize=4)(self._make_neutral)
+        self._brows = functools.lru_cache(maxsize=4)(self._make_brows)
+
+    def save(self, path: pathlib.Path) -> None:
+        """Stores the rig for `load_rig`."""
+        scan_rig.write(self.rig, path)
+
+    def build(self, subject: Subject, scene: Scene) -> tuple[Head, Surface]:
+        """Deforms, poses and frames a head; `Head.shape` holds the vertices of the template, moved onto the scan.
+
+        Args:
+            subject: gives identity, brows and hair.
+            scene: gives expression, pose, camera and hat.
+
+        Returns:
+            The head and what there is to draw of it.
+        """
+        rig = self.rig
+        shape = self.shape(subject, scene)
+        posed = place(shape, rig.share, scene)
+        landmarks = self._landmarks.on(posed.astype(np.float64))
+        jaw = landmarks[:17].copy()
+        brows, brow_places = self._brows(subject.seed)
+        landmarks[17:27] = brows.on(posed.astype(np.float64))
+        landmarks[:17] = head_lib.outline(posed.astype(np.float64), scene, self._paths)
+        places = np.concatenate([self._places[:17], brow_places, self._places[27:]])
+        proxy = self._proxy.on(shape).astype(np.float32)
+        head = Head(proxy, landmarks, jaw, places, head_lib.framed(landmarks, scene))
+        return head, self._surface(shape, posed, subject, scene)
+
+    def shape(self, subject: Subject, scene: Scene) -> np.ndarray:
+        """Vertices of the bare head in head space, float32 [V, 3]."""
+        rig = self.rig
+        out = self._neutral(subject.seed, subject.beard_style != "none").copy()
+        for name, weight in scene.blend.items():
+            k = _NUMBER[name]
+            span = slice(rig.first[k], rig.first[k + 1])
+            out[rig.moved[span]] += np.float32(weight) * rig.movement[span]
+        return out
+
+    def _make_neutral(self, seed: int, bearded: bool) -> np.ndarray:
+        who = scan_scene.identity(seed, bearded, len(self.rig.identity))
+        modes = who.modes[:, None] * self.rig.scale  # [N, 3]
+        out = np.einsum("nvc,nc->vc", self.rig.identity, modes, dtype=np.float32)
+        return self.rig.points + out + np.einsum("k,kvc->vc", who.widened, self.rig.widened)
+
+    def _make_brows(self, seed: int) -> tuple[PointSet, np.ndarray]:
+        """Landmarks 17 to 26 of a person, and their template coordinates."""
+        xy = self._places[17:27, :2].copy()
+        xy[:, 1] += scan_scene.brow_shift(seed, xy[:, 0])
+        points = scan_rig.locate(xy, self.rig.coordinates, self.rig.front)
+        return points, points.on(self.rig.coordinates.astype(np.float64))
+
+    def _surface(self, shape: np.ndarray, posed: np.ndarray, subject: Subject, scene: Scene) -> Surface:
+        rig = self.rig
+        lift = hair_lift(rig.coordinates[rig.scalp], subject, scene).astype(np.float32)
+        raised = np.flatnonzero(lift > 0)
+        points = posed.copy()
+        index = rig.scalp[raised]
+        points[index] = place(shape[index] + lift[raised, None] * self._away[raised], 1, scene)
+        torso = self._torso * np.array([scene.shoulders, 1, 1], np.float32)
+        points = np.concatenate([points, place(torso, self._torso_share, scene)])
+        faces, region = rig.faces, rig.face_part
+        if not any(name.split("_")[0] in _SHOWS_TEETH for name in scene.blend):
+            kept = (region != ScanPart.GUMS) & (region != ScanPart.TEETH)
+            faces, region = faces[kept], region[kept]
+        count = len(rig.points)
+        faces = np.concatenate([faces, self._torso_faces + count])
+        region = np.concatenate([region, np.full(len(self._torso_faces), TORSO, np.uint8)])
+        return Surface(points, self._behind, self._coordinates, self._attributes, faces, region, paint)
