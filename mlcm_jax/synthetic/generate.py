@@ -19,10 +19,12 @@ import numpy as np
 from mlcm_jax import images
 from mlcm_jax import landmarks as landmarks_lib
 from mlcm_jax.errors import InputError
-from mlcm_jax.synthetic import raster, rgb, scan_scene, scene, sensor, thermal
+from mlcm_jax.synthetic import raster, rgb, scan_scene, scan_thermal, scene, sensor, thermal
+from mlcm_jax.synthetic.gbuffer import Part
 from mlcm_jax.synthetic.scan_head import ScanHeads
 
 PAIRS_PER_SUBJECT = 4
+_SKIN = (Part.SKIN, Part.LIP, Part.EYE, Part.EAR, Part.NECK)
 MIN_SIDE, MAX_SIDE = 32, 1024
 # Each part of an example draws from its own stream, so that a change in one does not reshuffle the others.
 _SIZE, _SCENE, _RGB, _THERMAL, _SENSOR, _SHIFT = range(6)
@@ -86,8 +88,13 @@ def example(
     gbuffer, truth = raster.render_gbuffer(subject, view, side, heads=heads)
 
     image = rgb.shade_rgb(gbuffer, subject, view, _rng(seed, index, _RGB))
-    before_lens = thermal.temperature(gbuffer, subject, view, _rng(seed, index, _THERMAL))
-    celsius, gray = sensor.capture(before_lens, side, _rng(seed, index, _SENSOR))
+    heat = thermal.temperature if heads is None else scan_thermal.temperature
+    before_lens = heat(gbuffer, subject, view, _rng(seed, index, _THERMAL))
+    camera = _rng(seed, index, _SENSOR)
+    if heads is None:
+        celsius, gray = sensor.capture(before_lens, side, camera)
+    else:
+        celsius, gray = sensor.capture_face(before_lens, side, camera, np.isin(gbuffer.part, _SKIN))
 
     box = landmarks_lib.box_from_points(truth.landmarks)
     to_rgb = misregistration(_rng(seed, index, _SHIFT), box)

@@ -270,6 +270,8 @@ class Head:
         jaw: float64 [17, 3], camera space, the jaw points fixed on the head.
         places: float64 [68, 3], template coordinates of the landmarks, and of the fixed jaw at 0-16.
         camera: frames the landmarks.
+        slack: float [68] or 0, head units by which depth and place of the surface may be off at a visible landmark,
+            beside what the size of a pixel explains.
     """
 
     shape: np.ndarray
@@ -277,6 +279,7 @@ class Head:
     jaw: np.ndarray
     places: np.ndarray
     camera: Camera
+    slack: np.ndarray | float = 0.0
 
 
 def _perspective(points: np.ndarray, distance: float) -> np.ndarray:
@@ -296,20 +299,21 @@ def outline(posed: np.ndarray, scene: Scene, paths: tuple[PointSet, np.ndarray] 
         float64 [17, 3], camera space.
     """
     points_on, outward = jaw_paths() if paths is None else paths
-    points = points_on.on(posed).reshape(2, _LEVELS, _STEPS, 3)
+    points = points_on.on(posed).reshape(2, _LEVELS, -1, 3)
+    steps = points.shape[2]
     flat = _perspective(points, scene.distance)
     c, s = np.cos(np.radians(scene.pose[2])), np.sin(np.radians(scene.pose[2]))
     direction = outward @ np.array([[c, s], [-s, c]])  # turned with the roll of the head
     reach = np.einsum("hlsc,hlc->hls", flat, direction)
     best = np.argmax(reach, axis=2)
     # Sub-step position of the maximum, by a parabola through its neighbours.
-    k = np.clip(best, 1, _STEPS - 2)
+    k = np.clip(best, 1, steps - 2)
     h, lev = np.ogrid[:2, :_LEVELS]
     before, at, after = reach[h, lev, k - 1], reach[h, lev, k], reach[h, lev, k + 1]
     bend = before - 2 * at + after
     shift = np.where((bend < -1e-12) & (best == k), 0.5 * (before - after) / np.where(bend == 0, 1, bend), 0.0)
     at = np.where(best == k, k + np.clip(shift, -0.5, 0.5), best)
-    low = np.clip(np.floor(at).astype(int), 0, _STEPS - 2)
+    low = np.clip(np.floor(at).astype(int), 0, steps - 2)
     part = (at - low)[..., None]
     line = points[h, lev, low] * (1 - part) + points[h, lev, low + 1] * part
     halves = []

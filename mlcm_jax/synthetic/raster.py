@@ -161,9 +161,10 @@ def _truth(
     cols = np.clip(col[:, None, None] + step, 0, side - 1)
     pitch = scene.distance / (head.camera.scale * side)  # head units per pixel
     own = scene.distance - head.landmarks[:, 2]
-    deep = own[:, None, None] <= depth[rows, cols] + 0.03 + 1.5 * pitch
+    slack = np.broadcast_to(head.slack, 68)[:, None, None]
+    deep = own[:, None, None] <= depth[rows, cols] + 0.03 + 1.5 * pitch + slack
     away = np.linalg.norm(surface[rows, cols, :2] - head.places[:, None, None, :2], axis=-1)
-    seen = (deep & (away < 0.025 + 1.5 * pitch)).any((1, 2))
+    seen = (deep & (away < 0.025 + 1.5 * pitch + slack)).any((1, 2))
     seen[:17] = True
     return Truth(
         landmarks=(u * size - 0.5).astype(np.float32),

@@ -27,6 +27,8 @@ from mlcm_jax.synthetic.template import Region, template
 
 _NUMBER = {name: k for k, name in enumerate(EXPRESSIONS)}
 _SHOWS_TEETH = ("jawOpen", "mouthUpperUp", "mouthLowerDown", "mouthSmile", "mouthFunnel", "mouthStretch", "noseSneer")
+_SLACK = np.zeros(68)
+_SLACK[36:48] = 0.04  # the skin of shut lids lies over the corners of the eyes
 _EYES_BEHIND, _MOUTH_BEHIND = 0.006, 0.025  # head units, so that nothing pokes through lids and lips
 
 
@@ -101,7 +103,7 @@ class ScanHeads:
         landmarks[:17] = head_lib.outline(posed.astype(np.float64), scene, self._paths)
         places = np.concatenate([self._places[:17], brow_places, self._places[27:]])
         proxy = self._proxy.on(shape).astype(np.float32)
-        head = Head(proxy, landmarks, jaw, places, head_lib.framed(landmarks, scene))
+        head = Head(proxy, landmarks, jaw, places, head_lib.framed(landmarks, scene), _SLACK)
         return head, self._surface(shape, posed, subject, scene)
 
     def shape(self, subject: Subject, scene: Scene) -> np.ndarray:

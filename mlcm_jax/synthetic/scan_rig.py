@@ -24,6 +24,7 @@ from mlcm_jax.synthetic.template import Region, template
 from mlcm_jax.synthetic.zbuffer import rasterise, vertex_normals
 
 UNIT = 8.92  # cm between the outer eye corners of the mean scan
+_BACK_STEPS = 8
 EAR = 20  # in `Rig.face_part`, beside the values of `ScanPart`
 JAW_TOP_Y = 0.04  # height of landmarks 0 and 16 in iBUG's sense on 139 annotated portraits
 SKULL_MIDDLE = np.array([0.0, -0.25, -0.85])
@@ -169,9 +170,7 @@ def build(model: ScanModel) -> Rig:
     face_part = face_part.copy()
     face_part[(ear[faces].sum(1) >= 2) & (face_part <= ScanPart.HEAD)] = EAR
     front = faces[(face_part <= ScanPart.HEAD) & (coordinates[faces, 2].min(1) > -1.0)]
-    paths, _ = head_lib.jaw_paths(JAW_TOP_Y)
-    path_xy = paths.on(template().points.astype(np.float64))[:, :2]
-    path = locate(path_xy, coordinates, front)
+    path = _jaw_paths(coordinates, np.flatnonzero(skin & ~ear), front)
     proxy = _proxy(coordinates, skin, front)
     share = _share(coordinates, skin & ~ear)
     scalp = np.flatnonzero(skin & ~ear & (coordinates[:, 1] < 0.9) & (share > 0.99))
@@ -258,6 +257,39 @@ def _lid_distance(coordinates: np.ndarray, faces: np.ndarray, part: np.ndarray) 
     out = np.stack([cKDTree(coordinates[some]).query(coordinates)[0] for some in (upper, rim)], 1)
     out[part != ScanPart.FACE] = 9.0
     return out
+
+
+def _jaw_paths(coordinates: np.ndarray, skin: np.ndarray, front: np.ndarray) -> PointSet:
+    """The paths of `head.jaw_paths` on the scan, begun farther back, where the jaw's edge lies seen from the side.
+
+    Seen from the front, the outline is the edge of the face. On the near side of a turned head, annotators follow the
+    ear and the edge of the jawbone, which lie behind it.
+
+    Args:
+        coordinates: template coordinates [V, 3].
+        skin: vertices of the skin without the ears.
+        front: triangles of the front of the face.
+
+    Returns:
+        Points of the paths, ordered as in `head.jaw_paths`, with `_BACK_STEPS` more points at the beginning of each.
+    """
+    paths, outward = head_lib.jaw_paths(JAW_TOP_Y)
+    on_template = paths.on(template().points.astype(np.float64))
+    ahead = locate(on_template[:, :2], coordinates, front)
+    levels = outward.shape[1]
+    start = ahead.on(coordinates).reshape(2, levels, -1, 3)[:, :, 0]  # ear side last
+    reach = np.interp(np.linspace(0, 1, levels), [0, 0.25, 0.5, 0.8, 1], [0, 0.0, 0.13, 0.13, 0.08])
+    along = np.linspace(1, 0, _BACK_STEPS + 1)[:-1]
+    behind = start[:, :, None] - reach[None, :, None, None] * along[:, None] * np.array([0, 0, 1.0])
+    away, near = cKDTree(coordinates[skin]).query(behind.reshape(-1, 3), k=3)
+    weight = 1 / np.maximum(away, 1e-4) ** 2
+    weight /= weight.sum(1, keepdims=True)
+
+    def joined(back: np.ndarray, front_rows: np.ndarray) -> np.ndarray:
+        both = [rows.reshape(2, levels, -1, 3) for rows in (back, front_rows)]
+        return np.concatenate(both, axis=2).reshape(-1, 3)
+
+    return PointSet(joined(skin[near].astype(np.int32), ahead.index), joined(weight, ahead.weight))
 
 
 def _proxy(coordinates: np.ndarray, skin: np.ndarray, front: np.ndarray) -> PointSet:

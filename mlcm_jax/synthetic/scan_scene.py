@@ -95,10 +95,10 @@ def _pose(rng: np.random.Generator) -> np.ndarray:
     """Yaw, pitch, roll float32 [3] in degrees: frontal, three-quarter views of either side, and anything."""
     kind = rng.choice(["front", "turned", "uniform"], p=[0.3, 0.45, 0.25])
     if kind == "front":
-        yaw, pitch, roll = rng.normal(0, [9, 8, 5])
+        yaw, pitch, roll = rng.normal(0, [9, 10, 5])
     elif kind == "turned":
         yaw = rng.choice([-1, 1]) * rng.uniform(12, 52)
-        pitch, roll = rng.normal(0, [10, 8])
+        pitch, roll = rng.normal([3, 0], [12, 8])  # cameras in cars and kiosks look up more often than down
     else:
         yaw, pitch, roll = rng.uniform([-MAX_YAW, -28, -25], [MAX_YAW, 28, 25])
     return np.clip([yaw, pitch, roll], [-MAX_YAW, -30, -28], [MAX_YAW, 30, 28]).astype(np.float32)

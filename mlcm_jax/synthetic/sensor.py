@@ -97,6 +97,61 @@ def capture(before_lens: np.ndarray, size: int, rng: np.random.Generator) -> tup
     return celsius, develop(celsius, sample_gain(rng, celsius))
 
 
+def capture_face(
+    before_lens: np.ndarray, size: int, rng: np.random.Generator, skin: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One image by a random camera that mostly has many pixels on the face, and whose gain is mostly set on the skin.
+
+    Args:
+        before_lens: see `capture`.
+        size: see `capture`.
+        rng: see `capture`.
+        skin: bool, of the shape of `before_lens`; where there is skin.
+
+    Returns:
+        See `capture`.
+    """
+    camera = sample_camera(rng, size)
+    kind = rng.choice(["face", "any", "far"], p=[0.66, 0.24, 0.1])
+    low, high = {"face": (90.0, 400.0), "any": (36.0, 480.0), "far": (40.0, 70.0)}[str(kind)]
+    if kind != "any":
+        native = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        camera = dataclasses.replace(camera, native=int(np.clip(native, 24, 2 * size)))
+    celsius = expose(before_lens, size, camera, rng)
+    settings = sample_gain(rng, celsius)
+    seen = cv2.resize(skin.astype(np.uint8), (size, size), interpolation=cv2.INTER_AREA) > 0
+    if rng.random() < 0.65 and seen.any():
+        settings = _gain_on_skin(settings, rng, celsius, celsius[seen])
+    return celsius, develop(celsius, settings)
+
+
+def _gain_on_skin(settings: Gain, rng: np.random.Generator, celsius: np.ndarray, skin: np.ndarray) -> Gain:
+    """A span whose upper end is near the warmest skin, and which puts the median of the skin at light gray.
+
+    Args:
+        settings: give everything but span and curve.
+        rng: draws them.
+        celsius: float32 [H, W], °C.
+        skin: float32 [N], °C of the pixels with skin.
+
+    Returns:
+        The settings.
+    """
+    high = float(np.percentile(skin, rng.choice([97.0, 98.5, 99.5]))) + float(rng.uniform(-0.3, 0.4))
+    middle, target = float(np.median(skin)), float(rng.uniform(0.55, 0.92))
+    high = max(high, middle + 0.2)
+    if rng.random() < 0.3:  # around the skin alone: hair, clothes and room are black
+        low = min(high - (high - middle) / (1.0 - target), middle - 2.0)
+        gamma = float(np.exp(rng.uniform(np.log(0.75), np.log(1.2))))
+    else:  # the room is black; hair and clothes are gray
+        low = float(np.percentile(celsius, rng.uniform(0.0, 12.0))) + float(rng.uniform(-1.0, 1.5))
+        low = min(low, middle - 2.5)
+        share = float(np.clip((middle - low) / (high - low), 0.05, 0.97))
+        gamma = float(np.clip(np.log(target) / np.log(share), 0.6, 2.6))
+    curve = (np.linspace(0.0, 1.0, 256) ** gamma).astype(np.float32)
+    return dataclasses.replace(settings, kind="span", low=low, high=high, curve=curve)
+
+
 def sample_camera(rng: np.random.Generator, size: int) -> Camera:
     """A random camera for images of `size` x `size` pixels that are mostly filled by a face."""
     # The image is a part of a detector of 80x60 to 640x480 pixels, 36 to 480 pixels wide.

@@ -12,6 +12,8 @@ region of the mouth; cheeks, chin and ears are cooler; the nose is anything from
 from __future__ import annotations
 
 import functools
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import cv2
@@ -83,7 +85,25 @@ _REGIONS = {
 # The cool wedge of the nose: half width and strength over y.
 _NOSE_Y = (-0.05, 0.08, 0.20, 0.32, 0.42, 0.50, 0.56)
 _NOSE_HALF_WIDTH = (0.03, 0.06, 0.09, 0.12, 0.145, 0.14, 0.11)
+_NARROW = 0.8  # the nose protrudes from the cylinder, which makes it narrower there
 _NOSE_STRENGTH = (0.0, 0.22, 0.50, 0.85, 1.0, 0.90, 0.0)
+
+
+class Look(NamedTuple):
+    """Adjustments of the map.
+
+    Attributes:
+        flank: half width of the border of the cool nose, head units.
+        drop: factor of the nose's cooling.
+        means: average offset in kelvin by the name of the region, in place of those in `_REGIONS`.
+    """
+
+    flank: float = 0.015
+    drop: float = 1.0
+    means: Mapping[str, float] = types.MappingProxyType({})
+
+
+PLAIN = Look()
 
 
 class _Basis(NamedTuple):
@@ -126,8 +146,7 @@ def _basis() -> _Basis:
             loose += region.loose
     half_width = np.interp(y, _NOSE_Y, _NOSE_HALF_WIDTH)[:, None]
     strength = np.interp(y, _NOSE_Y, _NOSE_STRENGTH)[:, None]
-    # The nose protrudes from the cylinder, which makes it narrower there.
-    nose = strength / (1.0 + np.exp((np.abs(x)[None] - 0.8 * half_width) / 0.015))
+    nose = strength / (1.0 + np.exp((np.abs(x)[None] - _NARROW * half_width) / PLAIN.flank))
     maps, means, deviations = (np.asarray(a, np.float32) for a in (maps, means, deviations))
     return _Basis(maps, means, deviations, np.asarray(number), loose, nose.astype(np.float32))
 
@@ -174,18 +193,33 @@ def _nose_drop(person: np.random.Generator, rng: np.random.Generator, chill: flo
     return float(np.clip(moment + 4.0 * chill * rng.random(), -0.8, 8.5))
 
 
-def skin_map(person: np.random.Generator, rng: np.random.Generator, chill: float) -> np.ndarray:
+def _soft_nose(flank: float) -> np.ndarray:
+    """The cool wedge of the nose with softer borders than in `_basis`, float32 [H, W]."""
+    y, x = np.linspace(*Y_RANGE, MAP_SHAPE[0]), np.linspace(*X_RANGE, MAP_SHAPE[1])
+    half_width = np.interp(y, _NOSE_Y, _NOSE_HALF_WIDTH)[:, None]
+    strength = np.interp(y, _NOSE_Y, _NOSE_STRENGTH).astype(np.float32)[:, None]
+    strength = cv2.GaussianBlur(strength, (1, 9), 2.0)
+    return (strength / (1.0 + np.exp((np.abs(x)[None] - 1.06 * _NARROW * half_width) / flank))).astype(np.float32)
+
+
+def skin_map(person: np.random.Generator, rng: np.random.Generator, chill: float, look: Look = PLAIN) -> np.ndarray:
     """Offset of the skin from its level over the unrolled head.
 
     Args:
         person: draws what is the same in all images of a person.
         rng: draws what differs between images.
         chill: how much cold has cooled the face, 0 to 1.
+        look: adjustments.
 
     Returns:
         float32 [H, W] in kelvin.
     """
     maps, mean, deviation, number, loose, nose = _basis()
+    if look.means:
+        names = sorted(_REGIONS, key=lambda name: not _REGIONS[name].loose)
+        mean = np.array([look.means.get(names[k], own) for k, own in zip(number, mean, strict=True)], np.float32)
+    if look.flank != PLAIN.flank:
+        nose = _soft_nose(look.flank)
     contrast = person.uniform(0.7, 1.7)
     both, side = (  # common to a region's two maps, and each map's own
         0.75 * person.standard_normal(n) + 0.45 * rng.standard_normal(n) for n in (number.max() + 1, len(mean))
@@ -210,7 +244,7 @@ def skin_map(person: np.random.Generator, rng: np.random.Generator, chill: float
     departure = free + fixed
     low = np.float32(-2.2)  # blood warms the skin, so departures below this are compressed
     departure = np.maximum(departure, low + np.float32(0.3) * (departure - low))
-    return departure - np.float32(_nose_drop(person, rng, chill)) * cool
+    return departure - np.float32(look.drop * _nose_drop(person, rng, chill)) * cool
 
 
 def _stretch(knots: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from mlcm_jax.synthetic.scene import Scene, Subject
 from mlcm_jax.synthetic.skin_map import Grid, grain, skin_map, unroll
 from mlcm_jax.synthetic.surroundings import Climate, blotches
 
-_THERMAL = 0x7E3  # separates the draws of a person's temperatures from those of the person's shape
+PERSON = 0x7E3  # separates the draws of a person's temperatures from those of the person's shape
 
 
 def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -33,7 +33,7 @@ def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random
         float32 [R, R] in °C.
     """
     del scene
-    person = np.random.default_rng([_THERMAL, int(subject.seed)])
+    person = np.random.default_rng([PERSON, int(subject.seed)])
     climate = surroundings.sample_climate(rng)
     chill = float(np.clip(rng.beta(1.0, 3.0) + (0.3 if climate.ambient < 12 else 0.0), 0.0, 1.0))
     usual, now = person.normal(34.4, 0.5), rng.normal(0.0, 0.5)
@@ -41,16 +41,16 @@ def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random
 
     grid = unroll(gbuffer.template)
     celsius = surroundings.background(rng, gbuffer.part.shape[0], climate)
-    skin = _reflecting(_skin(gbuffer, grid, person, rng, skin_level, chill), gbuffer.normal, climate)
-    np.copyto(celsius, skin, where=_is(gbuffer.under, *FACE_PARTS, Part.NECK, Part.EAR))
+    skin = reflecting(_skin(gbuffer, grid, person, rng, skin_level, chill), gbuffer.normal, climate)
+    np.copyto(celsius, skin, where=is_part(gbuffer.under, *FACE_PARTS, Part.NECK, Part.EAR))
     hair = _hair(gbuffer, grid, rng, climate, skin_level)
     np.copyto(celsius, hair, where=gbuffer.under == Part.HAIR)
-    np.copyto(celsius, _clothes(gbuffer, rng, climate, skin_level), where=gbuffer.under == Part.CLOTHES)
-    _cover(celsius, gbuffer, rng, climate, skin_level, hair)
+    np.copyto(celsius, clothes(gbuffer, rng, climate, skin_level), where=gbuffer.under == Part.CLOTHES)
+    draw_covers(celsius, gbuffer, rng, climate, skin_level, hair)
     return celsius
 
 
-def _is(part: np.ndarray, *which: Part) -> np.ndarray:
+def is_part(part: np.ndarray, *which: Part) -> np.ndarray:
     """Where `part` is one of `which`, bool of the same shape."""
     table = np.zeros(256, bool)
     table[list(which)] = True
@@ -74,11 +74,11 @@ def _skin(
     skin = cv2.remap(departure, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) + np.float32(skin_level)
     # Cavities lose less heat and radiate like a black body, so grooves and corners are warmer.
     skin += gbuffer.cavity * np.float32(rng.uniform(0.3, 1.4))
-    nostrils = _bump(template, 0.068, 0.495, 0.05, 0.03)
+    nostrils = bump(template, 0.068, 0.495, 0.05, 0.03)
     breath = rng.uniform(0.3, 2.2) if rng.random() < 0.5 else -rng.uniform(0.3, 3.5)  # out or in
     skin += nostrils * np.float32(breath)
     if breath > 0:
-        skin += _bump(template, 0.05, 0.59, 0.12, 0.07) * np.float32(0.35 * breath)
+        skin += bump(template, 0.05, 0.59, 0.12, 0.07) * np.float32(0.35 * breath)
 
     lips = under == Part.LIP
     seam = (template[..., 1] - np.float32(0.757) - np.float32(0.24) * template[..., 0] ** 2) / np.float32(0.022)
@@ -104,7 +104,7 @@ def _skin(
     return skin
 
 
-def _bump(template: np.ndarray, x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
+def bump(template: np.ndarray, x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
     """A pair of soft blobs at template (±x, y), float32 [R, R] in [0, 1]; zero at the back of the head.
 
     Unlike in `anatomy.bump`, a half width is where the blob falls to 1/e.
@@ -115,7 +115,7 @@ def _bump(template: np.ndarray, x: float, y: float, half_width: float, half_heig
     return np.where(template[..., 2] > -0.6, blob, np.float32(0.0))
 
 
-def _reflecting(skin: np.ndarray, normal: np.ndarray, climate: Climate) -> np.ndarray:
+def reflecting(skin: np.ndarray, normal: np.ndarray, climate: Climate) -> np.ndarray:
     """Skin radiates less, and mirrors the surroundings more, at grazing angles (emissivity 0.98 falling to 0.6)."""
     grazing = 1.0 - np.clip(normal[..., 2], 0.0, 1.0)
     grazing *= grazing
@@ -126,12 +126,12 @@ def _reflecting(skin: np.ndarray, normal: np.ndarray, climate: Climate) -> np.nd
 # ------------------------------------------------------------------------------------------- hair, clothes, covers
 
 
-def _between(climate: Climate, skin_level: float, share: float | np.ndarray) -> float | np.ndarray:
+def between(climate: Climate, skin_level: float, share: float | np.ndarray) -> float | np.ndarray:
     """The temperature in °C that lies `share` of the way from the air to the skin; float32 for a float32 array."""
     return climate.ambient + share * (skin_level - climate.ambient)
 
 
-def _near_skin(gbuffer: GBuffer) -> np.ndarray:
+def near_skin(gbuffer: GBuffer) -> np.ndarray:
     """Share of skin around each pixel, float32 [R, R], because hair is warm where it lies on the forehead."""
     skin = (gbuffer.under == Part.SKIN).astype(np.float32)
     side = max(3, gbuffer.part.shape[0] // 12) | 1
@@ -141,24 +141,24 @@ def _near_skin(gbuffer: GBuffer) -> np.ndarray:
 def _hair(gbuffer: GBuffer, grid: Grid, rng: np.random.Generator, climate: Climate, skin_level: float) -> np.ndarray:
     """Hair, float32 [R, R] in °C: strands run down the scalp, warmer near the skin."""
     share = rng.uniform(0.25, 0.65)
-    glow = _near_skin(gbuffer) * np.float32(rng.uniform(0.1, 0.45))
+    glow = near_skin(gbuffer) * np.float32(rng.uniform(0.1, 0.45))
     strands = grain(rng, (int(rng.integers(3, 7)), int(rng.integers(50, 140))), float(rng.uniform(0.02, 0.07)))
     hair = cv2.remap(strands, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     hair += blotches(rng, gbuffer.part.shape, (5, 5), 0.05) + glow + np.float32(share)
-    return _between(climate, skin_level, np.minimum(hair, np.float32(0.9)))
+    return between(climate, skin_level, np.minimum(hair, np.float32(0.9)))
 
 
-def _clothes(gbuffer: GBuffer, rng: np.random.Generator, climate: Climate, skin_level: float) -> np.ndarray:
+def clothes(gbuffer: GBuffer, rng: np.random.Generator, climate: Climate, skin_level: float) -> np.ndarray:
     """Clothes, float32 [R, R] in °C: warm where they lie close to the skin, cool in the folds."""
     shape = gbuffer.part.shape
     share = np.float32(rng.uniform(0.1, 0.65))
     folds = np.abs(blotches(rng, shape, (int(rng.integers(3, 8)), int(rng.integers(5, 16))), 1.0))
     close = share + folds * np.float32(rng.uniform(-0.08, 0.08)) + blotches(rng, shape, (4, 4), 0.06)
     close += gbuffer.normal[..., 2] * np.float32(rng.uniform(-0.1, 0.1))
-    return _between(climate, skin_level, close)
+    return between(climate, skin_level, close)
 
 
-def _cover(
+def draw_covers(
     celsius: np.ndarray,
     gbuffer: GBuffer,
     rng: np.random.Generator,
@@ -168,7 +168,7 @@ def _cover(
 ) -> None:
     """Paints what lies in front of the skin, in place: brows, lashes, beard, glasses, cap, mask, hand."""
     part, size = gbuffer.part, gbuffer.part.shape[0]
-    skin = _is(part, Part.SKIN, Part.LIP, Part.EYE, Part.NECK)
+    skin = is_part(part, Part.SKIN, Part.LIP, Part.EYE, Part.NECK)
     stubble = np.clip(1.0 + 0.5 * rng.standard_normal((size, size), np.float32), 0.0, 2.0)
     cover = gbuffer.beard * stubble * np.float32(rng.uniform(0.25, 0.75))
     cover = np.maximum(cover, gbuffer.brow * np.float32(rng.uniform(0.25, 0.8)))
@@ -180,7 +180,7 @@ def _cover(
     if lens.any():
         celsius[lens] = surroundings.mirror(rng, size, climate, skin_level)[lens]
     frame = part == Part.GLASSES_FRAME
-    celsius[frame] = _between(climate, skin_level, rng.uniform(0.0, 0.45))
+    celsius[frame] = between(climate, skin_level, rng.uniform(0.0, 0.45))
     for which, shares in ((Part.CAP, (0.1, 0.6)), (Part.MASK, (0.35, 0.85)), (Part.HAND, (0.55, 1.05))):
         on = part == which
         if not on.any():
@@ -191,7 +191,7 @@ def _cover(
             field += _patch(on, 0.0, 0.25) * np.float32(rng.uniform(-0.35, 0.3))
         if which == Part.HAND:  # the fingertips, at the upper end, are cooler
             field -= _patch(on, -0.6, 0.5) * np.float32(rng.uniform(0.0, 0.35))
-        celsius[on] = _between(climate, skin_level, field)[on]
+        celsius[on] = between(climate, skin_level, field)[on]
 
 
 def _patch(on: np.ndarray, down: float, spread: float) -> np.ndarray:
