@@ -1,4 +1,4 @@
-"""Things on and around the head as further triangles: long hair, spectacles, the peak of a cap, a mask, a hand.
+"""Things on and around the head as further triangles: long hair, spectacles, a cap's peak, a mask, a hand, a scarf.
 
 `raster` calls `pieces` with the vertices of the bare head (head space, head units) and draws the resulting `Piece`s
 together with the head. Short hair, beanies and the cap itself are not pieces: `raster` lifts and paints the scalp.
@@ -68,7 +68,8 @@ def _ribbon(first: np.ndarray, second: np.ndarray, part: Part, closed: bool = Fa
 
 def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
     """Rims, bridge, temples and two lenses in front of the eyes."""
-    width, height, power, thick = (float(v) for v in scene.glasses_shape)
+    width, height, power, thick, *form = (float(v) for v in scene.glasses_shape)
+    taper, slant, drop = form or (0.0, 0.0, 0.0)
     bridge, left, right = _at(shape, 0.0, 0.03, -0.352, -0.008, 0.352, -0.008)
     plane = max(float(bridge[2]) + 0.02, float(max(left[2], right[2])) + 0.1)  # z of the lenses
     angle = np.linspace(0, 2 * np.pi, 33)[:-1]
@@ -76,10 +77,11 @@ def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
     ring = np.stack([np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)], 1)
     pieces = []
     for sign, eye in ((-1.0, left), (1.0, right)):
-        centre = np.array([eye[0], eye[1] + 0.035])
+        centre = np.array([eye[0], eye[1] + 0.035 + drop])
+        lens = ring + np.stack([-taper * ring[:, 1] * ring[:, 0], slant * sign * ring[:, 0]], 1)
 
-        def rim(wider: float, centre: np.ndarray = centre) -> np.ndarray:
-            xy = centre + ring * [width + wider, height + wider]
+        def rim(wider: float, centre: np.ndarray = centre, lens: np.ndarray = lens) -> np.ndarray:
+            xy = centre + lens * [width + wider, height + wider]
             z = plane - 0.09 * smoothstep(0.15, 0.75, np.abs(xy[:, 0]))
             return np.concatenate([xy, z[:, None]], 1)
 
@@ -104,7 +106,7 @@ def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
     arch = np.concatenate(
         [
             inner[0] + (inner[1] - inner[0]) * t,
-            left[1] - 0.02 - 0.05 * np.sin(np.pi * t),
+            left[1] + drop - 0.02 - 0.05 * np.sin(np.pi * t),
             plane + 0.02 * np.sin(np.pi * t),
         ],
         1,
@@ -130,6 +132,51 @@ def long_hair(subject: Subject) -> Piece:
     share = np.broadcast_to(smoothstep(1.9, 0.9, y), x.shape).ravel()
     rows, columns = points.shape[:2]
     return _piece(points, grid_faces(rows, columns), Part.HAIR, share, points)
+
+
+# Rings of cloth round the neck: heights y of the upper and lower edge, half width above and below, how far the upper
+# edge rises towards the nape, and half the angle of the opening in front.
+_RINGS = {
+    "scarf": (1.42, 1.95, 0.78, 0.86, 0.05, 0.0),
+    "turtleneck": (1.46, 1.98, 0.6, 0.72, 0.12, 0.0),
+    "collar": (1.62, 2.02, 0.72, 0.8, 0.22, 0.55),
+}
+
+
+def neck_ring(kind: str, seed: int) -> Piece:
+    """A scarf, turtleneck or collar; `kind` is one of `_RINGS`, and the seed varies its height and folds."""
+    rng = np.random.default_rng([seed, 6])
+    top, bottom, above, below, rise, opening = _RINGS[kind]
+    top = top + rng.uniform(-0.12, 0.1)
+    opening = opening * rng.uniform(0.6, 1.6)
+    angle = np.linspace(opening, 2 * np.pi - opening, 41)[None]
+    t = np.linspace(0, 1, 7)[:, None]
+    wide = above + (below - above) * t + 0.05 * np.sin(np.pi * t) + 0.02 * np.sin(rng.integers(2, 6) * angle + 5 * t)
+    x = wide * np.sin(angle)
+    z = -0.95 + (0.72 * wide + 0.06) * np.cos(angle)
+    upper = (
+        top - rise * (1 - np.cos(angle)) / 2 + (0.25 * np.exp(-(((angle - opening) / 0.5) ** 2)) if opening else 0.0)
+    )
+    upper = upper + (0.25 * np.exp(-(((2 * np.pi - opening - angle) / 0.5) ** 2)) if opening else 0.0)
+    y = upper + t * (bottom - upper)
+    points = np.stack(np.broadcast_arrays(x, y, z), -1)
+    share = np.broadcast_to(0.45 * (1 - t), x.shape).ravel()
+    return _piece(points, grid_faces(7, 41), Part.CLOTHES, share)
+
+
+def hood(seed: int) -> Piece:
+    """A hood around the head, open in front."""
+    rng = np.random.default_rng([seed, 7])
+    opening = rng.uniform(0.85, 1.35)
+    angle = np.linspace(opening, 2 * np.pi - opening, 37)[None]
+    y = np.linspace(-1.42, 1.95, 22)[:, None]
+    dome = np.sqrt(np.clip(1 - (np.clip(-0.45 - y, 0, None) / 1.0) ** 2, 0.003, 1))
+    radius = (1.13 + rng.uniform(0, 0.12) + 0.02 * np.sin(7 * angle + 3 * y)) * dome
+    x = 0.86 * radius * np.sin(angle)
+    z = -0.88 + 1.16 * radius * np.cos(angle)
+    points = np.stack(np.broadcast_arrays(x, y, z), -1)
+    share = np.broadcast_to(0.9 * smoothstep(1.9, 0.8, y), x.shape).ravel()
+    return _piece(points, grid_faces(22, 37), Part.CLOTHES, share)
 
 
 def peak(shape: np.ndarray) -> Piece:
@@ -238,4 +285,8 @@ def pieces(subject: Subject, scene: Scene, shape: np.ndarray) -> list[Piece]:
         out += mask(shape)
     if scene.hand is not None:
         out.append(hand(shape, scene))
+    if scene.wrap == "hood":
+        out.append(hood(scene.background))
+    elif scene.wrap != "none":
+        out.append(neck_ring(scene.wrap, scene.background))
     return out

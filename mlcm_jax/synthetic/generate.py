@@ -82,9 +82,9 @@ def example(
             f"{pairs_per_subject}."
         )
     side = int(_rng(seed, index, _SIZE).integers(low, high + 1))
-    subject = scene.sample_subject(seed, index // pairs_per_subject)
-    sample_scene = scene.sample_scene if heads is None else scan_scene.sample_scene
-    view = sample_scene(_rng(seed, index, _SCENE), subject, frontal=frontal, well_lit=well_lit)
+    draws = scene if heads is None else scan_scene
+    subject = draws.sample_subject(seed, index // pairs_per_subject)
+    view = draws.sample_scene(_rng(seed, index, _SCENE), subject, frontal=frontal, well_lit=well_lit)
     gbuffer, truth = raster.render_gbuffer(subject, view, side, heads=heads)
 
     image = rgb.shade_rgb(gbuffer, subject, view, _rng(seed, index, _RGB))

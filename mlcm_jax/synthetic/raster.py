@@ -15,7 +15,6 @@ from mlcm_jax.synthetic.gbuffer import OPAQUE_COVERS, GBuffer, Part, Truth
 from mlcm_jax.synthetic.head import Camera, Head, build_head, place
 from mlcm_jax.synthetic.scan_head import ScanHeads
 from mlcm_jax.synthetic.scene import Scene, Subject
-from mlcm_jax.synthetic.template import Region
 from mlcm_jax.synthetic.zbuffer import Fragments, rasterise, vertex_normals
 
 
@@ -74,24 +73,24 @@ def render_gbuffer(
     behind = np.zeros(len(points), np.float32)
     behind[:count] = surface.behind
     extra = np.concatenate([np.full(len(p.faces), p.part, np.uint8) for p in solid] or [np.zeros(0, np.uint8)])
-    region = np.concatenate([surface.region, np.full(len(extra), Region.ACCESSORY, np.uint8)])
     named = np.concatenate([np.zeros(len(surface.faces), np.uint8), extra])  # the part of accessories' faces
+    accessory = np.arange(len(faces)) >= len(surface.faces)
 
     # 2. The nearest triangle at every pixel, and what is interpolated over it.
-    found = _visible(points, faces, head.camera, side, two_sided=region == Region.ACCESSORY, behind=behind)
+    found = _visible(points, faces, head.camera, side, two_sided=accessory, behind=behind)
     normals = vertex_normals(points, faces)
     shadow = _shadow(points, scene.lights[0].direction) if scene.lights else np.zeros(len(points), np.float32)
     values = found.interpolate(
         faces, np.concatenate([coordinates, normals, shadow[:, None], attributes], 1).astype(np.float32)
     )
     where, normal = values[:, :3], values[:, 3:6]
-    seen_from_behind = (normal[:, 2:] < -0.2) & (region[found.face] == Region.ACCESSORY)[:, None]
+    seen_from_behind = (normal[:, 2:] < -0.2) & accessory[found.face][:, None]
     normal = np.where(seen_from_behind, -normal, normal)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
 
     # 3. Materials of these pixels, as functions of template coordinates.
-    own = np.flatnonzero(region[found.face] != Region.ACCESSORY)
-    painted = surface.paint(where[own], values[own, 7:], region[found.face[own]], subject, scene)
+    own = np.flatnonzero(~accessory[found.face])
+    painted = surface.paint(where[own], values[own, 7:], surface.region[found.face[own]], subject, scene)
     part, mine = named[found.face], found.pixel[own]
     part[own] = painted.part
 

@@ -64,10 +64,9 @@ class ScanHeads:
         self._away = away / np.linalg.norm(away, axis=1, keepdims=True)
         mesh = template()
         cloth = mesh.faces[(mesh.region == Region.TORSO) & (mesh.points[mesh.faces, 1].min(1) > 1.9)]
-        used, self._torso_faces = np.unique(cloth, return_inverse=True)
-        self._torso = mesh.points[used]
-        self._torso_faces = self._torso_faces.reshape(-1, 3).astype(np.int32)
-        self._torso_share = mesh.head[used]
+        used, numbers = np.unique(cloth, return_inverse=True)
+        self._torso, self._torso_share = mesh.points[used], mesh.head[used]
+        self._torso_faces = (numbers.reshape(-1, 3) + len(rig.points)).astype(np.int32)
         self._coordinates = np.concatenate([rig.coordinates, self._torso])
         spare = np.tile(np.array([9, 9, 9, 9, 0], np.float32), (len(used), 1))
         self._attributes = np.concatenate([rig.attributes, spare])
@@ -142,7 +141,6 @@ class ScanHeads:
         if not any(name.split("_")[0] in _SHOWS_TEETH for name in scene.blend):
             kept = (region != ScanPart.GUMS) & (region != ScanPart.TEETH)
             faces, region = faces[kept], region[kept]
-        count = len(rig.points)
-        faces = np.concatenate([faces, self._torso_faces + count])
+        faces = np.concatenate([faces, self._torso_faces])
         region = np.concatenate([region, np.full(len(self._torso_faces), TORSO, np.uint8)])
         return Surface(points, self._behind, self._coordinates, self._attributes, faces, region, paint)

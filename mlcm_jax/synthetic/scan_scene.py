@@ -1,7 +1,7 @@
 """What is drawn differently for scan-based heads: identity, expressions, poses, spectacles, cloth round the head.
 
-`generate` calls `sample_scene` in place of `scene.sample_scene`, and `scan_head` calls `identity` and `brow_shift`.
-Everything that is not drawn here is drawn as for the hand-made head.
+`generate` calls `sample_subject` and `sample_scene` in place of those of `scene`; `scan_head` calls `identity` and
+`brow_shift`. Everything that is not drawn here is drawn as for the hand-made head.
 """
 
 from __future__ import annotations
@@ -66,13 +66,23 @@ def brow_shift(seed: int, x: np.ndarray) -> np.ndarray:
     return np.clip(shift, -0.07, 0.055) + np.where(x < 0, side[0], side[1])
 
 
+def sample_subject(seed: int, subject: int) -> Subject:
+    """A person as `scene.sample_subject` draws it, but oftener without hair on the crown."""
+    who = scene_lib.sample_subject(seed, subject)
+    rng = np.random.default_rng([_IDENTITY, who.seed, 1])
+    if who.hair_style in ("short", "buzz") and rng.random() < 0.35:
+        style = str(rng.choice(["bald", "receding", "buzz"]))
+        return dataclasses.replace(who, hair_style=style, age=max(who.age, 0.3))
+    return who
+
+
 def sample_scene(rng: np.random.Generator, subject: Subject, *, frontal: bool = False, well_lit: bool = False) -> Scene:
     """Draws one moment of a subject with a scan-based head; the arguments are those of `scene.sample_scene`."""
     view = scene_lib.sample_scene(rng, subject, frontal=frontal, well_lit=well_lit)
     blend = _expression(rng)
     pose = view.pose if frontal else _pose(rng)
     glasses = view.glasses
-    if glasses == "none" and not (frontal and well_lit) and rng.random() < 0.08:
+    if glasses == "none" and not (frontal and well_lit) and rng.random() < 0.04:
         glasses = "sun"
     return dataclasses.replace(
         view,
@@ -86,7 +96,7 @@ def sample_scene(rng: np.random.Generator, subject: Subject, *, frontal: bool = 
         glasses=glasses,
         glasses_shape=_glasses_shape(rng, glasses),
         neckline=str(rng.choice(scene_lib.NECKLINES, p=[0.35, 0.2, 0.15, 0.3])),
-        wrap=str(rng.choice(scene_lib.WRAPS, p=[0.86, 0.05, 0.05, 0.04])) if not frontal else "none",
+        wrap=str(rng.choice(scene_lib.WRAPS, p=[0.72, 0.05, 0.06, 0.05, 0.12])) if not frontal else "none",
         shoulders=float(rng.uniform(1.0, 1.4)),
     )
 
@@ -105,14 +115,17 @@ def _pose(rng: np.random.Generator) -> np.ndarray:
 
 
 def _glasses_shape(rng: np.random.Generator, glasses: str) -> np.ndarray:
-    """Half width and height, exponent of the outline and thickness of the frame, float32 [4]; large ones are common."""
+    """`Scene.glasses_shape`, float32 [7]: large spectacles are common, and sunglasses have every shape."""
     if glasses == "sun":
         width, height = rng.uniform(0.24, 0.34), rng.uniform(0.13, 0.27)
         power, thick = rng.uniform(1.8, 6), rng.choice([rng.uniform(0.006, 0.02), rng.uniform(0.02, 0.055)])
     else:
         width, height = rng.uniform(0.23, 0.31), rng.uniform(0.12, 0.24)
         power, thick = rng.uniform(1.9, 6), rng.choice([rng.uniform(0.004, 0.015), rng.uniform(0.015, 0.04)])
-    return np.array([min(width, 0.335 - thick), height, power, thick], np.float32)
+    taper = rng.uniform(-0.1, 0.3) if rng.random() < 0.5 else 0.0  # aviators
+    slant = rng.normal(0, 0.12) if rng.random() < 0.4 else 0.0  # butterfly and cat's eyes
+    drop = rng.uniform(-0.05, 0.07)
+    return np.array([min(width, 0.335 - thick), height, power, thick, taper, slant, drop], np.float32)
 
 
 def _folds(blend: dict[str, float]) -> np.ndarray:

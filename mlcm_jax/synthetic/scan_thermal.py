@@ -71,11 +71,12 @@ def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random
     cloth = np.maximum(clothes(gbuffer, rng, climate, now.level), np.float32(between(climate, now.level, 0.22)))
     np.copyto(celsius, _belt(cloth, gbuffer, rng), where=gbuffer.under == Part.CLOTHES)
 
+    _draw_beard(celsius, gbuffer, rng, np.minimum(hair, skin), now)
     strength = float(0.35 + 0.85 * rng.beta(1.5, 2.0))
     soft = dataclasses.replace(
         gbuffer,
         brow=np.minimum(_blurred(gbuffer.brow, float(rng.uniform(0.01, 0.03)), now) * np.float32(strength), 1),
-        beard=_blurred(gbuffer.beard, 0.012, now) * np.float32(0.8),
+        beard=np.zeros_like(gbuffer.beard),
         lid=gbuffer.lid * np.float32(rng.uniform(0.3, 1.0)),
     )
     draw_covers(celsius, soft, rng, climate, now.level, hair)
@@ -206,6 +207,7 @@ def _hair_share(gbuffer: GBuffer, subject: Subject, rng: np.random.Generator) ->
     template = gbuffer.template
     out = (gbuffer.under == Part.HAIR).astype(np.float32)
     density, width = np.float32(rng.uniform(0.82, 1.0)), float(rng.uniform(0.05, 0.22))
+    stray = float(rng.uniform(0.2, 0.7)) if rng.random() < 0.3 else 0.0
     beside = (template[..., 1] < -0.2) | (np.abs(template[..., 0]) > 0.55)
     zone = np.flatnonzero(is_part(gbuffer.under, Part.HAIR, Part.SKIN) & beside)
     if len(zone) and subject.hair_style != "bald":
@@ -214,9 +216,26 @@ def _hair_share(gbuffer: GBuffer, subject: Subject, rng: np.random.Generator) ->
         angle = np.arctan2(points[:, 0], points[:, 2] + 0.85)
         strands = noise.sample(noise.FINE, 130 * angle, 12 * points[:, 1], subject.seed + 3)
         share = smoothstep(-0.35 * width, width, margin + 0.2 * width * strands)
+        if stray:  # single strands before the forehead
+            thin = noise.sample(noise.FINE, 60 * points[:, 0], 5 * points[:, 1], subject.seed + 11)
+            share = np.maximum(share, stray * smoothstep(1.3, 2.0, thin) * smoothstep(-0.4, -0.1, margin))
         hangs = (gbuffer.under.reshape(-1)[zone] == Part.HAIR) & (margin <= -0.03)  # long hair before the face
         out.reshape(-1)[zone] = np.where(hangs, 1.0, share)
     return out * density
+
+
+def _draw_beard(
+    celsius: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator, hair: np.ndarray, now: _Moment
+) -> None:
+    """Draws the beard, in place: soft at its borders, mottled, and thin enough to be warmed by the skin."""
+    if not gbuffer.beard.any():
+        return
+    size = gbuffer.part.shape[0]
+    texture = _blurred(rng.standard_normal((size, size), np.float32), 0.008, now)
+    texture *= np.float32(0.25) / max(float(texture.std()), 1e-3)
+    cover = _blurred(gbuffer.beard, 0.012, now) * np.clip(1 + texture, 0, 2) * np.float32(0.8 * rng.uniform(0.25, 0.75))
+    on = is_part(gbuffer.part, Part.SKIN, Part.LIP, Part.NECK)
+    np.add(celsius, np.clip(cover, 0, 1) * (hair - celsius), out=celsius, where=on & (hair < celsius))
 
 
 def _belt(cloth: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator) -> np.ndarray:

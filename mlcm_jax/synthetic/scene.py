@@ -17,7 +17,7 @@ HAIR_STYLES = ("bald", "buzz", "short", "fringe", "long", "receding", "tied")
 BEARD_STYLES = ("none", "stubble", "full", "goatee", "moustache")
 GLASSES = ("none", "clear", "sun")
 CAPS = ("none", "cap", "beanie")
-WRAPS = ("none", "hood", "scarf", "turtleneck")
+WRAPS = ("none", "hood", "scarf", "turtleneck", "collar")
 NECKLINES = ("crew", "vee", "high", "collar")
 
 
@@ -97,7 +97,8 @@ class Scene:
         fill: longer side of the landmarks' box as a share of the image.
         centre: float32 [2], centre of the landmarks' box in u.
         glasses: one of `GLASSES`.
-        glasses_shape: float32 [4], half width, half height, exponent of the superellipse, thickness of the frame.
+        glasses_shape: float32 [4] or [7], half width, half height, exponent of the superellipse, thickness of the
+            frame; also by how much the lens narrows downwards, its slant and how far down the nose it sits.
         glasses_colour: linear RGB [3].
         cap: one of `CAPS`.
         cap_colour: linear RGB [3].

@@ -59,7 +59,7 @@ class Surface:
         coordinates: float32 [V, 3], template coordinates.
         attributes: float32 [V, A], what `paint` reads besides.
         faces: int32 [F, 3], wound as `zbuffer.rasterise` wants them.
-        region: uint8 [F], passed on to `paint`; never `Region.ACCESSORY`.
+        region: uint8 [F], passed on to `paint`.
         paint: called with template coordinates [N, 3], attributes [N, A] and region [N] of fragments, the subject and
             the scene.
     """

@@ -29,7 +29,6 @@ class Region(enum.IntEnum):
     EAR = 3
     UNDERSIDE = 4
     TORSO = 5
-    ACCESSORY = 6
 
 
 @dataclasses.dataclass(frozen=True)
