@@ -33,6 +33,9 @@ files, in the order in which a pair is made:
       skin_map.py      warm and cool regions of the skin, in kelvin
       surroundings.py  climate, thermal background, what spectacle lenses mirror
 
+    scan_thermal.py  the same for scan-based heads
+      scan_surroundings.py  walls and seats behind them, and their spectacle lenses
+
     sensor.py        °C before the lens -> °C as the detector measures them, and 8-bit gray levels
 
     workers.py       many pairs, rendered by several processes; used by the dataset builder

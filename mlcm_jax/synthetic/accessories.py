@@ -167,7 +167,7 @@ def neck_ring(kind: str, seed: int) -> Piece:
 def hood(seed: int) -> Piece:
     """A hood around the head, open in front."""
     rng = np.random.default_rng([seed, 7])
-    opening = rng.uniform(0.85, 1.35)
+    opening = rng.uniform(1.15, 1.45)
     angle = np.linspace(opening, 2 * np.pi - opening, 37)[None]
     y = np.linspace(-1.42, 1.95, 22)[:, None]
     dome = np.sqrt(np.clip(1 - (np.clip(-0.45 - y, 0, None) / 1.0) ** 2, 0.003, 1))

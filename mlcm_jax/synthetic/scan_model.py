@@ -119,8 +119,8 @@ def source(path: str | pathlib.Path) -> pathlib.Path:
     wanted = [f"{name}.obj" for name in (*_identities(), *EXPRESSIONS)] + ["vertex_indices.json"]
     missing = [name for name in wanted if not (folders[0] / name).is_file() and not (path / name).is_file()]
     if missing:
-        more = f" and {len(missing) - 1} other files" if len(missing) > 1 else ""
-        raise InputError(f"{folders[0]} is incomplete: {missing[0]}{more} is missing. {HOW_TO_GET}")
+        lacks = f"{missing[0]} is" if len(missing) == 1 else f"{missing[0]} and {len(missing) - 1} more files are"
+        raise InputError(f"{folders[0]} is incomplete: {lacks} missing. {HOW_TO_GET}")
     return folders[0]
 
 
@@ -145,7 +145,7 @@ def _identities() -> list[str]:
 def _read_archive(path: pathlib.Path) -> ScanModel:
     damaged = f"{path} is not a whole archive of the scan-based head model"
     try:
-        with np.load(path) as archive:
+        with path.open("rb") as file, np.load(file) as archive:
             stored = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{damaged} ({error}); copy it again. {HOW_TO_GET}") from error

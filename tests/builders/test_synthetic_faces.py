@@ -9,12 +9,13 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
+import made_head
 import numpy as np
 import pytest
 
 import tfds_builders
 from mlcm_jax.errors import InputError
-from mlcm_jax.synthetic import generate, workers
+from mlcm_jax.synthetic import generate, scan_head, scan_model, workers
 from tfds_builders.synthetic_faces import synthetic_faces_dataset_builder as faces
 
 # The handler is set because processes that a shell starts in the background ignore SIGINT.
@@ -190,6 +191,20 @@ def test_scan_based_heads_need_their_model(tmp_path):
         tfds_builders.build("synthetic_faces/scan-16x32", tmp_path / "data", manual_dir=tmp_path)
     with pytest.raises(InputError, match=r"16x32 takes no --manual_dir"):
         tfds_builders.build("synthetic_faces/16x32", tmp_path / "data", manual_dir=tmp_path)
+
+
+def test_scan_based_heads_are_built_from_a_clone(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_model, "IDENTITIES", made_head.IDENTITIES)
+    clone = made_head.write(tmp_path / "ICT-FaceKit")
+    builder = tfds_builders.build("synthetic_faces/scan-16x32", tmp_path / "data", manual_dir=clone)
+    heads = scan_head.load(clone)
+    for example in _read(builder, "train"):
+        pair = generate.example(0, int(example["index"]), size=32, heads=heads)
+        np.testing.assert_allclose(example["landmarks"], pair["landmarks"], atol=1e-4)
+        assert (example["thermal"][..., 0] == pair["thermal"]).mean() > 0.98
+    # A built dataset needs the model no longer, and leaves nothing but records.
+    assert len(tfds_builders.build("synthetic_faces/scan-16x32", tmp_path / "data").as_data_source(split="train"))
+    assert [path.name for path in (tmp_path / "data/synthetic_faces/scan-16x32").glob("[!.]*")] == ["1.0.0"]
 
 
 def test_a_full_disk_is_noticed_before_the_build(tmp_path, monkeypatch):
