@@ -1,6 +1,7 @@
 """Checks the synthetic faces with dlib's detector and 68-point predictor, which were trained on photographs.
 
     python -m benchmarks.check_synthetic --count 200 --out /tmp/check      # a minute
+    python -m benchmarks.check_synthetic --count 200 --out /tmp/check --manual_dir=ICT-FaceKit      # scan-based heads
 
 It renders frontal (|yaw| < 20°), well-lit RGB images. It prints the share of faces that dlib finds, and the distances
 between its landmarks and ours divided by the distance of the outer eye corners, and writes `check_synthetic.png` (ours
@@ -20,9 +21,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mlcm_jax.synthetic import scan_head, scan_scene, scene
 from mlcm_jax.synthetic.raster import render_gbuffer
 from mlcm_jax.synthetic.rgb import shade_rgb
-from mlcm_jax.synthetic.scene import sample_scene, sample_subject
 
 GROUPS = {
     "jaw": slice(0, 17), "brows": slice(17, 27), "nose": slice(27, 36), "eyes": slice(36, 48),
@@ -70,13 +71,16 @@ def load_dlib() -> tuple[Any, Any]:
     return dlib.get_frontal_face_detector(), dlib.shape_predictor(str(weights))
 
 
-def render(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
+def render(
+    seed: int, index: int, heads: scan_head.ScanHeads | None = None, size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
     """Renders RGB image `index`, uint8 [size, size, 3], and returns it with our landmarks [68, 2] in its pixels."""
-    subject = sample_subject(seed, index)
+    draws = scene if heads is None else scan_scene
+    subject = draws.sample_subject(seed, index)
     rng = np.random.default_rng([seed, 4, index])
-    scene = sample_scene(rng, subject, frontal=True, well_lit=True)
-    buffer, truth = render_gbuffer(subject, scene, size)
-    return shade_rgb(buffer, subject, scene, rng), truth.landmarks
+    view = draws.sample_scene(rng, subject, frontal=True, well_lit=True)
+    buffer, truth = render_gbuffer(subject, view, size, heads=heads)
+    return shade_rgb(buffer, subject, view, rng), truth.landmarks
 
 
 def detect(image: np.ndarray, detector: Any, predictor: Any, ours: np.ndarray) -> np.ndarray | None:
@@ -101,12 +105,14 @@ def draw(image: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None, zoom: i
     return tile
 
 
-def check(count: int, seed: int, out: pathlib.Path | None, tiles: int = 24) -> Report:
+def check(
+    count: int, seed: int, out: pathlib.Path | None, tiles: int = 24, heads: scan_head.ScanHeads | None = None
+) -> Report:
     """Runs the check and, unless `out` is None, writes a contact sheet of the first `tiles` images into that folder."""
     detector, predictor = load_dlib()
     nme, offsets, sheet = [], [], []
     for index in range(count):
-        image, ours = render(seed, index)
+        image, ours = render(seed, index, heads)
         theirs = detect(image, detector, predictor, ours)
         if len(sheet) < tiles:
             sheet.append(draw(image, ours, theirs))
@@ -136,8 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the subjects and scenes")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), help="folder of the contact sheet")
     parser.add_argument("--offsets", action="store_true", help="also print the mean offset of every landmark")
+    parser.add_argument("--manual_dir", type=pathlib.Path, help="clone of ICT-FaceKit, for scan-based heads")
     options = parser.parse_args(argv)
-    report = check(options.count, options.seed, options.out)
+    heads = scan_head.load(options.manual_dir) if options.manual_dir else None
+    report = check(options.count, options.seed, options.out, heads=heads)
     print(f"faces found by dlib   {report.found}/{report.count} = {100 * report.rate:.1f} %")
     if not report.found:
         return 1

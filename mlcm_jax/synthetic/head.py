@@ -150,11 +150,12 @@ def _jaw_start(top: float = JAW_TOP_Y) -> np.ndarray:
 
 
 @functools.cache
-def jaw_paths(top: float = JAW_TOP_Y) -> tuple[PointSet, np.ndarray]:
+def jaw_paths(top: float = JAW_TOP_Y, inner: float = 1.0) -> tuple[PointSet, np.ndarray]:
     """The paths along which the outline is searched (see the module's docstring).
 
     Args:
         top: template y at which the jaw line ends beside the eye.
+        inner: factor of the distances from the midline at which the paths end.
 
     Returns:
         The points of the paths (2 halves with image left first, L paths from chin to ear, S points per path), and the
@@ -168,7 +169,10 @@ def jaw_paths(top: float = JAW_TOP_Y) -> tuple[PointSet, np.ndarray]:
     # Inner ends: beside the eye for the upper levels, below the mouth for the chin.
     t = np.linspace(0, 1, _LEVELS)
     goal = np.stack(
-        [np.interp(t, [0, 0.3, 0.6, 1], [0.0, 0.24, 0.36, 0.42]), np.interp(t, [0, 0.35, 1], [1.08, 0.86, top])],
+        [
+            inner * np.interp(t, [0, 0.3, 0.6, 1], [0.0, 0.24, 0.36, 0.42]),
+            np.interp(t, [0, 0.35, 1], [1.08, 0.86, top]),
+        ],
         1,
     )
     along = np.linspace(0, 1, _STEPS)[None, :, None] ** 1.4  # dense at the rounded edge

@@ -29,7 +29,8 @@ _NUMBER = {name: k for k, name in enumerate(EXPRESSIONS)}
 _SHOWS_TEETH = ("jawOpen", "mouthUpperUp", "mouthLowerDown", "mouthSmile", "mouthFunnel", "mouthStretch", "noseSneer")
 _SLACK = np.zeros(68)
 _SLACK[36:48] = 0.04  # the skin of shut lids lies over the corners of the eyes
-_EYES_BEHIND, _MOUTH_BEHIND = 0.006, 0.025  # head units, so that nothing pokes through lids and lips
+# Head units, so that nothing pokes through lids and lips.
+_EYES_BEHIND, _SHUT_EYES_BEHIND, _MOUTH_BEHIND = 0.006, 0.03, 0.025
 
 
 def load(path: str | pathlib.Path) -> ScanHeads:
@@ -111,6 +112,8 @@ class ScanHeads:
         out = self._neutral(subject.seed, subject.beard_style != "none").copy()
         for name, weight in scene.blend.items():
             k = _NUMBER[name]
+            if name.startswith("eyeBlink"):
+                weight = weight * (1 + 0.22 * weight**4)  # so that the lids of every identity meet
             span = slice(rig.first[k], rig.first[k + 1])
             out[rig.moved[span]] += np.float32(weight) * rig.movement[span]
         return out
@@ -141,6 +144,11 @@ class ScanHeads:
         if not any(name.split("_")[0] in _SHOWS_TEETH for name in scene.blend):
             kept = (region != ScanPart.GUMS) & (region != ScanPart.TEETH)
             faces, region = faces[kept], region[kept]
+        count = len(rig.points)
         faces = np.concatenate([faces, self._torso_faces])
         region = np.concatenate([region, np.full(len(self._torso_faces), TORSO, np.uint8)])
-        return Surface(points, self._behind, self._coordinates, self._attributes, faces, region, paint)
+        behind = self._behind.copy()
+        for side, eye in (("L", ScanPart.LEFT_EYE), ("R", ScanPart.RIGHT_EYE)):
+            shut = np.clip(2.5 * scene.blend.get(f"eyeBlink_{side}", 0.0) - 1.5, 0, 1)
+            behind[:count][rig.part == eye] += np.float32(_SHUT_EYES_BEHIND * shut)
+        return Surface(points, behind, self._coordinates, self._attributes, faces, region, paint)

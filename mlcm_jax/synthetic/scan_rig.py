@@ -273,7 +273,7 @@ def _jaw_paths(coordinates: np.ndarray, skin: np.ndarray, front: np.ndarray) -> 
     Returns:
         Points of the paths, ordered as in `head.jaw_paths`, with `_BACK_STEPS` more points at the beginning of each.
     """
-    paths, outward = head_lib.jaw_paths(JAW_TOP_Y)
+    paths, outward = head_lib.jaw_paths(JAW_TOP_Y, inner=0.85)  # the far outline of a turned head lies near the nose
     on_template = paths.on(template().points.astype(np.float64))
     ahead = locate(on_template[:, :2], coordinates, front)
     levels = outward.shape[1]
