@@ -38,7 +38,8 @@ def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject
     back = skin & ~face
     part[back & (y > -0.1)] = Part.NECK
     body = np.flatnonzero((back & (y > 1.3)) | (region == TORSO))
-    cloth = paint_lib.clothes_margin(where[body], scene) > 0
+    # The scan has shoulders of its own, which slope from the neck to above the neckline of the hand-made torso.
+    cloth = paint_lib.clothes_margin(where[body], scene) + 0.5 * smoothstep(0.56, 0.85, x[body]) > 0
     part[body] = np.where(cloth, Part.CLOTHES, Part.NECK)
     lips = np.flatnonzero(face & (y > 0.6) & (y < 0.92) & (x < 0.3))
     part[lips[anatomy.lip_margin(where[lips, 0], y[lips]) > 0]] = Part.LIP

@@ -13,7 +13,7 @@ from mlcm_jax.synthetic.gbuffer import GBuffer, Part
 from mlcm_jax.synthetic.surroundings import Climate, blotches
 
 _WALL = 0.6  # share of rooms with nothing but a wall behind the person
-_SEAT = 0.45  # share of the other images with a seat behind the head
+_SEAT_BEFORE_WALL, _SEAT = 0.2, 0.4  # shares of these and of all other images with a seat behind the head
 
 
 def background(rng: np.random.Generator, gbuffer: GBuffer, climate: Climate, skin: float) -> np.ndarray:
@@ -32,9 +32,10 @@ def background(rng: np.random.Generator, gbuffer: GBuffer, climate: Climate, ski
     if not climate.outdoors and rng.random() < _WALL:
         field = blotches(rng, (size, size), (3, 3), float(rng.uniform(0.05, 0.4))) + np.float32(climate.ambient)
         field += np.linspace(-0.5, 0.5, size, dtype=np.float32)[:, None] * np.float32(rng.normal(0, 0.8))
-        return field
-    field = surroundings.background(rng, size, climate)
-    if rng.random() < _SEAT:
+        seat = _SEAT_BEFORE_WALL
+    else:
+        field, seat = surroundings.background(rng, size, climate), _SEAT
+    if rng.random() < seat:
         _seat(field, rng, gbuffer, climate, skin)
     return field
 

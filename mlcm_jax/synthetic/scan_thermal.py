@@ -21,7 +21,14 @@ from mlcm_jax.synthetic.surroundings import Climate, blotches
 from mlcm_jax.synthetic.thermal import PERSON, between, bump, clothes, draw_covers, is_part, near_skin, reflecting
 
 _FLESH = (*FACE_PARTS, Part.NECK, Part.EAR)
-_MEANS = {"cheek": -0.9, "mouth_corner": 1.8, "chin": -0.5, "lower_cheek": -0.5}  # K
+_MEANS = {
+    "cheek": -0.6,
+    "mouth_corner": 1.9,
+    "chin": -0.4,
+    "lower_cheek": -0.3,
+    "outer_cheek": -0.3,
+    "glabella": 0.4,
+}  # K
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +126,7 @@ def _skin(
     """Temperature of all flesh, float32 [R, R] in °C; `draws` are those of the person and of the image."""
     person, rng = draws
     under, template = gbuffer.under, gbuffer.template
-    look = Look(flank=float(rng.uniform(0.02, 0.06)), drop=0.65, means=_MEANS)
+    look = Look(flank=float(rng.uniform(0.02, 0.06)), drop=0.55, means=_MEANS)
     departure = skin_map(person, rng, now.chill, look)
     mottled = float(person.uniform(0.05, 0.35))
     departure += grain(person, (12, 13), mottled) + grain(person, (30, 33), 0.6 * mottled)
