@@ -147,7 +147,7 @@ def neck_ring(kind: str, seed: int) -> Piece:
     """A scarf, turtleneck or collar; `kind` is one of `_RINGS`, and the seed varies its height and folds."""
     rng = np.random.default_rng([seed, 6])
     top, bottom, above, below, rise, opening = _RINGS[kind]
-    top = top + rng.uniform(-0.12, 0.1)
+    top = top + rng.uniform(-0.35 if kind == "scarf" else -0.12, 0.1)  # a scarf may hide the chin
     opening = opening * rng.uniform(0.6, 1.6)
     angle = np.linspace(opening, 2 * np.pi - opening, 41)[None]
     t = np.linspace(0, 1, 7)[:, None]

@@ -56,8 +56,8 @@ def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject
     moved[:, 1] -= scan_scene.brow_shift(subject.seed, moved[:, 0]).astype(np.float32)
     out.brow[brows] = paint_lib.brow_cover(moved, subject)
     if subject.beard_style != "none":
-        beard = np.flatnonzero(fleshy & (y > 0.0) & (z > -0.95) & ~(back & (z < -0.72)))
-        out.beard[beard] = paint_lib.beard_cover(where[beard], subject)
+        beard = np.flatnonzero(fleshy & (y > 0.0) & (z > -0.85))
+        out.beard[beard] = paint_lib.beard_cover(where[beard], subject) * smoothstep(-0.85, -0.6, z[beard])
     lids = np.flatnonzero(skin & (y > -0.2) & (y < 0.15) & (x > 0.15) & (x < 0.56))
     out.lid[lids] = _lashes(attributes[lids, 2], attributes[lids, 3], x[lids], subject)
     eyes = np.flatnonzero(part == Part.EYE)
