@@ -127,7 +127,7 @@ class ScanHeads:
     def _make_brows(self, seed: int) -> tuple[PointSet, np.ndarray]:
         """Landmarks 17 to 26 of a person, and their template coordinates."""
         xy = self._places[17:27, :2].copy()
-        xy[:, 1] += scan_scene.brow_shift(seed, xy[:, 0])
+        xy += scan_scene.brow_shift(seed, xy[:, 0])
         points = scan_rig.locate(xy, self.rig.coordinates, self.rig.front)
         return points, points.on(self.rig.coordinates.astype(np.float64))
 

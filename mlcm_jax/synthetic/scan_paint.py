@@ -51,9 +51,9 @@ def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject
 
     out = blank(part)
     fleshy = (part == Part.SKIN) | (part == Part.NECK)
-    brows = np.flatnonzero((part == Part.SKIN) & (y > -0.48) & (y < 0.0) & (x < 0.72))
+    brows = np.flatnonzero((part == Part.SKIN) & (y > -0.48) & (y < 0.0) & (x < 0.78))
     moved = where[brows].copy()
-    moved[:, 1] -= scan_scene.brow_shift(subject.seed, moved[:, 0]).astype(np.float32)
+    moved[:, :2] -= scan_scene.brow_shift(subject.seed, moved[:, 0]).astype(np.float32)
     out.brow[brows] = paint_lib.brow_cover(moved, subject)
     if subject.beard_style != "none":
         beard = np.flatnonzero(fleshy & (y > 0.0) & (z > -0.85))

@@ -57,13 +57,24 @@ def identity(seed: int, bearded: bool, modes: int) -> Identity:
 
 
 def brow_shift(seed: int, x: np.ndarray) -> np.ndarray:
-    """How much lower the brows of the person with `Subject.seed` seed lie than the mean's, at signed template x."""
+    """Where the brows of the person with `Subject.seed` seed lie compared with the mean's.
+
+    Args:
+        seed: of the person.
+        x: signed template x [N].
+
+    Returns:
+        Shift to image right and down, head units [N, 2].
+    """
     rng = np.random.default_rng([_BROWS, seed])
     height, tilt, arch = rng.normal(0, [0.03, 0.018, 0.012])
     side = rng.normal(0, 0.008, 2)
+    apart, longer = rng.normal(0, [0.022, 0.014])
     ax = np.abs(x)
-    shift = height + tilt * (ax - 0.4) / 0.27 + arch * np.exp(-0.5 * ((ax - 0.47) / 0.12) ** 2)
-    return np.clip(shift, -0.07, 0.055) + np.where(x < 0, side[0], side[1])
+    down = height + tilt * (ax - 0.4) / 0.27 + arch * np.exp(-0.5 * ((ax - 0.47) / 0.12) ** 2)
+    down = np.clip(down, -0.07, 0.055) + np.where(x < 0, side[0], side[1])
+    outwards = np.clip(apart + longer * (ax - 0.4) / 0.27, -0.05, 0.05)
+    return np.stack([np.sign(x) * outwards, down], -1)
 
 
 def sample_subject(seed: int, subject: int) -> Subject:
