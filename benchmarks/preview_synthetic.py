@@ -2,7 +2,8 @@
 
     python -m benchmarks.preview_synthetic --rows 5 --columns 3 --size 128 --out preview.jpg      # three seconds
 
-Each pair is shown as RGB, as thermal, and as thermal with landmarks (green; red where hidden).
+With `--manual_dir=ICT-FaceKit`, the heads are those of the clone in that folder. Each pair is shown as RGB, as
+thermal, and as thermal with landmarks (green; red where hidden).
 """
 
 import argparse
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 from mlcm_jax.errors import InputError
-from mlcm_jax.synthetic import generate
+from mlcm_jax.synthetic import generate, scan_head
 
 
 def tile(pair: Mapping[str, Any], zoom: float) -> np.ndarray:
@@ -30,10 +31,12 @@ def tile(pair: Mapping[str, Any], zoom: float) -> np.ndarray:
     return np.concatenate([*shown, marked], axis=1)
 
 
-def sheet(seed: int, rows: int, columns: int, size: int, zoom: float) -> np.ndarray:
+def sheet(
+    seed: int, rows: int, columns: int, size: int, zoom: float, heads: scan_head.ScanHeads | None = None
+) -> np.ndarray:
     """Draws pairs of different subjects in a grid, uint8 [H, W, 3] in OpenCV's BGR order."""
     step = generate.PAIRS_PER_SUBJECT + 1  # always another person, and not always the person's first image
-    tiles = [tile(generate.example(seed, step * k, size=size), zoom) for k in range(rows * columns)]
+    tiles = [tile(generate.example(seed, step * k, size=size, heads=heads), zoom) for k in range(rows * columns)]
     return np.concatenate([np.concatenate(tiles[k * columns : (k + 1) * columns], axis=1) for k in range(rows)])
 
 
@@ -46,13 +49,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=96, help="side of a rendered image in pixels, 32 to 1024")
     parser.add_argument("--zoom", type=float, default=1.0, help="side of a shown image over that of the rendered one")
     parser.add_argument("--seed", type=int, default=0, help="seed of the dataset")
+    parser.add_argument("--manual_dir", type=pathlib.Path, help="clone of ICT-FaceKit, for scan-based heads")
     arguments = parser.parse_args(argv)
     path = arguments.out
     if path.suffix.lower() not in (".png", ".jpg"):
         parser.error(f"--out={path} must end in .png or .jpg")
     if min(arguments.rows, arguments.columns) < 1 or not 32 <= arguments.size <= 1024 or arguments.zoom <= 0:
         parser.error("--rows and --columns must be at least 1, --size 32 to 1024, and --zoom above 0")
-    image = sheet(arguments.seed, arguments.rows, arguments.columns, arguments.size, arguments.zoom)
+    heads = scan_head.load(arguments.manual_dir) if arguments.manual_dir else None
+    image = sheet(arguments.seed, arguments.rows, arguments.columns, arguments.size, arguments.zoom, heads)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 82]):
         raise InputError(f"--out={path} cannot be written; check the folder's permissions and the space on its disk.")

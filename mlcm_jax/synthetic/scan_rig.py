@@ -279,7 +279,7 @@ def _jaw_paths(coordinates: np.ndarray, skin: np.ndarray, front: np.ndarray) -> 
     ahead = locate(on_template[:, :2], coordinates, front)
     levels = outward.shape[1]
     start = ahead.on(coordinates).reshape(2, levels, -1, 3)[:, :, 0]  # ear side last
-    reach = np.interp(np.linspace(0, 1, levels), [0, 0.25, 0.5, 0.8, 1], [0, 0.0, 0.13, 0.13, 0.08])
+    reach = np.interp(np.linspace(0, 1, levels), [0, 0.25, 0.5, 0.8, 1], [0.05, 0.05, 0.13, 0.13, 0.08])
     along = np.linspace(1, 0, _BACK_STEPS + 1)[:-1]
     behind = start[:, :, None] - reach[None, :, None, None] * along[:, None] * np.array([0, 0, 1.0])
     away, near = cKDTree(coordinates[skin]).query(behind.reshape(-1, 3), k=3)
