@@ -276,6 +276,8 @@ class Head:
         camera: frames the landmarks.
         slack: float [68] or 0, head units by which depth and place of the surface may be off at a visible landmark,
             beside what the size of a pixel explains.
+        inset: float [17, 1] or a number, share of the way to the middle of the face at which covers of a jaw landmark
+            are looked up, because a point on the outline lies on the border of the face.
     """
 
     shape: np.ndarray
@@ -284,6 +286,7 @@ class Head:
     places: np.ndarray
     camera: Camera
     slack: np.ndarray | float = 0.0
+    inset: np.ndarray | float = 0.04
 
 
 def _perspective(points: np.ndarray, distance: float) -> np.ndarray:

@@ -147,9 +147,8 @@ def _truth(
     """Landmarks in pixels of the output image, and whether they are visible; see `gbuffer.Truth`."""
     u = head.camera.project(head.landmarks)
     side = size * supersample
-    # An outline point lies on the border of the face, so its covers are looked up slightly inside of it.
     probe = u.copy()
-    probe[:17] += 0.04 * (u[[27, 30, 33, 51, 57]].mean(0) - u[:17])
+    probe[:17] += head.inset * (u[[27, 30, 33, 51, 57]].mean(0) - u[:17])
     pixel = np.rint(probe * side - 0.5).astype(int)
     inside = ((pixel >= 0) & (pixel < side)).all(1)
     col, row = np.clip(pixel, 0, side - 1).T

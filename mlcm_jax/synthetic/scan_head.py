@@ -29,6 +29,9 @@ _NUMBER = {name: k for k, name in enumerate(EXPRESSIONS)}
 _SHOWS_TEETH = ("jawOpen", "mouthUpperUp", "mouthLowerDown", "mouthSmile", "mouthFunnel", "mouthStretch", "noseSneer")
 _SLACK = np.zeros(68)
 _SLACK[36:48] = 0.04  # the skin of shut lids lies over the corners of the eyes
+# The ends of the jaw line lie under the sideburns, which do not hide where the ear begins.
+_INSET = np.full((17, 1), 0.04)
+_INSET[[0, 1, 15, 16], 0] = 0.08, 0.06, 0.06, 0.08
 # Head units, so that nothing pokes through lids and lips.
 _EYES_BEHIND, _SHUT_EYES_BEHIND, _MOUTH_BEHIND = 0.006, 0.03, 0.025
 
@@ -103,7 +106,7 @@ class ScanHeads:
         landmarks[:17] = head_lib.outline(posed.astype(np.float64), scene, self._paths)
         places = np.concatenate([self._places[:17], brow_places, self._places[27:]])
         proxy = self._proxy.on(shape).astype(np.float32)
-        head = Head(proxy, landmarks, jaw, places, head_lib.framed(landmarks, scene), _SLACK)
+        head = Head(proxy, landmarks, jaw, places, head_lib.framed(landmarks, scene), _SLACK, _INSET)
         return head, self._surface(shape, posed, subject, scene)
 
     def shape(self, subject: Subject, scene: Scene) -> np.ndarray:
