@@ -125,7 +125,7 @@ def _skin(
     """Temperature of all flesh, float32 [R, R] in °C; `draws` are those of the person and of the image."""
     person, rng = draws
     under, template = gbuffer.under, gbuffer.template
-    look = Look(flank=float(rng.uniform(0.02, 0.06)), drop=0.55, means=_MEANS)
+    look = Look(flank=float(rng.uniform(0.02, 0.06)), drop=0.48, means=_MEANS)
     departure = skin_map(person, rng, now.chill, look)
     mottled = float(person.uniform(0.05, 0.35))
     departure += grain(person, (12, 13), mottled) + grain(person, (30, 33), 0.6 * mottled)
@@ -169,7 +169,7 @@ def _face_details(
     face = np.flatnonzero(on)
     points = gbuffer.template.reshape(-1, 3)[face]
     change = albedo.wrinkles(points, subject, scene) * rng.uniform(0.2, 1.5)
-    warmth = rng.normal(0.35, 0.5) - 0.8 * now.chill
+    warmth = rng.normal(0.55, 0.5) - 0.8 * now.chill
     rim_warmth, slit_warmth, slit_width = rng.uniform(0, 0.8), rng.uniform(0, 2.2), rng.uniform(0.015, 0.035)
     x, y = points[:, 0], points[:, 1]
     near = np.flatnonzero((np.abs(x) < 0.33) & (y > 0.6) & (y < 0.95))
