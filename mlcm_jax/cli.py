@@ -48,7 +48,7 @@ def build(words: Sequence[str], given: Flags) -> None:
     """Builds a dataset on disk, prints a summary and draws preview.png: 16 examples with numbered landmarks.
 
     Datasets that we may not distribute are read from --manual_dir; without it, the command says where to get them.
-    `synthetic_faces` (tiny, base, or sizes such as 6000x96) needs no files, but scan-6000x96 reads a clone of ICT-FaceKit,
+    `synthetic_faces` (tiny, base, or sizes such as 6000x96) needs no files; scan-6000x96 reads a clone of ICT-FaceKit,
     and `paired_folder/NAME` reads your own pairs. An existing dataset is left alone; an interrupted build resumes.
     """
     from mlcm_jax.data import build as datasets
