@@ -4,6 +4,7 @@ A network trained with `losses.laplace` predicts its expected errors on augmente
 network on plain images are smaller, so a factor is fitted on validation images; the score is fitted there too.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,52 +16,61 @@ from mlcm_jax.inference.predictor import Predictor
 GOOD = 0.1  # a face whose NME by √(w·h) of the box is below this counts as found
 
 
-def predictions(predictor: Predictor, examples: Examples) -> dict[str, np.ndarray]:
+def predictions(
+    predictor: Predictor, examples: Examples, *, change: Callable[[np.ndarray], np.ndarray] = lambda image: image
+) -> dict[str, np.ndarray]:
     """Predicts every example as a user would, with its true box.
 
     Args:
         predictor: a network with uncertainties.
         examples: labelled examples in the network's layout.
+        change: what is done to each image before it is predicted.
 
     Returns:
-        `distance` and `uncertainty` float [N, K] in pixels, `known` bool [N, K], `score` [N], and `side` [N], which is
-        √(w·h) of the box.
+        `distance` and `uncertainty` float [N, K] in pixels, `known` bool [N, K], and [N] each: `score`, `side`, which
+        is √(w·h) of the box, and `crop`, the side of the crop in pixels.
     """
-    rows: dict[str, list] = {name: [] for name in ("distance", "uncertainty", "known", "side", "score")}
+    rows: dict[str, list] = {name: [] for name in ("distance", "uncertainty", "known", "side", "crop", "score")}
     for k in range(len(examples)):
         example = examples[k]
-        faces = predictor(example[predictor.card.modality], example["box"][None])
+        faces = predictor(change(example[predictor.card.modality]), example["box"][None])
         rows["distance"].append(np.linalg.norm(faces.landmarks[0] - example["landmarks"], axis=-1))
         rows["uncertainty"].append(faces.uncertainty[0])
         rows["known"].append(example["known"])
         rows["side"].append(np.sqrt(example["box"][2] * example["box"][3]))
+        rows["crop"].append(predictor.card.expand * example["box"][2:].max())
         rows["score"].append(faces.scores[0])
     return {name: np.asarray(values) for name, values in rows.items()}
 
 
-def fit(found: dict[str, np.ndarray]) -> tuple[float, float, float]:
-    """Fits the three numbers of `stored.Card.calibration`.
+def fit(found: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
+    """Fits the four numbers of `stored.Card.calibration`.
 
     Args:
         found: of `predictions`, with a network that is not calibrated yet.
 
     Returns:
-        (factor, a, b): the factor is the mean observed over the mean expected distance, both relative to the box; a and
-        b maximise the likelihood of the faces with an NME below `GOOD`, with a weak prior that keeps b finite.
+        (f, p, a, b): f and p maximise the likelihood of the distances (`losses.laplace`), and a and b that of the faces
+        with an NME below `GOOD`, with a weak prior that keeps b finite.
     """
-    side = found["side"][:, None]
-    factor = float(
-        (found["distance"] / side)[found["known"]].mean() / (found["uncertainty"] / side)[found["known"]].mean()
-    )
-    spread = np.log(np.maximum(factor * found["uncertainty"].mean(1) / found["side"], 1e-6))
-    good = _nme(found) < GOOD
+    known, crop = found["known"], found["crop"][:, None]
+    logs, distance = np.log((found["uncertainty"] / crop)[known]), (found["distance"] / crop)[known]
+
+    def unlikely(numbers: np.ndarray) -> float:
+        expected = numbers[0] + numbers[1] * logs
+        return float((distance * np.exp(-expected) + expected).mean())
+
+    log_factor, power = optimize.minimize(unlikely, np.array([0.0, 1.0]), method="Nelder-Mead").x
+    expected = crop * np.exp(log_factor) * (found["uncertainty"] / crop) ** power
+    spread = np.log(np.maximum(expected.mean(1) / found["side"], 1e-6))
+    good = nme(found) < GOOD
 
     def loss(numbers: np.ndarray) -> float:
         logits = numbers[0] + numbers[1] * spread
         return float(np.logaddexp(0.0, np.where(good, -logits, logits)).sum() + 1e-3 * np.square(numbers).sum())
 
     a, b = optimize.minimize(loss, np.array([0.0, -1.0]), method="Nelder-Mead", options={"maxiter": 4000}).x
-    return factor, float(a), float(b)
+    return float(np.exp(log_factor)), float(power), float(a), float(b)
 
 
 def report(found: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -86,11 +96,12 @@ def report(found: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         "ratio": [float(one / two) for one, two in tenths],
         "spearman": {"smallest": min(ranks), "median": float(np.median(ranks))},
-        "score": {"mean": float(found["score"].mean()), "good": float((_nme(found) < GOOD).mean())},
-        "nme": float(100 * _nme(found).mean()),
+        "score": {"mean": float(found["score"].mean()), "good": float((nme(found) < GOOD).mean())},
+        "nme": float(100 * nme(found).mean()),
     }
 
 
-def _nme(found: dict[str, np.ndarray]) -> np.ndarray:
+def nme(found: dict[str, np.ndarray]) -> np.ndarray:
+    """The NME of each face, a fraction of √(w·h) of the box, from the result of `predictions`."""
     known = found["known"]
     return (found["distance"] * known).sum(1) / np.maximum(known.sum(1), 1) / found["side"]

@@ -141,15 +141,16 @@ class Predictor:
         if spreads is None:
             uncertainty = np.full(layout.count, np.nan)
         else:
-            uncertainty = side * (spreads[0] + spreads[1][layout.flip]) / 2
+            uncertainty = (spreads[0] + spreads[1][layout.flip]) / 2
+            if card.calibration:
+                uncertainty = card.calibration[0] * uncertainty ** card.calibration[1]
+            uncertainty = side * uncertainty
         seen = inside(image, box)
         seen = seen[np.isfinite(seen)]
         if seen.size == 0 or seen.min() == seen.max():
             score = 0.0
         elif card.calibration and spreads is not None:
-            factor, a, b = card.calibration
-            uncertainty = factor * uncertainty
-            score = score_of(uncertainty.mean() / np.sqrt(box[2] * box[3]), a, b)
+            score = score_of(uncertainty.mean() / np.sqrt(box[2] * box[3]), *card.calibration[2:])
         else:
             apart = np.linalg.norm(pair[0] - mirrored, axis=-1).mean()
             score = 1.0 / (1.0 + apart / _APART)

@@ -1,6 +1,7 @@
 """Heads turn features [B, h, w, C] into a `Prediction`. Landmarks are in u = (x + 0.5) / S for a crop of side S."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -49,6 +50,11 @@ def soft_argmax(logits: jax.Array) -> Prediction:
     flat = logits.astype(jnp.float32).reshape(b, h * w, k)
     heatmaps = jax.nn.softmax(flat, axis=1).reshape(b, h, w, k)
     return Prediction(codecs.expectation(heatmaps), heatmaps)
+
+
+def doubled(x: jax.Array) -> jax.Array:
+    """Every cell of [B, h, w, C] four times, [B, 2 h, 2 w, C]."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def checked_mean_shape(mean_shape: ArrayLike | None, num_landmarks: int) -> np.ndarray:
@@ -198,10 +204,15 @@ class Heatmap(nnx.Module):
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
         """All heads take `rngs`; this one draws no random numbers."""
+        uncertainty = self.uncertainty(features) if self.uncertainty else None
+        return soft_argmax(self.logits(features))._replace(uncertainty=uncertainty)
+
+    def logits(self, features: jax.Array, *, double: Callable[[jax.Array], jax.Array] = doubled) -> jax.Array:
+        """The logarithms of the maps up to a constant, float32 [B, h', w', K]; `double` resizes by nearest cells."""
         x = features
         for block in self.blocks:
             if self.resize == "nearest":
-                x = x.repeat(2, axis=1).repeat(2, axis=2)
+                x = double(x)
             else:
                 x = jax.image.resize(x, (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), "bilinear")
             x = block(x)
@@ -209,8 +220,7 @@ class Heatmap(nnx.Module):
         logits = self.maps(x) / temperature
         if np.isfinite(self.prior):
             logits = logits + self._log_prior(*logits.shape[1:3])
-        uncertainty = self.uncertainty(features) if self.uncertainty else None
-        return soft_argmax(logits)._replace(uncertainty=uncertainty)
+        return logits
 
     def _log_prior(self, h: int, w: int) -> jax.Array:
         """Logarithm of the Gaussians on the grid of cells, [1, h, w, K]."""

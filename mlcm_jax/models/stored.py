@@ -47,9 +47,10 @@ class Card:
         modality: "rgb" or "thermal".
         thermal_range: (low, high) in °C mapped to 0 and 255; () for networks trained on auto-gain images.
         gain: "box" stretches a thermal image by the face's box (`data.gain`), "as_is" takes its 8 bits as they are.
-        calibration: () or three numbers measured on validation images (`evaluation.calibration`): the factor that makes
-            an uncertainty the expected distance, and a and b of the score 1 / (1 + exp(-a - b ln m)), where m is the
-            mean over the landmarks of the expected distances relative to √(w·h) of the box.
+        calibration: () or four numbers measured on validation images (`evaluation.calibration`): f and p of the
+            expected distance f u^p, where u is the network's uncertainty, both in u; and a and b of the score
+            1 / (1 + exp(-a - b ln m)), where m is the mean over the landmarks of the expected distances relative to
+            √(w·h) of the box.
     """
 
     stage: str
@@ -153,11 +154,7 @@ def _card(path: epath.Path) -> tuple[Card, str]:
     if content["format"] != _FORMAT:
         raise InputError(f"{path} has a format that this version does not support; use the version that wrote it.")
     try:
-        optional = {field.name: field.default for field in dataclasses.fields(Card)}
-        optional = {name: default for name, default in optional.items() if default is not dataclasses.MISSING}
-        fields = optional | {
-            field.name: content[field.name] for field in dataclasses.fields(Card) if field.name in content
-        }
+        fields = {field.name: content[field.name] for field in dataclasses.fields(Card)}
         layout, where = fields["layout"], "its layout"
         layout = landmarks.get(layout) if isinstance(layout, str) else layout_file.layout_from_dict(layout, where=where)
         card = Card(
@@ -189,7 +186,7 @@ def _check(card: Card) -> None:
         "modality": card.modality in ("rgb", "thermal"),
         "thermal_range": not limits or (len(limits) == 2 and all(map(number, limits)) and limits[0] < limits[1]),
         "gain": card.gain in ("box", "as_is"),
-        "calibration": not card.calibration or (len(card.calibration) == 3 and all(map(number, card.calibration))),
+        "calibration": not card.calibration or (len(card.calibration) == 4 and all(map(number, card.calibration))),
     }
     wrong = [name for name, fit in fits.items() if not fit]
     if wrong:

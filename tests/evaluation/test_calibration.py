@@ -11,25 +11,31 @@ from mlcm_jax.inference.predictor import Predictor, score_of
 RNG = np.random.default_rng(0)
 
 
+def expected(uncertainty, factor, power):
+    return 60 * factor * (uncertainty / 60) ** power
+
+
 @pytest.fixture(scope="module")
 def drawn():
-    """Errors whose mean is 0.8 times the uncertainty; the box has a side of 50 pixels."""
-    uncertainty = 50 * np.exp(RNG.normal(np.log(0.08), 0.5, (3000, 1)) + RNG.normal(0, 0.2, (3000, 9)))
-    distance = 0.8 * uncertainty * RNG.gamma(2.0, 0.5, uncertainty.shape)
+    """Errors whose mean is 0.8 u^0.9 for an uncertainty u in a crop of 60 pixels; the box has a side of 50 pixels."""
+    uncertainty = 60 * np.exp(RNG.normal(np.log(0.06), 0.5, (3000, 1)) + RNG.normal(0, 0.2, (3000, 9)))
+    distance = expected(uncertainty, 0.8, 0.9) * RNG.gamma(2.0, 0.5, uncertainty.shape)
     known = RNG.random(uncertainty.shape) < 0.9
     return {
         "distance": np.where(known, distance, 1e6),
         "uncertainty": uncertainty,
         "known": known,
         "side": np.full(3000, 50.0),
+        "crop": np.full(3000, 60.0),
         "score": np.full(3000, 0.5),
     }
 
 
-def test_the_factor_and_the_score_are_recovered(drawn):
-    factor, a, b = calibration.fit(drawn)
-    assert factor == pytest.approx(0.8, abs=0.01)
-    spread = factor * drawn["uncertainty"].mean(1) / drawn["side"]
+def test_the_expected_distances_and_the_score_are_recovered(drawn):
+    factor, power, a, b = calibration.fit(drawn)
+    assert power == pytest.approx(0.9, abs=0.05)
+    assert factor * 0.06**power == pytest.approx(0.8 * 0.06**0.9, rel=0.02)
+    spread = expected(drawn["uncertainty"], factor, power).mean(1) / drawn["side"]
     scores = score_of(spread, a, b)
     errors = (drawn["distance"] * drawn["known"]).sum(1) / drawn["known"].sum(1) / drawn["side"]
     for part in np.array_split(np.argsort(scores), 5):
@@ -37,8 +43,8 @@ def test_the_factor_and_the_score_are_recovered(drawn):
 
 
 def test_the_report_compares_expected_and_observed(drawn):
-    factor, a, b = calibration.fit(drawn)
-    calibrated = drawn | {"uncertainty": factor * drawn["uncertainty"]}
+    factor, power, a, b = calibration.fit(drawn)
+    calibrated = drawn | {"uncertainty": expected(drawn["uncertainty"], factor, power)}
     calibrated["score"] = score_of(calibrated["uncertainty"].mean(1) / 50, a, b)
     found = calibration.report(calibrated)
     assert len(found["ratio"]) == 10 and all(0.9 < one < 1.1 for one in found["ratio"])

@@ -1,0 +1,48 @@
+"""The shipped network: RGB teacher -> thermal student (DIKD) -> lightweight student, and controls, on rendered faces.
+
+    mlcm build synthetic_faces/scan-14000x64-144 --manual_dir=ICT-FaceKit    # a clone of its repository
+    mlcm build synthetic_faces/10000x64-128
+    mlcm train --config=configs/shipped.py --workdir=runs/shipped
+    python -m benchmarks.ship --workdir=runs/shipped --stage=light_alone
+
+The file in mlcm_jax/inference/shipped is the stage light_alone, which alone takes 25 minutes on two cores
+(`--config.stages="('light_alone',)"`); its NME is in docs/real_faces.md. The chain has not been run to its end yet.
+"""
+
+from ml_collections import ConfigDict
+
+from mlcm_jax.config import base, check_variant
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "" or "smoke"."""
+    check_variant(variant, ("smoke",), __file__)
+    config = base()
+    config.dataset = "synthetic_faces/scan-14000x64-144"
+    config.more_datasets = ("synthetic_faces/10000x64-128",)
+    config.dataset_weights = (3.0, 1.0)
+    config.image_size = 96
+    network = {"name": "resnet18", "stem": "strided", "head": "heatmap", "upsample": 4}
+    network |= {"temperature": 0.2, "prior": 0.15, "uncertainty": True}
+    config.teacher = ConfigDict(network | {"width": 0.375, "depths": (2, 2, 2), "head_channels": 32})
+    config.student = ConfigDict(network | {"width": 0.375, "depths": (2, 2, 2), "head_channels": 32})
+    config.light = ConfigDict(network | {"width": 0.25, "depths": (2, 1, 1), "head_channels": 16})
+    config.loss.uncertainty = 0.5
+    config.steps = ConfigDict({"teacher": 8000, "student": 8000, "light": 16000})
+    config.train.batch_size = 32
+    config.train.lr = 8e-3
+    config.train.ema = 0.999
+    config.checkpoint_every = 500
+    config.log_every = 50
+    config.augment.update({"expand": 1.2, "jitter": 0.2, "rotation": 20.0, "scale": 0.1, "shift": 0.0, "invert": 0.5})
+    config.augment.update({"photometric": 1.0, "occlusion": 0.2})
+    if variant == "smoke":
+        config.dataset = "synthetic_faces/48x48"
+        config.more_datasets = config.dataset_weights = ()
+        config.image_size = 32
+        config.teacher.width = config.student.width = config.light.width = 0.125
+        config.teacher.depths = config.student.depths = config.light.depths = (1, 1, 1)
+        config.steps = ConfigDict({"teacher": 8, "student": 8, "light": 8})
+        config.train.batch_size = config.eval_batch_size = 8
+        config.checkpoint_every, config.log_every = 3, 2
+    return config

@@ -1,0 +1,141 @@
+"""The network that ships with the package: accuracy on rendered faces, calibration, and what must not change it."""
+
+import concurrent.futures
+import shutil
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mlcm_jax import landmarks, metrics
+from mlcm_jax.errors import InputError
+from mlcm_jax.inference.predictor import SHIPPED, Predictor
+from mlcm_jax.models import stored
+from mlcm_jax.synthetic import generate
+
+SEED, COUNT = 7, 60  # people whom no training has seen
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor()
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Rendered faces of the hand-made head, 96 pixels a side."""
+    return [generate.example(SEED, 4 * k, size=96) for k in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def found(predictor, pairs):
+    return [predictor(pair["thermal"], pair["box"][None]) for pair in pairs]
+
+
+def nme(faces, pairs):
+    """NME of each face in per cent of √(w·h)."""
+    points = np.stack([one.landmarks[0] for one in faces])
+    truth, boxes = np.stack([pair["landmarks"] for pair in pairs]), np.stack([pair["box"] for pair in pairs])
+    return 100 * metrics.nme(points, truth, normalizer="box", box=boxes)
+
+
+def test_rendered_faces_by_pose(found, pairs):
+    errors, yaw = nme(found, pairs), np.array([abs(pair["pose"][0]) for pair in pairs])
+    assert np.mean(errors[yaw < 30]) < 3.5
+    assert np.mean(errors[yaw >= 30]) < 5.0
+
+
+def test_inverted_images_are_as_good(predictor, found, pairs):
+    inverted = [predictor(255 - pair["thermal"], pair["box"][None]) for pair in pairs]
+    assert abs(nme(inverted, pairs).mean() - nme(found, pairs).mean()) < 0.3
+
+
+def test_expected_distances_and_scores(found, pairs):
+    distance = np.stack(
+        [np.linalg.norm(one.landmarks[0] - pair["landmarks"], axis=-1) for one, pair in zip(found, pairs, strict=True)]
+    )
+    side = np.sqrt(np.stack([pair["box"] for pair in pairs])[:, 2:].prod(-1))[:, None]
+    expected = np.stack([one.uncertainty[0] for one in found])
+    assert 0.75 < (expected / side).mean() / (distance / side).mean() < 1.33
+    assert stats.spearmanr((expected / side).ravel(), (distance / side).ravel()).statistic > 0.25
+    scores = np.array([one.scores[0] for one in found])
+    assert abs(scores.mean() - (nme(found, pairs) < 10).mean()) < 0.05
+
+
+def test_fifty_four_points_are_those_of_sf_tl54(found, pairs):
+    pair, wanted = pairs[0], landmarks.convert(found[0].landmarks, "ibug68", "sf_tl54")
+    faces = Predictor(layout="sf_tl54")(pair["thermal"], pair["box"][None])
+    assert faces.layout == "sf_tl54" and faces.uncertainty.shape == (1, 54)
+    np.testing.assert_allclose(faces.landmarks, wanted, atol=1e-4)
+    with pytest.raises(InputError, match="wflw98"):
+        Predictor(layout="wflw98")
+
+
+def test_calls_from_several_threads_give_the_same(predictor, found, pairs):
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        again = list(pool.map(lambda pair: predictor(pair["thermal"], pair["box"][None]), pairs))
+    for one, two in zip(found, again, strict=True):
+        np.testing.assert_array_equal(one.landmarks, two.landmarks)
+        np.testing.assert_array_equal(one.scores, two.scores)
+
+
+def scene(pair):
+    """°C in which the face lies in a wider image, and its box."""
+    height, width = pair["celsius"].shape
+    wide = np.full((3 * height, 3 * width), np.median(pair["celsius"][:4]), np.float32)
+    wide[height : 2 * height, width : 2 * width] = pair["celsius"]
+    return wide, pair["box"] + [width, height, 0, 0]
+
+
+@pytest.mark.parametrize("disturbance", ["lamp", "window", "second person", "telemetry", "dead rows", "dead pixels"])
+def test_what_is_not_the_face_moves_no_landmark(predictor, pairs, disturbance):
+    for pair in pairs[:8]:
+        wide, box = scene(pair)
+        plain = predictor(wide, box[None])
+        height, width = pair["celsius"].shape
+        if disturbance == "lamp":
+            wide[:10, :10] = 180.0
+        elif disturbance == "window":
+            wide[:, -width // 3 :] = -15.0
+        elif disturbance == "second person":
+            wide[: height // 2, : width // 2] = pair["celsius"][: height // 2, : width // 2]
+        elif disturbance == "telemetry":
+            wide[-3:] = np.random.default_rng(0).uniform(0, 60000, (3, 3 * width))
+        elif disturbance == "dead rows":
+            wide[:10] = -273.15
+        else:
+            spots = np.random.default_rng(0).random(wide.shape) < 0.002
+            wide[spots] = np.nan
+        moved = np.linalg.norm(predictor(wide, box[None]).landmarks - plain.landmarks, axis=-1).max()
+        assert moved < (0.003 if disturbance != "dead pixels" else 0.02) * np.sqrt(box[2] * box[3])
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_an_image_of_one_value_has_the_score_0(predictor, value):
+    faces = predictor(np.full((50, 60), value, np.uint8), [[5, 5, 40, 40]])
+    assert faces.scores == [0] and np.isfinite(faces.landmarks).all()
+    assert predictor(np.full((1, 1), value, np.uint8)).scores == [0]
+
+
+def test_the_time_does_not_grow_with_the_image(predictor, pairs):
+    image = np.zeros((4000, 5000), np.uint8)
+    height, width = pairs[0]["thermal"].shape
+    image[2000 : 2000 + height, 3000 : 3000 + width] = pairs[0]["thermal"]
+    box = (pairs[0]["box"] + [3000, 2000, 0, 0])[None]
+    predictor(image, box)
+    start = time.perf_counter()
+    faces = predictor(image, box)
+    assert time.perf_counter() - start < 1.0
+    alone = predictor(pairs[0]["thermal"], pairs[0]["box"][None])
+    np.testing.assert_allclose(faces.landmarks, alone.landmarks + np.array([3000, 2000]), atol=1e-2)
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut"])
+def test_a_damaged_file_of_weights_is_reported(tmp_path, fault):
+    folder = tmp_path / "shipped"
+    shutil.copytree(SHIPPED, folder)
+    weights = folder / stored.WEIGHTS
+    weights.unlink() if fault == "missing" else weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"The weights .* (are missing|are damaged)"):
+        Predictor(folder)
