@@ -48,7 +48,22 @@ def read(path: epath.PathLike) -> ImageFile:
     content = read_bytes(path, "image")
     if not content:
         raise InputError(f"The image {name} is empty.")
-    array = _from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name)
+    return from_array(_from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name), name)
+
+
+def from_array(array: np.ndarray, name: str) -> ImageFile:
+    """Finds the kind of an image that is in memory.
+
+    Integers of any type are taken for 16-bit counts if all lie between 0 and 65535 and some above 255: much software
+    stores counts in 32 or 64 bits, or with the bytes swapped. Other types become float32.
+
+    Args:
+        array: real numbers of any type, [H, W] or [H, W, 1], or uint8 [H, W, 3] RGB.
+        name: names the image in messages.
+
+    Raises:
+        InputError: an array of another shape or type, or without pixels.
+    """
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.size == 0:
@@ -61,10 +76,10 @@ def read(path: epath.PathLike) -> ImageFile:
         raise InputError(f"The image {name} is {array.dtype} {array.shape}; gray [H, W] or uint8 [H, W, 3] is needed.")
     if array.dtype == np.uint8:
         return ImageFile(array, "gray8", name)
-    if array.dtype == np.uint16:
-        return ImageFile(array, "gray16", name)
+    if array.dtype == np.uint16 or (array.dtype.kind in "ui" and array.min() >= 0 and 255 < array.max() <= 65535):
+        return ImageFile(array.astype(np.uint16, copy=False), "gray16", name)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is treated as such
-        return ImageFile(array.astype(np.float32), "float", name)
+        return ImageFile(array.astype(np.float32, copy=False), "float", name)
 
 
 def to_gray8(image: ImageFile) -> tuple[np.ndarray, str]:
@@ -207,18 +222,22 @@ def invert_palette(image: np.ndarray, palette: np.ndarray) -> np.ndarray:
         uint8 [H, W].
     """
     palette = np.asarray(palette, np.float32)
-    colours, back = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
-    index = np.concatenate(
-        [_nearest(part.astype(np.float32), palette)[0] for part in np.array_split(colours, 1 + len(colours) // 65536)]
-    )
-    gray = (index * (255.0 / (len(palette) - 1))).round().astype(np.uint8)
-    return gray[back.ravel()].reshape(image.shape[:2])
+    packed = np.left_shift(image[..., 0], 16, dtype=np.int32)
+    packed |= np.left_shift(image[..., 1], 8, dtype=np.int32)
+    packed |= image[..., 2]
+    levels = np.zeros(1 << 24, np.uint8)  # by colour: ten times as fast as sorting the colours of a large image
+    levels[packed] = 1
+    for part in np.array_split(np.flatnonzero(levels), 256):  # in parts, for the sake of memory
+        colours = np.stack([part >> 16, part >> 8 & 255, part & 255], axis=1).astype(np.float32)
+        levels[part] = (_nearest(colours, palette)[0] * (255.0 / (len(palette) - 1))).round()
+    return levels[packed]
 
 
 def _is_gray(image: np.ndarray) -> bool:
     """Whether the three channels are equal, apart from JPEG artefacts."""
-    spread = image.max(axis=2).astype(np.int16) - image.min(axis=2)
-    return bool(np.percentile(spread, 99) <= 6)
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return np.count_nonzero(spread > 6) <= 0.01 * spread.size
 
 
 def _from_npy(content: bytes, name: str) -> np.ndarray:
@@ -246,8 +265,7 @@ def _from_image(content: bytes, name: str) -> np.ndarray:
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata; it raises what matters
             image = Image.open(io.BytesIO(content))
             deep = _deep_colours(image, content)
-            # Pillow inverts TIFF images of the kind WhiteIsZero (tag 262 is 0) only where they have 8 bits.
-            inverted = image.format == "TIFF" and image.tag_v2.get(262) == 0
+            inverted = _white_is_zero(image)
             image.load()  # Pillow, unlike OpenCV, refuses a truncated file instead of painting the rest gray
             image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -262,6 +280,26 @@ def _from_image(content: bytes, name: str) -> np.ndarray:
             f"The image {name} has 16 bits in each of several channels, half of which would be lost; save it as "
             "8-bit colours, or as one channel of 16 bits."
         )
+    return _pixels(image, inverted)
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """Returns the pixels of a loaded image of Pillow: uint8, uint16 or float32 [H, W], or uint8 [H, W, 3] RGB.
+
+    An alpha channel is dropped. An image in 32-bit integers is taken for 16-bit counts if all fit.
+
+    Raises:
+        OSError: the image is read from its file only now, and the file is damaged.
+    """
+    return _pixels(image, _white_is_zero(image))
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF image stores white as 0 (tag 262), which Pillow inverts only if it has 8 bits."""
+    return image.format == "TIFF" and image.tag_v2.get(262) == 0
+
+
+def _pixels(image: Image.Image, inverted: bool) -> np.ndarray:
     mode = image.mode
     if mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint16)
@@ -271,6 +309,8 @@ def _from_image(content: bytes, name: str) -> np.ndarray:
         return values.astype(np.uint16) if values.min() >= 0 and values.max() <= 65535 else values.astype(np.float32)
     if mode == "F":
         return np.asarray(image)
-    if mode in ("1", "L", "LA", "La"):
-        return np.asarray(image.convert("L"))
-    return np.asarray(image.convert("RGB"))
+    if mode in ("La", "RGBa"):  # colours multiplied by alpha
+        image = image.convert("LA" if mode == "La" else "RGBA")
+    elif mode == "P" and "transparency" in image.info:  # which Pillow would warn about
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("L" if mode in ("1", "L", "LA", "La") else "RGB"))

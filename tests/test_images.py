@@ -1,6 +1,7 @@
 """Image files: every kind is converted to 8 bits, and damaged files are refused."""
 
 import io
+import time
 import zlib
 
 import cv2
@@ -239,6 +240,36 @@ def test_other_dtypes_in_npy_become_floats(tmp_path):
         np.save(tmp_path / "a.npy", np.arange(12).reshape(3, 4, 1).astype(kind))
         image = images.read(tmp_path / "a.npy")
         assert image.kind == "float" and image.array.shape == (3, 4)
+
+
+@pytest.mark.parametrize("kind", [">u2", "int32", "int64", ">i4", "uint64"])
+def test_counts_in_integers_of_any_type_are_counts(kind):
+    counts = np.array([[0, 30000], [30100, 65535]], kind)
+    image = images.from_array(counts, "a")
+    assert image.kind == "gray16" and image.array.dtype == np.uint16
+    np.testing.assert_array_equal(image.array, counts)
+
+
+@pytest.mark.parametrize("values", [[-1, 30000], [0, 65536], [0, 255]])
+def test_other_integers_become_floats(values):
+    assert images.from_array(np.array([values]), "a").kind == "float"
+
+
+def test_palette_images_with_transparency_are_read_without_a_warning(tmp_path):
+    Image.fromarray(GRAY).convert("P").save(tmp_path / "a.png", transparency=b"\x00\x80")
+    np.testing.assert_array_equal(images.read(tmp_path / "a.png").array, GRAY)
+
+
+def test_a_palette_is_inverted_fast_in_large_images():
+    rng, palette = np.random.default_rng(0), images.palettes()["inferno"]
+    gray = cv2.resize(rng.integers(0, 256, (30, 40), np.uint8), (2000, 1500))
+    noisy = palette.astype(np.int16)[gray] + rng.integers(-3, 4, (1500, 2000, 3), np.int8)
+    noisy = noisy.clip(0, 255).astype(np.uint8)
+    start = time.perf_counter()
+    found = images.invert_palette(noisy, palette)
+    assert time.perf_counter() - start < 1.0  # sorting the colours takes 3 s
+    few = noisy[:20, :20].reshape(-1, 1, 3).astype(np.float32)
+    np.testing.assert_array_equal(found[:20, :20].ravel(), np.square(few - palette).sum(-1).argmin(1))
 
 
 PNG = cv2.imencode(".png", GRAY)[1].tobytes()

@@ -74,31 +74,30 @@ def as_image(given: Any) -> Image:
     """Converts what a caller of `Predictor` may give: an `Image`, a path, an image of Pillow, or an array.
 
     Raises:
-        InputError: anything else, or an array that is not uint8, uint16 or float [H, W], or uint8 [H, W, 3].
+        InputError: anything else, or an array that is not of numbers [H, W] or [H, W, 1], or of uint8 [H, W, 3].
     """
     if isinstance(given, Image):
         return given
     if isinstance(given, str | os.PathLike):
         return read_image(given)
-    if isinstance(given, PIL.Image.Image) and given.mode in ("1", "P", "PA", "RGBA", "LA", "CMYK", "YCbCr"):
-        given = given.convert("L" if given.mode in ("1", "LA") else "RGB")
     try:
-        array = np.asarray(given)
+        array = images.from_pillow(given) if isinstance(given, PIL.Image.Image) else np.asarray(given)
     except (TypeError, ValueError):  # such as lists of different lengths
         array = np.asarray(None)
+    except OSError as error:  # Pillow reads a file only now
+        raise InputError(f"The image of Pillow cannot be read ({error}); its file is damaged or incomplete.") from None
     if array.dtype.kind not in "buif":
         raise InputError(f"The image must hold numbers; {type(given).__name__} was given.")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    colour = array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
-    if array.size == 0 or not (array.ndim == 2 or colour):
+    if array.size == 0 or not (array.ndim == 2 or array.shape[2:] == (1,) or _coloured(array)):
         raise InputError(
             f"The image must be an array [H, W], or [H, W, 3] of uint8, not of shape {array.shape} and {array.dtype}."
         )
-    if array.dtype not in (np.uint8, np.uint16):
-        array = array.astype(np.float32)
-    kind = "colour" if colour else {"uint8": "gray8", "uint16": "gray16"}.get(array.dtype.name, "float")
-    return _image(images.ImageFile(array, kind, "given"), "auto")
+    array = array.astype(np.float32) if array.dtype == np.bool_ else array
+    return _image(images.from_array(array, "given"), "auto")
+
+
+def _coloured(array: np.ndarray) -> bool:
+    return array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
 
 
 def _image(file: images.ImageFile, celsius: str) -> Image:

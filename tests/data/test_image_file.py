@@ -57,6 +57,43 @@ def test_temperatures_are_those_of_the_file(tmp_path):
         image_file.read_image(tmp_path / "a.npy", celsius="kelvins")
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "HSV", "LAB"])
+def test_every_mode_of_pillow_gives_the_same_gray(mode):
+    gray = PIL.Image.fromarray(255 * (STORED["gray8"] > 99).astype(np.uint8))
+    over = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode, "RGB" if mode in ("RGBX", "CMYK", "HSV", "LAB") else "L")
+    found = image_file.as_image(gray.convert(over).convert(mode)).values
+    np.testing.assert_allclose(found, np.asarray(gray), atol=1)
+
+
+def test_pillows_counts_are_those_of_the_file(tmp_path):
+    """Also where a TIFF stores white as 0, and where Pillow has 32 bits."""
+    counts = STORED["gray16"]
+    PIL.Image.fromarray(counts).save(tmp_path / "a.tiff", tiffinfo={262: 0})
+    with PIL.Image.open(tmp_path / "a.tiff") as image:
+        np.testing.assert_array_equal(image_file.as_image(image).values, 65535 - counts.astype(int))
+    found = image_file.as_image(PIL.Image.fromarray(counts.astype(np.int32)))
+    np.testing.assert_array_equal(found.values, counts)
+
+
+def test_an_image_of_pillow_with_a_truncated_file_is_reported(tmp_path):
+    PIL.Image.fromarray(STORED["gray8"]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-100])
+    with PIL.Image.open(tmp_path / "b.png") as image, pytest.raises(InputError, match="its file is damaged"):
+        image_file.as_image(image)
+
+
+def test_arrays_of_any_type_are_images():
+    counts = STORED["gray16"].copy()
+    counts[0, 0] = 256
+    for kind in (">u2", "int32", "int64"):
+        found = image_file.as_image(counts.astype(kind))
+        np.testing.assert_array_equal(found.values, counts)
+    assert image_file.as_image(COUNTS.astype(">u2")).celsius is not None
+    np.testing.assert_array_equal(image_file.as_image(STORED["gray8"] > 99).values, STORED["gray8"] > 99)
+    huge = np.where(np.arange(600).reshape(20, 30) == 7, 1e300, 30.0 + np.arange(600).reshape(20, 30) / 100)
+    assert np.isnan(image_file.as_image(huge).values).sum() == 1  # beyond float32
+
+
 FACE = 30.0 + np.random.default_rng(1).random((40, 50)).astype(np.float32)  # °C
 COUNTS = ((FACE + 273.15) * 100).round().astype(np.uint16)
 
