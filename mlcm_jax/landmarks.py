@@ -204,6 +204,9 @@ def box_from_points(points: ArrayLike) -> np.ndarray:
     return np.concatenate([low - size * (0.045, 0.135), size], axis=-1).astype(np.float32)
 
 
+_FARTHEST = 1e6  # pixels; float32 has no exact pixels far beyond it
+
+
 def check_box(value: Any, what: str) -> Box:
     """Checks a box and returns it as four floats.
 
@@ -212,7 +215,7 @@ def check_box(value: Any, what: str) -> Box:
         what: the subject of the error message, such as "The box of a.png".
 
     Raises:
-        InputError: not four finite numbers, or a width or height that is not above 0.
+        InputError: not four finite numbers of at most 1e6, or a width or height that is not above 0.
     """
     value = value.tolist() if isinstance(value, np.ndarray) else value
     numbers = isinstance(value, list | tuple) and all(type(v) in (int, float) for v in value)
@@ -225,14 +228,25 @@ def check_box(value: Any, what: str) -> Box:
         raise InputError(f"{what} holds a number too large for a pixel.") from None
     if not all(map(math.isfinite, (x, y, w, h))):
         raise InputError(f"{what} holds a number that is not finite.")
+    if max(map(abs, (x, y, w, h))) > _FARTHEST:
+        raise InputError(f"{what} holds a number too large for a pixel.")
     if w <= 0 or h <= 0:
         raise InputError(f"{what} is empty: its width and height must be above 0.")
     return x, y, w, h
 
 
 def check_box_inside(box: Sequence[float], width: int, height: int, what: str) -> None:
-    """Raises InputError if the box is wholly outside the image; it may extend beyond the border."""
+    """Checks that a box, which may extend beyond the border of the image, can hold a face.
+
+    Raises:
+        InputError: the box is wholly outside the image, or its sides are at most one pixel of a larger image, as those
+            of boxes in shares of the image are.
+    """
     x, y, w, h = box
+    if max(w, h) <= 1 < max(width, height):
+        raise InputError(
+            f"{what}, {x:g},{y:g},{w:g},{h:g}, is not larger than a pixel; give pixels, not shares of the image."
+        )
     if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
         raise InputError(
             f"{what}, {x:g},{y:g},{w:g},{h:g}, lies outside the image, which has {width} x {height} pixels."

@@ -72,6 +72,19 @@ def test_holes_take_the_level_of_their_neighbour_and_do_not_count(face):
     assert np.abs(found.astype(int) - plain).max() <= 16
 
 
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_a_hole_is_filled_by_one_of_the_nearest_pixels(share):
+    rng = np.random.default_rng(3)
+    values = rng.random((30, 40)).astype(np.float32)
+    holes = rng.random(values.shape) < share
+    values[holes] = np.nan
+    gray = gain(values, (0, 0, 40, 30))
+    known = np.argwhere(~holes)
+    for hole in np.argwhere(holes):
+        distance = np.square(known - hole).sum(1)
+        assert gray[tuple(hole)] in gray[tuple(known[distance == distance.min()].T)]
+
+
 def test_the_box_may_reach_beyond_the_image_or_miss_it(face):
     np.testing.assert_array_equal(gain(face, (-30, -20, 200, 200)), gain(face, (0, 0, 96, 80)))
     for outside in ((200, 10, 40, 40), (10, 10, 2, 3), (-50, -50, 20, 20)):
