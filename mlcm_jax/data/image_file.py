@@ -12,7 +12,7 @@ from etils import epath
 from mlcm_jax import images
 from mlcm_jax.errors import InputError
 
-_NEVER = (0, 65535)  # counts of dead pixels and invalid rows
+_NEVER = (0, 65535)  # what dead pixels, invalid rows and cut-out backgrounds hold in counts and kelvins
 _COLDEST, _HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sentinels such as -9999 lie outside
 
 
@@ -54,8 +54,8 @@ def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
     - 16 bits and floats: `values` are the file's.
 
     Values that no thermometer gives are holes: NaN and infinity; floats below -150 or above 2000 if most of the image
-    is between them; the counts 0 and 65535 of a 16-bit image if the next value is far away (three times the range of
-    the other values, from percentile 1 to 99).
+    is between them, or if they are all the same number; 0 and 65535, except in 8 bits, if the other values are far away
+    (three times their range, from percentile 1 to 99).
 
     Args:
         path: the file.
@@ -123,16 +123,21 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
 def _holes(file: images.ImageFile) -> np.ndarray:
     """Where an image of counts or floats holds no value that a thermometer gives, bool [H, W]."""
     array = file.array
+    low, high = _NEVER
+    holes = ~np.isfinite(array)
+    never = (array == low) | (array == high)
+    others = array[~(holes | never)]
+    if never.any() and len(others):
+        coldest, hottest = np.percentile(others, (1, 99))
+        reach = 3 * max(hottest - coldest, 1.0)
+        holes |= ((array == low) & (low + reach < coldest)) | ((array == high) & (hottest + reach < high))
     if file.kind == "float":
-        holes = ~np.isfinite(array)
         odd = ~holes & ((array < _COLDEST) | (array > _HOTTEST))
-        return holes | odd if odd.sum() < 0.5 * array.size else holes
-    holes = np.isin(array, _NEVER)
-    if not holes.any() or holes.all():
-        return holes & False
-    low, high = np.percentile(array[~holes], (1, 99))
-    reach = 3 * max(high - low, 1.0)
-    return ((array == 0) & (low > reach)) | ((array == 65535) & (high + reach < 65535))
+        found, others = array[odd], array.size - np.count_nonzero(holes | odd)
+        # In images of another unit, most values are odd, and differ. A fill value may also cover most of an image.
+        if len(found) and others and (len(found) < others or found.min() == found.max()):
+            holes |= odd
+    return holes
 
 
 def for_network(

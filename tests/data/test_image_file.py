@@ -111,12 +111,30 @@ def test_values_that_no_thermometer_gives_are_holes(value):
     assert found.notes == ("12 % of the pixels hold no temperature and were treated as missing",)
 
 
+UNITS = {"°C": FACE, "K": FACE + 273.15, "counts": COUNTS, "counts in floats": COUNTS.astype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("unit", "value"),
+    [(unit, value) for unit in UNITS for value in (0, 65535)]
+    + [(unit, value) for unit in ("°C", "K") for value in (-9999.0, -273.15, 1e6)],
+)
+def test_a_face_that_is_cut_out_has_one_large_hole(unit, value):
+    image = UNITS[unit].copy()
+    image[:30] = value
+    found = image_file.as_image(image).values
+    np.testing.assert_array_equal(np.isnan(found), np.arange(40)[:, None].repeat(50, 1) < 30)
+
+
 @pytest.mark.parametrize(
     "image",
     [
         np.linspace(0, 65535, 2000).round().astype(np.uint16).reshape(40, 50),  # stretched to 16 bits
         np.linspace(-9000, -2000, 2000, dtype=np.float32).reshape(40, 50),  # another unit
         np.zeros((40, 50), np.uint16),
+        np.zeros((40, 50), np.float32),
+        np.linspace(0, 36, 2000).reshape(40, 50),  # 0 °C is a temperature
+        np.linspace(0, 1, 2000).reshape(40, 50),
         COUNTS,
         FACE,
     ],
