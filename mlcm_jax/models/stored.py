@@ -157,14 +157,8 @@ def _card(path: epath.Path) -> tuple[Card, str]:
         fields = {field.name: content[field.name] for field in dataclasses.fields(Card)}
         layout, where = fields["layout"], "its layout"
         layout = landmarks.get(layout) if isinstance(layout, str) else layout_file.layout_from_dict(layout, where=where)
-        card = Card(
-            **fields
-            | {
-                "layout": layout,
-                "thermal_range": tuple(fields["thermal_range"]),
-                "calibration": tuple(fields["calibration"]),
-            }
-        )
+        lists = {name: tuple(fields[name]) for name in ("thermal_range", "calibration")}
+        card = Card(**fields | lists | {"layout": layout})
         _check(card)
         return card, content["weights_sha256"]
     except (InputError, KeyError, TypeError) as error:
@@ -186,7 +180,8 @@ def _check(card: Card) -> None:
         "modality": card.modality in ("rgb", "thermal"),
         "thermal_range": not limits or (len(limits) == 2 and all(map(number, limits)) and limits[0] < limits[1]),
         "gain": card.gain in ("box", "as_is"),
-        "calibration": not card.calibration or (len(card.calibration) == 4 and all(map(number, card.calibration))),
+        "calibration": not card.calibration
+        or (len(card.calibration) == 4 and all(map(number, card.calibration)) and card.calibration[0] > 0),
     }
     wrong = [name for name, fit in fits.items() if not fit]
     if wrong:

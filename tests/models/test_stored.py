@@ -261,6 +261,7 @@ def test_a_file_that_is_not_a_card_is_reported(folder, text):
         ("modality", [None, "depth", 1, "RGB"]),
         ("thermal_range", [None, 3, "ab", [40, 20], [20], [20, 30, 40], ["20", "40"], [float("nan"), 40]]),
         ("gain", [None, "frame", 1]),
+        ("calibration", [None, 3, "abc", [1.0, 2.0], [1, 2, "3"], [0, 1, 1], [-1, 1, 1], [float("nan"), 1, 1]]),
     ],
 )
 def test_an_invalid_field_is_reported(folder, name, values):
