@@ -147,6 +147,11 @@ def check(config: ConfigDict) -> None:
             f"config.train.decay_rate={config.train.decay_rate:g} is only for the schedule 'inverse_time', but "
             f"config.train.schedule is {config.train.schedule!r}."
         )
+    if config.augment.invert and config.thermal_range:
+        raise InputError(
+            f"config.augment.invert={config.augment.invert:g} would invert temperatures, which config.thermal_range "
+            "keeps; set one of them only."
+        )
     datasets = (config.dataset, *config.more_datasets)
     if config.dataset_weights and len(config.dataset_weights) != len(datasets):
         raise InputError(

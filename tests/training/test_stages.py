@@ -170,6 +170,15 @@ def test_an_invalid_value_is_reported_in_one_sentence(path, value, message):
     assert str(caught.value).endswith((".", "?")) and "\n" not in str(caught.value)
 
 
+def test_temperatures_are_not_inverted():
+    config = base()
+    config.thermal_range, config.augment.invert = (20.0, 40.0), 0.5
+    with pytest.raises(
+        InputError, match=r"config\.augment\.invert=0\.5 would invert temperatures, which config\.therm"
+    ):
+        stages.check(config)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
