@@ -11,6 +11,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from mlcm_jax.data.examples import Examples
+from mlcm_jax.errors import InputError
 from mlcm_jax.inference.predictor import Predictor
 
 GOOD = 0.1  # a face whose NME by √(w·h) of the box is below this counts as found
@@ -29,11 +30,19 @@ def predictions(
     Returns:
         `distance` and `uncertainty` float [N, K] in pixels, `known` bool [N, K], and [N] each: `score`, `side`, which
         is √(w·h) of the box, and `crop`, the side of the crop in pixels.
+
+    Raises:
+        InputError: the network predicts no uncertainties.
     """
     rows: dict[str, list] = {name: [] for name in ("distance", "uncertainty", "known", "side", "crop", "score")}
     for k in range(len(examples)):
         example = examples[k]
         faces = predictor(change(example[predictor.card.modality]), example["box"][None])
+        if np.isnan(faces.uncertainty).any():
+            raise InputError(
+                f"The network of stage {predictor.card.stage} predicts no uncertainties; train it with "
+                "config.loss.uncertainty, and the option uncertainty of its head."
+            )
         rows["distance"].append(np.linalg.norm(faces.landmarks[0] - example["landmarks"], axis=-1))
         rows["uncertainty"].append(faces.uncertainty[0])
         rows["known"].append(example["known"])

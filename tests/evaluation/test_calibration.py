@@ -5,6 +5,7 @@ import pytest
 import stored_runs
 
 from mlcm_jax.data.examples import open_examples
+from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import calibration
 from mlcm_jax.inference.predictor import Predictor, score_of
 
@@ -68,3 +69,10 @@ def test_predictions_are_those_of_a_user(tmp_path, data_dir):
     # A new layer expects 5 % of the crop, whose side is 1.25 times the longer side of the box.
     np.testing.assert_allclose(found["uncertainty"][1], 0.05 * 1.25 * max(examples[1]["box"][2:]), rtol=1e-4)
     assert (found["score"] > 0).all()
+
+
+def test_a_network_without_uncertainties_is_refused(tmp_path, data_dir):
+    stored_runs.write(tmp_path, stored_runs.card())
+    examples = open_examples("synthetic_faces/48x48", "val", data_dir=str(data_dir), layout="ibug68")
+    with pytest.raises(InputError, match="The network of stage transfer predicts no uncertainties"):
+        calibration.predictions(Predictor(tmp_path), examples)
