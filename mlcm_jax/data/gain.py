@@ -5,7 +5,7 @@ import numpy as np
 
 _PERCENTILES = (2.0, 98.0)
 _LEVELS = (0.1 * 255.0, 0.9 * 255.0)  # what the percentiles become: hotter and colder pixels keep some contrast
-_FEWEST = 16  # pixels with a value, without which a box is too small to set the gain
+FEWEST = 16  # pixels with a value, without which a box is too small to set the gain
 
 
 def gain(values: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -31,6 +31,7 @@ def gain(values: np.ndarray, box: np.ndarray) -> np.ndarray:
     """
     values = np.asarray(values)
     region = inside(values, box)
+    region = region if region.size >= FEWEST else values
     if values.dtype == np.uint8:  # the same line, as a table of the 256 levels
         return cv2.LUT(values, _stretched(np.arange(256, dtype=np.float32), *_limits_of_levels(region)))
     if values.dtype.kind != "f":
@@ -46,17 +47,16 @@ def gain(values: np.ndarray, box: np.ndarray) -> np.ndarray:
     # holes, the pixel that it finds may be up to 4 % farther away than the nearest.
     kind = cv2.DIST_LABEL_PIXEL
     _, nearest = cv2.distanceTransformWithLabels(holes.view(np.uint8), cv2.DIST_L2, 5, labelType=kind)
-    return _stretched(whole[nearest - 1], *_limits(known if len(known) >= _FEWEST else whole))
+    return _stretched(whole[nearest - 1], *_limits(known if len(known) >= FEWEST else whole))
 
 
 def inside(values: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The part [h, w] or [h, w, 3] of an image inside a box, or the whole image if that part is too small."""
+    """The pixels of an image with their centres inside a box, [h, w] or [h, w, 3]; perhaps none."""
     height, width = values.shape[:2]
     x, y, w, h = (float(one) for one in box)
     columns = slice(max(0, int(np.ceil(x))), max(0, min(width, int(np.ceil(x + w)))))
     rows = slice(max(0, int(np.ceil(y))), max(0, min(height, int(np.ceil(y + h)))))
-    region = values[rows, columns]
-    return region if region.size >= _FEWEST else values
+    return values[rows, columns]
 
 
 def _limits(known: np.ndarray) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from mlcm_jax.console import say
 from mlcm_jax.data.augment import CHANNELS
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.files import read_json, write_json
-from mlcm_jax.inference.predictor import SHIPPED, model_folder
+from mlcm_jax.inference.predictor import load
 from mlcm_jax.models import heads, stored
 from mlcm_jax.models import network as networks
 
@@ -45,8 +45,7 @@ def export(
     """
     if format not in FORMATS:
         raise InputError(f"--format={format!r} is unknown; {did_you_mean(format, FORMATS)}")
-    folder = SHIPPED if path is None else model_folder(epath.Path(path), stage)
-    network, card = stored.load(folder)
+    network, card, folder = load(path, stage)
     graph, shape = _graph(network, card), (1, card.image_size, card.image_size, CHANNELS[card.modality])
     try:
         content, run = (_tflite if format == "tflite" else _onnx)(graph, shape)

@@ -11,14 +11,14 @@ import cv2
 import jax
 import numpy as np
 from etils import epath
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 from scipy import special
 
 from mlcm_jax import codecs, landmarks
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, draw, image_file
 from mlcm_jax.data import boxes as box_input
-from mlcm_jax.data.gain import inside
+from mlcm_jax.data.gain import FEWEST, inside
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.models import network as networks
@@ -38,7 +38,8 @@ class Faces:
         boxes: float32 [F, 4], x, y, w, h in pixels.
         scores: float32 [F] in [0, 1]. For a calibrated network, the probability that the NME by √(w·h) of the box is
             below 10 %; for others, how well the predictions for the crop and for its mirror image agree (1: exactly;
-            0.5: apart by 5 % of the crop's side on average). A box with one value only has the score 0.
+            0.5: apart by 5 % of the crop's side on average). A box with one value only, or with fewer than 16 pixels
+            of the image, has the score 0.
         detections: float32 [F], the score of the detector; NaN for boxes that the caller gave.
         uncertainty: float32 [F, K], the expected distance of each landmark from the truth in pixels; NaN for networks
             without uncertainty.
@@ -76,11 +77,10 @@ class Predictor:
             layout: the layout to which landmarks are converted, such as "sf_tl54"; None keeps that of the network.
 
         Raises:
-            InputError: no such run or stage, a stage that is not trained to its end, or a layout to which the network's
-                landmarks do not convert.
+            InputError: no such run or stage, a stage that is not trained to its end, damaged files, or a layout to
+                which the network's landmarks do not convert.
         """
-        folder = SHIPPED if path is None else model_folder(epath.Path(path), stage)
-        self._network, self.card = stored.load(folder)
+        self._network, self.card, _ = load(path, stage)
         self._target = landmarks.get(layout or self.card.layout)
         landmarks.convert(np.zeros((1, self.card.layout.count, 2), np.float32), self.card.layout, self._target)
         self.layout = self._target.name
@@ -102,10 +102,7 @@ class Predictor:
         given = image_file.as_image(image)
         pixels = image_file.for_network(given, modality=card.modality, thermal_range=card.thermal_range, gain=card.gain)
         height, width = pixels.shape[:2]
-        boxes = _array([[0, 0, width, height]] if boxes is None else boxes, "The array of boxes", np.float32)
-        boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
-        if boxes.shape[1:] != (4,):
-            raise InputError(f"Boxes have shape {boxes.shape}, not [F, 4] (x, y, w, h).")
+        boxes = _boxes([[0, 0, width, height]] if boxes is None else boxes)
         found = [self._face(pixels, box) for box in boxes]
         points = np.asarray([one[0] for one in found], np.float32).reshape(-1, card.layout.count, 2)
         uncertainty = np.asarray([one[1] for one in found], np.float32).reshape(-1, card.layout.count)
@@ -145,9 +142,7 @@ class Predictor:
             if card.calibration:
                 uncertainty = card.calibration[0] * uncertainty ** card.calibration[1]
             uncertainty = side * uncertainty
-        seen = inside(image, box)
-        seen = seen[np.isfinite(seen)]
-        if seen.size == 0 or seen.min() == seen.max():
+        if _shows_nothing(inside(image, box)):
             score = 0.0
         elif card.calibration and spreads is not None:
             score = score_of(uncertainty.mean() / np.sqrt(box[2] * box[3]), *card.calibration[2:])
@@ -244,15 +239,41 @@ def _earlier(path: epath.Path) -> dict[str, dict[str, Any]]:
     return content
 
 
-def _array(given: Any, what: str, dtype: DTypeLike | None = None) -> np.ndarray:
-    """Returns numbers as an array; `what` is the subject of the message if they are something else."""
+def _boxes(given: ArrayLike) -> np.ndarray:
+    """Returns boxes as float32 [F, 4]; raises InputError if they are something else."""
     try:
-        array = np.asarray(given, dtype)
+        boxes = np.asarray(given)
     except (TypeError, ValueError):  # such as lists of different lengths
-        array = np.asarray(None)
-    if array.dtype.kind not in "buif":
-        raise InputError(f"{what} must hold numbers; {type(given).__name__} was given.")
-    return array
+        boxes = np.asarray(None)
+    if boxes.dtype.kind not in "buif":
+        raise InputError(f"The array of boxes must hold numbers; {type(given).__name__} was given.")
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which `check_box` refuses
+        boxes = boxes.astype(np.float32)
+    boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
+    if boxes.shape[1:] != (4,):
+        raise InputError(f"Boxes have shape {boxes.shape}, not [F, 4] (x, y, w, h).")
+    return boxes
+
+
+def _shows_nothing(part: np.ndarray) -> bool:
+    """Whether a part of an image has one value or colour only, or too few pixels with a value."""
+    pixels = part.reshape(-1, 3) if part.ndim == 3 else part[np.isfinite(part)]
+    return len(pixels) < FEWEST or bool((pixels.min(0) == pixels.max(0)).all())
+
+
+def load(path: epath.PathLike | None, stage: str | None) -> tuple[networks.Network, stored.Card, epath.Path]:
+    """Loads a network; see `Predictor` for the arguments. Returns the network, its description, and their folder."""
+    if path is not None:
+        folder = model_folder(epath.Path(path), stage)
+        return *stored.load(folder), folder
+    if stage is not None:
+        raise InputError(f"stage={stage!r} names a stage of a run, so the run's work directory is needed too.")
+    try:
+        return *stored.load(SHIPPED), SHIPPED
+    except InputError as error:
+        raise InputError(
+            f"The network that ships with mlcm_jax, in {SHIPPED}, is incomplete or damaged; install mlcm_jax again."
+        ) from error
 
 
 def model_folder(workdir: epath.Path, stage: str | None) -> epath.Path:

@@ -4,12 +4,17 @@ import concurrent.futures
 import shutil
 import time
 
+import cv2
+import matplotlib
 import numpy as np
 import pytest
+from etils import epath
 from scipy import stats
 
 from mlcm_jax import landmarks, metrics
 from mlcm_jax.errors import InputError
+from mlcm_jax.inference import predictor as predictor_file
+from mlcm_jax.inference.export import export
 from mlcm_jax.inference.predictor import SHIPPED, Predictor
 from mlcm_jax.models import stored
 from mlcm_jax.synthetic import generate
@@ -139,3 +144,54 @@ def test_a_damaged_file_of_weights_is_reported(tmp_path, fault):
     weights.unlink() if fault == "missing" else weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"The weights .* (are missing|are damaged)"):
         Predictor(folder)
+
+
+def test_a_damaged_package_is_to_be_installed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictor_file, "SHIPPED", epath.Path(tmp_path))
+    with pytest.raises(InputError, match=r"is incomplete or damaged; install mlcm_jax again\.$"):
+        Predictor()
+
+
+def test_a_stage_needs_a_run():
+    with pytest.raises(InputError, match=r"stage='teacher' names a stage of a run, so the run's work directory"):
+        Predictor(stage="teacher")
+    with pytest.raises(InputError, match=r"stage='teacher' names a stage of a run, so the run's work directory"):
+        export(stage="teacher", format="onnx", out="a.onnx")
+
+
+def test_too_few_pixels_and_one_colour_have_the_score_0(predictor):
+    for image in (np.arange(9, dtype=np.uint8).reshape(3, 3), np.full((40, 40, 3), (90, 10, 200), np.uint8)):
+        assert predictor(image).scores[0] == 0
+    image = np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)
+    assert predictor(image, [[59, 59, 30, 30]]).scores[0] == 0
+
+
+def test_kinds_of_files_of_one_face_agree(predictor):
+    pair = generate.example(SEED, 4, size=128, frontal=True, well_lit=True)
+    gray, celsius, box = pair["thermal"], pair["celsius"], pair["box"]
+    counts = (100 * (celsius + 273.15)).round().astype(np.uint16)
+    palette = (255 * matplotlib.colormaps["inferno"](np.arange(256))[:, :3]).round().astype(np.uint8)
+    kinds = [
+        255 - gray,
+        palette[gray],
+        counts,
+        counts.astype(">u2"),
+        counts.astype(np.int64),
+        celsius,
+        celsius + 273.15,
+    ]
+    points = predictor(gray, box[None]).landmarks[0]
+    for kind in kinds:
+        other = predictor(kind, box[None]).landmarks[0]
+        assert np.linalg.norm(other - points, axis=-1).mean() < 0.025 * np.sqrt(box[2] * box[3])
+
+
+def test_a_large_palette_image_with_noise_takes_less_than_a_second(predictor):
+    pair = generate.example(SEED, 4, size=128)
+    palette = (255 * matplotlib.colormaps["inferno"](np.arange(256))[:, :3]).astype(np.int16)
+    image = palette[cv2.resize(pair["thermal"], (3000, 3000))]
+    image = (image + np.random.default_rng(0).integers(-2, 3, image.shape, np.int8)).clip(0, 255).astype(np.uint8)
+    predictor(pair["thermal"])
+    start = time.perf_counter()
+    predictor(image, [[400, 400, 2000, 2000]])
+    assert time.perf_counter() - start < 1.0
