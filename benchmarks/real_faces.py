@@ -113,7 +113,8 @@ def draw(path: str, images: list, truths: list, found: list, boxes: list) -> Non
         text = f"{errors(found[k], truths[k])[0]:.1f}"
         cv2.putText(tile, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 255, 255), 1)
         tiles.append(tile)
-    cv2.imwrite(path, np.vstack([np.hstack(tiles[k : k + 5]) for k in range(0, len(tiles) - 4, 5)]))
+    tiles += [np.zeros((240, 240, 3), np.uint8)] * (-len(tiles) % 5)
+    cv2.imwrite(path, np.vstack([np.hstack(tiles[k : k + 5]) for k in range(0, len(tiles), 5)]))
 
 
 def main() -> None:
@@ -128,6 +129,9 @@ def main() -> None:
     parser.add_argument("--subject", default="s5", help="the person whose faces are drawn")
     given = parser.parse_args()
     labels = json.loads((given.folder / "labels.json").read_text())
+    subjects = sorted({label["subject"] for label in labels.values()})
+    if given.overlays and given.subject not in subjects:
+        parser.error(f"no face of --subject={given.subject}; there are {', '.join(subjects)}")
     by_name = {Path(name).stem: box for name, box in json.loads((given.folder / "boxes.json").read_text()).items()}
     boxes = [np.array(by_name[name], np.float32) for name in labels]
     truths = [np.array(label["landmarks"], np.float64) for label in labels.values()]

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 import tfds_builders
-from benchmarks import check_synthetic, kd_curves, kd_sensitivity, ktl, layout_images, preview_synthetic, strong_teacher
+from benchmarks import (
+    check_synthetic,
+    kd_curves,
+    kd_sensitivity,
+    ktl,
+    layout_images,
+    preview_synthetic,
+    real_faces,
+    strong_teacher,
+)
 from mlcm_jax import config as configs
 from mlcm_jax import landmarks
 from mlcm_jax.evaluation import ablation_rows, seeds
@@ -135,3 +144,11 @@ def test_kd_sensitivity(data_dir, tmp_path, capsys):
     assert lines[-2].startswith("| as published |") and lines[-1].startswith("| main weight 10 |")
     control = [line.split("|")[2] for line in lines[-2:]]
     assert control[0] == control[1]  # the change does not affect the student without teachers
+
+
+def test_real_faces_draws_fewer_faces_than_a_row(tmp_path):
+    rng = np.random.default_rng(0)
+    images, boxes = [rng.integers(0, 256, (60, 80), np.uint8)] * 2, [np.array([20, 10, 30, 40])] * 2
+    truths = [rng.uniform(20, 50, (54, 2)) for _ in images]
+    real_faces.draw(str(tmp_path / "a.png"), images, truths, [truth + 1 for truth in truths], boxes)
+    assert cv2.imread(str(tmp_path / "a.png")).shape == (240, 1200, 3)
