@@ -6,6 +6,7 @@ palette. A note says in one sentence how the values were changed.
 
 import dataclasses
 import io
+import re
 import struct
 import warnings
 
@@ -27,11 +28,13 @@ class ImageFile:
         array: [H, W] of uint8, uint16 or float32 (°C, or any unit), or uint8 [H, W, 3] RGB.
         kind: "gray8", "gray16", "float" or "colour".
         name: the file's path, for messages.
+        more: a sentence about what else the file holds that was not read, or "".
     """
 
     array: np.ndarray
     kind: str
     name: str
+    more: str = ""
 
 
 def read(path: epath.PathLike) -> ImageFile:
@@ -48,7 +51,10 @@ def read(path: epath.PathLike) -> ImageFile:
     content = read_bytes(path, "image")
     if not content:
         raise InputError(f"The image {name} is empty.")
-    return from_array(_from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name), name)
+    array = _from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name)
+    raw = content.startswith(b"\xff\xd8") and re.search(rb"\xff\xe1..FLIR\0", content, re.DOTALL)
+    more = "the raw values that FLIR's camera stored in the file were not read, only its display image" if raw else ""
+    return dataclasses.replace(from_array(array, name), more=more)
 
 
 def from_array(array: np.ndarray, name: str) -> ImageFile:

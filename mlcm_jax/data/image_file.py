@@ -24,7 +24,7 @@ class Image:
         values: float32 [H, W] in the file's unit, NaN where a value is a hole.
         celsius: float32 [H, W] in °C, NaN in holes; None if the file holds no temperatures.
         rgb: uint8 [H, W, 3], or None if the file is not coloured.
-        notes: sentences about what was done.
+        notes: sentences about what was done, and what else the file holds.
         name: the file's path, or what else names the image in messages.
         levels: whether `values` are gray levels from 0 to 255.
     """
@@ -104,7 +104,8 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
     if file.kind in ("gray8", "colour"):
         gray, note = images.to_gray8(file)
         rgb = file.array if file.kind == "colour" else None
-        return Image(gray.astype(np.float32), None, rgb, (note,) if note else (), file.name, True)
+        notes = tuple(one for one in (note, file.more) if one)
+        return Image(gray.astype(np.float32), None, rgb, notes, file.name, True)
     values = file.array.astype(np.float32)
     holes = _holes(file)
     if holes.all():
@@ -162,7 +163,9 @@ def for_network(
         return image.rgb if image.rgb is not None else np.repeat(image.gray[..., None], 3, axis=2)
     if thermal_range:
         if image.celsius is None:
-            raise InputError(f"{image.name} holds no temperatures, which this network reads; give it °C (.npy, .tiff).")
+            raise InputError(
+                f"The image {image.name} holds no temperatures, which this network reads; give it °C (.npy, .tiff)."
+            )
         return fixed_range(image.celsius, *thermal_range)
     return image.values if gain == "box" and not image.levels else image.gray
 

@@ -57,6 +57,17 @@ def test_temperatures_are_those_of_the_file(tmp_path):
         image_file.read_image(tmp_path / "a.npy", celsius="kelvins")
 
 
+def test_raw_values_of_flir_that_are_not_read_are_told(tmp_path):
+    PIL.Image.fromarray(STORED["gray8"]).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert image_file.read_image(tmp_path / "a.jpg").notes == ()
+    segment = b"FLIR\0\1\0\0" + bytes(40)
+    start = content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
+    (tmp_path / "b.jpg").write_bytes(start + content[2:])
+    (note,) = image_file.read_image(tmp_path / "b.jpg").notes
+    assert note.startswith("the raw values that FLIR's camera stored in the file were not read")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "HSV", "LAB"])
 def test_every_mode_of_pillow_gives_the_same_gray(mode):
     gray = PIL.Image.fromarray(255 * (STORED["gray8"] > 99).astype(np.uint8))
