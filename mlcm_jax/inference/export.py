@@ -40,8 +40,8 @@ def export(
         The path of the graph.
 
     Raises:
-        InputError: an unknown format, no such network, a missing library, a folder that cannot be written, or a graph
-            whose landmarks differ from those of JAX by more than 1e-4 in u.
+        InputError: an unknown format, no such network, a missing library, a network that the library cannot convert, a
+            folder that cannot be written, or a graph whose results differ from those of JAX by more than 1e-4 in u.
     """
     if format not in FORMATS:
         raise InputError(f"--format={format!r} is unknown; {did_you_mean(format, FORMATS)}")
@@ -52,6 +52,12 @@ def export(
     except ImportError as error:
         raise InputError(
             f"--format={format} needs the package {error.name}; install it with `pip install 'mlcm_jax[export]'`."
+        ) from error
+    except Exception as error:  # converters raise errors of any type for operations that they lack
+        reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+        other = "onnx" if format == "tflite" else "tflite"
+        raise InputError(
+            f"The network of stage {card.stage} cannot be converted to {format} ({reason}); try --format={other}."
         ) from error
     crop = np.random.default_rng(0).random(shape, np.float32)
     found = jax.jit(networks.run)(network, crop)

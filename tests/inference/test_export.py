@@ -47,6 +47,18 @@ def test_a_missing_library_is_named_with_the_remedy(tmp_path, monkeypatch, forma
         export(format=format, out=tmp_path / "a")
 
 
+def test_a_network_that_cannot_be_converted_is_reported_in_one_line(tmp_path, monkeypatch):
+    def fails(*_):
+        raise ValueError("no kernel for this operation\nand forty lines more")
+
+    monkeypatch.setattr(exports, "_tflite", fails)
+    with pytest.raises(InputError) as raised:
+        export(format="tflite", out=tmp_path / "a")
+    assert str(raised.value).endswith(
+        "cannot be converted to tflite (no kernel for this operation); try --format=onnx."
+    )
+
+
 @pytest.mark.slow
 def test_the_extra_resolves_and_both_formats_agree_with_jax(tmp_path):
     """The command itself compares each file with JAX, and fails if they differ."""
