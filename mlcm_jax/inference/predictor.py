@@ -215,6 +215,9 @@ def predict_files(
     count = 0
     for path in paths:
         name = epath.Path(path).name
+        if not given and name not in by_name:
+            missing = f"{boxes} has no box of {name}" if boxes else "no box given"
+            say(f"{path}: {missing}, so the whole image is used as the box of the face.")
         try:
             predictions[name] = _predict_file(path, predictor, given or by_name.get(name), folder)
             count += 1
@@ -310,7 +313,6 @@ def _predict_file(path: str, predictor: Predictor, box: Sequence[float] | None, 
         say(f"{path}: {note}")
     height, width = image.values.shape
     if box is None:
-        say(f"{path}: no box given, so the whole image is used as the box of the face.")
         box = (0, 0, width, height)
     landmarks.check_box_inside(box, width, height, f"The box of {path}")
     faces = predictor(image, np.asarray([box], np.float32))

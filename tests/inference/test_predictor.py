@@ -276,9 +276,12 @@ def test_without_a_box_the_whole_image_is_used_and_a_message_says_so(smoke_run, 
     assert json.loads((tmp_path / "predictions.json").read_text()) == found
 
 
-def test_a_file_of_boxes(smoke_run, folder, tmp_path, face):
+def test_a_file_of_boxes(smoke_run, folder, tmp_path, face, capsys):
     boxes = {"boxes": str(folder / "boxes.json"), "out": str(tmp_path)}
-    found = predict_files([str(folder / "gray8.png")], model=str(smoke_run), **boxes)
+    found = predict_files([str(folder / "gray8.png"), str(folder / "gray16.png")], model=str(smoke_run), **boxes)
+    said = capsys.readouterr().out
+    assert f"{folder / 'boxes.json'} has no box of gray16.png, so the whole image is used as the box" in said
+    assert "gray8.png, so the whole image" not in said
     np.testing.assert_allclose(found["gray8.png"]["box"], face["box"], rtol=1e-6)
     with pytest.raises(InputError, match="has no box for any of the images"):
         predict_files([str(folder / "gray16.png")], model=str(smoke_run), **boxes)
