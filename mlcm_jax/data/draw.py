@@ -12,7 +12,7 @@ from matplotlib import font_manager
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from mlcm_jax import landmarks
+from mlcm_jax import images, landmarks
 from mlcm_jax.data import augment
 from mlcm_jax.errors import InputError
 
@@ -145,8 +145,8 @@ def contact_sheet(
 
     Args:
         path: a .png file to write.
-        rows: dicts of `rgb` and / or `thermal` uint8, `landmarks` [K, 2] in pixels, `box` x, y, w, h in pixels, and
-            optionally `visible` bool [K] and `key`, the title.
+        rows: dicts of `rgb` and / or `thermal` as of `data.examples`, `landmarks` [K, 2] in pixels, `box` x, y, w, h in
+            pixels, and optionally `visible` bool [K] and `key`, the title.
         layout: name or Layout.
         columns: number of examples side by side.
 
@@ -181,7 +181,8 @@ def _tiles(row: Mapping[str, Any], layout: landmarks.Layout) -> dict[str, np.nda
     visible = np.broadcast_to(np.asarray(row.get("visible", True), bool), known.shape)
     keep = {name: row[name] for name in augment.CHANNELS if name in row}
     keep |= {"landmarks": np.where(known[:, None], points, 0.0), "visible": visible, "box": row["box"]}
-    cut = augment.crop(keep, augment.Crop(_TILE, 1.5, layout))
+    gray = "thermal" not in keep or keep["thermal"].dtype == np.uint8
+    cut = augment.crop(keep, augment.Crop(_TILE, 1.5, layout, "as_is" if gray else "box"))
     points = np.where(known[:, None], cut["landmarks"] * _TILE - 0.5, np.nan)
     return {
         name: numbered((cut[name] * 255).round().astype(np.uint8), points, layout, visible=visible, smallest=0)
@@ -242,10 +243,12 @@ def _spots(boxes: Sequence[tuple[float, ...]], places: np.ndarray, size: tuple[i
 
 
 def as_rgb(image: ArrayLike) -> np.ndarray:
-    """A copy of the image as uint8 [H, W, 3]."""
+    """A copy of the image as uint8 [H, W, 3]; thermal values, uint16 or float32, are stretched by their percentiles."""
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
+    if image.ndim == 2 and image.dtype in (np.uint16, np.float32):
+        image = images.gain8(image, "to draw")[0]
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise InputError(f"The image must be uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {image.shape}.")
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()

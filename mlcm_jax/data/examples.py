@@ -46,7 +46,8 @@ MEMORY = _Memory(2 << 30)
 class Examples(Sequence):
     """Random access to the examples of a split, as `augment.crop` takes them.
 
-    Every item is a dict: `rgb` uint8 [H, W, 3] and `thermal` uint8 [H, W, 1] (those that the dataset has), `landmarks`
+    Every item is a dict: `rgb` uint8 [H, W, 3] and `thermal` [H, W, 1] (those that the dataset has; uint8, or with the
+    gain "box" also uint16 or, with NaN in holes, float32, in hundredths of a kelvin), `landmarks`
     float32 [K, 2] in pixels, in `layout`, `visible` bool [K], `known` bool [K] (False: the landmark is unlabelled, and
     its coordinates are a placeholder), `weight` float32 [K] in [0, 1] (the confidence of the labels, or 1 if the
     dataset has none), `box` float32 [4] (x, y, w, h) in pixels. Landmarks are checked when they are read.
@@ -59,6 +60,7 @@ class Examples(Sequence):
         layout: str | landmarks.Layout,
         *,
         thermal_range: Sequence[float] = (),
+        gain: str = "as_is",
         labelled: bool = True,
     ) -> None:
         """Opens a split.
@@ -69,6 +71,8 @@ class Examples(Sequence):
             layout: the layout to which landmarks are converted.
             thermal_range: (low, high) in °C mapped to 0 and 255, for a dataset with temperatures; () uses its gray
                 images, each of which was stretched by itself.
+            gain: that of the crops. "box" reads temperatures in place of gray images, unless these are a camera's own
+                (`CAMERA_GRAY` of the builder): what is hot outside the face must not dim the face.
             labelled: False allows examples without landmarks (NaN), so that they can be labelled.
 
         Raises:
@@ -84,6 +88,8 @@ class Examples(Sequence):
                 f"{builder.info.full_name} has no temperatures, so config.thermal_range does not apply to it; leave "
                 "it empty."
             )
+        own_gray = "celsius" not in features or getattr(builder, "CAMERA_GRAY", False)
+        self._values = gain == "box" and "thermal" in features and not self._range and not own_gray
         self._images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         self._texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
         self._arrays = {name: (features[name].np_dtype, features[name].shape) for name in _LABELS if name in features}
@@ -151,6 +157,9 @@ class Examples(Sequence):
         if self._range:
             celsius = _decode(raw["celsius"]).astype(np.float32) / 100.0 - 273.15  # from 1/100 kelvin
             images["thermal"] = image_file.fixed_range(celsius, *self._range)[..., None]
+        elif self._values:
+            kelvin = _decode(raw["celsius"])[..., None]  # 0 is a hole
+            images["thermal"] = kelvin if kelvin.all() else np.where(kelvin > 0, kelvin.astype(np.float32), np.nan)
         elif "thermal" in raw:
             images["thermal"] = _decode(raw["thermal"])[..., None]
         return images | self._converted(index, raw)

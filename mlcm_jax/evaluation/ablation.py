@@ -98,12 +98,13 @@ def _prepare(config: ConfigDict, folder: epath.Path, seed: int, options: Mapping
 
 def _check_tests(rows: Sequence[Row], data_dir: str) -> None:
     """Raises InputError for a row that cannot be scored on its test set."""
-    tests: dict[tuple[float, ...], Examples] = {}  # by thermal range: rows differ in no other way
+    tests: dict[tuple[tuple[float, ...], str], Examples] = {}  # by range and gain: rows differ in no other way
     for row in rows:
         config = row.config
-        if config.thermal_range not in tests:
-            tests[config.thermal_range] = evaluate.open_test(config, data_dir=data_dir)
-        test = tests[config.thermal_range]
+        how = config.thermal_range, config.gain
+        if how not in tests:
+            tests[how] = evaluate.open_test(config, data_dir=data_dir)
+        test = tests[how]
         try:
             evaluate.check_normalizer(config.normalizer, test.layout)
             evaluate.readable([row.stage], config, test)

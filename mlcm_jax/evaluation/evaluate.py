@@ -251,7 +251,7 @@ def open_test(config: ConfigDict, *, data_dir: str) -> Examples:
     if shared.name != layout.name:
         say(f"{name} is scored in the layout {shared.name}, which its landmarks and those of the networks share.")
     options = {"data_dir": data_dir, "layout": shared, "thermal_range": config.thermal_range}
-    return open_examples(name, config.test_split, **options)
+    return open_examples(name, config.test_split, gain=stages.gain(config), **options)
 
 
 def print_table(content: dict[str, Any]) -> None:

@@ -29,8 +29,8 @@ def samples(
 
     Args:
         path: a .png file to write.
-        rows: dicts of `rgb` uint8 [H, W, 3] and / or `thermal` uint8 [H, W] or [H, W, 1], `landmarks` [K, 2] in pixels,
-            and optionally `prediction` [K, 2] in pixels and `title` (such as the example's error).
+        rows: dicts of `rgb` and / or `thermal` as of `data.examples`, `landmarks` [K, 2] in pixels, and
+            optionally `prediction` [K, 2] in pixels and `title` (such as the example's error).
         layout: name or Layout.
         title: title of the figure.
         columns: number of examples side by side.

@@ -63,7 +63,7 @@ def label(
     card = predictor.card
     # Any layout would do, because the dataset's landmarks are ignored: its own needs no conversion.
     own = layout_of(dataset, data_dir)
-    options = {"layout": own, "thermal_range": card.thermal_range, "labelled": False}
+    options = {"layout": own, "thermal_range": card.thermal_range, "gain": card.gain, "labelled": False}
     examples = open_examples(dataset, split, data_dir=data_dir, **options)
     require([examples], [card.modality], f"Stage {stage}")
     names = [_name(examples.metadata(k), k) for k in range(len(examples))]

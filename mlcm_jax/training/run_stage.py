@@ -93,7 +93,7 @@ def prepare(
         raise ValueError("config.keep_best needs `validate`")
     layout = stages.layout(config)
     options = {"data_dir": data_dir, "layout": layout}
-    thermal = options | {"thermal_range": config.thermal_range}
+    thermal = options | {"thermal_range": config.thermal_range, "gain": stages.gain(config)}
     examples = open_sets((config.dataset, *config.more_datasets), "train", **thermal)
     of_teacher = examples
     if config.teacher_dataset:

@@ -7,7 +7,8 @@ import pytest
 from made import MadeBuilder, face, png
 
 import tfds_builders
-from mlcm_jax import landmarks
+from mlcm_jax import images, landmarks
+from mlcm_jax.data import augment
 from mlcm_jax.data import examples as module
 from mlcm_jax.data.examples import Examples, open_examples, open_sets, require, splits_of
 from mlcm_jax.errors import InputError
@@ -189,6 +190,34 @@ def test_thermal_range_maps_temperatures_to_gray():
         Examples(builder, "train", "tfw5", thermal_range=(40.0, 20.0))[0]
     with pytest.raises(InputError, match="has no temperatures"):
         Examples(MadeBuilder({"train": [face()]}), "train", "tfw5", thermal_range=(20.0, 40.0))
+
+
+def test_gain_by_the_box_reads_temperatures_so_that_a_lamp_does_not_dim_the_face():
+    """The gray image that the builder stores is stretched by the whole frame, in which the lamp leaves nothing else."""
+    kelvin = np.broadcast_to(np.linspace(29800, 30900, 9), (9, 9)).T.astype(np.uint16)
+    lamp = kelvin.copy()
+    lamp[:, 8] = 60000
+    crops = {}
+    for gain in ("box", "as_is"):
+        for name, values in (("plain", kelvin), ("lamp", lamp)):
+            stored = face(celsius=png(values), thermal=png(images.gain8(values)[0]), box=np.float32([0, 0, 7, 7]))
+            example = Examples(MadeBuilder({"train": [stored]}), "train", "tfw5", gain=gain)[0]
+            crops[gain, name] = augment.crop(example, augment.Crop(7, 1.0, "tfw5", gain))["thermal"]
+    assert np.ptp(crops["as_is", "lamp"]) < 0.1
+    assert np.ptp(crops["box", "plain"]) > 0.6
+    np.testing.assert_array_equal(crops["box", "lamp"], crops["box", "plain"])
+
+
+def test_temperatures_for_the_gain_keep_holes_and_leave_a_cameras_own_gray_alone():
+    kelvin = np.full((9, 9), 30000, np.uint16)
+    builder = MadeBuilder({"train": [face(celsius=png(kelvin))]})
+    whole = Examples(builder, "train", "tfw5", gain="box")[0]["thermal"]
+    assert whole.dtype == np.uint16 and (whole == 30000).all()
+    kelvin[3, 4] = 0
+    holed = Examples(MadeBuilder({"train": [face(celsius=png(kelvin))]}), "train", "tfw5", gain="box")[0]["thermal"]
+    assert holed.dtype == np.float32 and np.argwhere(np.isnan(holed)).tolist() == [[3, 4, 0]]
+    builder.CAMERA_GRAY = True
+    np.testing.assert_array_equal(Examples(builder, "train", "tfw5", gain="box")[0]["thermal"], 0)
 
 
 def test_thermal_range_does_not_affect_rgb_datasets():

@@ -97,6 +97,7 @@ class SyntheticFaces(Builder):
     """Rendered heads seen by an RGB and a thermal camera, with exact iBUG-68 landmarks."""
 
     LAYOUT = "ibug68"
+    CAMERA_GRAY = True  # `thermal` is what the simulated camera shows, not `celsius` stretched
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
     BUILDER_CONFIGS: ClassVar = list(CONFIGS)
