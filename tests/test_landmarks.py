@@ -10,6 +10,7 @@ import pytest
 
 from mlcm_jax import landmarks, layouts
 from mlcm_jax.errors import InputError
+from mlcm_jax.synthetic import generate
 
 # The layouts of whole faces; charlotte43 is a profile, the same for either side.
 LAYOUTS = [layout for name, layout in landmarks.LAYOUTS.items() if name != "charlotte43"]
@@ -319,10 +320,29 @@ def test_boxes_have_the_margins_of_sf_tl54():
     np.testing.assert_allclose((y + h - high[:, 1]) / h, 0.04, atol=1e-5)
 
 
+def test_boxes_of_points_without_a_jaw_are_those_of_the_whole_face():
+    """The extent is 20 x 30 around (20, 35); the factors are those of the comment in `landmarks`."""
+    five = [[10, 20], [30, 20], [20, 35], [12, 50], [28, 50]]
+    np.testing.assert_allclose(landmarks.box_from_points(five, "tfw5"), [-13.6, -0.7, 67.2, 73.5], atol=1e-4)
+    rng = np.random.default_rng(0)
+    inner = np.concatenate([[[10, 20], [30, 50]], rng.uniform((10, 20), (30, 50), (49, 2))])
+    expected = [20 - 0.68 * 30, 35 - 0.76 * 30 + 0.08 * 30, 1.36 * 30, 1.52 * 30]
+    np.testing.assert_allclose(landmarks.box_from_points(inner, "ibug51"), expected, atol=1e-4)
+
+
+def test_layouts_of_one_rendered_face_give_nearly_one_box():
+    points = generate.example(1, 0, size=96, frontal=True, well_lit=True)["landmarks"]
+    whole = landmarks.box_from_points(points)
+    for name, apart in (("sf_tl54", 1e-3), ("ibug51", 0.15), ("tfw5", 0.2)):
+        box = landmarks.box_from_points(landmarks.convert(points, "ibug68", name), name)
+        assert np.abs(box - whole).max() < apart * whole[2:].max()
+
+
+@pytest.mark.parametrize("layout", ["ibug68", "tfw5"])
 @pytest.mark.parametrize("points", [np.zeros((5, 2)), np.full((5, 2), np.nan), np.zeros((0, 2)), np.zeros(2)])
-def test_no_box_fits_degenerate_points(points):
+def test_no_box_fits_degenerate_points(points, layout):
     with pytest.raises(InputError):
-        landmarks.box_from_points(points)
+        landmarks.box_from_points(points, layout)
 
 
 def test_the_modules_need_numpy_alone():

@@ -98,7 +98,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
     points, known, visible = _labels(face, layout, size)
     box = face.box
     if box is None:
-        box = _box(points[known], face.key) if known.any() else (0.0, 0.0, *map(float, size))
+        box = _box(points[known], layout, face.key) if known.any() else (0.0, 0.0, *map(float, size))
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, which `checked` refuses
         box = np.asarray(box, np.float32)
     landmarks.check_box_inside(landmarks.check_box(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
@@ -235,9 +235,9 @@ def missing_images(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str
     return lacking
 
 
-def _box(points: np.ndarray, key: str) -> np.ndarray:
+def _box(points: np.ndarray, layout: landmarks.Layout, key: str) -> np.ndarray:
     try:
-        return landmarks.box_from_points(points)
+        return landmarks.box_from_points(points, layout)
     except InputError as error:
         raise InputError(f"{key}: {error} Fix it, or name it in a file for --exclude.") from None
 

@@ -65,7 +65,7 @@ def test_faces_are_read_back(folder):
     builder = build(folder, {"train": [face(folder, "a"), face(folder, "b", visible=np.arange(5) > 0)]})
     one, two = list(builder.as_data_source(split="train"))
     np.testing.assert_array_equal(one["landmarks"], POINTS)
-    np.testing.assert_allclose(one["box"], landmarks.box_from_points(POINTS))
+    np.testing.assert_allclose(one["box"], landmarks.box_from_points(POINTS, LAYOUT))
     assert one["key"] == b"a" and one["subject"] == b"a" and two["visible"].tolist() == [False, True, True, True, True]
     written = cv2.imread(str(folder / "a_t.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(one["thermal"][..., 0], written)
@@ -121,7 +121,7 @@ def test_unlabelled_points_are_not_known_and_do_not_count(folder):
     assert first["known"].tolist() == known.tolist() and second["known"].all()
     assert first["visible"].tolist() == [False, False, True, True, False]
     np.testing.assert_array_equal(first["landmarks"], points)
-    np.testing.assert_allclose(first["box"], landmarks.box_from_points(POINTS[2:]))
+    np.testing.assert_allclose(first["box"], landmarks.box_from_points(POINTS[2:], LAYOUT))
     assert not builder.as_data_source(split="unlabelled")[0]["known"].any()
     facts = dict(builder.info.metadata)
     assert facts["splits"]["train"]["invisible"] == 0.25  # 2 of the 3 + 5 known ones

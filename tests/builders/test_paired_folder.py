@@ -248,7 +248,7 @@ def test_a_missing_mate_is_listed_and_left_out_on_demand(tmp_path):
     with pytest.raises(InputError, match=message) as error:
         build(tmp_path)
     assert "thermal/d.png lacks" in str(error.value) and "ghost lacks" in str(error.value)
-    assert not list((tmp_path / "built").rglob("1.1.0"))
+    assert not list((tmp_path / "built").rglob("1.2.0"))
     builder = build(tmp_path, allow_missing=True)
     assert sum(info.num_examples for info in builder.info.splits.values()) == 3
     assert "2 of 5 faces lack" in builder.info.metadata["remarks"][0]
@@ -306,7 +306,7 @@ def test_mistakes(tmp_path, spoil, options, message):
         spoil(tmp_path)
     with pytest.raises(InputError, match=message):
         build(tmp_path, **options)
-    assert not list((tmp_path / "built").rglob("1.1.0"))
+    assert not list((tmp_path / "built").rglob("1.2.0"))
 
 
 def test_folders_in_upper_case_are_read(tmp_path):

@@ -21,7 +21,7 @@ def test_options_of_a_built_dataset(tmp_path, capsys):
         build(tmp_path, splits="1,0,0")
     with pytest.raises(InputError, match=r"is built already, with --manual_dir="):
         tfds_builders.build("paired_folder", tmp_path / "built", manual_dir=tmp_path / "rgb")
-    (tmp_path / "built/paired_folder/default/1.1.0/metadata.json").write_text("{")
+    (tmp_path / "built/paired_folder/default/1.2.0/metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"is damaged; delete that folder and build it again"):
         tfds_builders.load("paired_folder", tmp_path / "built")
     datasets.listing(str(tmp_path / "built"))  # reports the damage, and lists the other datasets

@@ -183,18 +183,6 @@ def test_patterns():
         folder.match(["a/b", "a/b"], "*/*", "f")
 
 
-def test_the_box_of_five_points(tmp_path):
-    """The extent is 20 x 30 around (20, 35): the box is 2.24 · 30 by 2.45 · 30 at (20 - 1.12 · 30, 35 - 1.19 · 30)."""
-    (tmp_path / "rgb").mkdir()
-    assert cv2.imwrite(str(tmp_path / "rgb/a.png"), np.zeros((60, 50), np.uint8))
-    (tmp_path / "labels.json").write_text(json.dumps({"a": [[10, 20], [30, 20], [20, 35], [12, 50], [28, 50]]}))
-    (face,) = paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)["train"]
-    np.testing.assert_allclose(face.box, [-13.6, -0.7, 67.2, 73.5], atol=1e-4)
-    (tmp_path / "labels.json").write_text(json.dumps({"a": [[10, 20]] * 5}))
-    with pytest.raises(InputError, match=r"All landmarks of rgb/a\.png lie in one place"):
-        paired.PairedFolder.make(None, tmp_path / "built", manual_dir=tmp_path).parse(tmp_path)
-
-
 def test_files_of_boxes_and_subjects_override_the_labels(tmp_path):
     (tmp_path / "rgb").mkdir()
     assert cv2.imwrite(str(tmp_path / "rgb/a.png"), np.zeros((60, 50), np.uint8))

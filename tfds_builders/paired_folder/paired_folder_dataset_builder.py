@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,6 +30,8 @@ class PairedFolder(faces.FaceBuilder):
     LAYOUT = "ibug68"
     MODALITIES = ("rgb", "thermal")
     OWN_SPLITS = True
+    VERSION = tfds.core.Version("1.2.0")
+    RELEASE_NOTES: ClassVar = faces.FaceBuilder.RELEASE_NOTES | {"1.2.0": "Boxes of ibug51 are those of whole faces."}
     LICENSE = "the user's"
     HOW_TO_GET = (
         "Give --manual_dir a folder with rgb/NAME.png, thermal/NAME.png and landmarks/NAME.pts (or .json, .csv, .txt); "
@@ -125,28 +127,12 @@ class PairedFolder(faces.FaceBuilder):
                     subject=subjects.get(f"{name}{mark}") or subjects.get(name) or label.subject,
                     extra={"confidence": confidence, "pseudo": label.pseudo, "name": name},
                 )
-                if face.box is None and face.landmarks is not None:
-                    face.box = self._box(face)
                 by_name[name].append(face)
         return self._split(by_name, folder)
 
     def _keys_of_other_configs(self, folder: pathlib.Path) -> set[str]:
         """Returns no keys, because other configs are other datasets of the user's."""
         return set()
-
-    def _box(self, face: faces.Face) -> np.ndarray | None:
-        """Returns the box around five points; None for other layouts, whose boxes `prepare.example` makes.
-
-        The usual margins are too tight for five points, which include neither brows nor chin.
-        """
-        if landmarks.get(self.LAYOUT).name != "tfw5" or np.shape(face.landmarks) != (5, 2):
-            return None
-        low, high = face.landmarks.min(0), face.landmarks.max(0)
-        side = max(high - low)
-        if side <= 0:
-            raise InputError(f"All landmarks of {face.key} lie in one place; fix them, or give its box.")
-        # On average over webmorph_faces, these ratios give the box around 68 points (standard deviations 0.13, 0.08).
-        return np.array([*((low + high) / 2 - side * np.array([1.12, 1.19])), 2.24 * side, 2.45 * side], np.float32)
 
     def _split(self, by_name: dict[str, list[faces.Face]], folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         lists = {split: path for split, name in faces.LISTS.items() if (path := tree.locate(folder, name))}
