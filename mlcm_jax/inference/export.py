@@ -82,7 +82,7 @@ def _graph(network: networks.Network, card: stored.Card) -> Graph:
     def graph(crop: jax.Array) -> tuple[jax.Array, ...]:
         features = model.backbone(crop)
         if isinstance(model.head, heads.Heatmap):
-            landmarks = _soft_argmax(model.head.logits(features, double=_doubled))
+            landmarks = _soft_argmax(model.head.logits(features))
             uncertainty = model.head.uncertainty(features) if model.head.uncertainty else None
         else:
             found = model.head(features)
@@ -98,13 +98,6 @@ def _calibrated(uncertainty: jax.Array, card: stored.Card) -> jax.Array:
         return uncertainty
     factor, power = card.calibration[:2]
     return factor * jnp.exp(power * jnp.log(uncertainty))
-
-
-def _doubled(x: jax.Array) -> jax.Array:
-    """`heads.doubled`, by concatenation: TensorFlow Lite repeats so slowly that it takes half the time of a network."""
-    b, h, w, c = x.shape
-    x = jnp.concatenate([x, x], axis=-1).reshape(b, h, 2 * w, c)
-    return jnp.concatenate([x, x], axis=2).reshape(b, 2 * h, 2 * w, c)
 
 
 def _soft_argmax(logits: jax.Array) -> jax.Array:

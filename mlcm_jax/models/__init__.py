@@ -19,7 +19,7 @@ from mlcm_jax.models.efficientnet import EfficientNet
 from mlcm_jax.models.heads import Coordinates, Heatmap, Prediction, checked_mean_shape, soft_argmax
 from mlcm_jax.models.mobilenet_v2 import MobileNetV2
 from mlcm_jax.models.mobilevit_v2 import MobileViTV2
-from mlcm_jax.models.resnet import ResNet
+from mlcm_jax.models.resnet import BottleneckResNet, ResNet
 from mlcm_jax.models.size import profile, table
 from mlcm_jax.models.swin_v2 import SwinV2
 
@@ -32,9 +32,9 @@ _BACKBONES = {
     "efficientnet_b2": partial(EfficientNet, (1.1, 1.2)),
     "efficientnet_b3": partial(EfficientNet, (1.2, 1.4)),
     "efficientnet_b4": partial(EfficientNet, (1.4, 1.8)),
-    "resnet18": partial(ResNet, False, depths=(2, 2, 2, 2)),
-    "resnet34": partial(ResNet, False, depths=(3, 4, 6, 3)),
-    "resnet50": partial(ResNet, True, depths=(3, 4, 6, 3)),
+    "resnet18": partial(ResNet, depths=(2, 2, 2, 2)),
+    "resnet34": partial(ResNet, depths=(3, 4, 6, 3)),
+    "resnet50": partial(BottleneckResNet, depths=(3, 4, 6, 3)),
     "mobilevit_v2": partial(MobileViTV2),
     "swin_v2_t": partial(SwinV2, 96, 3, depths=(2, 2, 6, 2), drop_path=0.2),
     "swin_v2_s": partial(SwinV2, 96, 3, depths=(2, 2, 18, 2), drop_path=0.3),

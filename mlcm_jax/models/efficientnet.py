@@ -112,7 +112,7 @@ class EfficientNet(nnx.Module):
         """Image [B, H, W, 1 or 3] in [0, 1] -> features [B, ceil(H / stride), ceil(W / stride), channels]."""
         with jax.named_scope("stem"):
             x = self.stem(normalise(x, self.dtype))
-        x = run_stages(self.stages, x, rngs)
+        x = run_stages(self.stages, x, rngs)[-1]
         with jax.named_scope("last"):
             return self.last(x)
 

@@ -1,7 +1,6 @@
 """Heads turn features [B, h, w, C] into a `Prediction`. Landmarks are in u = (x + 0.5) / S for a crop of side S."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from mlcm_jax import codecs
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import layers
-from mlcm_jax.models.layers import Common, ConvNorm, check_channels, check_choice, check_upsample, conv, normal
+from mlcm_jax.models.layers import Common, ConvNorm, check_channels, check_choice, check_upsample, conv, doubled, normal
 
 
 class Prediction(NamedTuple):
@@ -50,11 +49,6 @@ def soft_argmax(logits: jax.Array) -> Prediction:
     flat = logits.astype(jnp.float32).reshape(b, h * w, k)
     heatmaps = jax.nn.softmax(flat, axis=1).reshape(b, h, w, k)
     return Prediction(codecs.expectation(heatmaps), heatmaps)
-
-
-def doubled(x: jax.Array) -> jax.Array:
-    """Every cell of [B, h, w, C] four times, [B, 2 h, 2 w, C]."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def checked_mean_shape(mean_shape: ArrayLike | None, num_landmarks: int) -> np.ndarray:
@@ -207,12 +201,12 @@ class Heatmap(nnx.Module):
         uncertainty = self.uncertainty(features) if self.uncertainty else None
         return soft_argmax(self.logits(features))._replace(uncertainty=uncertainty)
 
-    def logits(self, features: jax.Array, *, double: Callable[[jax.Array], jax.Array] = doubled) -> jax.Array:
-        """The logarithms of the maps up to a constant, float32 [B, h', w', K]; `double` resizes by nearest cells."""
+    def logits(self, features: jax.Array) -> jax.Array:
+        """The logarithms of the maps up to a constant, float32 [B, h', w', K]."""
         x = features
         for block in self.blocks:
             if self.resize == "nearest":
-                x = double(x)
+                x = doubled(x)
             else:
                 x = jax.image.resize(x, (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), "bilinear")
             x = block(x)

@@ -91,7 +91,7 @@ class MobileNetV2(nnx.Module):
         """
         with jax.named_scope("stem"):
             x = self.stem(normalise(x, self.dtype))
-        x = run_stages(self.stages, x)
+        x = run_stages(self.stages, x)[-1]
         with jax.named_scope("last"):
             return self.last(x)
 

@@ -175,7 +175,7 @@ class MobileViTV2(nnx.Module):
         """
         with jax.named_scope("stem"):
             x = self.stem(three_channels(x))
-        return run_stages(self.stages, x)
+        return run_stages(self.stages, x)[-1]
 
     def torch_modules(self) -> dict[str, nnx.Module]:
         """Our layers by the names that timm gives them (torchvision has no MobileViTv2), for `pretrained`."""

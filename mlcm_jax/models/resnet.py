@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from mlcm_jax.models.layers import (
     Common,
     ConvNorm,
+    check_channels,
     check_choice,
     check_depths,
     check_width,
@@ -21,6 +22,7 @@ from mlcm_jax.models.layers import (
     normalise,
     run_stages,
 )
+from mlcm_jax.models.pyramid import Pyramid
 
 
 class Block(nnx.Module):
@@ -55,27 +57,30 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Backbone of residual blocks.
+    """Backbone of residual blocks of two 3×3 convolutions.
 
     Args:
-        bottleneck: whether blocks are those of ResNet-50 (planes, planes, 4 · planes) or two 3×3 convolutions.
         depths: blocks per stage; a shorter tuple makes fewer stages.
         width: multiplies all channels, which are then rounded to multiples of 8.
         stem: "imagenet" is a 7×7 convolution of stride 2 and a max-pool, for a total stride of 32 with four stages;
             "small" is one 3×3 convolution of stride 2, for a total stride of 16: an image of 64 px gives 4×4 features;
             "strided" is two of those, which is as coarse as "imagenet" and the cheapest.
+        pyramid: channels of the features if they come from a `Pyramid`, as fine as the first stage; 0 takes those of
+            the last stage.
         bn_momentum: see `layers.BatchNorm`.
         rngs: draws the initial parameters (stream `params`).
         dtype: of the computation.
     """
 
+    bottleneck = False
+
     def __init__(
         self,
-        bottleneck: bool,
         *,
         depths: tuple[int, ...],
         width: float = 1.0,
         stem: str = "imagenet",
+        pyramid: int = 0,
         bn_momentum: float = 0.9,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
@@ -83,25 +88,28 @@ class ResNet(nnx.Module):
         check_width(width)
         check_depths(depths)
         check_choice("stem", stem, ("imagenet", "small", "strided"))
+        check_channels("pyramid", pyramid or None)
         common = Common(bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
         cin = make_divisible(64 * width)
         self.stem = ConvNorm(3, cin, 7 if stem == "imagenet" else 3, 2, act=jax.nn.relu, **common)
         self.pools, self.strides = stem == "imagenet", stem == "strided"
         if self.strides:
             self.second = ConvNorm(cin, cin, 3, 2, act=jax.nn.relu, **common)
-        stages = []
+        stages, outputs = [], []
         for stage, depth in enumerate(depths):
             planes = make_divisible(64 * 2**stage * width)
-            cout = 4 * planes if bottleneck else planes
+            cout = 4 * planes if self.bottleneck else planes
             blocks = []
             for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(Block(cin, planes, cout, stride, bottleneck, **common))
+                blocks.append(Block(cin, planes, cout, stride, self.bottleneck, **common))
                 cin = cout
             stages.append(nnx.List(blocks))
+            outputs.append(cin)
         self.stages = nnx.List(stages)
-        self.channels = cin
-        self.stride = (2 if stem == "small" else 4) * 2 ** (len(depths) - 1)
+        self.pyramid = Pyramid(outputs, pyramid, **common) if pyramid else None
+        self.channels = pyramid or cin
+        self.stride = (2 if stem == "small" else 4) * (1 if pyramid else 2 ** (len(depths) - 1))
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -115,7 +123,11 @@ class ResNet(nnx.Module):
                 x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
             if self.strides:
                 x = self.second(x)
-        return run_stages(self.stages, x)
+        maps = run_stages(self.stages, x)
+        if self.pyramid is None:
+            return maps[-1]
+        with jax.named_scope("pyramid"):
+            return self.pyramid(maps)
 
     def torch_modules(self) -> dict[str, nnx.Module]:
         """Our convolutions and normalisations by the names that torchvision gives them, for `pretrained`."""
@@ -129,3 +141,9 @@ class ResNet(nnx.Module):
                     shortcut = block.shortcut
                     modules |= {f"{prefix}downsample.0": shortcut.conv, f"{prefix}downsample.1": shortcut.norm}
         return modules
+
+
+class BottleneckResNet(ResNet):
+    """Backbone of the residual blocks of ResNet-50, whose convolutions have planes, planes and 4 · planes channels."""
+
+    bottleneck = True
