@@ -12,14 +12,15 @@ from mlcm_jax.evaluation import ablation_rows
 @pytest.mark.parametrize(
     "name, variant",
     [("synthetic", v) for v in ("", "long", "strong", "smoke")]
-    + [(name, v) for name in ("kdloss", "star") for v in ("", "youtube", "smoke")],
+    + [(name, v) for name in ("kdloss", "star") for v in ("", "youtube", "smoke")]
+    + [("shipped", v) for v in ("", "smoke")],
 )
 def test_every_shipped_grid_is_valid(name, variant):
     path = f"configs/ablation_{name}.py"
     rows = ablation_rows.plan(configs.load(path, variant))
     by_name = {row.name: row for row in rows}
-    whole = {"synthetic": 14, "kdloss": 8, "star": 6}
-    assert len(rows) == (3 if variant == "smoke" and name != "star" else whole[name])
+    whole = {"synthetic": 14, "kdloss": 8, "star": 6, "shipped": 6}
+    assert len(rows) == (3 if variant == "smoke" and name in ("synthetic", "kdloss") else whole[name])
     assert [row.name for row in rows if not row.control] == [
         n for n in ("none", "light alone", "student alone", "weight 0") if n in by_name
     ]
