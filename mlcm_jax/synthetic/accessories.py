@@ -69,7 +69,7 @@ def _ribbon(first: np.ndarray, second: np.ndarray, part: Part, closed: bool = Fa
 def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
     """Rims, bridge, temples and two lenses in front of the eyes."""
     width, height, power, thick, *form = (float(v) for v in scene.glasses_shape)
-    taper, slant, drop = form or (0.0, 0.0, 0.0)
+    taper, slant, drop, apart = form or (0.0, 0.0, 0.0, 0.0)
     bridge, left, right = _at(shape, 0.0, 0.03, -0.352, -0.008, 0.352, -0.008)
     plane = max(float(bridge[2]) + 0.02, float(max(left[2], right[2])) + 0.1)  # z of the lenses
     angle = np.linspace(0, 2 * np.pi, 33)[:-1]
@@ -77,7 +77,7 @@ def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
     ring = np.stack([np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)], 1)
     pieces = []
     for sign, eye in ((-1.0, left), (1.0, right)):
-        centre = np.array([eye[0], eye[1] + 0.035 + drop])
+        centre = np.array([eye[0] + sign * apart, eye[1] + 0.035 + drop])
         lens = ring + np.stack([-taper * ring[:, 1] * ring[:, 0], slant * sign * ring[:, 0]], 1)
 
         def rim(wider: float, centre: np.ndarray = centre, lens: np.ndarray = lens) -> np.ndarray:
@@ -101,7 +101,7 @@ def glasses(shape: np.ndarray, scene: Scene) -> list[Piece]:
         arm[:, 1] = np.linspace(arm[0, 1], arm[-1, 1], len(arm))
         band = np.array([0, 0.5 * thick + 0.014, 0])
         pieces.append(_ribbon(arm - band, arm + band, Part.GLASSES_FRAME))
-    inner = [left[0] + width, right[0] - width]
+    inner = [left[0] - apart + width, right[0] + apart - width]
     t = np.linspace(0, 1, 7)[:, None]
     arch = np.concatenate(
         [

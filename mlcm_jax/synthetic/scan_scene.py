@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlcm_jax.synthetic import scene as scene_lib
+from mlcm_jax.synthetic.anatomy import EYE_CENTRE
 from mlcm_jax.synthetic.blendshapes import EXPRESSION
 from mlcm_jax.synthetic.scan_rig import WIDENED
 from mlcm_jax.synthetic.scene import Scene, Subject
@@ -93,7 +94,7 @@ def sample_scene(rng: np.random.Generator, subject: Subject, *, frontal: bool = 
     blend = _expression(rng)
     pose = view.pose if frontal else _pose(rng)
     glasses = view.glasses
-    if glasses == "none" and not (frontal and well_lit) and rng.random() < 0.04:
+    if glasses == "none" and not (frontal and well_lit) and rng.random() < 0.1:
         glasses = "sun"
     return dataclasses.replace(
         view,
@@ -126,17 +127,22 @@ def _pose(rng: np.random.Generator) -> np.ndarray:
 
 
 def _glasses_shape(rng: np.random.Generator, glasses: str) -> np.ndarray:
-    """`Scene.glasses_shape`, float32 [7]: large spectacles are common, and sunglasses have every shape."""
+    """`Scene.glasses_shape`, float32 [8]: large spectacles are common, and sunglasses have every shape.
+
+    A head unit is 90 mm. Lenses are 46 to 56 mm wide, those of sunglasses 50 to 66 mm, and 14 to 22 mm apart, so that
+    their middles lie farther out than the eyes.
+    """
     if glasses == "sun":
-        width, height = rng.uniform(0.24, 0.34), rng.uniform(0.13, 0.27)
+        width, height = rng.uniform(0.28, 0.365), rng.uniform(0.14, 0.28)
         power, thick = rng.uniform(1.8, 6), rng.choice([rng.uniform(0.006, 0.02), rng.uniform(0.02, 0.055)])
     else:
-        width, height = rng.uniform(0.23, 0.31), rng.uniform(0.12, 0.24)
+        width, height = rng.uniform(0.255, 0.31), rng.uniform(0.12, 0.24)
         power, thick = rng.uniform(1.9, 6), rng.choice([rng.uniform(0.004, 0.015), rng.uniform(0.015, 0.04)])
     taper = rng.uniform(-0.1, 0.3) if rng.random() < 0.5 else 0.0  # aviators
     slant = rng.normal(0, 0.12) if rng.random() < 0.4 else 0.0  # butterfly and cat's eyes
     drop = rng.uniform(-0.05, 0.07)
-    return np.array([min(width, 0.335 - thick), height, power, thick, taper, slant, drop], np.float32)
+    apart = max(0.0, width + rng.uniform(0.08, 0.12) - EYE_CENTRE[0])
+    return np.array([width, height, power, thick, taper, slant, drop, apart], np.float32)
 
 
 def _folds(blend: dict[str, float]) -> np.ndarray:

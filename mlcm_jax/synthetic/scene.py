@@ -97,8 +97,9 @@ class Scene:
         fill: longer side of the landmarks' box as a share of the image.
         centre: float32 [2], centre of the landmarks' box in u.
         glasses: one of `GLASSES`.
-        glasses_shape: float32 [4] or [7], half width, half height, exponent of the superellipse, thickness of the
-            frame; also by how much the lens narrows downwards, its slant and how far down the nose it sits.
+        glasses_shape: float32 [4] or [8], half width, half height, exponent of the superellipse, thickness of the
+            frame; also by how much the lens narrows downwards, its slant, how far down the nose it sits, and how far
+            beside the eye its middle lies.
         glasses_colour: linear RGB [3].
         cap: one of `CAPS`.
         cap_colour: linear RGB [3].

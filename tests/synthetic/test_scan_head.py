@@ -165,7 +165,7 @@ def test_a_turned_head_hides_its_far_side_and_covers_hide_what_they_cover(made_h
     assert not turned[45] and turned[[36, 39, 48]].all()
     masked = render_gbuffer(*plain(mask=True), 128, heads=made_heads)[1].visible
     assert not masked[48:68].any() and masked[36:48].mean() > 0.9
-    shape = np.array([0.3, 0.2, 3, 0.01, 0.2, 0.1, 0.02], np.float32)
+    shape = np.array([0.3, 0.2, 3, 0.01, 0.2, 0.1, 0.02, 0.06], np.float32)
     buffer, truth = render_gbuffer(*plain(glasses="sun", glasses_shape=shape), 128, heads=made_heads)
     assert (buffer.part == Part.GLASSES_LENS).sum() > 2000 and truth.visible[36:48].mean() > 0.8
 
