@@ -2,15 +2,17 @@
 
     python -m benchmarks.ship --workdir=runs/shipped --stage=compress
 
-The calibration is fitted on the splits val of the run's datasets, and printed as JSON for each split test, with the NME
-(per cent of √(w·h) of the box) by yaw, by the size of the face, and of inverted images. The script also writes
-demo.png, a rendered image to try the network on, and in docs/ shipped.jpg, rendered faces with what the network finds,
-and shipped_failures.jpg, the worst of them.
+The calibration is fitted on the splits val of the run's datasets, the score also with boxes of the wrong size. It is
+printed as JSON for each split test, with the NME (per cent of √(w·h) of the box) by yaw, by the size of the face, and
+of inverted images, and with the scores of boxes of the wrong size. The script also writes
+origin.json, fingerprints of the data and the code; demo.png, a rendered image to try the network on; and in docs/
+shipped.jpg, rendered faces with what the network finds, and shipped_failures.jpg, the worst of them.
 """
 
 import argparse
 import dataclasses
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ from mlcm_jax.inference.predictor import SHIPPED, Predictor
 from mlcm_jax.models import stored
 from mlcm_jax.synthetic import generate
 from mlcm_jax.training.workdir import load_config
+
+FACTORS = (0.33, 0.5, 1.5, 2.0, 3.0)  # of boxes of the wrong size
 
 
 def demo() -> np.ndarray:
@@ -63,6 +67,12 @@ def bands(found: dict[str, np.ndarray], examples: Examples) -> dict[str, float]:
     return {name: round(float(errors[chosen].mean()), 2) for name, chosen in groups.items() if chosen.any()}
 
 
+def predictions(predictor: Predictor, parts: Sequence[Examples], factor: float) -> dict[str, np.ndarray]:
+    """`calibration.predictions` of several datasets."""
+    found = [calibration.predictions(predictor, examples, factor=factor) for examples in parts]
+    return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
+
+
 def main() -> None:
     """Fits, reports and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,19 +86,26 @@ def main() -> None:
     names = (config.dataset, *config.more_datasets)
 
     def opened(split: str) -> list[Examples]:
-        return [open_examples(name, split, data_dir=given.data_dir, layout=card.layout) for name in names]
+        options = {"data_dir": given.data_dir, "layout": card.layout, "gain": card.gain}
+        return [open_examples(name, split, **options) for name in names]
 
     with tempfile.TemporaryDirectory() as folder:
         stored.save(folder, network, dataclasses.replace(card, calibration=()))
-        parts = [calibration.predictions(Predictor(folder), examples) for examples in opened("val")]
-    fitted = calibration.fit({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+        plain = Predictor(folder)
+        true, *wrong = [predictions(plain, opened("val"), factor) for factor in (1.0, *FACTORS)]
+    fitted = calibration.fit(true, *wrong)
     stored.save(given.out, network, dataclasses.replace(card, calibration=fitted))
+    shutil.copy(Path(given.workdir) / "origin.json", given.out)
     predictor = Predictor(given.out)
     results: dict[str, Any] = {"calibration": fitted}
     for name, examples in zip(names, opened("test"), strict=True):
         found = calibration.predictions(predictor, examples)
         inverted = calibration.predictions(predictor, examples, change=lambda image: 255 - image)
         results[name] = calibration.report(found) | {"bands": bands(found, examples)}
+        for factor in FACTORS:
+            wrong_box = calibration.predictions(predictor, examples, factor=factor)
+            good = float((calibration.nme(wrong_box) < calibration.GOOD).mean())
+            results[name][f"box {factor:.2g} times"] = {"score": float(wrong_box["score"].mean()), "good": good}
         results[name]["nme inverted"] = 100 * float(calibration.nme(inverted).mean())
         if name == names[0]:
             every = np.linspace(0, len(examples) - 1, 12).astype(int).tolist()

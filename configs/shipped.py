@@ -1,12 +1,13 @@
 """The shipped network: RGB teacher -> thermal student (DIKD) -> lightweight student, and controls, on rendered faces.
 
-    mlcm build synthetic_faces/scan-14000x64-144 --manual_dir=ICT-FaceKit    # a clone of its repository
+    mlcm build synthetic_faces/scan-50000x64-144 --manual_dir=ICT-FaceKit    # a clone of its repository
     mlcm build synthetic_faces/10000x64-128
     mlcm train --config=configs/shipped.py --workdir=runs/shipped
     python -m benchmarks.ship --workdir=runs/shipped --stage=light_alone
 
-The file in mlcm_jax/inference/shipped is the stage light_alone, which alone takes 25 minutes on two cores
-(`--config.stages="('light_alone',)"`); its NME is in docs/real_faces.md. The chain has not been run to its end yet.
+The file in mlcm_jax/inference/shipped is the stage light_alone, which alone takes an hour on two cores
+(`--config.stages="('light_alone',)"`), after 25 minutes of rendering; its NME is in docs/real_faces.md. The chain has
+not been run on these data yet.
 """
 
 from ml_collections import ConfigDict
@@ -18,17 +19,17 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "" or "smoke"."""
     check_variant(variant, ("smoke",), __file__)
     config = base()
-    config.dataset = "synthetic_faces/scan-14000x64-144"
+    config.dataset = "synthetic_faces/scan-50000x64-144"
     config.more_datasets = ("synthetic_faces/10000x64-128",)
     config.dataset_weights = (3.0, 1.0)
     config.image_size = 96
-    network = {"name": "resnet18", "stem": "strided", "head": "heatmap", "upsample": 4}
+    network = {"name": "resnet18", "stem": "strided", "pyramid": 32, "head": "heatmap", "upsample": 1}
     network |= {"temperature": 0.2, "prior": 0.15, "uncertainty": True}
-    config.teacher = ConfigDict(network | {"width": 0.375, "depths": (2, 2, 2), "head_channels": 32})
-    config.student = ConfigDict(network | {"width": 0.375, "depths": (2, 2, 2), "head_channels": 32})
-    config.light = ConfigDict(network | {"width": 0.25, "depths": (2, 1, 1), "head_channels": 16})
+    config.teacher = ConfigDict(network | {"width": 0.375, "depths": (2, 2, 2)})
+    config.student = ConfigDict(network | {"width": 0.375, "depths": (2, 2, 2)})
+    config.light = ConfigDict(network | {"width": 0.25, "depths": (2, 3, 2)})
     config.loss.uncertainty = 0.5
-    config.steps = ConfigDict({"teacher": 8000, "student": 8000, "light": 16000})
+    config.steps = ConfigDict({"teacher": 8000, "student": 16000, "light": 38000})
     config.train.batch_size = 32
     config.train.lr = 8e-3
     config.train.ema = 0.999

@@ -80,6 +80,16 @@ def expectation(weights: ArrayLike, *, floor: float = 0.0) -> jax.Array:
     return jnp.concatenate([x[..., None], y[..., None]], axis=-1) + 0.5  # jax2onnx knows no jnp.stack
 
 
+def variance(weights: ArrayLike) -> jax.Array:
+    """The mean squared distance from the centre of mass of each map, float [B, h, w, K] of sum one, in u²: [B, K]."""
+    weights = jnp.asarray(weights)
+    x, y = (cell_centres(count, weights.dtype) - 0.5 for count in weights.shape[2:0:-1])
+    exact = jax.lax.Precision.HIGHEST
+    squares = jnp.einsum("bwk,w->bk", weights.sum(axis=1), jnp.square(x), precision=exact)
+    squares += jnp.einsum("bhk,h->bk", weights.sum(axis=2), jnp.square(y), precision=exact)
+    return squares - jnp.square(expectation(weights) - 0.5).sum(-1)
+
+
 def decompose(
     heatmaps: ArrayLike, target: ArrayLike, *, eps: float = 1e-4, grid: str = "cells", floor: float = 1e-6
 ) -> tuple[jax.Array, jax.Array]:

@@ -48,6 +48,17 @@ def test_expectation_is_the_centre_of_mass():
     np.testing.assert_allclose(mirrored, np.stack([1 - found[..., 0], found[..., 1]], -1), atol=1e-6)
 
 
+def test_variance_is_the_mean_squared_distance_from_the_centre_of_mass():
+    maps = np.random.default_rng(3).uniform(size=(2, 5, 7, 3))
+    maps /= maps.sum((1, 2), keepdims=True)
+    y, x = np.meshgrid((np.arange(5) + 0.5) / 5, (np.arange(7) + 0.5) / 7, indexing="ij")
+    places = np.stack([x, y], -1)
+    middle = np.einsum("bhwk,hwc->bkc", maps, places)
+    squares = np.square(places[None, :, :, None] - middle[:, None, None]).sum(-1)
+    found = jax.jit(codecs.variance)(maps.astype(np.float32))
+    np.testing.assert_allclose(found, (maps * squares).sum((1, 2)), rtol=1e-5)
+
+
 def test_expectation_of_one_cell_is_its_centre():
     maps = np.zeros((1, 64, 64, 1), np.float32)
     maps[0, 10, 53, 0] = 3.0

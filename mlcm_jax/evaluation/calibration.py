@@ -12,32 +12,42 @@ from scipy import optimize, stats
 
 from mlcm_jax.data.examples import Examples
 from mlcm_jax.errors import InputError
-from mlcm_jax.inference.predictor import Predictor
+from mlcm_jax.inference.predictor import Predictor, side_of
 
 GOOD = 0.1  # a face whose NME by √(w·h) of the box is below this counts as found
 
 
 def predictions(
-    predictor: Predictor, examples: Examples, *, change: Callable[[np.ndarray], np.ndarray] = lambda image: image
+    predictor: Predictor,
+    examples: Examples,
+    *,
+    change: Callable[[np.ndarray], np.ndarray] = lambda image: image,
+    factor: float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Predicts every example as a user would, with its true box.
+    """Predicts every example as a user would, with its true box or one that is `factor` times as wide and high.
 
     Args:
         predictor: a network with uncertainties.
         examples: labelled examples in the network's layout.
         change: what is done to each image before it is predicted.
+        factor: by which the box grows around its middle.
 
     Returns:
-        `distance` and `uncertainty` float [N, K] in pixels, `known` bool [N, K], and [N] each: `score`, `side`, which
-        is √(w·h) of the box, and `crop`, the side of the crop in pixels.
+        `distance` and `uncertainty` float [N, K] in pixels, `known` bool [N, K], and [N] each: `score`; `side`, which
+        is √(w·h) of the true box; `found`, which is that of the box around the predicted landmarks; and `crop`, the
+        side of the crop in pixels.
 
     Raises:
         InputError: the network predicts no uncertainties.
     """
-    rows: dict[str, list] = {name: [] for name in ("distance", "uncertainty", "known", "side", "crop", "score")}
+    rows: dict[str, list] = {
+        name: [] for name in ("distance", "uncertainty", "known", "side", "found", "crop", "score")
+    }
     for k in range(len(examples)):
         example = examples[k]
-        faces = predictor(change(example[predictor.card.modality]), example["box"][None])
+        x, y, w, h = example["box"]
+        box = np.array([x - (factor - 1) * w / 2, y - (factor - 1) * h / 2, factor * w, factor * h], np.float32)
+        faces = predictor(change(example[predictor.card.modality]), box[None])
         if np.isnan(faces.uncertainty).any():
             raise InputError(
                 f"The network of stage {predictor.card.stage} predicts no uncertainties; train it with "
@@ -46,17 +56,19 @@ def predictions(
         rows["distance"].append(np.linalg.norm(faces.landmarks[0] - example["landmarks"], axis=-1))
         rows["uncertainty"].append(faces.uncertainty[0])
         rows["known"].append(example["known"])
-        rows["side"].append(np.sqrt(example["box"][2] * example["box"][3]))
-        rows["crop"].append(predictor.card.expand * example["box"][2:].max())
+        rows["side"].append(np.sqrt(w * h))
+        rows["found"].append(side_of(faces.landmarks[0], faces.layout))
+        rows["crop"].append(predictor.card.expand * box[2:].max())
         rows["score"].append(faces.scores[0])
     return {name: np.asarray(values) for name, values in rows.items()}
 
 
-def fit(found: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
+def fit(found: dict[str, np.ndarray], *wrong: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
     """Fits the four numbers of `stored.Card.calibration`.
 
     Args:
         found: of `predictions`, with a network that is not calibrated yet.
+        *wrong: the same with boxes of the wrong size, for the score alone.
 
     Returns:
         (f, p, a, b): f and p maximise the likelihood of the distances (`losses.laplace`), and a and b that of the faces
@@ -70,9 +82,13 @@ def fit(found: dict[str, np.ndarray]) -> tuple[float, float, float, float]:
         return float((distance * np.exp(-expected) + expected).mean())
 
     log_factor, power = optimize.minimize(unlikely, np.array([0.0, 1.0]), method="Nelder-Mead").x
-    expected = crop * np.exp(log_factor) * (found["uncertainty"] / crop) ** power
-    spread = np.log(np.maximum(expected.mean(1) / found["side"], 1e-6))
-    good = nme(found) < GOOD
+    spreads, goods = [], []
+    for part in (found, *wrong):
+        crop = part["crop"][:, None]
+        expected = crop * np.exp(log_factor) * (part["uncertainty"] / crop) ** power
+        spreads.append(np.log(np.maximum(expected.mean(1) / part["found"], 1e-6)))
+        goods.append(nme(part) < GOOD)
+    spread, good = np.concatenate(spreads), np.concatenate(goods)
 
     def loss(numbers: np.ndarray) -> float:
         logits = numbers[0] + numbers[1] * spread

@@ -82,8 +82,9 @@ def _graph(network: networks.Network, card: stored.Card) -> Graph:
     def graph(crop: jax.Array) -> tuple[jax.Array, ...]:
         features = model.backbone(crop)
         if isinstance(model.head, heads.Heatmap):
-            landmarks = _soft_argmax(model.head.logits(features))
-            uncertainty = model.head.uncertainty(features) if model.head.uncertainty else None
+            x = model.head.upsampled(features)
+            landmarks, maps = _soft_argmax(model.head.logits(x), x)
+            uncertainty = model.head.uncertainty(features, maps) if model.head.uncertainty else None
         else:
             found = model.head(features)
             landmarks, uncertainty = found.landmarks, found.uncertainty
@@ -100,14 +101,21 @@ def _calibrated(uncertainty: jax.Array, card: stored.Card) -> jax.Array:
     return factor * jnp.exp(power * jnp.log(uncertainty))
 
 
-def _soft_argmax(logits: jax.Array) -> jax.Array:
-    """`heads.soft_argmax` of one example as one matrix product, which is faster where operations are not fused."""
+def _soft_argmax(logits: jax.Array, features: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The landmarks of `heads.soft_argmax` for one example, and `maps` of `heads.Uncertainty`.
+
+    Few matrix products are faster where operations are not fused.
+    """
     _, h, w, k = logits.shape
     x, y = np.meshgrid((np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h)
-    places = np.stack([np.ones(h * w), x.ravel(), y.ravel()]).astype(np.float32)
+    places = np.stack([np.ones(h * w), x.ravel(), y.ravel(), (x**2 + y**2).ravel()]).astype(np.float32)
     flat = logits.reshape(h * w, k)
-    sums = places @ jnp.exp(flat - flat.max(0, keepdims=True))
-    return (sums[1:] / sums[:1]).T[None]
+    weights = jnp.exp(flat - flat.max(0, keepdims=True))
+    sums = places @ weights
+    moments = sums[1:] / sums[:1]
+    means = (features.reshape(h * w, -1).T @ weights) / sums[:1]
+    variance = moments[2:] - jnp.square(moments[:1]) - jnp.square(moments[1:2])
+    return moments[:2].T[None], (means.T[None], variance)
 
 
 def _tflite(graph: Graph, shape: tuple[int, ...]) -> tuple[bytes, Callable[[np.ndarray], list[np.ndarray]]]:

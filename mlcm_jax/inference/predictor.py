@@ -36,10 +36,10 @@ class Faces:
     Attributes:
         landmarks: float32 [F, K, 2], (x, y) in pixels of the image.
         boxes: float32 [F, 4], x, y, w, h in pixels.
-        scores: float32 [F] in [0, 1]. For a calibrated network, the probability that the NME by √(w·h) of the box is
-            below 10 %; for others, how well the predictions for the crop and for its mirror image agree (1: exactly;
-            0.5: apart by 5 % of the crop's side on average). A box with one value only, or with fewer than 16 pixels
-            of the image, has the score 0.
+        scores: float32 [F] in [0, 1]. For a calibrated network, the probability that the NME by √(w·h) of the face's
+            true box is below 10 %, whatever box was given; for others, how well the predictions for the crop and for
+            its mirror image agree (1: exactly; 0.5: apart by 5 % of the crop's side on average). A box with one value
+            only, or with fewer than 16 pixels of the image, has the score 0.
         detections: float32 [F], the score of the detector; NaN for boxes that the caller gave.
         uncertainty: float32 [F, K], the expected distance of each landmark from the truth in pixels; NaN for networks
             without uncertainty.
@@ -145,7 +145,7 @@ class Predictor:
         if _shows_nothing(inside(image, box)):
             score = 0.0
         elif card.calibration and spreads is not None:
-            score = score_of(uncertainty.mean() / np.sqrt(box[2] * box[3]), *card.calibration[2:])
+            score = score_of(uncertainty.mean() / side_of(points, layout), *card.calibration[2:])
         else:
             apart = np.linalg.norm(pair[0] - mirrored, axis=-1).mean()
             score = 1.0 / (1.0 + apart / _APART)
@@ -158,6 +158,14 @@ class Predictor:
     def _predict(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         found = self._run(self._network, crops)
         return np.asarray(found.landmarks), None if found.uncertainty is None else np.asarray(found.uncertainty)
+
+
+def side_of(points: np.ndarray, layout: str | landmarks.Layout) -> float:
+    """√(w·h) of the box around landmarks [K, 2]: the size of the face, whatever box was given; 1e-3 if it has none."""
+    if not (np.ptp(points, axis=0) > 1e-3).all():
+        return 1e-3
+    _, _, w, h = landmarks.box_from_points(points, layout)
+    return float(np.sqrt(w * h))
 
 
 def score_of(spread: ArrayLike, a: float, b: float) -> np.ndarray:

@@ -71,21 +71,40 @@ def checked_mean_shape(mean_shape: ArrayLike | None, num_landmarks: int) -> np.n
 class Uncertainty(nnx.Module):
     """Mean over h and w, one dense layer to K logarithms of expected distances, kept between 1/1000 and 1 in u.
 
-    A new layer gives 0.05 for every image. It is trained by `losses.laplace`.
+    Heads with maps add two things for each landmark: a weighted sum of the features where its map lies, and a factor
+    times the logarithm of the map's deviation, because a wide map means doubt. A new layer gives 0.05 for every image.
+    It is trained by `losses.laplace`.
 
     Args:
         channels: C of the features.
         num_landmarks: K.
+        local: C' of the features of which the maps are made; 0 for a head without maps.
     """
 
-    def __init__(self, channels: int, num_landmarks: int) -> None:
+    def __init__(self, channels: int, num_landmarks: int, *, local: int = 0) -> None:
         self.kernel = nnx.Param(jnp.zeros((channels, num_landmarks), jnp.float32))
         self.bias = nnx.Param(jnp.full(num_landmarks, math.log(0.05), jnp.float32))
+        if local:
+            self.local = nnx.Param(jnp.zeros((num_landmarks, local), jnp.float32))
+            self.slope = nnx.Param(jnp.zeros(num_landmarks, jnp.float32))
 
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """Features [B, h, w, C] -> float32 [B, K] in u."""
+    def __call__(self, features: jax.Array, maps: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+        """Expected distances.
+
+        Args:
+            features: [B, h, w, C].
+            maps: means [B, K, C'] of the finer features under the maps, and the variances of the maps [B, K] in u².
+
+        Returns:
+            float32 [B, K] in u.
+        """
         pooled = features.mean((1, 2), dtype=jnp.float32)
         logs = jnp.matmul(pooled, self.kernel[...], precision=jax.lax.Precision.HIGHEST) + self.bias[...].reshape(1, -1)
+        if maps is not None:
+            means, variance = maps
+            logs += (means * self.local[...][None]).sum(-1)
+            # The deviation counts relative to a tenth of the image.
+            logs += self.slope[...].reshape(1, -1) * (0.5 * jnp.log(jnp.maximum(variance, 1e-6)) - math.log(0.1))
         return jnp.exp(jnp.clip(logs, math.log(1e-3), 0.0))
 
 
@@ -178,7 +197,8 @@ class Heatmap(nnx.Module):
         if not prior > 0.0:
             raise InputError(f"Option prior is {prior}; it must be positive.")
         self.prior = prior
-        self.uncertainty = Uncertainty(channels, num_landmarks) if uncertainty else None
+        local = head_channels if upsample > 1 else channels
+        self.uncertainty = Uncertainty(channels, num_landmarks, local=local) if uncertainty else None
         centre = checked_mean_shape(mean_shape, num_landmarks)
         if np.isfinite(prior):
             self.centre = nnx.Param(jnp.asarray(centre))
@@ -198,11 +218,15 @@ class Heatmap(nnx.Module):
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
         """All heads take `rngs`; this one draws no random numbers."""
-        uncertainty = self.uncertainty(features) if self.uncertainty else None
-        return soft_argmax(self.logits(features))._replace(uncertainty=uncertainty)
+        x = self.upsampled(features)
+        found = soft_argmax(self.logits(x))
+        if self.uncertainty is None:
+            return found
+        means = jnp.einsum("bhwk,bhwc->bkc", found.heatmaps, x.astype(jnp.float32))
+        return found._replace(uncertainty=self.uncertainty(features, (means, codecs.variance(found.heatmaps))))
 
-    def logits(self, features: jax.Array) -> jax.Array:
-        """The logarithms of the maps up to a constant, float32 [B, h', w', K]."""
+    def upsampled(self, features: jax.Array) -> jax.Array:
+        """Features [B, h, w, C] -> [B, h', w', C'], of which the maps are made."""
         x = features
         for block in self.blocks:
             if self.resize == "nearest":
@@ -210,6 +234,10 @@ class Heatmap(nnx.Module):
             else:
                 x = jax.image.resize(x, (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], x.shape[3]), "bilinear")
             x = block(x)
+        return x
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """The logarithms of the maps up to a constant, float32 [B, h', w', K], from `upsampled` features."""
         temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else self.temperature
         logits = self.maps(x) / temperature
         if np.isfinite(self.prior):

@@ -50,7 +50,7 @@ class Card:
         calibration: () or four numbers measured on validation images (`evaluation.calibration`): f and p of the
             expected distance f u^p, where u is the network's uncertainty, both in u; and a and b of the score
             1 / (1 + exp(-a - b ln m)), where m is the mean over the landmarks of the expected distances relative to
-            √(w·h) of the box.
+            √(w·h) of the box around the predicted landmarks.
     """
 
     stage: str

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import stored_runs
 
+from mlcm_jax import landmarks
 from mlcm_jax.data.examples import open_examples
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import calibration
@@ -27,6 +28,7 @@ def drawn():
         "uncertainty": uncertainty,
         "known": known,
         "side": np.full(3000, 50.0),
+        "found": np.full(3000, 50.0),
         "crop": np.full(3000, 60.0),
         "score": np.full(3000, 0.5),
     }
@@ -41,6 +43,22 @@ def test_the_expected_distances_and_the_score_are_recovered(drawn):
     errors = (drawn["distance"] * drawn["known"]).sum(1) / drawn["known"].sum(1) / drawn["side"]
     for part in np.array_split(np.argsort(scores), 5):
         assert scores[part].mean() == pytest.approx((errors[part] < 0.1).mean(), abs=0.06)
+
+
+def test_boxes_of_the_wrong_size_are_fitted_by_the_size_of_the_found_face(drawn):
+    """Faces found at twice their size, with errors of 40 %: their scores are low, and those of others stay high."""
+    wrong = drawn | {"distance": np.full_like(drawn["distance"], 20.0), "found": np.full(3000, 100.0)}
+    wrong["uncertainty"] = drawn["uncertainty"] * 12
+    factor, power, a, b = calibration.fit(drawn, wrong)
+    assert (factor, power) == calibration.fit(drawn)[:2]
+
+    def scores(part):
+        spread = expected(part["uncertainty"], factor, power).mean(1) / part["found"]
+        return score_of(spread, a, b)
+
+    errors = (drawn["distance"] * drawn["known"]).sum(1) / drawn["known"].sum(1) / drawn["side"]
+    assert scores(wrong).mean() < 0.1
+    assert scores(drawn).mean() == pytest.approx((errors < 0.1).mean(), abs=0.1)
 
 
 def test_the_report_compares_expected_and_observed(drawn):
@@ -69,6 +87,12 @@ def test_predictions_are_those_of_a_user(tmp_path, data_dir):
     # A new layer expects 5 % of the crop, whose side is 1.25 times the longer side of the box.
     np.testing.assert_allclose(found["uncertainty"][1], 0.05 * 1.25 * max(examples[1]["box"][2:]), rtol=1e-4)
     assert (found["score"] > 0).all()
+    larger = calibration.predictions(predictor, examples, factor=1.5)
+    x, y, w, h = examples[1]["box"]
+    faces = predictor(examples[1]["thermal"], [[x - w / 4, y - h / 4, 1.5 * w, 1.5 * h]])
+    np.testing.assert_allclose(larger["uncertainty"][1], faces.uncertainty[0], rtol=1e-5)
+    np.testing.assert_allclose(larger["side"], found["side"])
+    assert larger["found"][1] == pytest.approx(np.sqrt(np.prod(landmarks.box_from_points(faces.landmarks[0])[2:])))
 
 
 def test_a_network_without_uncertainties_is_refused(tmp_path, data_dir):

@@ -47,8 +47,8 @@ def nme(faces, pairs):
 
 def test_rendered_faces_by_pose(found, pairs):
     errors, yaw = nme(found, pairs), np.array([abs(pair["pose"][0]) for pair in pairs])
-    assert np.mean(errors[yaw < 30]) < 3.5
-    assert np.mean(errors[yaw >= 30]) < 5.0
+    assert np.mean(errors[yaw < 30]) < 2.5
+    assert np.mean(errors[yaw >= 30]) < 3.5
 
 
 def test_inverted_images_are_as_good(predictor, found, pairs):
@@ -63,9 +63,26 @@ def test_expected_distances_and_scores(found, pairs):
     side = np.sqrt(np.stack([pair["box"] for pair in pairs])[:, 2:].prod(-1))[:, None]
     expected = np.stack([one.uncertainty[0] for one in found])
     assert 0.75 < (expected / side).mean() / (distance / side).mean() < 1.33
-    assert stats.spearmanr((expected / side).ravel(), (distance / side).ravel()).statistic > 0.25
+    assert stats.spearmanr((expected / side).ravel(), (distance / side).ravel()).statistic > 0.35
     scores = np.array([one.scores[0] for one in found])
     assert abs(scores.mean() - (nme(found, pairs) < 10).mean()) < 0.05
+
+
+@pytest.mark.parametrize("factor", [0.33, 0.5, 3.0])
+def test_boxes_of_the_wrong_size_have_low_scores(predictor, found, pairs, factor):
+    scores, good = [], []
+    for pair in pairs[:30]:
+        x, y, w, h = pair["box"]
+        faces = predictor(
+            pair["thermal"], [[x + (1 - factor) * w / 2, y + (1 - factor) * h / 2, factor * w, factor * h]]
+        )
+        scores.append(faces.scores[0])
+        good.append(nme([faces], [pair])[0] < 10)
+    assert np.mean(scores) < np.mean(good) + 0.2 and np.mean(scores) < np.mean([one.scores[0] for one in found]) - 0.4
+
+
+def test_landmarks_in_one_place_have_no_size():
+    assert predictor_file.side_of(np.zeros((68, 2)), "ibug68") == 1e-3
 
 
 def test_fifty_four_points_are_those_of_sf_tl54(found, pairs):

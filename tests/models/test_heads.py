@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mlcm_jax import codecs
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import HEADS, create, soft_argmax
 
@@ -146,3 +147,17 @@ def test_uncertainty_starts_at_five_hundredths_and_depends_on_the_features(name)
     head.uncertainty.kernel[...] = jax.random.normal(jax.random.key(2), (8, 5))
     pooled = np.asarray(features, np.float64).mean((1, 2)) @ np.asarray(head.uncertainty.kernel[...], np.float64)
     np.testing.assert_allclose(_run(head, features).uncertainty, np.clip(0.05 * np.exp(pooled), 1e-3, 1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("upsample", [1, 2])
+def test_wide_maps_and_features_at_the_landmark_mean_doubt_by_trained_factors(upsample):
+    head = HEADS["heatmap"](8, 5, uncertainty=True, upsample=upsample, head_channels=6, rngs=nnx.Rngs(0))
+    rng, features = np.random.default_rng(0), 5 * jax.random.normal(jax.random.key(1), (3, 4, 4, 8))
+    slope, local = np.linspace(-0.5, 1.5, 5), rng.normal(0, 0.3, (5, 8 if upsample == 1 else 6))
+    head.uncertainty.slope[...], head.uncertainty.local[...] = jnp.float32(slope), jnp.float32(local)
+    found, x = _run(head, features), np.asarray(head.upsampled(features), np.float64)
+    maps = np.asarray(found.heatmaps, np.float64)
+    means = np.einsum("bhwk,bhwc->bkc", maps, x)
+    deviation = np.sqrt(np.asarray(codecs.variance(maps), np.float64))
+    expected = 0.05 * np.exp((means * local).sum(-1)) * (deviation / 0.1) ** slope
+    np.testing.assert_allclose(found.uncertainty, np.clip(expected, 1e-3, 1), rtol=1e-3)
