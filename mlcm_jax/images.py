@@ -6,7 +6,6 @@ palette. A note says in one sentence how the values were changed.
 
 import dataclasses
 import io
-import re
 import struct
 import warnings
 
@@ -14,8 +13,9 @@ import cv2
 import matplotlib
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mlcm_jax import flir
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_bytes
 
@@ -28,13 +28,15 @@ class ImageFile:
         array: [H, W] of uint8, uint16 or float32 (°C, or any unit), or uint8 [H, W, 3] RGB.
         kind: "gray8", "gray16", "float" or "colour".
         name: the file's path, for messages.
-        more: a sentence about what else the file holds that was not read, or "".
+        more: a sentence about how the values were made, or what else the file holds that was not read, or "".
+        display: the picture that a radiometric file shows, uint8 [h, w] or [h, w, 3]; None for other files.
     """
 
     array: np.ndarray
     kind: str
     name: str
     more: str = ""
+    display: np.ndarray | None = None
 
 
 def read(path: epath.PathLike) -> ImageFile:
@@ -44,6 +46,9 @@ def read(path: epath.PathLike) -> ImageFile:
     of any type, [H, W] or [H, W, 1], or uint8 [H, W, 3]. A colour image whose three channels are equal is read as gray.
     An alpha channel is dropped, and the EXIF orientation is applied.
 
+    The radiometric JPEG, FFF and SEQ files of FLIR give °C (`flir`), with as many pixels as the picture of the JPEG if
+    that has the same shape: boxes and landmarks lie where the picture shows them.
+
     Raises:
         InputError: a file that is missing, empty, truncated, or not an image.
     """
@@ -51,10 +56,43 @@ def read(path: epath.PathLike) -> ImageFile:
     content = read_bytes(path, "image")
     if not content:
         raise InputError(f"The image {name} is empty.")
-    array = _from_npy(content, name) if name.lower().endswith(".npy") else _from_image(content, name)
-    raw = content.startswith(b"\xff\xd8") and re.search(rb"\xff\xe1..FLIR\0", content, re.DOTALL)
-    more = "the raw values that FLIR's camera stored in the file were not read, only its display image" if raw else ""
-    return dataclasses.replace(from_array(array, name), more=more)
+    if name.lower().endswith(".npy"):
+        return from_array(_from_npy(content, name), name)
+    if content.startswith(flir.MAGIC):
+        try:
+            celsius, note = flir.celsius(content)
+        except InputError as error:
+            raise InputError(f"The image {name} cannot be read: {error}") from None
+        return ImageFile(celsius, "float", name, note)
+    shown = from_array(_from_image(content, name), name)
+    try:
+        data = flir.find(content)
+        return _radiometric(data, shown, _orientation(content)) if data else shown
+    except InputError as error:
+        lost = f"FLIR's temperatures in the file could not be read, only the picture that it shows ({error})"
+        return dataclasses.replace(shown, more=lost)
+
+
+def _orientation(content: bytes) -> int:
+    """The EXIF orientation of an image that Pillow can read."""
+    with Image.open(io.BytesIO(content)) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _radiometric(data: bytes, shown: ImageFile, orientation: int) -> ImageFile:
+    """The temperatures of FLIR's data, turned like the picture and in its size."""
+    celsius, note = flir.celsius(data)
+    turned = Image.fromarray(celsius)
+    turned.getexif()[ExifTags.Base.Orientation] = orientation
+    celsius = np.asarray(ImageOps.exif_transpose(turned))
+    (height, width), (high, wide) = celsius.shape, shown.array.shape[:2]
+    if (height, width) != (high, wide):
+        if abs(width * high / (wide * height) - 1) < 0.02:
+            celsius = cv2.resize(celsius, (wide, high), interpolation=cv2.INTER_LINEAR)
+            note += f"; its {width} x {height} values were enlarged to the picture's {wide} x {high} pixels"
+        else:
+            note += f"; they are {width} x {height}, and of another shape than the picture of {wide} x {high} pixels"
+    return ImageFile(celsius, "float", shown.name, note, shown.array)
 
 
 def from_array(array: np.ndarray, name: str) -> ImageFile:

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # whole folder.
 PARTS = {
     "core": {
-        "errors", "files", "console", "cores", "kinds", "layouts", "landmarks", "layout_file", "images", "config",
-        "codecs", "dikd", "losses", "metrics", "shape_model",
+        "errors", "files", "console", "cores", "kinds", "layouts", "landmarks", "layout_file", "flir", "images",
+        "config", "codecs", "dikd", "losses", "metrics", "shape_model",
     },
     "models": {"models"},
     "synthetic": {"synthetic"},
@@ -31,7 +31,6 @@ PARTS = {
 }  # fmt: skip
 BELOW = {
     "core": set(),
-    "images": {"core"},
     "models": {"core"},
     "synthetic": {"core"},
     "tfds_builders": {"core", "synthetic"},

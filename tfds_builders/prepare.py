@@ -281,6 +281,8 @@ def _flags(given: np.ndarray | None, layout: landmarks.Layout, key: str) -> np.n
 
 def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:
     image, content = _open(source, key)
+    if image.display is not None:
+        image = images.from_array(image.display, image.name)
     if image.kind not in ("colour", "gray8"):
         raise InputError(f"The RGB image {image.name} has {image.array.dtype} pixels; 8 bits are needed.")
     array = images.to_rgb8(image)[0]
@@ -299,6 +301,8 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
 
 def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], tuple[int, int], str]:
     image, content = _open(source, key)
+    if image.display is not None and thermal.kind != "counts":
+        image = images.from_array(image.display, image.name)
     array, result = image.array, {}
     if thermal.kind == "counts":
         if image.kind not in ("gray16", "float"):

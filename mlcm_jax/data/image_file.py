@@ -52,6 +52,7 @@ def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
     - Colours: `rgb` is the file; if they follow a thermal palette, `values` are the position along it, and else the
       luminance (see `images.to_gray8`).
     - 16 bits and floats: `values` are the file's.
+    - FLIR's radiometric files: `values` are °C, and `rgb` the picture that the camera shows, if it is coloured.
 
     Values that no thermometer gives are holes: NaN and infinity; floats below -150 or above 2000 if most of the image
     is between them, or if they are all the same number; 0 and 65535, except in 8 bits, if the other values are far away
@@ -106,11 +107,13 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
         rgb = file.array if file.kind == "colour" else None
         notes = tuple(one for one in (note, file.more) if one)
         return Image(gray.astype(np.float32), None, rgb, notes, file.name, True)
-    values = file.array.astype(np.float32)
+    values, rgb = file.array.astype(np.float32), None
+    if file.display is not None and file.display.ndim == 3 and file.display.shape[:2] == values.shape:
+        rgb = file.display
     holes = _holes(file)
     if holes.all():
         raise InputError(f"The image {file.name} holds no value that a thermometer could give.")
-    notes = []
+    notes = [file.more] if file.more else []
     if holes.any():
         values = np.where(holes, np.nan, values)
         notes.append(f"{100 * holes.mean():.2g} % of the pixels hold no temperature and were treated as missing")
@@ -118,7 +121,7 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
     if celsius == "auto":
         degrees = values / 100 - 273.15 if file.kind == "gray16" else values
         degrees = degrees if -60 < np.nanmedian(degrees) < 150 else None
-    return Image(values, degrees, None, tuple(notes), file.name, False)
+    return Image(values, degrees, rgb, tuple(notes), file.name, False)
 
 
 def _holes(file: images.ImageFile) -> np.ndarray:

@@ -65,7 +65,7 @@ def test_raw_values_of_flir_that_are_not_read_are_told(tmp_path):
     start = content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
     (tmp_path / "b.jpg").write_bytes(start + content[2:])
     (note,) = image_file.read_image(tmp_path / "b.jpg").notes
-    assert note.startswith("the raw values that FLIR's camera stored in the file were not read")
+    assert note.startswith("FLIR's temperatures in the file could not be read, only the picture that it shows")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "HSV", "LAB"])

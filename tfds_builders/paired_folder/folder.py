@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from mlcm_jax.errors import InputError
 from tfds_builders import formats, tree
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy", ".fff", ".seq")
 
 
 def find_files(folder: pathlib.Path) -> list[str]:

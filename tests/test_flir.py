@@ -1,0 +1,107 @@
+"""FLIR's radiometric files: the temperatures of made-up files in every form, and damaged ones."""
+
+import struct
+
+import cv2
+import made_flir
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from mlcm_jax import flir, images, read_image
+from mlcm_jax.errors import InputError
+
+CELSIUS = np.linspace(15, 40, 24 * 32).reshape(24, 32)
+PICTURE = np.full((24, 32, 3), (40, 90, 200), np.uint8)
+
+
+@pytest.mark.parametrize(("header", "order"), [("<", "<"), (">", "<"), ("<", ">"), (">", ">")])
+@pytest.mark.parametrize("form", [{}, {"png": True}, {"png": True, "swapped": True}])
+@pytest.mark.parametrize("changes", [{}, {"distance": 6.0, "humidity": 80.0}, {"transmission": 0.9, "window": 300.0}])
+def test_temperatures_are_those_that_the_camera_saw(header, order, form, changes):
+    seen = changes | ({"humidity": 0.8} if "humidity" in changes else {})  # written in per cent, as some cameras do
+    data = made_flir.fff(made_flir.counts(CELSIUS, **seen), header=header, order=order, **form, **changes)
+    found, note = flir.celsius(data)
+    assert found.dtype == np.float32 and np.abs(found - CELSIUS).max() < 0.05
+    assert "emissivity 0.95" in note
+
+
+def test_settings_that_nobody_made_do_not_count():
+    unset = {"reflected": 0.0, "air": 0.0, "window": 0.0, "transmission": 0.0}
+    own = made_flir.counts(CELSIUS, emissivity=1.0, distance=0.0)
+    found, note = flir.celsius(made_flir.fff(own, **unset))
+    assert np.abs(found - CELSIUS).max() < 0.05 and "emissivity 1.00" in note
+
+
+def test_a_jpeg_holds_them_in_pieces_and_keeps_its_picture(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(made_flir.jpeg(made_flir.fff(made_flir.counts(CELSIUS)), PICTURE, piece=700))
+    image = read_image(path)
+    assert np.abs(image.celsius - CELSIUS).max() < 0.05 and image.rgb.shape == (24, 32, 3)
+    assert any("computed from FLIR's counts" in note for note in image.notes)
+    (tmp_path / "a.fff").write_bytes(made_flir.fff(made_flir.counts(CELSIUS)))
+    assert np.abs(read_image(tmp_path / "a.fff").celsius - CELSIUS).max() < 0.05
+
+
+def test_values_are_where_the_picture_shows_them(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(made_flir.jpeg(made_flir.fff(made_flir.counts(CELSIUS)), cv2.resize(PICTURE, (64, 48))))
+    found = images.read(path)
+    assert found.array.shape == (48, 64) and "enlarged to the picture's 64 x 48" in found.more
+    assert np.abs(found.array - cv2.resize(CELSIUS, (64, 48))).max() < 0.06
+    path.write_bytes(made_flir.jpeg(made_flir.fff(made_flir.counts(CELSIUS)), cv2.resize(PICTURE, (32, 32))))
+    found = images.read(path)
+    assert found.array.shape == (24, 32) and "of another shape than the picture of 32 x 32" in found.more
+
+
+def test_a_turned_picture_turns_the_values(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(PICTURE).save(tmp_path / "plain.jpg", exif=exif)
+    content = (tmp_path / "plain.jpg").read_bytes()
+    part = b"FLIR\0\1\0\0" + made_flir.fff(made_flir.counts(CELSIUS))
+    content = content[:2] + b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part + content[2:]
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert np.abs(images.read(tmp_path / "a.jpg").array - CELSIUS[::-1, ::-1]).max() < 0.05
+
+
+@pytest.mark.parametrize("fault", ["a piece", "cut", "no camera", "no counts", "odd constants", "JPEG-LS", "size"])
+def test_what_cannot_be_read_is_told_and_the_picture_is_used(tmp_path, fault):
+    raw, changes = made_flir.counts(CELSIUS), {"r1": -1.0} if fault == "odd constants" else {}
+    data = made_flir.fff(raw, png=fault == "size", **changes)
+    if fault == "cut":
+        data = data[:900]
+    elif fault == "size":
+        data = data.replace(struct.pack(">II", 32, 24), struct.pack(">II", 32000, 24000))
+    elif fault == "JPEG-LS":
+        data = data.replace(raw.tobytes()[:8], b"\xff\xd8\xff\xf7" + bytes(4))
+    elif fault in ("no camera", "no counts"):
+        kind = {"no camera": 32, "no counts": 1}[fault]
+        data = data.replace(struct.pack(">HHI", kind, 0, 100), struct.pack(">HHI", 7, 0, 100))
+    content = made_flir.jpeg(data, PICTURE, piece=500)
+    if fault == "a piece":
+        content = content.replace(b"FLIR\0\1\1", b"FLIX\0\1\1")
+    (tmp_path / "a.jpg").write_bytes(content)
+    image = read_image(tmp_path / "a.jpg")
+    assert image.celsius is None and image.values.shape == (24, 32)
+    assert any("temperatures in the file could not be read, only the picture" in note for note in image.notes)
+    if fault not in ("a piece",):
+        (tmp_path / "a.fff").write_bytes(data)
+        with pytest.raises(InputError, match=r"The image .*a\.fff cannot be read: .*FLIR's"):
+            read_image(tmp_path / "a.fff")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_data_raise_one_kind_of_error(data):
+    content = bytearray(made_flir.fff(made_flir.counts(CELSIUS), png=data.draw(st.booleans())))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, 140))] = data.draw(st.integers(0, 255))
+    content = bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        found, _ = flir.celsius(content)
+    except InputError:
+        return
+    assert found.ndim == 2 and np.isfinite(found).any()
