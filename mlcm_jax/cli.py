@@ -126,27 +126,27 @@ _PREDICT = {
     "box": ("", "The box of the face, the same in every image: x,y,w,h in pixels."),
     "boxes": ("", 'A JSON file of boxes by image: {"file name": [x, y, w, h]}.'),
     "out": (None, "Folder for predictions.json and an overlay of each image."),
+    "overwrite": (False, "Replace predictions of the same images in --out."),
 }
 
 
 def predict(words: Sequence[str], given: Flags) -> None:
-    """Finds the landmarks of the face in each image: 8- or 16-bit gray, float °C (.npy, .tiff) or colour.
+    """Finds the landmarks of the face in each image: 8- or 16-bit gray, float °C (.npy, .tiff), colour, or FLIR's.
 
-    Without a box, the whole image is used as the box of the face. A box reaches from a little above the brows to the
-    chin: the landmarks' extent plus 4.5 % left and right, 13.5 % at the top and 4 % at the bottom.
+    Give files, folders or patterns. Without a box, the whole image is used as the box of the face. A box reaches from a
+    little above the brows to the chin: the landmarks' extent plus 4.5 % left and right, 13.5 % at the top, 4 % below.
     """
-    from mlcm_jax.inference.predictor import predict_files
+    from mlcm_jax.inference.predict_files import predict_files
 
     out = given.require("out")
     if given.stage and not given.model:
         raise UsageError("--stage names a stage of a run, so --model is needed too.")
     if not words:
-        raise UsageError("predict needs at least one image.")
+        raise UsageError("predict needs at least one image or folder.")
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    predict_files(
-        words, model=given.model or None, stage=given.stage or None, box=given.box, boxes=given.boxes, out=out
-    )
+    network = {"model": given.model or None, "stage": given.stage or None}
+    predict_files(words, **network, box=given.box, boxes=given.boxes, out=out, overwrite=given.overwrite)
 
 
 _EXPORT = {

@@ -19,6 +19,8 @@ from mlcm_jax import flir
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_bytes
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy", ".fff", ".seq")  # in small letters
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFile:

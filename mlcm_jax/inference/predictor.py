@@ -1,13 +1,11 @@
-"""Finds landmarks in a user's images: `Predictor` for code, `predict_files` for the command line.
+"""Finds landmarks in a user's images: `Predictor`, which the commands use too.
 
 Only the stored model of a stage is read (`models.stored`), so none of the training code is loaded.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from etils import epath
@@ -15,12 +13,10 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from mlcm_jax import codecs, landmarks
-from mlcm_jax.console import say
-from mlcm_jax.data import augment, draw, image_file
-from mlcm_jax.data import boxes as box_input
+from mlcm_jax.data import augment, image_file
 from mlcm_jax.data.gain import FEWEST, inside
 from mlcm_jax.errors import InputError, did_you_mean
-from mlcm_jax.files import read_json, write_json
+from mlcm_jax.files import read_json
 from mlcm_jax.models import network as networks
 from mlcm_jax.models import stored
 
@@ -183,73 +179,6 @@ def _window(image: np.ndarray, box: tuple[float, ...], expand: float) -> tuple[n
     return image[low[1] : high[1], low[0] : high[0]], low
 
 
-def predict_files(
-    paths: Sequence[str],
-    *,
-    model: str | None = None,
-    stage: str | None = None,
-    box: str = "",
-    boxes: str = "",
-    out: str,
-) -> dict[str, dict[str, Any]]:
-    """Predicts one face in every image, and writes `predictions.json` and an overlay of each image to `out`.
-
-    An image that cannot be used does not stop the others: they are predicted and saved first, and then an InputError
-    reports those that failed. Predictions of other images that `out` holds from an earlier call are kept.
-
-    Args:
-        paths: image files (see `data.image_file.read_image`).
-        model: the work directory of a run; None means the shipped network.
-        stage: see `Predictor`.
-        box: "x,y,w,h" for all images, or "".
-        boxes: a JSON file of boxes by file name, or "".
-        out: folder, created if it is missing.
-
-    Returns:
-        The content of predictions.json: {"file name": {"faces": [{"box", "layout", "landmarks", "score", "detection",
-        "uncertainty"}], "box", "layout", "landmarks"}}, in pixels of the original image; the last three repeat the
-        first face.
-    """
-    given = box_input.parse_box(box) if box else None
-    by_name = box_input.read_boxes(boxes) if boxes else {}
-    _check_names(paths, by_name, boxes)
-    predictor = Predictor(model, stage=stage)
-    folder = epath.Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot make the folder {out}: {error}; give another --out.") from error
-    predictions, failures = _earlier(folder / "predictions.json"), []
-    count = 0
-    for path in paths:
-        name = epath.Path(path).name
-        if not given and name not in by_name:
-            missing = f"{boxes} has no box of {name}" if boxes else "no box given"
-            say(f"{path}: {missing}, so the whole image is used as the box of the face.")
-        try:
-            predictions[name] = _predict_file(path, predictor, given or by_name.get(name), folder)
-            count += 1
-        except InputError as error:
-            failures.append(str(error))
-    if count:
-        write_json(folder / "predictions.json", predictions)
-        kept = f"; predictions.json also has {len(predictions) - count} of earlier calls" * (len(predictions) > count)
-        say(f"Wrote predictions.json and {count} overlays to {folder}{kept}.")
-    if failures:
-        raise InputError(f"{len(failures)} of {len(paths)} images were left out: {' '.join(failures)}")
-    return predictions
-
-
-def _earlier(path: epath.Path) -> dict[str, dict[str, Any]]:
-    """Returns the predictions of earlier calls; raises InputError if the file holds something else."""
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no predictions and would be overwritten; remove it, or give another --out.")
-    return content
-
-
 def _boxes(given: ArrayLike) -> np.ndarray:
     """Returns boxes as float32 [F, 4]; raises InputError if they are something else."""
     try:
@@ -304,38 +233,3 @@ def model_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
     if stage not in asked:
         raise InputError(f"{workdir} has no stage {stage!r}; {did_you_mean(stage, dict.fromkeys([*asked, *finished]))}")
     raise InputError(f"Stage {stage} of {workdir} is not finished; run the training command again to finish it.")
-
-
-def _check_names(paths: Sequence[str], by_name: Mapping[str, Any], boxes: str) -> None:
-    names = [epath.Path(path).name for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"Two images are both called {twice[0]}; results go by file name, so predict them separately.")
-    if boxes and not set(names) & set(by_name):
-        raise InputError(f"{boxes} has no box for any of the images; its keys must be file names, such as {names[0]}.")
-
-
-def _predict_file(path: str, predictor: Predictor, box: Sequence[float] | None, folder: epath.Path) -> dict[str, Any]:
-    image = image_file.read_image(path)
-    for note in image.notes:
-        say(f"{path}: {note}")
-    height, width = image.values.shape
-    if box is None:
-        box = (0, 0, width, height)
-    landmarks.check_box_inside(box, width, height, f"The box of {path}")
-    faces = predictor(image, np.asarray([box], np.float32))
-    shown = image.rgb if predictor.card.modality == "rgb" and image.rgb is not None else image.gray
-    overlay = draw.draw_landmarks(shown, faces.landmarks[0], landmarks.get(faces.layout), box=box)
-    name = epath.Path(path).name
-    target = folder / f"{name}_landmarks.png"  # it keeps its extension, because a.npy and a.png may both be given
-    if not cv2.imwrite(str(target), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)):
-        raise InputError(f"Cannot write {target}; is the disk full, or the folder read-only?")
-    say(f"{name}: score {faces.scores[0]:.2f}")
-    first = {
-        "box": [float(value) for value in box],
-        "layout": faces.layout,
-        "landmarks": [[round(float(x), 3), round(float(y), 3)] for x, y in faces.landmarks[0]],
-    }
-    spread = [None if np.isnan(value) else round(float(value), 3) for value in faces.uncertainty[0]]
-    face = first | {"score": round(float(faces.scores[0]), 4), "detection": None, "uncertainty": spread}
-    return {"faces": [face], **first}

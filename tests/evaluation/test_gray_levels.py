@@ -14,7 +14,8 @@ from mlcm_jax import landmarks
 from mlcm_jax.data import augment
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import evaluate, pseudo_labels
-from mlcm_jax.inference.predictor import Predictor, predict_files
+from mlcm_jax.inference.predict_files import predict_files
+from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.models import stored
 from mlcm_jax.training import run_stage, sharding, stages, workdir
 

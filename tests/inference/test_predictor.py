@@ -1,19 +1,14 @@
 """Prediction on every kind of image that the command can read, from nothing but the stored models of a run."""
 
-import json
-import subprocess
-import sys
-
 import cv2
 import numpy as np
 import pytest
 import stored_runs
-from commands import run_mlcm
 from PIL import Image
 
 from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
-from mlcm_jax.inference.predictor import Predictor, predict_files
+from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.models import stored
 from mlcm_jax.synthetic import generate
 
@@ -28,25 +23,6 @@ def face():
 @pytest.fixture(scope="module")
 def predictor(smoke_run):
     return Predictor(smoke_run)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, face):
-    """A folder with one face in files of every kind."""
-    folder = tmp_path_factory.mktemp("images")
-    gray, celsius = face["thermal"], face["celsius"]
-    cv2.imwrite(str(folder / "gray8.png"), gray)
-    cv2.imwrite(str(folder / "gray16.png"), ((celsius + 273.15) * 100).astype(np.uint16))
-    cv2.imwrite(str(folder / "celsius.tiff"), celsius)
-    np.save(folder / "celsius.npy", celsius)
-    cv2.imwrite(str(folder / "inferno.png"), cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO))
-    cv2.imwrite(str(folder / "colour.jpg"), face["rgb"][..., ::-1])
-    (folder / "boxes.json").write_text(json.dumps({"gray8.png": face["box"].tolist()}))
-    return folder
-
-
-def box_of(face) -> str:
-    return ",".join(str(value) for value in face["box"])
 
 
 # Where the landmarks are
@@ -216,135 +192,3 @@ def test_a_folder_of_seeds_or_without_a_run_is_reported(tmp_path):
     stored_runs.write(tmp_path / "seed_3", stored_runs.card())
     with pytest.raises(InputError, match=f"one run for each seed; name one, such as {tmp_path / 'seed_3'}"):
         Predictor(tmp_path)
-
-
-BLOCKED = """
-import sys
-for name in ("orbax", "orbax.checkpoint", "grain", "tensorflow_datasets", "tensorflow", "clu", {more}):
-    sys.modules[name] = None
-"""
-
-
-def test_prediction_works_without_the_libraries_for_training(smoke_run, predictor, folder, face, tmp_path):
-    code = BLOCKED.format(more="'tfds_builders', 'mlcm_jax.training'")
-    code += f"""
-import numpy as np
-from mlcm_jax import Predictor
-from mlcm_jax.inference.predictor import predict_files
-image = np.load({str(tmp_path / "image.npy")!r})
-faces = Predictor({str(smoke_run)!r})(image, np.array({face["box"][None].tolist()}))
-np.savez({str(tmp_path / "found.npz")!r}, points=faces.landmarks, scores=faces.scores)
-predict_files([{str(folder / "gray8.png")!r}], model={str(smoke_run)!r}, box={box_of(face)!r}, out={str(tmp_path)!r})
-"""
-    np.save(tmp_path / "image.npy", face["thermal"])
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    found = np.load(tmp_path / "found.npz")
-    faces = predictor(face["thermal"], face["box"][None])
-    np.testing.assert_allclose(found["points"], faces.landmarks, atol=1e-4)
-    np.testing.assert_allclose(found["scores"], faces.scores, atol=1e-5)
-    written = json.loads((tmp_path / "predictions.json").read_text())["gray8.png"]["landmarks"]
-    np.testing.assert_allclose(written, faces.landmarks[0], atol=2e-3)
-
-
-# Files
-
-
-def test_the_command_reads_every_kind_of_image(smoke_run, folder, tmp_path, face):
-    """The libraries for training are blocked, because this command must not import them."""
-    names = ["gray8.png", "gray16.png", "celsius.tiff", "celsius.npy", "inferno.png", "colour.jpg"]
-    words = ["predict", f"--model={smoke_run}", f"--box={box_of(face)}", f"--out={tmp_path}"]
-    words += [str(folder / name) for name in names]
-    code = BLOCKED.format(more="") + f"from mlcm_jax.cli import main\nmain({words!r})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "predictions.json").read_text())
-    assert list(found) == names
-    for name in names:
-        assert found[name]["layout"] == "ibug68" and np.shape(found[name]["landmarks"]) == (68, 2)
-        np.testing.assert_allclose(found[name]["box"], face["box"], rtol=1e-6)
-        assert cv2.imread(str(tmp_path / f"{name}_landmarks.png")) is not None
-    # The same temperatures in three formats give the same face, up to the rounding of the 16-bit image.
-    np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["celsius.tiff"]["landmarks"], atol=1e-3)
-    np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["gray16.png"]["landmarks"], atol=0.5)
-
-
-def test_without_a_box_the_whole_image_is_used_and_a_message_says_so(smoke_run, folder, tmp_path, capsys):
-    found = predict_files([str(folder / "colour.jpg")], model=str(smoke_run), stage="teacher", out=str(tmp_path))
-    assert "no box given, so the whole image is used as the box of the face" in capsys.readouterr().out
-    assert found["colour.jpg"]["box"] == [0, 0, 64, 64]
-    assert json.loads((tmp_path / "predictions.json").read_text()) == found
-
-
-def test_a_file_of_boxes(smoke_run, folder, tmp_path, face, capsys):
-    boxes = {"boxes": str(folder / "boxes.json"), "out": str(tmp_path)}
-    found = predict_files([str(folder / "gray8.png"), str(folder / "gray16.png")], model=str(smoke_run), **boxes)
-    said = capsys.readouterr().out
-    assert f"{folder / 'boxes.json'} has no box of gray16.png, so the whole image is used as the box" in said
-    assert "gray8.png, so the whole image" not in said
-    np.testing.assert_allclose(found["gray8.png"]["box"], face["box"], rtol=1e-6)
-    with pytest.raises(InputError, match="has no box for any of the images"):
-        predict_files([str(folder / "gray16.png")], model=str(smoke_run), **boxes)
-
-
-def test_bad_images_are_reported_and_the_others_predicted(smoke_run, folder, tmp_path):
-    whole = (folder / "gray8.png").read_bytes()
-    bad = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "text.png": b"no image at all"}
-    for name, content in bad.items():
-        (tmp_path / name).write_bytes(content)
-    paths = [*(tmp_path / name for name in bad), tmp_path / "absent.png", folder / "gray8.png"]
-    with pytest.raises(InputError, match="4 of 5 images were left out") as raised:
-        predict_files(list(map(str, paths)), model=str(smoke_run), out=str(tmp_path / "out"))
-    assert all(name in str(raised.value) for name in (*bad, "absent.png"))
-    assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == ["gray8.png"]
-
-
-def test_predictions_of_earlier_calls_are_kept(smoke_run, folder, tmp_path, face, capsys):
-    """Also if nothing is predicted now; an image that is predicted again has its new landmarks."""
-    call = {"model": str(smoke_run), "out": str(tmp_path)}
-    first = predict_files([str(folder / name) for name in ("gray8.png", "inferno.png")], **call)
-    found = predict_files([str(folder / "gray8.png")], box=box_of(face), **call)
-    assert "1 overlays" in capsys.readouterr().out.splitlines()[-1]
-    assert found == json.loads((tmp_path / "predictions.json").read_text())
-    assert found["inferno.png"] == first["inferno.png"] and found["gray8.png"] != first["gray8.png"]
-    with pytest.raises(InputError, match="absent"):
-        predict_files([str(folder / "absent.png")], **call)
-    assert found == json.loads((tmp_path / "predictions.json").read_text())
-    with pytest.raises(InputError, match="absent"):
-        predict_files([str(folder / "absent.png")], model=str(smoke_run), out=str(tmp_path / "new"))
-    assert not (tmp_path / "new" / "predictions.json").exists()
-
-
-@pytest.mark.parametrize("content", ["[]", "no json"])
-def test_a_file_that_holds_no_predictions_is_not_overwritten(smoke_run, folder, tmp_path, content):
-    (tmp_path / "predictions.json").write_text(content)
-    with pytest.raises(InputError, match=r"predictions\.json"):
-        predict_files([str(folder / "gray8.png")], model=str(smoke_run), out=str(tmp_path))
-    assert (tmp_path / "predictions.json").read_text() == content
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"box": "900,900,20,20"}, "outside"),
-        ({"box": "1,2,3"}, "four numbers"),
-        ({"box": "1,2,nan,3"}, "finite"),
-        ({"stage": "compres"}, "no stage 'compres'"),
-    ],
-)
-def test_bad_options_are_reported_in_one_sentence(smoke_run, folder, tmp_path, options, message):
-    with pytest.raises(InputError, match=message) as raised:
-        predict_files([str(folder / "gray8.png")], model=str(smoke_run), out=str(tmp_path), **options)
-    assert "\n" not in str(raised.value)
-
-
-def test_the_command_reports_an_error_in_one_line(smoke_run, folder, tmp_path):
-    result = run_mlcm("predict", f"--model={smoke_run}", f"--out={tmp_path}", "--stage=compres", folder / "gray8.png")
-    assert result.returncode == 1 and "no stage 'compres'; did you mean 'compress'?" in result.stderr
-    assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) == 1
-
-
-def test_two_images_of_the_same_name_are_refused(smoke_run, folder, tmp_path):
-    (tmp_path / "gray8.png").write_bytes((folder / "gray8.png").read_bytes())
-    with pytest.raises(InputError, match=r"both called gray8\.png"):
-        predict_files([str(folder / "gray8.png"), str(tmp_path / "gray8.png")], model=str(smoke_run), out=str(tmp_path))

@@ -10,9 +10,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 
 from mlcm_jax.errors import InputError
+from mlcm_jax.images import SUFFIXES
 from tfds_builders import formats, tree
-
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy", ".fff", ".seq")
 
 
 def find_files(folder: pathlib.Path) -> list[str]:
@@ -77,10 +76,10 @@ def find_images(
             if not found[modality]:
                 raise InputError(f"--{modality}_glob={glob} matches no file in {folder}.")
         elif not (rgb_glob or thermal_glob) and (place := tree.locate(folder, modality)):
-            stems = by_stem(place, IMAGES)
+            stems = by_stem(place, SUFFIXES)
             found[modality] = {name: f"{place.name}/{path}" for name, path in stems.items()}
             if not found[modality]:
-                raise InputError(f"{place} holds no images ({', '.join(IMAGES)}); fill or remove it.")
+                raise InputError(f"{place} holds no images ({', '.join(SUFFIXES)}); fill or remove it.")
     if not found:
         inner = [path for path in tree.subfolders(folder) if tree.locate(path, "rgb") or tree.locate(path, "thermal")]
         hint = f"give --manual_dir={inner[0]}, which has one" if inner else "create them"

@@ -1,0 +1,209 @@
+"""The command `mlcm predict`: image files and folders of them -> predictions.json and overlays."""
+
+import collections
+import glob
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from etils import epath
+
+from mlcm_jax import landmarks
+from mlcm_jax.console import say
+from mlcm_jax.data import boxes as box_input
+from mlcm_jax.data import draw, image_file
+from mlcm_jax.errors import InputError
+from mlcm_jax.files import read_json, write_json
+from mlcm_jax.images import SUFFIXES
+from mlcm_jax.inference.predictor import Predictor
+
+
+def predict_files(
+    paths: Sequence[str],
+    *,
+    model: str | None = None,
+    stage: str | None = None,
+    box: str = "",
+    boxes: str = "",
+    out: str,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Predicts one face in every image, and writes `predictions.json` and an overlay of each image to `out`.
+
+    An image that cannot be used does not stop the others: they are predicted and saved first, and then an InputError
+    reports those that failed. Predictions of other images that `out` holds from an earlier call are kept.
+
+    Args:
+        paths: image files (see `data.image_file.read_image`), folders of them, and patterns such as `a/*.png`.
+        model: the work directory of a run; None means the shipped network.
+        stage: see `Predictor`.
+        box: "x,y,w,h" for all images, or "".
+        boxes: a JSON file of boxes by key (see below) or by file name, or "".
+        out: folder, created if it is missing and anything is predicted.
+        overwrite: whether predictions of an earlier call for the same key may be replaced.
+
+    Returns:
+        The content of predictions.json: {key: {"faces": [{"box", "layout", "landmarks", "score", "detection",
+        "uncertainty"}], "box", "layout", "landmarks"}}, in pixels of the original image; the last three repeat the
+        first face. The key of an image is its path in the folder that was given, or below the first * of a pattern;
+        that of a single file is its name.
+
+    Raises:
+        InputError: no image, two images with one key, a key that `out` holds already, bad boxes, or images that could
+            not be predicted.
+    """
+    folder = epath.Path(out)
+    images = _images(paths, folder)
+    given = box_input.parse_box(box) if box else None
+    by_key = _by_key(images, box_input.read_boxes(boxes), boxes) if boxes else {}
+    kept = _earlier(folder / "predictions.json")
+    known = [key for key in images if key in kept]
+    if known and not overwrite:
+        raise InputError(
+            f"{folder / 'predictions.json'} holds {len(known)} of these {len(images)} images already, such as "
+            f"{known[0]}; replace them by --overwrite, or give another --out."
+        )
+    predictor, found, failures, undrawn = Predictor(model, stage=stage), {}, [], []
+    try:
+        for key, path in images.items():
+            if not given and key not in by_key:
+                missing = f"{boxes} has no box of {key}" if boxes else "no box given"
+                say(f"{path}: {missing}, so the whole image is used as the box of the face.")
+            try:
+                image, entry = _predict(path, predictor, given or by_key.get(key))
+            except InputError as error:
+                failures.append(str(error))
+                continue
+            _make(folder)
+            found[key] = entry
+            say(f"{key}: score {entry['faces'][0]['score']:.2f}")
+            try:
+                _draw(image, entry, folder / f"{key}_landmarks.png")  # a.npy and a.png may both be given
+            except InputError as error:
+                undrawn.append(str(error))
+    finally:
+        if found:
+            write_json(folder / "predictions.json", kept | found)
+    if found:
+        others = len(kept.keys() - found.keys())
+        also = f"; predictions.json also has {others} of earlier calls" * (others > 0)
+        say(f"Wrote predictions.json and {len(found) - len(undrawn)} overlays to {folder}{also}.")
+    if failures or undrawn:
+        lost = [f"{len(failures)} of {len(images)} images were left out: {' '.join(failures)}"] * bool(failures)
+        lost += [f"{len(undrawn)} overlays are missing: {' '.join(undrawn)}"] * bool(undrawn)
+        raise InputError(" ".join(lost))
+    return kept | found
+
+
+def _images(paths: Sequence[str], out: epath.Path) -> dict[str, epath.Path]:
+    """Finds the images: key -> path."""
+    found: dict[str, epath.Path] = {}
+    for text in paths:
+        path = epath.Path(text)
+        if path.is_dir():
+            inside = [one for one in _below(path) if out != one and out not in one.parents]
+            if not inside:
+                raise InputError(f"The folder {text} holds no image ({', '.join(SUFFIXES)}).")
+            some = {one.relative_to(path).as_posix(): one for one in inside}
+        elif glob.has_magic(text) and not path.exists():
+            parts = path.parts
+            start = next(k for k, part in enumerate(parts) if glob.has_magic(part))
+            top = epath.Path(*parts[:start]) if start else epath.Path(".")
+            matches = [epath.Path(one) for one in sorted(glob.glob(text, recursive=True))]
+            some = {one.relative_to(top).as_posix(): one for one in matches if not one.is_dir()}
+            if not some:
+                raise InputError(f"No file fits the pattern {text}.")
+        else:
+            some = {path.name: path}
+        for key, one in some.items():
+            if found.setdefault(key, one) != one:
+                raise InputError(
+                    f"Two images would both be called {key}, {found[key]} and {one}; give a folder that holds both, or "
+                    "predict them into different folders."
+                )
+    return found
+
+
+def _below(folder: epath.Path) -> list[epath.Path]:
+    """The images in a folder and its folders, sorted; hidden ones are skipped."""
+    found = []
+    for one in sorted(folder.iterdir()):
+        if one.name.startswith("."):
+            continue
+        if one.is_dir():
+            found += _below(one)
+        elif one.suffix.lower() in SUFFIXES:
+            found.append(one)
+    return found
+
+
+def _by_key(
+    images: Mapping[str, epath.Path], given: Mapping[str, landmarks.Box], path: str
+) -> dict[str, landmarks.Box]:
+    """The boxes of the images, which are given by key, or by a file name that only one of them has.
+
+    Names are compared in the form NFC, because macOS writes accents in another form than everybody else.
+    """
+    boxes = {unicodedata.normalize("NFC", name): box for name, box in given.items()}
+    names = collections.Counter(one.name for one in images.values())
+    found = {}
+    for key, one in images.items():
+        for name in (key, one.name) if names[one.name] == 1 else (key,):
+            if (normal := unicodedata.normalize("NFC", name)) in boxes:
+                found.setdefault(key, boxes[normal])
+    if not found:
+        first = next(iter(images))
+        raise InputError(f"{path} has no box for any of the images; its keys must be file names, such as {first}.")
+    return found
+
+
+def _earlier(path: epath.Path) -> dict[str, dict[str, Any]]:
+    """Returns the predictions of earlier calls; raises InputError if the file holds something else."""
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no predictions and would be overwritten; remove it, or give another --out.")
+    return content
+
+
+def _make(folder: epath.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot make the folder {folder}: {error}; give another --out.") from error
+
+
+def _predict(path: epath.Path, predictor: Predictor, box: Sequence[float] | None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the image to draw on, and the entry of predictions.json."""
+    image = image_file.read_image(path)
+    for note in image.notes:
+        say(f"{path}: {note}")
+    height, width = image.values.shape
+    if box is None:
+        box = (0, 0, width, height)
+    landmarks.check_box_inside(box, width, height, f"The box of {path}")
+    faces = predictor(image, np.asarray([box], np.float32))
+    first = {
+        "box": [float(value) for value in box],
+        "layout": faces.layout,
+        "landmarks": [[round(float(x), 3), round(float(y), 3)] for x, y in faces.landmarks[0]],
+    }
+    spread = [None if np.isnan(value) else round(float(value), 3) for value in faces.uncertainty[0]]
+    face = first | {"score": round(float(faces.scores[0]), 4), "detection": None, "uncertainty": spread}
+    shown = image.rgb if predictor.card.modality == "rgb" and image.rgb is not None else image.gray
+    return shown, {"faces": [face], **first}
+
+
+def _draw(image: np.ndarray, entry: Mapping[str, Any], path: epath.Path) -> None:
+    """Writes the overlay of an image."""
+    overlay = draw.draw_landmarks(image, entry["landmarks"], landmarks.get(entry["layout"]), box=entry["box"])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = cv2.imwrite(str(path), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+    except OSError:
+        written = False
+    if not written:
+        raise InputError(f"Cannot write {path}; is the disk full, or the folder read-only?")

@@ -1,0 +1,258 @@
+"""The command `mlcm predict`: every kind of image, folders and patterns, boxes, and what earlier calls have written."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import stored_runs
+from commands import run_mlcm
+
+from mlcm_jax.errors import InputError
+from mlcm_jax.inference import predict_files as module
+from mlcm_jax.inference.predict_files import predict_files
+from mlcm_jax.inference.predictor import Predictor
+from mlcm_jax.synthetic import generate
+
+
+@pytest.fixture(scope="module")
+def face():
+    return generate.example(3, 0, size=64, frontal=True, well_lit=True)
+
+
+@pytest.fixture(scope="module")
+def predictor(smoke_run):
+    return Predictor(smoke_run)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, face):
+    """A folder with one face in files of every kind."""
+    folder = tmp_path_factory.mktemp("images")
+    gray, celsius = face["thermal"], face["celsius"]
+    cv2.imwrite(str(folder / "gray8.png"), gray)
+    cv2.imwrite(str(folder / "gray16.png"), ((celsius + 273.15) * 100).astype(np.uint16))
+    cv2.imwrite(str(folder / "celsius.tiff"), celsius)
+    np.save(folder / "celsius.npy", celsius)
+    cv2.imwrite(str(folder / "inferno.png"), cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO))
+    cv2.imwrite(str(folder / "colour.jpg"), face["rgb"][..., ::-1])
+    (folder / "boxes.json").write_text(json.dumps({"gray8.png": face["box"].tolist()}))
+    return folder
+
+
+def box_of(face) -> str:
+    return ",".join(str(value) for value in face["box"])
+
+
+BLOCKED = """
+import sys
+for name in ("orbax", "orbax.checkpoint", "grain", "tensorflow_datasets", "tensorflow", "clu", {more}):
+    sys.modules[name] = None
+"""
+
+
+def test_prediction_works_without_the_libraries_for_training(smoke_run, predictor, folder, face, tmp_path):
+    code = BLOCKED.format(more="'tfds_builders', 'mlcm_jax.training'")
+    code += f"""
+import numpy as np
+from mlcm_jax import Predictor
+from mlcm_jax.inference.predict_files import predict_files
+image = np.load({str(tmp_path / "image.npy")!r})
+faces = Predictor({str(smoke_run)!r})(image, np.array({face["box"][None].tolist()}))
+np.savez({str(tmp_path / "found.npz")!r}, points=faces.landmarks, scores=faces.scores)
+predict_files([{str(folder / "gray8.png")!r}], model={str(smoke_run)!r}, box={box_of(face)!r}, out={str(tmp_path)!r})
+"""
+    np.save(tmp_path / "image.npy", face["thermal"])
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    found = np.load(tmp_path / "found.npz")
+    faces = predictor(face["thermal"], face["box"][None])
+    np.testing.assert_allclose(found["points"], faces.landmarks, atol=1e-4)
+    np.testing.assert_allclose(found["scores"], faces.scores, atol=1e-5)
+    written = json.loads((tmp_path / "predictions.json").read_text())["gray8.png"]["landmarks"]
+    np.testing.assert_allclose(written, faces.landmarks[0], atol=2e-3)
+
+
+def test_the_command_reads_every_kind_of_image(smoke_run, folder, tmp_path, face):
+    """The libraries for training are blocked, because this command must not import them."""
+    names = ["gray8.png", "gray16.png", "celsius.tiff", "celsius.npy", "inferno.png", "colour.jpg"]
+    words = ["predict", f"--model={smoke_run}", f"--box={box_of(face)}", f"--out={tmp_path}"]
+    words += [str(folder / name) for name in names]
+    code = BLOCKED.format(more="") + f"from mlcm_jax.cli import main\nmain({words!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert list(found) == names
+    for name in names:
+        assert found[name]["layout"] == "ibug68" and np.shape(found[name]["landmarks"]) == (68, 2)
+        np.testing.assert_allclose(found[name]["box"], face["box"], rtol=1e-6)
+        assert cv2.imread(str(tmp_path / f"{name}_landmarks.png")) is not None
+    # The same temperatures in three formats give the same face, up to the rounding of the 16-bit image.
+    np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["celsius.tiff"]["landmarks"], atol=1e-3)
+    np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["gray16.png"]["landmarks"], atol=0.5)
+
+
+def test_without_a_box_the_whole_image_is_used_and_a_message_says_so(smoke_run, folder, tmp_path, capsys):
+    found = predict_files([str(folder / "colour.jpg")], model=str(smoke_run), stage="teacher", out=str(tmp_path))
+    assert "no box given, so the whole image is used as the box of the face" in capsys.readouterr().out
+    assert found["colour.jpg"]["box"] == [0, 0, 64, 64]
+    assert json.loads((tmp_path / "predictions.json").read_text()) == found
+
+
+def test_a_file_of_boxes(smoke_run, folder, tmp_path, face, capsys):
+    boxes = {"boxes": str(folder / "boxes.json"), "out": str(tmp_path)}
+    found = predict_files([str(folder / "gray8.png"), str(folder / "gray16.png")], model=str(smoke_run), **boxes)
+    said = capsys.readouterr().out
+    assert f"{folder / 'boxes.json'} has no box of gray16.png, so the whole image is used as the box" in said
+    assert "gray8.png, so the whole image" not in said
+    np.testing.assert_allclose(found["gray8.png"]["box"], face["box"], rtol=1e-6)
+    with pytest.raises(InputError, match="has no box for any of the images"):
+        predict_files([str(folder / "gray16.png")], model=str(smoke_run), **boxes)
+
+
+def test_bad_images_are_reported_and_the_others_predicted(smoke_run, folder, tmp_path):
+    whole = (folder / "gray8.png").read_bytes()
+    bad = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "text.png": b"no image at all"}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [*(tmp_path / name for name in bad), tmp_path / "absent.png", folder / "gray8.png"]
+    with pytest.raises(InputError, match="4 of 5 images were left out") as raised:
+        predict_files(list(map(str, paths)), model=str(smoke_run), out=str(tmp_path / "out"))
+    assert all(name in str(raised.value) for name in (*bad, "absent.png"))
+    assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == ["gray8.png"]
+
+
+def test_predictions_of_earlier_calls_are_kept(smoke_run, folder, tmp_path, face, capsys):
+    """Also if nothing is predicted now; an image that is predicted again needs a word, and has its new landmarks."""
+    call = {"model": str(smoke_run), "out": str(tmp_path)}
+    first = predict_files([str(folder / name) for name in ("gray8.png", "inferno.png")], **call)
+    with pytest.raises(InputError, match=r"holds 1 of these 2 images already, such as gray8\.png; .* --overwrite"):
+        predict_files([str(folder / name) for name in ("gray8.png", "gray16.png")], **call)
+    assert first == json.loads((tmp_path / "predictions.json").read_text())
+    found = predict_files([str(folder / "gray8.png")], box=box_of(face), overwrite=True, **call)
+    assert "1 overlays" in capsys.readouterr().out.splitlines()[-1]
+    assert found == json.loads((tmp_path / "predictions.json").read_text())
+    assert found["inferno.png"] == first["inferno.png"] and found["gray8.png"] != first["gray8.png"]
+    with pytest.raises(InputError, match="absent"):
+        predict_files([str(folder / "absent.png")], **call)
+    assert found == json.loads((tmp_path / "predictions.json").read_text())
+    with pytest.raises(InputError, match="absent"):
+        predict_files([str(folder / "absent.png")], model=str(smoke_run), out=str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "no json"])
+def test_a_file_that_holds_no_predictions_is_not_overwritten(smoke_run, folder, tmp_path, content):
+    (tmp_path / "predictions.json").write_text(content)
+    with pytest.raises(InputError, match=r"predictions\.json"):
+        predict_files([str(folder / "gray8.png")], model=str(smoke_run), out=str(tmp_path))
+    assert (tmp_path / "predictions.json").read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"box": "900,900,20,20"}, "outside"),
+        ({"box": "1,2,3"}, "four numbers"),
+        ({"box": "1,2,nan,3"}, "finite"),
+        ({"stage": "compres"}, "no stage 'compres'"),
+    ],
+)
+def test_bad_options_are_reported_in_one_sentence(smoke_run, folder, tmp_path, options, message):
+    with pytest.raises(InputError, match=message) as raised:
+        predict_files([str(folder / "gray8.png")], model=str(smoke_run), out=str(tmp_path), **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_command_reports_an_error_in_one_line(smoke_run, folder, tmp_path):
+    result = run_mlcm("predict", f"--model={smoke_run}", f"--out={tmp_path}", "--stage=compres", folder / "gray8.png")
+    assert result.returncode == 1 and "no stage 'compres'; did you mean 'compress'?" in result.stderr
+    assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The work directory of a network that is not trained, as an argument."""
+    place = tmp_path_factory.mktemp("run")
+    stored_runs.write(place, stored_runs.card())
+    return {"model": str(place)}
+
+
+@pytest.fixture
+def tree(tmp_path, folder):
+    """Two folders with an image of the same name, and things that are no images."""
+    for name in ("a/1.png", "b/1.png", "b/c/2.PNG", ".hidden/3.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes((folder / "gray8.png").read_bytes())
+    (tmp_path / "in/notes.txt").write_text("no image")
+    return tmp_path / "in"
+
+
+def test_two_images_with_one_key_are_refused_before_anything_is_predicted(model, tree, tmp_path):
+    paths = [str(tree / "a/1.png"), str(tree / "b/1.png")]
+    with pytest.raises(InputError, match=r"both be called 1\.png, .*a/1\.png and .*b/1\.png"):
+        predict_files(paths, **model, out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert list(predict_files([paths[0], paths[0]], **model, out=str(tmp_path / "out"))) == ["1.png"]
+
+
+@pytest.mark.parametrize(
+    ("word", "keys"),
+    [("", ["a/1.png", "b/1.png", "b/c/2.PNG"]), ("*/1.png", ["a/1.png", "b/1.png"]), ("b/**/*.PNG", ["c/2.PNG"])],
+)
+def test_folders_and_patterns_keep_the_paths_below_them(model, tree, tmp_path, word, keys):
+    found = predict_files([str(tree / word)], **model, out=str(tmp_path / "out"))
+    assert list(found) == keys and json.loads((tmp_path / "out/predictions.json").read_text()) == found
+    assert all((tmp_path / "out" / f"{key}_landmarks.png").exists() for key in keys)
+
+
+def test_what_a_call_wrote_into_its_own_folder_is_no_image(model, tree):
+    first = predict_files([str(tree)], **model, out=str(tree / "out"))
+    again = predict_files([str(tree)], **model, out=str(tree / "out"), overwrite=True)
+    assert list(first) == list(again) == ["a/1.png", "b/1.png", "b/c/2.PNG"]
+
+
+def test_boxes_go_by_path_or_by_a_name_that_only_one_image_has(model, tree, tmp_path, face):
+    box, other = face["box"].tolist(), [1.0, 2.0, 30.0, 40.0]
+    (tmp_path / "boxes.json").write_text(json.dumps({"b/1.png": box, "1.png": other, "2.PNG": other}))
+    found = predict_files([str(tree)], **model, boxes=str(tmp_path / "boxes.json"), out=str(tmp_path / "out"))
+    assert [found[key]["box"] for key in ("a/1.png", "b/1.png", "b/c/2.PNG")] == [[0, 0, 64, 64], box, other]
+
+
+def test_accents_of_both_kinds_are_one_name(model, tmp_path, folder, face):
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"
+    (tmp_path / apart).write_bytes((folder / "gray8.png").read_bytes())
+    (tmp_path / "boxes.json").write_text(json.dumps({composed: face["box"].tolist()}))
+    found = predict_files([str(tmp_path / apart)], **model, boxes=str(tmp_path / "boxes.json"), out=str(tmp_path))
+    np.testing.assert_allclose(found[apart]["box"], face["box"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("word", "message"), [("empty", "holds no image"), ("*.jpg", "No file fits the pattern")])
+def test_nothing_to_predict_is_reported(model, tree, tmp_path, word, message):
+    (tree / "empty").mkdir()
+    with pytest.raises(InputError, match=message):
+        predict_files([str(tree / word)], **model, out=str(tmp_path / "out"))
+
+
+def test_an_overlay_that_cannot_be_written_does_not_cost_the_landmarks(model, tree, tmp_path):
+    (tmp_path / "out/a").mkdir(parents=True)
+    (tmp_path / "out/b").write_text("a file where a folder is needed")
+    with pytest.raises(InputError, match=r"^2 overlays are missing: Cannot write .*b/1\.png_landmarks\.png"):
+        predict_files([str(tree)], **model, out=str(tmp_path / "out"))
+    assert list(json.loads((tmp_path / "out/predictions.json").read_text())) == ["a/1.png", "b/1.png", "b/c/2.PNG"]
+
+
+def test_an_interrupted_call_keeps_what_it_has(model, tree, tmp_path, monkeypatch):
+    whole = module._predict
+
+    def once(path, *rest):
+        if "/b/" in str(path):
+            raise KeyboardInterrupt
+        return whole(path, *rest)
+
+    monkeypatch.setattr(module, "_predict", once)
+    with pytest.raises(KeyboardInterrupt):
+        predict_files([str(tree)], **model, out=str(tmp_path / "out"))
+    assert list(json.loads((tmp_path / "out/predictions.json").read_text())) == ["a/1.png"]
