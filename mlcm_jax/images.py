@@ -237,6 +237,30 @@ def fit_palette(image: np.ndarray) -> tuple[str, float]:
     return (best, median) if median <= 8 and most <= 30 else ("", median)
 
 
+_NEVER = (0, 65535)  # what dead pixels, invalid rows and cut-out backgrounds hold in counts and kelvins
+_COLDEST, _HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sentinels such as -9999 lie outside
+
+
+def holes(file: ImageFile) -> np.ndarray:
+    """Where an image of counts or floats holds no value that a thermometer gives, bool [H, W]."""
+    array = file.array
+    low, high = _NEVER
+    lost = ~np.isfinite(array)
+    never = (array == low) | (array == high)
+    others = array[~(lost | never)]
+    if never.any() and len(others):
+        coldest, hottest = np.percentile(others, (1, 99))
+        reach = 3 * max(hottest - coldest, 1.0)
+        lost |= ((array == low) & (low + reach < coldest)) | ((array == high) & (hottest + reach < high))
+    if file.kind == "float":
+        odd = ~lost & ((array < _COLDEST) | (array > _HOTTEST))
+        found, others = array[odd], array.size - np.count_nonzero(lost | odd)
+        # In images of another unit, most values are odd, and differ. A fill value may also cover most of an image.
+        if len(found) and others and (len(found) < others or found.min() == found.max()):
+            lost |= odd
+    return lost
+
+
 def png(image: np.ndarray) -> bytes:
     """Encodes an image as PNG for ArrayRecord files: filtered row by row (UP), but not deflated.
 

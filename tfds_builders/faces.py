@@ -176,12 +176,10 @@ class FaceBuilder(Builder, skip_registration=True):
             advice = " ".join([*remarks, *self.remarks, self.HOW_TO_GET])
             raise InputError(f"{folder} holds no faces of {self.name}/{self.builder_config.name}. {advice}")
         faces = [face for mine in splits.values() for face in mine]
-        layout, thermal = landmarks.get(self.LAYOUT), self.thermal()
+        how = {"layout": landmarks.get(self.LAYOUT), "thermal": self.thermal(), "measure": self.options.get("points")}
 
         def examples(some: Sequence[Face]) -> Generator[dict[str, Any], None, None]:
-            return resume.in_threads(
-                lambda face: prepare.example(face, layout=layout, thermal=thermal), some, cores.available()
-            )
+            return resume.in_threads(lambda face: prepare.example(face, **how), some, cores.available())
 
         facts = (str(folder.resolve()), self.info.full_name, self.options, *map(_stamp, faces))
         stream = self._resumed(faces, examples, facts)
@@ -283,6 +281,8 @@ class FaceBuilder(Builder, skip_registration=True):
                 raise InputError(
                     f"{tally.describe_duplicates()} An image belongs to one split only; nothing was built."
                 )
+            if self.OWN_SPLITS and tally.refusal():
+                raise InputError(f"{tally.refusal()} Nothing was built.")
             notes = self.notes()
             remarks = remarks + self.remarks + tally.remarks()
             facts = {"splits": tally.summary(), "remarks": remarks, "exclude": str(self.options.get("exclude") or "")}

@@ -25,10 +25,16 @@ PAIRED_FOLDER = {
     "labels": "Landmarks: file, folder or pattern, or several separated by commas; the first with a label wins.",
     # Without it: boxes.csv or boxes.json, if there is one.
     "boxes": "File of face boxes, CSV or JSON.",
+    # Without it, pixels of the thermal image from (0, 0).
+    "points": "What landmarks and boxes are measured in: rgb (pixels of that image), normalized, one_based or yx.",
+    # Without it: xywh.
+    "box_format": "xywh (corner and size) or xyxy (two corners) of all boxes.",
     # Without it, coloured thermal images are refused, and the message suggests a palette.
     "colormap": "Palette of coloured thermal images: a name, or a CSV file of r,g,b rows from cold to hot.",
     # Without it: 0.01,-273.15 for 16 bits, and 1,0 for floats.
-    "celsius": "scale,offset that convert 16-bit or float thermal values to °C.",
+    "celsius": "Unit of 16-bit or float thermal values: scale,offset that give °C, kelvin, centikelvin, … or none.",
+    # Without it: white_hot.
+    "polarity": "black_hot inverts thermal images without temperatures, in which cold is bright.",
     # Without it: the lists train.txt, val.txt and test.txt, or else 0.8,0.1,0.1 by subject.
     "splits": "Shares of train, val and test, such as 0.8,0.1,0.1.",
 }

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlcm_jax import images, landmarks
 from mlcm_jax.errors import InputError
-from tfds_builders import formats
+from tfds_builders import formats, measures, suspicion
 
 # An image file, or a function that returns the pixels of an image in a container file.
 Source = pathlib.Path | Callable[[], np.ndarray]
@@ -56,19 +56,22 @@ class Thermal:
     Attributes:
         kind: "gray": 8 bits, hot = bright (three equal channels count as gray);
             "counts": 16 bits or floats, °C = scale · value + offset;
+            "values": 16 bits or floats without a unit;
             "palette": coloured with `palette`.
         scale: °C per unit, for "counts".
         offset: °C at value 0, for "counts".
         palette: uint8 [N, 3] RGB from cold to hot, for "palette"; None: one of the known palettes.
+        inverted: whether cold is bright, in files without temperatures.
     """
 
     kind: str = "gray"
     scale: float = 1.0
     offset: float = 0.0
     palette: np.ndarray | None = None
+    inverted: bool = False
 
 
-def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[str, Any]:
+def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: str | None = None) -> dict[str, Any]:
     """Makes the example of a face: encoded images, checked landmarks, `known`, `visible`, `box`, `_facts` for `Tally`.
 
     Landmarks outside the image are kept and marked invisible; unknown ones are invisible too. An RGB image of another
@@ -78,6 +81,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
         face: a face from `parse`.
         layout: the layout of its landmarks.
         thermal: how its thermal image is stored.
+        measure: what the landmarks and the box of the face are measured in, one of `measures.MEASURES`; None: pixels.
 
     Raises:
         InputError: an image that is missing, damaged or of another kind than the dataset's; landmarks with NaN, of a
@@ -85,9 +89,10 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
     """
     result: dict[str, Any] = {}
     digests: list[str] = []
-    size = None
+    size = rgb_size = shown = None
     if face.thermal is not None:
-        content, size, digest = _thermal(face.thermal, face.key, thermal)
+        content, shown, digest = _thermal(face.thermal, face.key, thermal)
+        size = shown.shape[1], shown.shape[0]
         digests.append(digest)
         result |= content
     if face.rgb is not None:
@@ -95,40 +100,25 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal) -> dict[s
         size = size or rgb_size
         digests.append(digest)
         result["rgb"] = content
-    points, known, visible = _labels(face, layout, size)
+    points, box = measures.in_pixels(face.landmarks, face.box, measure, size=size, rgb=rgb_size)
+    face = dataclasses.replace(face, landmarks=points, box=box)
+    places, known, visible = _labels(face, layout, size)
     box = face.box
     if box is None:
-        box = _box(points[known], layout, face.key) if known.any() else (0.0, 0.0, *map(float, size))
+        box = _box(places[known], layout, face.key) if known.any() else (0.0, 0.0, *map(float, size))
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, which `checked` refuses
         box = np.asarray(box, np.float32)
     landmarks.check_box_inside(landmarks.check_box(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
-    facts = {"digests": digests, "size": size, "plausible": plausible(points, layout, known)}
-    labels = {"landmarks": points, "known": known, "visible": visible, "box": box}
+    odd = suspicion.of_image(shown, box, celsius=thermal.kind == "counts") if shown is not None else set()
+    odd |= suspicion.of_labels(places[known], layout, box, size, rgb_size)
+    odd |= (
+        {"missing"}
+        if face.landmarks is not None and known.sum() < np.sum(_flags(face.known, layout, face.key))
+        else set()
+    )
+    facts = {"digests": digests, "size": size, "plausible": suspicion.plausible(places, layout, known), "odd": odd}
+    labels = {"landmarks": places, "known": known, "visible": visible, "box": box}
     return result | labels | {"subject": face.subject, "key": face.key} | face.extra | {"_facts": facts}
-
-
-def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | None = None) -> bool:
-    """Whether the eyes lie above the mouth and the subject's right eye on the left, as in nearly every portrait.
-
-    Most faces fail if rows of [y, x] were read as [x, y], or if the points are not in the layout's order. Faces without
-    eyes or lips in their layout, or without labels for them, pass.
-
-    Args:
-        points: float [K, 2] (x, y) in pixels.
-        layout: their layout.
-        known: bool [K], True for labelled points; None: all are.
-    """
-
-    def middle(*names: str) -> np.ndarray | None:
-        indices = next((list(layout.groups[name]) for name in names if name in layout.groups), [])
-        indices = [i for i in indices if known is None or known[i]]
-        return points[indices].mean(0) if indices else None
-
-    right, left, mouth = middle("right_eye"), middle("left_eye"), middle("outer_lips", "mouth")
-    if right is not None and left is not None and right[0] >= left[0]:
-        return False
-    eyes = [eye for eye in (right, left) if eye is not None]
-    return not eyes or mouth is None or bool(np.mean(eyes, axis=0)[1] < mouth[1])
 
 
 # What a split's checksum covers beside the images, so that changed labels are noticed when a run resumes.
@@ -149,6 +139,7 @@ class Tally:
         self._expected = dict(expected or {})
         self._splits: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, tuple[str, str]] = {}
+        self._odd: collections.Counter[str] = collections.Counter()
         self.duplicates: list[tuple[str, str, str, str]] = []
 
     def add(self, split: str, item: dict[str, Any]) -> None:
@@ -162,6 +153,7 @@ class Tally:
         mine["hidden"] += int((known & ~item["visible"]).sum())
         mine["points"] += int(known.sum())
         mine["implausible"] += not facts["plausible"]
+        self._odd.update(facts.get("odd", ()))
         labels = (np.asarray(item[name]).tobytes() for name in _LABELS if name in item)
         mine["hash"].update(b"".join([*(digest.encode() for digest in facts["digests"]), *labels]))
         earlier = [self._seen.setdefault(digest, (item["key"], split)) for digest in facts["digests"]]
@@ -186,6 +178,10 @@ class Tally:
         such = ":" if len(self.duplicates) == 1 else "; for example,"
         return f"{count} in two splits{such} {key} of {split} is also {other} of {where}."
 
+    def refusal(self) -> str:
+        """Returns a sentence about labels that cannot be right, or ""."""
+        return suspicion.refusal(self._odd, sum(mine["examples"] for mine in self._splits.values()))
+
     def remarks(self) -> list[str]:
         """Returns warnings for the user: implausible faces, images in two splits, counts that are not as published."""
         found = []
@@ -195,10 +191,12 @@ class Tally:
                 some = f"{implausible:,} of {formats.counted(total, 'face', 'faces')}"
                 found.append(
                     f"In {some} of the split {split} the eyes lie below the mouth or left and right are swapped; "
-                    "are the rows [y, x] instead of [x, y], or is the layout a different one? Look at preview.png."
+                    "are the rows [y, x] instead of [x, y] (--points=yx), or is the layout a different one? Look at "
+                    "preview.png."
                 )
             if mine["points"] and mine["hidden"] == mine["points"]:
                 found.append(f"No landmark of the split {split} is visible; is that right, or are the flags inverted?")
+        found += suspicion.sentences(self._odd, sum(mine["examples"] for mine in self._splits.values()))
         if self.duplicates:
             found.append(self.describe_duplicates())
         counts = {name: mine["examples"] for name, mine in self._splits.items()}
@@ -252,10 +250,11 @@ def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tupl
     except InputError as error:
         raise InputError(f"{face.key}: {error} Fix it, or name it in a file for --exclude.") from None
     known, visible = (_flags(flags, layout, face.key) for flags in (face.known, face.visible))
+    known = known & ~suspicion.placeholders(points)
     if known.sum() > 1 and np.abs(points[known]).max() <= 1.0:
         raise InputError(
-            f"{face.key}: all landmarks lie between -1 and 1, in the first pixel; they must be in pixels, not in "
-            "shares of the image's width and height."
+            f"{face.key}: all landmarks lie between -1 and 1, in the first pixel; if they are shares of the image's "
+            "width and height, build with --points=normalized."
         )
     inside = ((points > -0.5 - 1e-3) & (points < np.array(size) - 0.5 + 1e-3)).all(1)
     count, outside = int(known.sum()), int((known & ~inside).sum())
@@ -280,6 +279,7 @@ def _flags(given: np.ndarray | None, layout: landmarks.Layout, key: str) -> np.n
 
 
 def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:
+    """Returns the encoded image in the given size, its own width and height, and the digest."""
     image, content = _open(source, key)
     if image.display is not None:
         image = images.from_array(image.display, image.name)
@@ -296,29 +296,25 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
             )
         shrinks = own[0] > size[0]
         array, content = cv2.resize(array, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), None
-    return _encoded(array, content), (array.shape[1], array.shape[0]), digest
+    return _encoded(array, content), own, digest
 
 
-def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], tuple[int, int], str]:
+def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], np.ndarray, str]:
+    """Returns the encoded images, °C (NaN in holes) or else the gray image [H, W], and the digest."""
     image, content = _open(source, key)
-    if image.display is not None and thermal.kind != "counts":
+    if image.display is not None and thermal.kind in ("gray", "palette"):
         image = images.from_array(image.display, image.name)
-    array, result = image.array, {}
-    if thermal.kind == "counts":
+    array, result, shown = image.array, {}, None
+    if thermal.kind in ("counts", "values"):
         if image.kind not in ("gray16", "float"):
             raise InputError(
                 f"The thermal image {image.name} has {array.dtype} pixels; 16-bit counts or float °C are needed."
             )
-        celsius = array.astype(np.float64) * thermal.scale + thermal.offset
-        gray = images.gain8(celsius, image.name)[0]
-        raw = np.where(np.isfinite(celsius), (celsius + 273.15) * 100.0, 0.0)
-        middle = float(np.median(raw))
-        if not 200_00 < middle < 400_00:
-            raise InputError(
-                f"The thermal image {image.name} would be at {middle / 100 - 273.15:.0f} °C; state by "
-                "--celsius=scale,offset how its values become °C (scale · value + offset), or save it as 8-bit gray."
-            )
-        result["celsius"] = _encoded(np.clip(raw.round(), 0, 65535).astype(np.uint16), None)
+        values = np.where(images.holes(image), np.nan, array.astype(np.float64))
+        if thermal.kind == "counts":
+            shown = values = values * thermal.scale + thermal.offset
+            result["celsius"] = _encoded(_centikelvin(values, image.name), None)
+        gray = images.gain8(values, image.name)[0]
     elif thermal.kind == "palette":
         if image.kind == "gray16" or image.kind == "float":
             raise InputError(f"The thermal image {image.name} has {array.dtype} pixels, not colours of a palette.")
@@ -335,8 +331,22 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
             what = "colours" if image.kind == "colour" else f"{array.dtype} pixels"
             raise InputError(f"The thermal image {image.name} has {what}; 8-bit gray is needed.")
         gray = array
+    gray = 255 - gray if thermal.inverted else gray
     same = content if gray is array else None
-    return result | {"thermal": _encoded(gray, same)}, (gray.shape[1], gray.shape[0]), _digest(content, array)
+    return result | {"thermal": _encoded(gray, same)}, gray if shown is None else shown, _digest(content, array)
+
+
+def _centikelvin(celsius: np.ndarray, name: str) -> np.ndarray:
+    """°C as hundredths of a kelvin, uint16 [H, W], 0 in holes; raises InputError if most cannot be °C."""
+    raw = np.where(np.isfinite(celsius), (celsius + 273.15) * 100.0, np.nan)
+    middle = float(np.nanmedian(raw)) if np.isfinite(raw).any() else np.nan
+    if not 200_00 < middle < 400_00:
+        raise InputError(
+            f"The thermal image {name} would be at {middle / 100 - 273.15:.0f} °C; state its unit by "
+            "--celsius=scale,offset (°C = scale · value + offset), kelvin, centikelvin, decikelvin or fahrenheit, or "
+            "that it has none by --celsius=none."
+        )
+    return np.nan_to_num(np.clip(raw.round(), 1, 65535)).astype(np.uint16)
 
 
 def _open(source: Source, key: str) -> tuple[images.ImageFile, bytes | None]:

@@ -12,9 +12,6 @@ from etils import epath
 from mlcm_jax import images
 from mlcm_jax.errors import InputError
 
-_NEVER = (0, 65535)  # what dead pixels, invalid rows and cut-out backgrounds hold in counts and kelvins
-_COLDEST, _HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sentinels such as -9999 lie outside
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Image:
@@ -110,7 +107,7 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
     values, rgb = file.array.astype(np.float32), None
     if file.display is not None and file.display.ndim == 3 and file.display.shape[:2] == values.shape:
         rgb = file.display
-    holes = _holes(file)
+    holes = images.holes(file)
     if holes.all():
         raise InputError(f"The image {file.name} holds no value that a thermometer could give.")
     notes = [file.more] if file.more else []
@@ -122,26 +119,6 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
         degrees = values / 100 - 273.15 if file.kind == "gray16" else values
         degrees = degrees if -60 < np.nanmedian(degrees) < 150 else None
     return Image(values, degrees, rgb, tuple(notes), file.name, False)
-
-
-def _holes(file: images.ImageFile) -> np.ndarray:
-    """Where an image of counts or floats holds no value that a thermometer gives, bool [H, W]."""
-    array = file.array
-    low, high = _NEVER
-    holes = ~np.isfinite(array)
-    never = (array == low) | (array == high)
-    others = array[~(holes | never)]
-    if never.any() and len(others):
-        coldest, hottest = np.percentile(others, (1, 99))
-        reach = 3 * max(hottest - coldest, 1.0)
-        holes |= ((array == low) & (low + reach < coldest)) | ((array == high) & (hottest + reach < high))
-    if file.kind == "float":
-        odd = ~holes & ((array < _COLDEST) | (array > _HOTTEST))
-        found, others = array[odd], array.size - np.count_nonzero(holes | odd)
-        # In images of another unit, most values are odd, and differ. A fill value may also cover most of an image.
-        if len(found) and others and (len(found) < others or found.min() == found.max()):
-            holes |= odd
-    return holes
 
 
 def for_network(

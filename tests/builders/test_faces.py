@@ -17,7 +17,7 @@ from etils import epath
 import tfds_builders
 from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
-from tfds_builders import faces, prepare
+from tfds_builders import faces, prepare, suspicion
 
 LAYOUT = landmarks.get("tfw5")
 POINTS = np.array([[10, 10], [30, 10], [20, 20], [13, 30], [27, 30]], np.float32)
@@ -202,14 +202,14 @@ def test_bad_images_name_the_file(folder):
 def test_shares_of_the_size_are_not_taken_for_pixels(folder):
     points = np.linspace(0.1, 0.9, 2 * landmarks.get(LAYOUT).count).reshape(-1, 2)
     one = prepare.Face("a", thermal=folder / "a_t.png", landmarks=points)
-    with pytest.raises(InputError, match=r"a: all landmarks lie between -1 and 1, .* must be in pixels"):
+    with pytest.raises(InputError, match=r"a: all landmarks lie between -1 and 1, .* --points=normalized"):
         prepare.example(one, layout=landmarks.get(LAYOUT), thermal=prepare.Thermal())
 
 
 def test_counts_that_are_no_temperatures_name_the_flag(folder):
     one = prepare.Face("a", thermal=lambda: np.full((40, 48), 60000, np.uint16))
     kind = prepare.Thermal("counts", 0.01, -273.15)
-    with pytest.raises(InputError, match=r"would be at 327 °C; state by --celsius=scale,offset"):
+    with pytest.raises(InputError, match=r"would be at 327 °C; state its unit by --celsius=scale,offset"):
         prepare.example(one, layout=landmarks.get(LAYOUT), thermal=kind)
 
 
@@ -294,11 +294,11 @@ def test_one_rgb_image_in_two_splits_of_pairs(folder):
 def test_an_upright_face_is_plausible_and_its_transposed_or_mirrored_one_is_not(name):
     points = trees.make_points(name, (100, 100), np.random.default_rng(0))
     layout = landmarks.get(name)
-    assert prepare.plausible(points, layout)
+    assert suspicion.plausible(points, layout)
     if {"right_eye", "left_eye"} <= layout.groups.keys():
-        assert not prepare.plausible(points * [-1, 1], layout)
+        assert not suspicion.plausible(points * [-1, 1], layout)
     if "outer_lips" in layout.groups and "right_eye" in layout.groups:
-        assert not prepare.plausible(points * [1, -1], layout)
+        assert not suspicion.plausible(points * [1, -1], layout)
 
 
 def test_errors_about_what_does_not_exist(tmp_path):

@@ -209,8 +209,8 @@ def test_files_of_boxes_and_subjects_override_the_labels(tmp_path):
 def test_celsius_that_is_wrong(place, celsius):
     np.save(place / "t.npy", np.full((4, 4), 300.0))
     with pytest.raises(InputError, match=f"--celsius={celsius}"):
-        thermal_kind.of_image(place / "t.npy", None, None, celsius)
-    kind = thermal_kind.of_image(place / "t.npy", None, None, "0.5, -10")
+        thermal_kind.of_image(place / "t.npy", None, celsius=celsius)
+    kind = thermal_kind.of_image(place / "t.npy", None, celsius="0.5, -10")
     assert (kind.kind, kind.scale, kind.offset) == ("counts", 0.5, -10.0)
 
 

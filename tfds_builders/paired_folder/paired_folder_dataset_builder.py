@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mlcm_jax import landmarks, layout_file
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, did_you_mean
 from tfds_builders import faces, formats, options, resume, tree
+from tfds_builders.measures import MEASURES
 from tfds_builders.paired_folder import folder as folders
 from tfds_builders.paired_folder import labels as label_files
 from tfds_builders.paired_folder import splits, thermal_kind
@@ -104,7 +105,7 @@ class PairedFolder(faces.FaceBuilder):
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Sorts the faces that `make` found into train, val, test and unlabelled."""
         images, found, boxes = (self.facts[key] for key in ("images", "labels", "boxes"))
-        subjects = self.facts["subjects"]
+        subjects, box_format = self.facts["subjects"], self.facts["options"]["box_format"]
         by_name: dict[str, list[faces.Face]] = {}
         for name in sorted({*found, *(name for files in images.values() for name in files)}):
             mine = found.get(name) or [Label()]
@@ -123,7 +124,7 @@ class PairedFolder(faces.FaceBuilder):
                     landmarks=label.landmarks,
                     known=label.known,
                     visible=label.visible,
-                    box=boxes.get(f"{name}{mark}", label.box),
+                    box=boxes.get(f"{name}{mark}", label.box and _as_size(label.box, box_format)),
                     subject=subjects.get(f"{name}{mark}") or subjects.get(name) or label.subject,
                     extra={"confidence": confidence, "pseudo": label.pseudo, "name": name},
                 )
@@ -222,18 +223,28 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
         palette = None
         if options["colormap"]:
             palette = thermal_kind.read_palette(options["colormap"], folder)
-        thermal = thermal_kind.of_image(folder / first, palette, options["colormap"], options["celsius"])
-    for flag in ("colormap", "celsius"):
+        given = {name: options[name] for name in ("colormap", "celsius", "polarity")}
+        thermal = thermal_kind.of_image(folder / first, palette, **given)
+    for flag in ("colormap", "celsius", "polarity"):
         if options[flag] and "thermal" not in images:
             raise InputError(f"--{flag}={options[flag]} is for thermal images, and {folder} has none.")
+    if options["points"] and options["points"] not in MEASURES:
+        raise InputError(f"--points={options['points']} is unknown; {did_you_mean(options['points'], MEASURES)}")
     boxes = _locate(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
     boxes = label_files.read_boxes(boxes, resolve) if boxes else {}
+    boxes = {name: _as_size(box, options["box_format"]) for name, box in boxes.items()}
     subjects = _subjects(tree.locate(folder, "subjects.csv"), resolve)
     strays = {
         words: [name for name in some if not resolve.known(name)]
         for words, some in ((("box", "boxes"), boxes), (("subject", "subjects"), subjects))
     }
-    state = (thermal.kind, thermal.scale, thermal.offset, None if thermal.palette is None else thermal.palette.tolist())
+    state = (
+        thermal.kind,
+        thermal.inverted,
+        thermal.scale,
+        thermal.offset,
+        None if thermal.palette is None else thermal.palette.tolist(),
+    )
     return {
         "images": images,
         "labels": found,
@@ -253,6 +264,14 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
         "not_listed": 0,
         "stamp": resume.fingerprint(*state),  # because a palette file may change between builds
     }
+
+
+def _as_size(box: Sequence[float], box_format: str | None) -> tuple[float, ...]:
+    """A box as x, y, w, h; InputError for an unknown --box_format."""
+    if box_format not in (None, "xywh", "xyxy"):
+        raise InputError(f"--box_format={box_format} is unknown; {did_you_mean(box_format, ('xywh', 'xyxy'))}")
+    x, y, w, h = box
+    return (x, y, w - x, h - y) if box_format == "xyxy" else (x, y, w, h)
 
 
 def _labels(

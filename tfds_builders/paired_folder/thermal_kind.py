@@ -41,7 +41,22 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
     raise InputError(f"--colormap={name} is not a known palette; {hint}")
 
 
-def of_image(path: pathlib.Path, palette: np.ndarray | None, colormap: str | None, celsius: str | None) -> Thermal:
+# What --celsius may say in a word: scale and offset.
+_UNITS = {
+    "kelvin": (1.0, -273.15), "decikelvin": (0.1, -273.15), "centikelvin": (0.01, -273.15),
+    "fahrenheit": (5 / 9, -160 / 9), "celsius": (1.0, 0.0),
+}  # fmt: skip
+_POLARITIES = ("white_hot", "black_hot")
+
+
+def of_image(
+    path: pathlib.Path,
+    palette: np.ndarray | None,
+    *,
+    colormap: str | None = None,
+    celsius: str | None = None,
+    polarity: str | None = None,
+) -> Thermal:
     """Determines the kind of a dataset's thermal images from one of them.
 
     Args:
@@ -49,21 +64,28 @@ def of_image(path: pathlib.Path, palette: np.ndarray | None, colormap: str | Non
         palette: float32 [N, 3], the palette that --colormap names; None without the option.
         colormap: the option --colormap as given, or None.
         celsius: the option --celsius as given, or None.
+        polarity: the option --polarity as given, or None.
 
     Raises:
         InputError: a coloured image without --colormap, or an option that does not fit the image.
     """
     image = images.read(path)
+    if polarity and polarity not in _POLARITIES:
+        raise InputError(f"--polarity={polarity} is unknown; {did_you_mean(polarity, _POLARITIES)}")
+    inverted = polarity == "black_hot"
     if colormap and image.kind != "colour":
         raise InputError(f"--colormap={colormap} is for coloured thermal images; {path} is {_kind(image)}.")
     if image.kind in ("gray16", "float"):
+        if celsius == "none":
+            return Thermal("values", inverted=inverted)
+        if inverted:
+            raise InputError(f"--polarity={polarity} is for images without temperatures; add --celsius=none.")
         default = (0.01, -273.15) if image.kind == "gray16" else (1.0, 0.0)
-        scale, offset = _celsius(celsius) if celsius else default
-        return Thermal("counts", scale, offset)
+        return Thermal("counts", *(_celsius(celsius) if celsius else default))
     if celsius:
         raise InputError(f"--celsius={celsius} is for 16-bit or float images; {path} is {_kind(image)}.")
     if image.kind == "gray8":
-        return Thermal("gray")
+        return Thermal("gray", inverted=inverted)
     if palette is None:
         best, distance = images.fit_palette(image.array)
         hint = (
@@ -74,10 +96,14 @@ def of_image(path: pathlib.Path, palette: np.ndarray | None, colormap: str | Non
             )
         )
         raise InputError(f"The thermal image {path} is coloured: {hint}.")
-    return Thermal("palette", palette=palette)
+    return Thermal("palette", palette=palette, inverted=inverted)
 
 
 def _celsius(text: str) -> tuple[float, float]:
+    if text.isalpha():
+        if text not in _UNITS:
+            raise InputError(f"--celsius={text} is no unit; {did_you_mean(text, (*_UNITS, 'none'))}")
+        return _UNITS[text]
     values = formats.numbers([word.strip() for word in text.split(",")], f"--celsius={text}")
     if len(values) != 2 or not values[0] > 0:
         raise InputError(f"--celsius={text} must be scale,offset with a positive scale, such as 0.01,-273.15.")

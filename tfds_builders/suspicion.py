@@ -1,0 +1,153 @@
+"""What is probably wrong with the faces of a dataset: noticed face by face, told for the whole set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlcm_jax import landmarks
+from mlcm_jax.errors import InputError
+from tfds_builders import formats
+
+_COLDEST, _HOTTEST = -10.0, 45.0  # °C, between which the median of a face lies
+_DARKER = 8  # gray levels by which a face that is darker than its surroundings is not so by chance
+# What is noticed: the share of the faces from which it is told, and what is said after "N of M faces".
+_TOLD = {
+    "flat": (0.0, "have a thermal image of one value only, such as that of a closed shutter. Leave them out with "
+                  "--exclude."),
+    "holes": (0.0, "have a thermal image in which some pixels hold no temperature; these count as missing."),
+    "dark": (0.5, "are darker than what surrounds them. If cold is bright in these images, build them with "
+                  "--polarity=black_hot."),
+    "unlikely": (0.1, f"have a median temperature outside {_COLDEST:g} to {_HOTTEST:g} °C, which no face has. If the "
+                      "unit is another one, state it by --celsius, such as --celsius=fahrenheit."),
+    "missing": (0.0, "have landmarks at (0, 0) or (-1, -1), which count as missing."),
+    "apart": (0.1, "have a box that does not fit their landmarks. Look at preview.png."),
+    "larger": (0.02, "have landmarks outside the thermal image, and a larger RGB image. If the landmarks were set on "
+                     "that, build with --points=rgb."),
+}  # fmt: skip
+_REFUSED = {
+    "corners": (0.5, "have a box that fits their landmarks only if its numbers are two corners; build them with "
+                     "--box_format=xyxy."),
+}  # fmt: skip
+
+
+def of_image(values: np.ndarray, box: np.ndarray, *, celsius: bool) -> set[str]:
+    """What is odd about a thermal image.
+
+    Args:
+        values: [H, W], gray levels, or °C with NaN in holes.
+        box: x, y, w, h of the face.
+        celsius: which of the two they are.
+
+    Returns:
+        Some of the keys of `_TOLD`.
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size or finite.min() == finite.max():
+        return {"flat"}
+    found = {"holes"} if finite.size < values.size else set()
+    x, y, w, h = map(float, box)
+    face, wider = np.zeros(values.shape, bool), np.zeros(values.shape, bool)
+    for mask, more in ((face, 0.0), (wider, 0.3)):
+        rows = slice(max(0, int(np.ceil(y - more * h))), max(0, int(np.ceil(y + (1 + more) * h))))
+        mask[rows, max(0, int(np.ceil(x - more * w))) : max(0, int(np.ceil(x + (1 + more) * w)))] = True
+    inside, around = (values[mask & np.isfinite(values)] for mask in (face, wider & ~face))
+    if inside.size and celsius and not _COLDEST <= np.median(inside) <= _HOTTEST:
+        found.add("unlikely")
+    if inside.size and around.size and not celsius and np.median(inside) + _DARKER < np.median(around):
+        found.add("dark")
+    return found
+
+
+def of_labels(
+    points: np.ndarray,
+    layout: landmarks.Layout,
+    box: np.ndarray,
+    size: tuple[int, int],
+    rgb: tuple[int, int] | None,
+) -> set[str]:
+    """What is odd about labels.
+
+    Args:
+        points: the known landmarks [N, 2] in pixels.
+        layout: their layout.
+        box: x, y, w, h of the face.
+        size: width and height of the image that they belong to.
+        rgb: those of the RGB image.
+
+    Returns:
+        Some of the keys of `_TOLD` and `_REFUSED`.
+    """
+    found = set()
+    outside = ((points < -0.5) | (points > np.array(size) - 0.5)).any()
+    if outside and rgb and rgb[0] > 1.02 * size[0]:
+        found.add("larger")
+    try:
+        own = landmarks.box_from_points(points, layout)
+    except InputError:  # too few points
+        return found
+    x, y, w, h = box
+    fit, of_corners = _overlap(own, box), _overlap(own, (x, y, w - x, h - y)) if w > x and h > y else 0.0
+    if of_corners > max(0.5, fit + 0.05):
+        found.add("corners")
+    elif fit < 0.3:
+        found.add("apart")
+    return found
+
+
+def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | None = None) -> bool:
+    """Whether the eyes lie above the mouth and the subject's right eye on the left, as in nearly every portrait.
+
+    Most faces fail if rows of [y, x] were read as [x, y], or if the points are not in the layout's order. Faces without
+    eyes or lips in their layout, or without labels for them, pass.
+
+    Args:
+        points: float [K, 2] (x, y) in pixels.
+        layout: their layout.
+        known: bool [K], True for labelled points; None: all are.
+    """
+
+    def middle(*names: str) -> np.ndarray | None:
+        indices = next((list(layout.groups[name]) for name in names if name in layout.groups), [])
+        indices = [i for i in indices if known is None or known[i]]
+        return points[indices].mean(0) if indices else None
+
+    right, left, mouth = middle("right_eye"), middle("left_eye"), middle("outer_lips", "mouth")
+    if right is not None and left is not None and right[0] >= left[0]:
+        return False
+    eyes = [eye for eye in (right, left) if eye is not None]
+    return not eyes or mouth is None or bool(np.mean(eyes, axis=0)[1] < mouth[1])
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    sides = [min(one[k] + one[k + 2], other[k] + other[k + 2]) - max(one[k], other[k]) for k in (0, 1)]
+    shared = max(0.0, sides[0]) * max(0.0, sides[1])
+    return float(shared / (one[2] * one[3] + other[2] * other[3] - shared))
+
+
+def placeholders(points: np.ndarray) -> np.ndarray:
+    """Which landmarks [K, 2] lie exactly at (0, 0) or (-1, -1), where tools put those that nobody set: bool [K]."""
+    return (points == 0).all(-1) | (points == -1).all(-1)
+
+
+def sentences(counts: Mapping[str, int], faces: int) -> list[str]:
+    """What to tell the user about a set of `faces`, of which `counts` are odd in some way."""
+    return _sentences(counts, faces, _TOLD)
+
+
+def refusal(counts: Mapping[str, int], faces: int) -> str:
+    """Why a set cannot be built as it is, or ""."""
+    if counts.get("flat", 0) == faces > 0:
+        return "All thermal images are of one value only, such as those of a closed shutter."
+    return " ".join(_sentences(counts, faces, _REFUSED))
+
+
+def _sentences(counts: Mapping[str, int], faces: int, told: Mapping[str, tuple[float, str]]) -> list[str]:
+    some = formats.counted(faces, "face", "faces")
+    return [
+        f"{counts[kind]:,} of {some} {text}"
+        for kind, (share, text) in told.items()
+        if counts.get(kind, 0) > share * faces
+    ]
