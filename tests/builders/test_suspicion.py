@@ -191,3 +191,13 @@ def test_placeholders_are_missing_landmarks(folder):
     np.testing.assert_allclose(
         example["box"], landmarks.box_from_points(np.delete(written["a"], [3, 60], 0)), atol=1e-3
     )
+
+
+def test_files_that_may_be_labels_and_were_not_read_are_told(folder):
+    place, _ = folder
+    (place / "notes").mkdir()
+    (place / "notes/annotations.xml").write_text("<annotations/>")
+    assert build(place).info.metadata["remarks"] == []  # all images are labelled
+    (place / "landmarks/a.json").unlink()
+    (remark,) = build(place, "other").info.metadata["remarks"]
+    assert "1 file that may hold some was not read: notes/annotations.xml." in remark and "--labels" in remark

@@ -21,6 +21,8 @@ from tfds_builders.paired_folder import labels as label_files
 from tfds_builders.paired_folder import splits, thermal_kind
 from tfds_builders.paired_folder.labels import Label
 
+_LIKE_LABELS = (".xml", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".pts", ".mat", ".yaml", ".yml", ".xlsx", ".pkl")
+
 
 class PairedFolder(faces.FaceBuilder):
     """The user's own images and landmarks."""
@@ -245,6 +247,9 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
         thermal.offset,
         None if thermal.palette is None else thermal.palette.tolist(),
     )
+    named = {name for files in images.values() for name in files}
+    if named - {name for name, some in found.items() if any(label.landmarks is not None for label in some)}:
+        remarks += _unread(folder, options, [path for files in images.values() for path in files.values()])
     return {
         "images": images,
         "labels": found,
@@ -264,6 +269,33 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
         "not_listed": 0,
         "stamp": resume.fingerprint(*state),  # because a palette file may change between builds
     }
+
+
+def _unread(folder: pathlib.Path, options: Mapping[str, Any], images: Sequence[str]) -> list[str]:
+    """A remark about files that look like labels, but were not looked at, for a folder with unlabelled images."""
+    read = {"boxes.csv", "boxes.json", "subjects.csv", *faces.LISTS.values(), *images}
+    read |= {options[name] for name in ("labels", "boxes", "exclude", "layout", "colormap") if options[name]}
+    others = [
+        path
+        for path in folders.find_files(folder)
+        if path.lower().endswith(_LIKE_LABELS)
+        and path not in read
+        and not path.startswith("landmarks/")
+        and not (folder / path).with_name("dataset_info.json").exists()  # a built dataset
+    ]
+    if options["labels"]:  # which may be a folder, a pattern or several
+        others = [path for path in others if not any(word.strip() in path for word in options["labels"].split(","))]
+        others = [] if "*" in options["labels"] else others
+    else:  # JSON files beside the images are read
+        others = [path for path in others if "/" in path or not path.endswith(".json")]
+    if not others:
+        return []
+    count = formats.counted(len(others), "file that may hold some was", "files that may hold some were")
+    forms = ", ".join(label_files.ENDINGS)
+    return [
+        f"Some images have no landmarks, and {count} not read: {formats.listed(others, 3)}. Known are landmarks/NAME"
+        f"{forms} and one JSON file for all images; name others by --labels."
+    ]
 
 
 def _as_size(box: Sequence[float], box_format: str | None) -> tuple[float, ...]:
