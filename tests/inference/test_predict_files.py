@@ -13,18 +13,6 @@ from commands import run_mlcm
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference import predict_files as module
 from mlcm_jax.inference.predict_files import predict_files
-from mlcm_jax.inference.predictor import Predictor
-from mlcm_jax.synthetic import generate
-
-
-@pytest.fixture(scope="module")
-def face():
-    return generate.example(3, 0, size=64, frontal=True, well_lit=True)
-
-
-@pytest.fixture(scope="module")
-def predictor(smoke_run):
-    return Predictor(smoke_run)
 
 
 @pytest.fixture(scope="module")

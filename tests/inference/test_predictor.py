@@ -15,16 +15,6 @@ from mlcm_jax.synthetic import generate
 LAYOUT = landmarks.get("ibug68")
 
 
-@pytest.fixture(scope="module")
-def face():
-    return generate.example(3, 0, size=64, frontal=True, well_lit=True)
-
-
-@pytest.fixture(scope="module")
-def predictor(smoke_run):
-    return Predictor(smoke_run)
-
-
 # Where the landmarks are
 
 
