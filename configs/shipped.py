@@ -5,9 +5,9 @@
     mlcm train --config=configs/shipped.py --workdir=runs/shipped
     python -m benchmarks.ship --workdir=runs/shipped --stage=light_alone
 
-The file in mlcm_jax/inference/shipped is the stage light_alone, which alone takes an hour on two cores
-(`--config.stages="('light_alone',)"`), after 25 minutes of rendering; its NME is in docs/real_faces.md. The chain has
-not been run on these data yet.
+The file in mlcm_jax/inference/shipped is the stage light_alone, which alone takes 55 minutes on two cores
+(`--config.stages="('light_alone',)"`), after 21 minutes for the 50,000 pairs; its NME is in docs/real_faces.md. The
+chain has not been run on these data yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """FLIR's radiometric files: °C from the counts in a JPEG's APP1 segments, or in the first frame of FFF and SEQ files.
 
-The places of records and fields are those that https://exiftool.org/TagNames/FLIR.html lists.
+ExifTool documents where the records and fields lie: https://exiftool.org/TagNames/FLIR.html.
 """
 
 import struct
@@ -38,6 +38,9 @@ def find(content: bytes) -> bytes | None:
         return None
     pieces, last, place = {}, 0, 2
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA:  # up to the picture
+        if content[place + 1] == 0xFF:  # markers may be padded
+            place += 1
+            continue
         size = int.from_bytes(content[place + 2 : place + 4], "big")
         segment = content[place + 4 : place + 2 + size]
         if content[place + 1] == 0xE1 and segment.startswith(b"FLIR\0") and len(segment) > 8:
@@ -46,8 +49,9 @@ def find(content: bytes) -> bytes | None:
         place += 2 + max(size, 2)
     if not pieces:
         return None
-    if len(pieces) != last + 1:
-        raise InputError(f"{last + 1 - len(pieces)} of {last + 1} pieces of FLIR's data are missing.")
+    missing = set(range(last + 1)) - pieces.keys()
+    if missing:
+        raise InputError(f"{len(missing)} of {last + 1} pieces of FLIR's data are missing.")
     return b"".join(pieces[k] for k in sorted(pieces))
 
 
@@ -98,7 +102,7 @@ def celsius(data: bytes) -> tuple[np.ndarray, str]:
 
 
 def _through_air(n: dict[str, float]) -> float:
-    """The share of the radiation that the air lets through."""
+    """Computes the share of the radiation that the air lets through."""
     air = n["air"] - 273.15
     humidity = n["humidity"] / 100 if n["humidity"] > 2 else n["humidity"]
     water = humidity * np.exp(1.5587 + 6.939e-2 * air - 2.7816e-4 * air**2 + 6.8455e-7 * air**3)
@@ -115,7 +119,7 @@ def _unpack(order: str, kind: str, data: bytes, place: int) -> float:
 
 
 def _records(data: bytes) -> dict[int, bytes]:
-    """The first record of each type."""
+    """Finds the first record of each type."""
     orders = [order for order in ("<", ">") if 100 <= _unpack(order, "I", data, 0x14) < 200]
     if not orders:
         raise InputError("FLIR's data have an unknown version.")
@@ -129,12 +133,12 @@ def _records(data: bytes) -> dict[int, bytes]:
 
 
 def _order(record: bytes) -> str:
-    """The byte order of a record, whose first number is 2."""
+    """Returns the byte order in which the first number of a record is 2."""
     return "<" if _unpack("<", "H", record, 0) < 256 else ">"
 
 
 def _counts(record: bytes) -> np.ndarray:
-    """The counts of the sensor, float64 [H, W]."""
+    """Reads the counts of the sensor, float64 [H, W]."""
     order = _order(record)
     width, height = (_unpack(order, "H", record, place) for place in (2, 4))
     content = record[32:]
@@ -158,7 +162,7 @@ def _counts(record: bytes) -> np.ndarray:
 
 
 def _numbers(record: bytes) -> dict[str, float]:
-    """The constants and settings by their names in `_FIELDS`, and "o"; temperatures are in kelvin."""
+    """Reads the constants and settings by their names in `_FIELDS`, and "o"; temperatures are in kelvin."""
     order = _order(record)
     found = {name: _unpack(order, "f", record, place) for name, place in _FIELDS.items()}
     found["o"] = _unpack(order, "i", record, _OFFSET)

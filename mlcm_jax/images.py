@@ -76,13 +76,13 @@ def read(path: epath.PathLike) -> ImageFile:
 
 
 def _orientation(content: bytes) -> int:
-    """The EXIF orientation of an image that Pillow can read."""
+    """Returns the EXIF orientation of an image that Pillow can read."""
     with Image.open(io.BytesIO(content)) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _radiometric(data: bytes, shown: ImageFile, orientation: int) -> ImageFile:
-    """The temperatures of FLIR's data, turned like the picture and in its size."""
+    """Reads the temperatures of FLIR's data, and turns and resizes them to fit the picture."""
     celsius, note = flir.celsius(data)
     turned = Image.fromarray(celsius)
     turned.getexif()[ExifTags.Base.Orientation] = orientation
@@ -90,8 +90,9 @@ def _radiometric(data: bytes, shown: ImageFile, orientation: int) -> ImageFile:
     (height, width), (high, wide) = celsius.shape, shown.array.shape[:2]
     if (height, width) != (high, wide):
         if abs(width * high / (wide * height) - 1) < 0.02:
-            celsius = cv2.resize(celsius, (wide, high), interpolation=cv2.INTER_LINEAR)
-            note += f"; its {width} x {height} values were enlarged to the picture's {wide} x {high} pixels"
+            shrinks = wide < width
+            celsius = cv2.resize(celsius, (wide, high), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            note += f"; {width} x {height} values were resized to the picture's {wide} x {high} pixels"
         else:
             note += f"; they are {width} x {height}, and of another shape than the picture of {wide} x {high} pixels"
     return ImageFile(celsius, "float", shown.name, note, shown.array)
@@ -242,7 +243,7 @@ _COLDEST, _HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sen
 
 
 def holes(file: ImageFile) -> np.ndarray:
-    """Where an image of counts or floats holds no value that a thermometer gives, bool [H, W]."""
+    """Finds where an image of counts or floats holds no value that a thermometer gives, bool [H, W]."""
     array = file.array
     low, high = _NEVER
     lost = ~np.isfinite(array)

@@ -49,7 +49,7 @@ def test_values_are_where_the_picture_shows_them(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(made_flir.jpeg(made_flir.fff(made_flir.counts(CELSIUS)), cv2.resize(PICTURE, (64, 48))))
     found = images.read(path)
-    assert found.array.shape == (48, 64) and "enlarged to the picture's 64 x 48" in found.more
+    assert found.array.shape == (48, 64) and "resized to the picture's 64 x 48" in found.more
     assert np.abs(found.array - cv2.resize(CELSIUS, (64, 48))).max() < 0.06
     path.write_bytes(made_flir.jpeg(made_flir.fff(made_flir.counts(CELSIUS)), cv2.resize(PICTURE, (32, 32))))
     found = images.read(path)

@@ -281,8 +281,8 @@ class FaceBuilder(Builder, skip_registration=True):
                 raise InputError(
                     f"{tally.describe_duplicates()} An image belongs to one split only; nothing was built."
                 )
-            if self.OWN_SPLITS and tally.refusal():
-                raise InputError(f"{tally.refusal()} Nothing was built.")
+            if self.OWN_SPLITS and (reason := tally.refusal()):
+                raise InputError(f"{reason} Nothing was built.")
             notes = self.notes()
             remarks = remarks + self.remarks + tally.remarks()
             facts = {"splits": tally.summary(), "remarks": remarks, "exclude": str(self.options.get("exclude") or "")}

@@ -100,24 +100,22 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: 
         size = size or rgb_size
         digests.append(digest)
         result["rgb"] = content
-    points, box = measures.in_pixels(face.landmarks, face.box, measure, size=size, rgb=rgb_size)
-    face = dataclasses.replace(face, landmarks=points, box=box)
-    places, known, visible = _labels(face, layout, size)
+    convert = {"measure": measure, "size": size, "rgb": rgb_size}
+    points, known, visible, odd = _labels(face, layout, **convert)
     box = face.box
-    if box is None:
-        box = _box(places[known], layout, face.key) if known.any() else (0.0, 0.0, *map(float, size))
+    if box is not None and measure:
+        box = measures.box_in_pixels(np.asarray(box, np.float64), **convert)
+    elif box is None:
+        box = _box(points[known], layout, face.key) if known.any() else (0.0, 0.0, *map(float, size))
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, which `checked` refuses
         box = np.asarray(box, np.float32)
     landmarks.check_box_inside(landmarks.check_box(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
-    odd = suspicion.of_image(shown, box, celsius=thermal.kind == "counts") if shown is not None else set()
-    odd |= suspicion.of_labels(places[known], layout, box, size, rgb_size)
-    odd |= (
-        {"missing"}
-        if face.landmarks is not None and known.sum() < np.sum(_flags(face.known, layout, face.key))
-        else set()
-    )
-    facts = {"digests": digests, "size": size, "plausible": suspicion.plausible(places, layout, known), "odd": odd}
-    labels = {"landmarks": places, "known": known, "visible": visible, "box": box}
+    if shown is not None:
+        where = box if known.any() or face.box is not None else None
+        odd |= suspicion.of_image(shown, where, celsius=thermal.kind == "counts")
+    odd |= suspicion.of_labels(points[known], layout, box, size, rgb_size)
+    facts = {"digests": digests, "size": size, "plausible": suspicion.plausible(points, layout, known), "odd": odd}
+    labels = {"landmarks": points, "known": known, "visible": visible, "box": box}
     return result | labels | {"subject": face.subject, "key": face.key} | face.extra | {"_facts": facts}
 
 
@@ -139,7 +137,7 @@ class Tally:
         self._expected = dict(expected or {})
         self._splits: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, tuple[str, str]] = {}
-        self._odd: collections.Counter[str] = collections.Counter()
+        self._odd: dict[str, list[str]] = {}
         self.duplicates: list[tuple[str, str, str, str]] = []
 
     def add(self, split: str, item: dict[str, Any]) -> None:
@@ -153,7 +151,8 @@ class Tally:
         mine["hidden"] += int((known & ~item["visible"]).sum())
         mine["points"] += int(known.sum())
         mine["implausible"] += not facts["plausible"]
-        self._odd.update(facts.get("odd", ()))
+        for kind in facts.get("odd", ()):
+            self._odd.setdefault(kind, []).append(item["key"])
         labels = (np.asarray(item[name]).tobytes() for name in _LABELS if name in item)
         mine["hash"].update(b"".join([*(digest.encode() for digest in facts["digests"]), *labels]))
         earlier = [self._seen.setdefault(digest, (item["key"], split)) for digest in facts["digests"]]
@@ -240,17 +239,22 @@ def _box(points: np.ndarray, layout: landmarks.Layout, key: str) -> np.ndarray:
         raise InputError(f"{key}: {error} Fix it, or name it in a file for --exclude.") from None
 
 
-def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns landmarks float32 [K, 2], `known` bool [K] and `visible` bool [K] of a face."""
+def _labels(
+    face: Face, layout: landmarks.Layout, *, measure: str | None, size: measures.Size, rgb: measures.Size | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, set[str]]:
+    """Returns landmarks float32 [K, 2], `known` bool [K] and `visible` bool [K] of a face, and what is odd."""
     if face.landmarks is None:
         nothing = np.zeros(layout.count, bool)
-        return np.full((layout.count, 2), np.nan, np.float32), nothing, nothing
+        return np.full((layout.count, 2), np.nan, np.float32), nothing, nothing, set()
     try:
         points = landmarks.check(np.asarray(face.landmarks, np.float32), layout)
     except InputError as error:
         raise InputError(f"{face.key}: {error} Fix it, or name it in a file for --exclude.") from None
     known, visible = (_flags(flags, layout, face.key) for flags in (face.known, face.visible))
-    known = known & ~suspicion.placeholders(points)
+    empty = suspicion.placeholders(points)
+    odd = {"missing"} if (known & empty).any() else set()
+    known = known & ~empty
+    points = measures.points_in_pixels(points, measure, size, rgb)
     if known.sum() > 1 and np.abs(points[known]).max() <= 1.0:
         raise InputError(
             f"{face.key}: all landmarks lie between -1 and 1, in the first pixel; if they are shares of the image's "
@@ -266,7 +270,7 @@ def _labels(face: Face, layout: landmarks.Layout, size: tuple[int, int]) -> tupl
             f"{face.key}: {which} {'lies' if outside == 1 else 'lie'} outside the image, which is {size[0]} x "
             f"{size[1]}; fix it, or name it in a file for --exclude."
         )
-    return points, known, visible & inside & known
+    return points, known, visible & inside & known, odd
 
 
 def _flags(given: np.ndarray | None, layout: landmarks.Layout, key: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is probably wrong with the faces of a dataset: noticed face by face, told for the whole set."""
+"""Finds what is probably wrong with a dataset: every face is checked, and the user is told how many are odd."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _REFUSED = {
 }  # fmt: skip
 
 
-def of_image(values: np.ndarray, box: np.ndarray, *, celsius: bool) -> set[str]:
-    """What is odd about a thermal image.
+def of_image(values: np.ndarray, box: np.ndarray | None, *, celsius: bool) -> set[str]:
+    """Finds what is odd about a thermal image.
 
     Args:
         values: [H, W], gray levels, or °C with NaN in holes.
-        box: x, y, w, h of the face.
+        box: x, y, w, h of the face; None if nobody knows it.
         celsius: which of the two they are.
 
     Returns:
@@ -47,6 +47,8 @@ def of_image(values: np.ndarray, box: np.ndarray, *, celsius: bool) -> set[str]:
     if not finite.size or finite.min() == finite.max():
         return {"flat"}
     found = {"holes"} if finite.size < values.size else set()
+    if box is None:
+        return found
     x, y, w, h = map(float, box)
     face, wider = np.zeros(values.shape, bool), np.zeros(values.shape, bool)
     for mask, more in ((face, 0.0), (wider, 0.3)):
@@ -67,7 +69,7 @@ def of_labels(
     size: tuple[int, int],
     rgb: tuple[int, int] | None,
 ) -> set[str]:
-    """What is odd about labels.
+    """Finds what is odd about labels.
 
     Args:
         points: the known landmarks [N, 2] in pixels.
@@ -121,33 +123,33 @@ def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | 
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes."""
+    """Computes the intersection over the union of two boxes."""
     sides = [min(one[k] + one[k + 2], other[k] + other[k + 2]) - max(one[k], other[k]) for k in (0, 1)]
     shared = max(0.0, sides[0]) * max(0.0, sides[1])
     return float(shared / (one[2] * one[3] + other[2] * other[3] - shared))
 
 
 def placeholders(points: np.ndarray) -> np.ndarray:
-    """Which landmarks [K, 2] lie exactly at (0, 0) or (-1, -1), where tools put those that nobody set: bool [K]."""
+    """Finds landmarks [K, 2] at (0, 0) or (-1, -1), where tools put those that nobody set: bool [K]."""
     return (points == 0).all(-1) | (points == -1).all(-1)
 
 
-def sentences(counts: Mapping[str, int], faces: int) -> list[str]:
-    """What to tell the user about a set of `faces`, of which `counts` are odd in some way."""
-    return _sentences(counts, faces, _TOLD)
+def sentences(odd: Mapping[str, Sequence[str]], faces: int) -> list[str]:
+    """Says what is odd about a dataset of `faces` faces; `odd` has the keys of the odd ones by kind."""
+    return _sentences(odd, faces, _TOLD)
 
 
-def refusal(counts: Mapping[str, int], faces: int) -> str:
-    """Why a set cannot be built as it is, or ""."""
-    if counts.get("flat", 0) == faces > 0:
+def refusal(odd: Mapping[str, Sequence[str]], faces: int) -> str:
+    """Says why a dataset cannot be built as it is; "" if it can."""
+    if len(odd.get("flat", ())) == faces > 0:
         return "All thermal images are of one value only, such as those of a closed shutter."
-    return " ".join(_sentences(counts, faces, _REFUSED))
+    return " ".join(_sentences(odd, faces, _REFUSED))
 
 
-def _sentences(counts: Mapping[str, int], faces: int, told: Mapping[str, tuple[float, str]]) -> list[str]:
+def _sentences(odd: Mapping[str, Sequence[str]], faces: int, told: Mapping[str, tuple[float, str]]) -> list[str]:
     some = formats.counted(faces, "face", "faces")
     return [
-        f"{counts[kind]:,} of {some} {text}"
+        f"{len(odd[kind]):,} of {some}, such as {odd[kind][0]}, {text}"
         for kind, (share, text) in told.items()
-        if counts.get(kind, 0) > share * faces
+        if len(odd.get(kind, ())) > share * faces
     ]

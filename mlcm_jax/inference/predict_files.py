@@ -47,8 +47,8 @@ def predict_files(
     Returns:
         The content of predictions.json: {key: {"faces": [{"box", "layout", "landmarks", "score", "detection",
         "uncertainty"}], "box", "layout", "landmarks"}}, in pixels of the original image; the last three repeat the
-        first face. The key of an image is its path in the folder that was given, or below the first * of a pattern;
-        that of a single file is its name.
+        first face. The key of an image is its path in the folder that was given, or in the folder before the first *
+        of a pattern. The key of a single file is its name.
 
     Raises:
         InputError: no image, two images with one key, a key that `out` holds already, bad boxes, or images that could
@@ -100,10 +100,11 @@ def predict_files(
 def _images(paths: Sequence[str], out: epath.Path) -> dict[str, epath.Path]:
     """Finds the images: key -> path."""
     found: dict[str, epath.Path] = {}
+    written = out.resolve()
     for text in paths:
         path = epath.Path(text)
         if path.is_dir():
-            inside = [one for one in _below(path) if out != one and out not in one.parents]
+            inside = [one for one in _below(path) if written not in one.resolve().parents]
             if not inside:
                 raise InputError(f"The folder {text} holds no image ({', '.join(SUFFIXES)}).")
             some = {one.relative_to(path).as_posix(): one for one in inside}
@@ -127,7 +128,7 @@ def _images(paths: Sequence[str], out: epath.Path) -> dict[str, epath.Path]:
 
 
 def _below(folder: epath.Path) -> list[epath.Path]:
-    """The images in a folder and its folders, sorted; hidden ones are skipped."""
+    """Lists the images in a folder and its folders, sorted; hidden ones are skipped."""
     found = []
     for one in sorted(folder.iterdir()):
         if one.name.startswith("."):
@@ -142,7 +143,7 @@ def _below(folder: epath.Path) -> list[epath.Path]:
 def _by_key(
     images: Mapping[str, epath.Path], given: Mapping[str, landmarks.Box], path: str
 ) -> dict[str, landmarks.Box]:
-    """The boxes of the images, which are given by key, or by a file name that only one of them has.
+    """Finds the boxes of the images, which are given by key, or by a file name that only one image has.
 
     Names are compared in the form NFC, because macOS writes accents in another form than everybody else.
     """

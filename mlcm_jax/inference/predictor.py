@@ -1,4 +1,4 @@
-"""Finds landmarks in a user's images: `Predictor`, which the commands use too.
+"""`Predictor` finds landmarks in a user's images; the commands use it too.
 
 Only the stored model of a stage is read (`models.stored`), so none of the training code is loaded.
 """

@@ -1,4 +1,4 @@
-"""What is probably wrong with a dataset: what is noticed, what is said, and what the options mend."""
+"""Tests what is found wrong with a dataset, what the user is told, and what the options mend."""
 
 import json
 
@@ -18,7 +18,7 @@ BOX = np.array([20.0, 20, 40, 50])
 
 
 def gray(face, around, seed=0, box=BOX):
-    """A thermal image with one level in the box, another around it, and a little noise."""
+    """Makes a thermal image with one gray level in the box, another around it, and a little noise."""
     values = np.random.default_rng(seed).integers(0, 4, SIZE[::-1]) + around
     x, y, w, h = np.round(box).astype(int)
     values[max(y, 0) : y + h, max(x, 0) : x + w] += face - around
@@ -39,6 +39,7 @@ def gray(face, around, seed=0, box=BOX):
 )
 def test_thermal_images(values, celsius, found):
     assert suspicion.of_image(values, BOX, celsius=celsius) == found
+    assert suspicion.of_image(values, None, celsius=celsius) == found - {"dark", "unlikely"}
 
 
 def test_labels():
@@ -52,33 +53,35 @@ def test_labels():
 
 
 def test_what_is_told_depends_on_the_share_of_the_faces():
-    (sentence,) = suspicion.sentences({"dark": 6}, 10)
-    assert sentence.startswith("6 of 10 faces are darker than what surrounds them")
-    assert suspicion.sentences({"dark": 5, "unlikely": 1}, 10) == [] and suspicion.refusal({"corners": 5}, 10) == ""
-    assert "--box_format=xyxy" in suspicion.refusal({"corners": 6}, 10)
-    assert "All thermal images are of one value" in suspicion.refusal({"flat": 3}, 3)
-    assert "1 of 3 faces have a thermal image of one value" in suspicion.sentences({"flat": 1}, 3)[0]
+    keys = list("abcdef")
+    (sentence,) = suspicion.sentences({"dark": keys}, 10)
+    assert sentence.startswith("6 of 10 faces, such as a, are darker than what surrounds them")
+    assert suspicion.sentences({"dark": keys[:5], "unlikely": ["a"]}, 10) == []
+    assert suspicion.refusal({"corners": keys[:5]}, 10) == ""
+    assert "--box_format=xyxy" in suspicion.refusal({"corners": keys}, 10)
+    assert "All thermal images are of one value" in suspicion.refusal({"flat": keys[:3]}, 3)
+    assert "1 of 3 faces, such as f, have a thermal image of one value" in suspicion.sentences({"flat": ["f"]}, 3)[0]
 
 
 def test_measures_give_pixels():
     points, box = np.array([[10.0, 20], [30, 40]]), np.array([5.0, 6, 30, 40])
-    same = measures.in_pixels(points, box, None, size=SIZE)
-    np.testing.assert_array_equal(same[0], points)
+    np.testing.assert_array_equal(measures.points_in_pixels(points, None, SIZE, None), points)
     for measure, given in {
         "one_based": (points + 1, box + np.array([1, 1, 0, 0])),
         "yx": (points[:, ::-1], box),
         "normalized": ((points + 0.5) / SIZE, np.concatenate([(box[:2] + 0.5) / SIZE, box[2:] / SIZE])),
         "rgb": ((points + 0.5) * 2 - 0.5, np.concatenate([(box[:2] + 0.5) * 2 - 0.5, box[2:] * 2])),
     }.items():
-        found = measures.in_pixels(*given, measure, size=SIZE, rgb=(160, 192))
-        np.testing.assert_allclose(found[0], points, atol=1e-9)
-        np.testing.assert_allclose(found[1], box, atol=1e-9)
-    assert measures.in_pixels(None, None, "rgb", size=SIZE) == (None, None)
+        found = measures.points_in_pixels(given[0], measure, SIZE, (160, 192))
+        np.testing.assert_allclose(found, points, atol=1e-4)
+        np.testing.assert_allclose(measures.box_in_pixels(given[1], measure, SIZE, (160, 192)), box, atol=1e-9)
+    with pytest.raises(InputError, match="--points=rgb needs RGB images"):
+        measures.points_in_pixels(points, "rgb", SIZE, None)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A dataset of a user's, whose faces lie to the lower right, and its landmarks by name."""
+    """Writes ten labelled pairs of images; returns their folder, and the landmarks by name."""
     rng, written = np.random.default_rng(1), {}
     for name in "abcdefghij":
         written[name] = points = trees.make_points("ibug68", SIZE, rng)
@@ -103,7 +106,10 @@ def test_boxes_as_corners_are_refused_and_the_option_mends_them(folder):
     boxes = {name: landmarks.box_from_points(points).tolist() for name, points in written.items()}
     corners = {name: [x, y, x + w, y + h] for name, (x, y, w, h) in boxes.items()}
     (place / "boxes.json").write_text(json.dumps(corners))
-    with pytest.raises(InputError, match=r"10 of 10 faces have a box that .* --box_format=xyxy\. Nothing was built\."):
+    with pytest.raises(
+        InputError,
+        match=r"10 of 10 faces, such as thermal/[a-j]\.png, have a box that .* --box_format=xyxy\. Nothing was built\.",
+    ):
         build(place)
     found = read(build(place, box_format="xyxy"))
     for name, box in boxes.items():
@@ -138,7 +144,11 @@ def test_black_hot_images_are_told_and_the_option_inverts_them(folder):
     for name, image in images.items():
         trees.write_image(place / "thermal" / f"{name}.png", image)
     (remark,) = build(place).info.metadata["remarks"]
-    assert remark.startswith("10 of 10 faces are darker") and remark.endswith("--polarity=black_hot.")
+    assert (
+        remark.startswith("10 of 10 faces, such as thermal/")
+        and ", are darker" in remark
+        and remark.endswith("--polarity=black_hot.")
+    )
     builder = build(place, "inverted", polarity="black_hot")
     assert builder.info.metadata["remarks"] == []
     np.testing.assert_array_equal(read(builder)["a"]["thermal"][..., 0], 255 - images["a"])
@@ -160,7 +170,11 @@ def test_units_of_temperatures_in_a_word(folder, unit, scale, offset):
     np.testing.assert_allclose(found["celsius"][..., 0] / 100 - 273.15, celsius, atol=0.02)
     if unit == "fahrenheit":  # which passes for °C
         (remark,) = build(place, "untold").info.metadata["remarks"]
-        assert "10 of 10 faces have a median temperature outside -10 to 45 °C" in remark and "fahrenheit" in remark
+        assert (
+            "10 of 10 faces" in remark
+            and "have a median temperature outside -10 to 45 °C" in remark
+            and "fahrenheit" in remark
+        )
     with pytest.raises(InputError, match="--celsius=rankine is no unit"):
         build(place, "other", celsius="rankine")
 
@@ -179,13 +193,15 @@ def test_counts_without_a_unit_and_dead_pixels(folder):
     assert np.median(found["thermal"][25:65, 25:55]) > 200 and found["thermal"][5, 7] == 0
 
 
-def test_placeholders_are_missing_landmarks(folder):
+@pytest.mark.parametrize("measure", [None, "normalized"])
+def test_placeholders_are_missing_landmarks(folder, measure):
     place, written = folder
     for name, points in written.items():
-        points[[3, 60]] = [[0, 0], [-1, -1]]
-        (place / "landmarks" / f"{name}.json").write_text(json.dumps(points.tolist()))
-    builder = build(place)
-    assert any("10 of 10 faces have landmarks at (0, 0) or (-1, -1)" in one for one in builder.info.metadata["remarks"])
+        given = (points + 0.5) / SIZE if measure else points.copy()
+        given[[3, 60]] = [[0, 0], [-1, -1]]
+        (place / "landmarks" / f"{name}.json").write_text(json.dumps(given.tolist()))
+    builder = build(place, points=measure)
+    assert any("have landmarks at (0, 0) or (-1, -1)" in one for one in builder.info.metadata["remarks"])
     example = read(builder)["a"]
     assert np.flatnonzero(~example["known"]).tolist() == [3, 60]
     np.testing.assert_allclose(

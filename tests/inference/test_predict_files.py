@@ -77,7 +77,7 @@ def test_the_command_reads_every_kind_of_image(smoke_run, folder, tmp_path, face
         assert found[name]["layout"] == "ibug68" and np.shape(found[name]["landmarks"]) == (68, 2)
         np.testing.assert_allclose(found[name]["box"], face["box"], rtol=1e-6)
         assert cv2.imread(str(tmp_path / f"{name}_landmarks.png")) is not None
-    # The same temperatures in three formats give the same face, up to the rounding of the 16-bit image.
+    # All three files hold the same temperatures, so the faces are the same up to the rounding of 16 bits.
     np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["celsius.tiff"]["landmarks"], atol=1e-3)
     np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["gray16.png"]["landmarks"], atol=0.5)
 
@@ -196,9 +196,12 @@ def test_folders_and_patterns_keep_the_paths_below_them(model, tree, tmp_path, w
     assert all((tmp_path / "out" / f"{key}_landmarks.png").exists() for key in keys)
 
 
-def test_what_a_call_wrote_into_its_own_folder_is_no_image(model, tree):
-    first = predict_files([str(tree)], **model, out=str(tree / "out"))
-    again = predict_files([str(tree)], **model, out=str(tree / "out"), overwrite=True)
+@pytest.mark.parametrize("relative", [False, True])
+def test_what_a_call_wrote_into_its_own_folder_is_no_image(model, tree, monkeypatch, relative):
+    monkeypatch.chdir(tree)
+    out = "out" if relative else str(tree / "out")
+    first = predict_files([str(tree)], **model, out=out)
+    again = predict_files([str(tree)], **model, out=out, overwrite=True)
     assert list(first) == list(again) == ["a/1.png", "b/1.png", "b/c/2.PNG"]
 
 
