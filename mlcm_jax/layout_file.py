@@ -19,7 +19,10 @@ _EYES = {"right_eye", "left_eye"}
 _MOST = 5000  # More points than this are a mistake, and would only fill up the memory.
 
 # Several layouts may have the same number of points; these are the ones that people mean by the number.
-_USUAL = {68: "ibug68", 54: "sf_tl54", 70: "tfake70", 98: "wflw98", 29: "cofw29", 5: "tfw5"}
+USUAL = {68: "ibug68", 54: "sf_tl54", 70: "tfake70", 98: "wflw98", 29: "cofw29", 5: "tfw5"}
+
+# So many points mean these landmarks in a file of any tool, which may hold whatever has points; five may be anything.
+FACES = frozenset(USUAL) - {5}
 
 
 def is_file(layout: str | os.PathLike | landmarks.Layout) -> bool:
@@ -42,6 +45,18 @@ def read_layout(path: str | os.PathLike) -> landmarks.Layout:
     Raises:
         InputError: a file that is missing or not YAML, or content that `layout_from_dict` refuses.
     """
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", pathlib.Path(path).stem)
+    return layout_from_dict({"name": stem} | _content(path), where=f"The layout {path}")
+
+
+def read_names(path: str | os.PathLike) -> tuple[str, ...] | None:
+    """The names of the points in a YAML file that `read_layout` accepts, in order; None if it names none."""
+    names = _content(path).get("names")
+    return tuple(_names(names, f"The layout {path}")) if names else None
+
+
+def _content(path: str | os.PathLike) -> dict[str, Any]:
+    """The keys and values of a YAML file."""
     text = files.read_text(path)
     try:
         # BaseLoader keeps every scalar as text, so that a point called `no` or `y` is not read as a truth value.
@@ -50,8 +65,7 @@ def read_layout(path: str | os.PathLike) -> landmarks.Layout:
         raise InputError(f"The layout {path} is not YAML: {' '.join(str(error).split())[:200]}.") from None
     if not isinstance(content, dict):
         raise InputError(f"The layout {path} must hold keys such as count and flip, not a bare {_kind(content)}.")
-    stem = re.sub(r"[^A-Za-z0-9_-]", "_", pathlib.Path(path).stem)
-    return layout_from_dict({"name": stem} | content, where=f"The layout {path}")
+    return content
 
 
 def layout_from_dict(content: Mapping[str, Any], *, where: str = "The layout") -> landmarks.Layout:
@@ -152,8 +166,10 @@ def by_count(count: int, option: str = "") -> str:
         InputError: no layout has that many points, or several do and none is the usual one.
     """
     fits = [layout.name for layout in landmarks.LAYOUTS.values() if layout.count == count]
-    if count in _USUAL or len(fits) == 1:
-        return _USUAL.get(count) or fits[0]
+    # Nobody's labels are in common17, which this package picks from other layouts; 17 points are COCO's body, say.
+    fits = fits if option else [name for name in fits if name != "common17"]
+    if count in USUAL or len(fits) == 1:
+        return USUAL.get(count) or fits[0]
     what = f"{option} is" if option else f"The first label has {count} points, which is"
     known = f"one of {', '.join(fits)}; say which with --layout=NAME" if fits else "no known layout"
     raise InputError(f"{what} {known}; a layout of your own goes into --layout=FILE.yaml.")

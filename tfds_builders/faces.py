@@ -203,7 +203,7 @@ class FaceBuilder(Builder, skip_registration=True):
         """Returns the faces that remain after --exclude and --allow_missing, and remarks about the others."""
         remarks = []
         if self.options.get("exclude"):
-            names = set(formats.read_lines(self.options["exclude"]))
+            names = set(map(formats.composed, formats.read_lines(self.options["exclude"])))
             known = {face.key for mine in splits.values() for face in mine}
             unknown = sorted(names - known - self.passed_over)
             unknown = unknown and sorted({*unknown} - self._keys_of_other_configs(folder))

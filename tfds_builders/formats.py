@@ -8,12 +8,13 @@ import math
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
 
 from mlcm_jax.errors import InputError
-from mlcm_jax.files import read_text
+from mlcm_jax.files import read_bytes, read_text
 
 
 def counted(number: float, one: str, many: str) -> str:
@@ -31,6 +32,11 @@ def listed(names: Iterable[str], most: int = 5) -> str:
     """Joins the first `most` names with commas, and adds how many more there are."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def composed(name: str) -> str:
+    """Returns a name with composed letters (NFC): macOS and some archives write "ü" as "u" and two dots."""
+    return unicodedata.normalize("NFC", name)
 
 
 def numbers(words: Iterable[str], where: str) -> np.ndarray:
@@ -115,6 +121,30 @@ def read_points(path: str | os.PathLike, count: int | None = None) -> np.ndarray
     if wrong or not rows:
         raise InputError(f"The file {path} must hold rows of x and y; row {wrong or 1} does not.")
     return _points(path, numbers([word for row in rows for word in row], f"The file {path}"), count)
+
+
+def read_npy(path: str | os.PathLike) -> np.ndarray:
+    """Reads points from a file that `numpy.save` wrote.
+
+    Returns:
+        float32 [K, 2] (x, y), unchanged.
+
+    Raises:
+        InputError: a missing or damaged file, another shape than [K, 2], NaN.
+    """
+    content = read_bytes(path)
+    if not content.startswith(b"\x93NUMPY"):
+        raise InputError(f"The file {path} is not an array that numpy.save wrote.")
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception:  # numpy evaluates the header as Python, which fails in many ways
+        raise InputError(f"The file {path} is damaged or not an array of numbers; write it with numpy.save.") from None
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 2:
+        what = f"{array.dtype} of shape {array.shape}"
+        raise InputError(f"The file {path} holds {what}; it must hold numbers, one row of x and y for each point.")
+    if not len(array) or not np.isfinite(array).all():
+        raise InputError(f"The file {path} holds {'a number that is not finite' if len(array) else 'no points'}.")
+    return _points(path, array.astype(np.float64).ravel(), None)
 
 
 def read_rows(path: str | os.PathLike) -> list[list[str]]:

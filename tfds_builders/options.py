@@ -21,7 +21,7 @@ PAIRED_FOLDER = {
     # `thermal` are read.
     "rgb_glob": "Pattern of the RGB images, such as '*_rgb.png'; * stands for the pair's name.",
     "thermal_glob": "Pattern of the thermal images, such as '*_thermal.png'; * stands for the pair's name.",
-    # Without it: the folder `landmarks`, or the only JSON file beside the images.
+    # Without it: the folder `landmarks`, or the only file of labels (JSON, XML or CSV) beside the images.
     "labels": "Landmarks: file, folder or pattern, or several separated by commas; the first with a label wins.",
     # Without it: boxes.csv or boxes.json, if there is one.
     "boxes": "File of face boxes, CSV or JSON.",

@@ -34,6 +34,7 @@ class Face:
         known: bool [K], True for labelled landmarks; the others are placeholders. None: all are labelled.
         visible: bool [K]; None: all are visible.
         box: x, y, w, h in the same pixels; None: derived from the landmarks, or the whole image if there are none.
+        stated: width and height of the image on which the label was made, if the label file states them.
         subject: the person; "" if the dataset does not name people.
         extra: the values of the features that the builder adds.
     """
@@ -45,6 +46,7 @@ class Face:
     known: np.ndarray | None = None
     visible: np.ndarray | None = None
     box: Sequence[float] | None = None
+    stated: tuple[int, int] | None = None
     subject: str = ""
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -101,7 +103,9 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: 
         digests.append(digest)
         result["rgb"] = content
     convert = {"measure": measure, "size": size, "rgb": rgb_size}
+    stated = _stated(face, **convert)
     points, known, visible, odd = _labels(face, layout, **convert)
+    odd |= stated
     box = face.box
     if box is not None and measure:
         box = measures.box_in_pixels(np.asarray(box, np.float64), **convert)
@@ -237,6 +241,20 @@ def _box(points: np.ndarray, layout: landmarks.Layout, key: str) -> np.ndarray:
         return landmarks.box_from_points(points, layout)
     except InputError as error:
         raise InputError(f"{key}: {error} Fix it, or name it in a file for --exclude.") from None
+
+
+def _stated(face: Face, measure: str | None, size: measures.Size, rgb: measures.Size | None) -> set[str]:
+    """Returns what is odd about the size of the image on which the label was made, according to the label's file."""
+    stated, needed = face.stated, (rgb or size) if measure == "rgb" else size
+    if stated in (None, needed):
+        return set()
+    if stated not in (rgb, size):
+        return {"stated"}
+    which, flag = ("RGB", "with") if stated == rgb else ("thermal", "without")
+    raise InputError(
+        f"{face.key}: its label was made on an image of {stated[0]} x {stated[1]}, which is the size of the {which} "
+        f"image; build {flag} --points=rgb."
+    )
 
 
 def _labels(

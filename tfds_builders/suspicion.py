@@ -23,6 +23,8 @@ _TOLD = {
                       "unit is another one, state it by --celsius, such as --celsius=fahrenheit."),
     "missing": (0.0, "have landmarks at (0, 0) or (-1, -1), which count as missing."),
     "apart": (0.1, "have a box that does not fit their landmarks. Look at preview.png."),
+    "stated": (0.0, "have a label whose file states another size of the image. Look at preview.png, and scale the "
+                    "labels if they do not fit."),
     "larger": (0.02, "have landmarks outside the thermal image, and a larger RGB image. If the landmarks were set on "
                      "that, build with --points=rgb."),
 }  # fmt: skip

@@ -12,6 +12,8 @@ from tfds_builders import formats
 def locate(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     """Returns the path of `name`, such as "helen/trainset", in `folder`, ignoring case; None if it does not exist.
 
+    Composed and decomposed letters are the same too.
+
     Raises:
         InputError: two files or folders that differ from `name` only in case.
     """
@@ -20,7 +22,7 @@ def locate(folder: pathlib.Path, name: str) -> pathlib.Path | None:
         if (path / part).exists():
             path /= part
             continue
-        same = sorted(found for found in _entries(path) if found.name.lower() == part.lower())
+        same = sorted(found for found in _entries(path) if _folded(found.name) == _folded(part))
         if not same:
             return None
         if len(same) > 1:
@@ -74,6 +76,10 @@ def files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Lists the folders directly below a folder, sorted."""
     return sorted(path for path in _entries(folder) if path.is_dir())
+
+
+def _folded(name: str) -> str:
+    return formats.composed(name).lower()
 
 
 def _held(folder: pathlib.Path, names: Sequence[str]) -> dict[str, pathlib.Path]:

@@ -6,21 +6,35 @@ import collections
 import os
 import pathlib
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.images import SUFFIXES
 from tfds_builders import formats, tree
+from tfds_builders.formats import composed
 
 
 def find_files(folder: pathlib.Path) -> list[str]:
-    """Lists the paths of all files in a folder, relative to it, with forward slashes; hidden files are left out."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # such as .git; macOS adds files ._NAME
-        found += [os.path.relpath(os.path.join(place, name), folder) for name in names if not name.startswith(".")]
-    return sorted(path.replace(os.sep, "/") for path in found)
+    """Lists the paths of all files in a folder, relative to it, with forward slashes; hidden files are left out.
+
+    Links to folders are followed, except those that lead back to a folder above them.
+    """
+    return sorted(_walk(folder, "", frozenset()))
+
+
+def _walk(folder: pathlib.Path, head: str, above: frozenset[str]) -> Iterator[str]:
+    real = os.path.realpath(folder / head)
+    try:
+        entries = list(os.scandir(real)) if real not in above else []
+    except OSError:  # a folder that the user may not read
+        return
+    for entry in entries:
+        if entry.name.startswith("."):  # such as .git; macOS adds files ._NAME
+            continue
+        if os.path.isdir(entry.path):
+            yield from _walk(folder, f"{head}{entry.name}/", above | {real})
+        else:
+            yield head + entry.name
 
 
 def match(paths: Iterable[str], glob: str, flag: str) -> dict[str, str]:
@@ -40,18 +54,23 @@ def match(paths: Iterable[str], glob: str, flag: str) -> dict[str, str]:
         raise InputError(
             f"--{flag}={glob} must hold a * for the pair's name, such as *_rgb.png; ** and ? are not supported."
         )
-    pattern = re.compile("([^/]+)".join(map(re.escape, glob.removeprefix("./").split("*"))), re.DOTALL)
-    matches = [(pattern.fullmatch(path), path) for path in paths]
+    pattern = re.compile("([^/]+)".join(map(re.escape, composed(glob).removeprefix("./").split("*"))), re.DOTALL)
+    matches = [(pattern.fullmatch(composed(path)), path) for path in paths]
     return _unique([("/".join(one.groups()), path) for one, path in matches if one], f"--{flag}={glob}")
 
 
-def by_stem(folder: pathlib.Path, endings: tuple[str, ...]) -> dict[str, str]:
+def by_stem(folder: pathlib.Path, endings: tuple[str, ...], without: Collection[pathlib.Path] = ()) -> dict[str, str]:
     """Finds the files with one of the endings: name -> path in the folder. The name is the path without its ending.
+
+    Args:
+        folder: the folder.
+        endings: in small letters, with their dots.
+        without: files that are left out.
 
     Raises:
         InputError: two files with one name.
     """
-    matches = [path for path in find_files(folder) if path.lower().endswith(endings)]
+    matches = [path for path in find_files(folder) if path.lower().endswith(endings) and folder / path not in without]
     return _unique([(path.rpartition(".")[0], path) for path in matches], f"The folder {folder}")
 
 
@@ -108,7 +127,7 @@ class Names:
         for modality, files in images.items():
             for name, path in files.items():
                 head, _, tail = path.partition("/")
-                for alias in map(_composed, (path, tail if head.lower() == modality else path)):
+                for alias in map(composed, (path, tail if head.lower() == modality else path)):
                     means[alias].add(name)
                     means[_stem(alias)].add(name)
         self._means = {alias: next(iter(names)) for alias, names in means.items() if len(names) == 1}
@@ -120,7 +139,7 @@ class Names:
 
     def __call__(self, word: str, source: str | os.PathLike) -> str:
         """Returns the name of a pair; raises InputError, which names `source`, for a path outside the folder."""
-        word = _composed(str(word).strip())
+        word = composed(str(word).strip())
         formats.inside(self._folder, word, source)
         parts = word.replace("\\", "/").removeprefix("./").split("/")
         for k in range(len(parts)):
@@ -130,11 +149,6 @@ class Names:
         return word
 
 
-def _composed(name: str) -> str:
-    """Returns a name with composed letters (NFC): macOS and some archives write "ü" as "u" and two dots."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _stem(path: str) -> str:
     head, dot, ending = path.rpartition(".")
     return head if dot and head and "/" not in ending else path
@@ -142,7 +156,7 @@ def _stem(path: str) -> str:
 
 def _unique(found: list[tuple[str, str]], where: str) -> dict[str, str]:
     result: dict[str, str] = {}
-    for name, path in ((_composed(name), path) for name, path in found):
+    for name, path in ((composed(name), path) for name, path in found):
         if name in result:
             raise InputError(f"{where} has two files for the name {name}: {result[name]} and {path}; remove one.")
         result[name] = path

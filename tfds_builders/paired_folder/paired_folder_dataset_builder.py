@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,10 +18,9 @@ from tfds_builders import faces, formats, options, resume, tree
 from tfds_builders.measures import MEASURES
 from tfds_builders.paired_folder import folder as folders
 from tfds_builders.paired_folder import labels as label_files
-from tfds_builders.paired_folder import splits, thermal_kind
-from tfds_builders.paired_folder.labels import Label
-
-_LIKE_LABELS = (".xml", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".pts", ".mat", ".yaml", ".yml", ".xlsx", ".pkl")
+from tfds_builders.paired_folder import sources, splits, thermal_kind
+from tfds_builders.paired_folder.label import Label
+from tfds_builders.paired_folder.named_points import UNSAID, Wanted
 
 
 class PairedFolder(faces.FaceBuilder):
@@ -107,26 +106,27 @@ class PairedFolder(faces.FaceBuilder):
     def parse(self, folder: pathlib.Path) -> dict[str, list[faces.Face]]:
         """Sorts the faces that `make` found into train, val, test and unlabelled."""
         images, found, boxes = (self.facts[key] for key in ("images", "labels", "boxes"))
-        subjects, box_format = self.facts["subjects"], self.facts["options"]["box_format"]
+        subjects = self.facts["subjects"]
         by_name: dict[str, list[faces.Face]] = {}
         for name in sorted({*found, *(name for files in images.values() for name in files)}):
             mine = found.get(name) or [Label()]
             # An annotation without points counts as an unlabelled face only if the image has no labelled ones.
             mine = [label for label in mine if label.landmarks is not None] or mine[:1]
-            sources = {modality: folder / files[name] for modality, files in images.items() if name in files}
-            path = next((images[m][name] for m in ("thermal", "rgb") if m in sources), name)
+            files = {modality: folder / paths[name] for modality, paths in images.items() if name in paths}
+            path = next((images[m][name] for m in ("thermal", "rgb") if m in files), name)
             by_name[name] = []
             for k, label in enumerate(mine):
                 mark = f"#{k + 1}" if k else ""
                 count = landmarks.get(self.LAYOUT).count
                 confidence = np.zeros(count, np.float32) if label.confidence is None else label.confidence
                 face = faces.Face(
-                    f"{path}{mark}",
-                    **sources,
+                    formats.composed(f"{path}{mark}"),
+                    **files,
+                    stated=label.size,
                     landmarks=label.landmarks,
                     known=label.known,
                     visible=label.visible,
-                    box=boxes.get(f"{name}{mark}", label.box and _as_size(label.box, box_format)),
+                    box=boxes.get(f"{name}{mark}", label.box),
                     subject=subjects.get(f"{name}{mark}") or subjects.get(name) or label.subject,
                     extra={"confidence": confidence, "pseudo": label.pseudo, "name": name},
                 )
@@ -215,11 +215,14 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"--manual_dir={folder} is not a folder. {PairedFolder.HOW_TO_GET}")
     images = folders.find_images(folder, options["rgb_glob"], options["thermal_glob"])
     resolve = folders.Names(images, folder)
-    found, remarks = _labels(folder, options["labels"], resolve)
-    count = next((len(face.landmarks) for some in found.values() for face in some if face.landmarks is not None), None)
-    layout = _layout(options["layout"], count, folder)
-    without = set(formats.read_lines(options["exclude"])) if options["exclude"] else set()
-    first = next((path for path in images.get("thermal", {}).values() if path not in without), None)
+    wanted = _wanted(options["layout"], folder)
+    files = {folder / path for paths in images.values() for path in paths.values()}
+    labels = sources.read(folder, options, files, resolve, wanted)
+    found, remarks = labels.faces, labels.remarks
+    labelled = next((label for some in found.values() for label in some if label.landmarks is not None), None)
+    layout = _layout(options["layout"], labelled, folder)
+    without = set(map(formats.composed, formats.read_lines(options["exclude"]))) if options["exclude"] else set()
+    first = next((path for path in images.get("thermal", {}).values() if formats.composed(path) not in without), None)
     thermal = faces.Thermal()
     if first:
         palette = None
@@ -232,9 +235,9 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"--{flag}={options[flag]} is for thermal images, and {folder} has none.")
     if options["points"] and options["points"] not in MEASURES:
         raise InputError(f"--points={options['points']} is unknown; {did_you_mean(options['points'], MEASURES)}")
-    boxes = _locate(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
-    boxes = label_files.read_boxes(boxes, resolve) if boxes else {}
-    boxes = {name: _as_size(box, options["box_format"]) for name, box in boxes.items()}
+    place = sources.locate(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
+    boxes = label_files.read_boxes(place, resolve) if place else {}
+    boxes = {name: sources.as_size(box, options["box_format"]) for name, box in boxes.items()}
     subjects = _subjects(tree.locate(folder, "subjects.csv"), resolve)
     strays = {
         words: [name for name in some if not resolve.known(name)]
@@ -249,7 +252,8 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
     )
     named = {name for files in images.values() for name in files}
     if named - {name for name, some in found.items() if any(label.landmarks is not None for label in some)}:
-        remarks += _unread(folder, options, [path for files in images.values() for path in files.values()])
+        read = files | {*labels.files, *([place] if place else [])}
+        remarks += sources.unread(folder, read, [options[flag] for flag in ("exclude", "layout", "colormap")])
     return {
         "images": images,
         "labels": found,
@@ -271,109 +275,36 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unread(folder: pathlib.Path, options: Mapping[str, Any], images: Sequence[str]) -> list[str]:
-    """A remark about files that look like labels, but were not looked at, for a folder with unlabelled images."""
-    read = {"boxes.csv", "boxes.json", "subjects.csv", *faces.LISTS.values(), *images}
-    read |= {options[name] for name in ("labels", "boxes", "exclude", "layout", "colormap") if options[name]}
-    others = [
-        path
-        for path in folders.find_files(folder)
-        if path.lower().endswith(_LIKE_LABELS)
-        and path not in read
-        and not path.startswith("landmarks/")
-        and not (folder / path).with_name("dataset_info.json").exists()  # a built dataset
-    ]
-    if options["labels"]:  # which may be a folder, a pattern or several
-        others = [path for path in others if not any(word.strip() in path for word in options["labels"].split(","))]
-        others = [] if "*" in options["labels"] else others
-    else:  # JSON files beside the images are read
-        others = [path for path in others if "/" in path or not path.endswith(".json")]
-    if not others:
-        return []
-    count = formats.counted(len(others), "file that may hold some was", "files that may hold some were")
-    forms = ", ".join(label_files.ENDINGS)
-    return [
-        f"Some images have no landmarks, and {count} not read: {formats.listed(others, 3)}. Known are landmarks/NAME"
-        f"{forms} and one JSON file for all images; name others by --labels."
-    ]
-
-
-def _as_size(box: Sequence[float], box_format: str | None) -> tuple[float, ...]:
-    """A box as x, y, w, h; InputError for an unknown --box_format."""
-    if box_format not in (None, "xywh", "xyxy"):
-        raise InputError(f"--box_format={box_format} is unknown; {did_you_mean(box_format, ('xywh', 'xyxy'))}")
-    x, y, w, h = box
-    return (x, y, w - x, h - y) if box_format == "xyxy" else (x, y, w, h)
-
-
-def _labels(
-    folder: pathlib.Path, given: str | None, resolve: folders.Names
-) -> tuple[dict[str, list[Label]], list[str]]:
-    """Returns name -> faces from all sources, of which the first that labels an image wins, and remarks."""
-    sources: list[str] = [word.strip() for word in given.split(",")] if given else []
+def _wanted(given: str | None, folder: pathlib.Path) -> Wanted:
+    """Returns what --layout says about the points, which orders those that a tool stores by name."""
     if not given:
-        place = tree.locate(folder, "landmarks")
-        sources = [place.name] if place else []
-        sources += sorted(path.name for path in folder.glob("*.json") if path.name.lower() != "boxes.json")
-        if len(sources) > 1:
-            raise InputError(
-                f"{folder} has {sources[0]} and {sources[1]}; name the one to use with --labels, or both with "
-                f"--labels={sources[0]},{sources[1]}."
-            )
-    found: dict[str, list[Label]] = {}
-    remarks: list[str] = []
-    for source in sources:
-        labelled, more = _read_source(folder, source, resolve)
-        remarks += more
-        for name, some in labelled.items():
-            if all(label.landmarks is None for label in found.get(name, [])):
-                found[name] = some
-    return found, remarks
+        return UNSAID
+    count = landmarks.get(_layout(given, None, folder)).count
+    if not layout_file.is_file(given):
+        return Wanted(count)
+    return Wanted(count, layout_file.read_names(sources.locate(folder, given, (), "layout")))
 
 
-def _read_source(folder: pathlib.Path, given: str, resolve: folders.Names) -> tuple[dict[str, list[Label]], list[str]]:
-    if "*" in given:
-        paths = folders.match(folders.find_files(folder), given, "labels")
-        if not paths:
-            raise InputError(f"--labels={given} matches no file in {folder}.")
-        return _read_each(folder, paths, resolve), []
-    place = _locate(folder, given, (), "labels")
-    if place.is_dir():
-        return _read_each(place, folders.by_stem(place, label_files.ENDINGS), resolve), []
-    return label_files.read_all(place, resolve)
-
-
-def _read_each(folder: pathlib.Path, paths: Mapping[str, str], resolve: folders.Names) -> dict[str, list[Label]]:
-    found: dict[str, list[Label]] = {}
-    for word, path in paths.items():
-        name = resolve(word, folder)
-        if name in found:
-            raise InputError(f"{folder / path} labels the pair {name}, which another file labels; keep one of them.")
-        found[name] = label_files.read_one(folder / path)
-    return found
-
-
-def _locate(folder: pathlib.Path, given: str | None, usual: Sequence[str], flag: str) -> pathlib.Path | None:
-    """Returns the file that an option names, in the user's folder or elsewhere; without it, the usual file or None."""
-    if given:
-        for path in (folder / pathlib.Path(given).expanduser(), pathlib.Path(given).expanduser()):
-            if path.exists():
-                return path
-        raise InputError(f"--{flag}={given} exists neither in {folder} nor relative to the working directory.")
-    return next((path for name in usual if (path := tree.locate(folder, name))), None)
-
-
-def _layout(given: str | None, count: int | None, folder: pathlib.Path) -> str | landmarks.Layout:
+def _layout(given: str | None, first: Label | None, folder: pathlib.Path) -> str | landmarks.Layout:
+    """Returns the layout that the user gave, or else the one that the points of the first label usually have."""
     if given and layout_file.is_file(given):
-        return layout_file.read_layout(_locate(folder, given, (), "layout"))
+        return layout_file.read_layout(sources.locate(folder, given, (), "layout"))
     if given and not re.fullmatch(r"[0-9]{1,6}", given, re.ASCII):
         try:
             return landmarks.get(given).name
         except InputError as error:
             raise InputError(f"--layout={given}: {error} Or give a .yaml file.") from None
-    if given or count:
-        return layout_file.by_count(int(given or count), f"--layout={given}" if given else "")
-    return "ibug68"
+    if given:
+        return layout_file.by_count(int(given), f"--layout={given}")
+    if first is None:
+        return "ibug68"
+    count = len(first.landmarks)
+    if first.tool and count not in layout_file.FACES:
+        raise InputError(
+            f"The file {first.tool} has {formats.counted(count, 'point', 'points')} for each face, which may be any; "
+            "say which with --layout, a name such as tfw5 or a YAML file of your own."
+        )
+    return layout_file.by_count(count)
 
 
 def _subjects(path: pathlib.Path | None, resolve: folders.Names) -> dict[str, str]:
