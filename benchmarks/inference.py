@@ -1,11 +1,12 @@
-"""Time of one face on one thread: this package's shipped network and MediaPipe's face mesh, each with its crop.
+"""Time of one face on one thread: this package's shipped networks and MediaPipe's face mesh, each with its crop.
 
     pip install -e '.[export]'
     pip download --no-deps mediapipe==0.10.21 && unzip -j mediapipe-0.10.21-*.whl '*/face_landmark.tflite'
     python -m benchmarks.inference --mediapipe=face_landmark.tflite
 
 All sides take turns in one process that is bound to one core. A time is the median of 200 calls with one face in an
-image of 320 x 240 pixels. RESULTS.md has the results.
+image of 320 x 240 pixels; that of the detector includes its gain, its letterbox and the search of its maps. RESULTS.md
+has the results.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mlcm_jax import landmarks
+from mlcm_jax import detection, landmarks
 from mlcm_jax.console import say
-from mlcm_jax.data import augment
+from mlcm_jax.data import augment, image_file
+from mlcm_jax.inference.detector import Detector
 from mlcm_jax.inference.export import export
 from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.synthetic import generate
@@ -46,6 +48,29 @@ def ours(path: Path, predictor: Predictor) -> Callable[[np.ndarray, np.ndarray],
         )
         network.invoke()
         return network.get_tensor(points)
+
+    return call
+
+
+def detector_exported(path: Path, detector: Detector) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Gain, letterbox, exported network and search: gray -> boxes in u and scores."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    card = detector.card
+    network = Interpreter(str(path), num_threads=1)
+    network.allocate_tensors()
+    (inputs,), outputs = network.get_input_details(), network.get_output_details()
+    scores, sides = (next(o["index"] for o in outputs if len(o["shape"]) == rank) for rank in (3, 4))
+    spec = augment.Crop(card.image_size, card.expand, card.layout, card.gain)
+    nothing = {"landmarks": np.zeros((card.layout.count, 2), np.float32), "visible": np.ones(card.layout.count, bool)}
+
+    def call(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        box = (0.0, 0.0, float(gray.shape[1]), float(gray.shape[0]))
+        crop = augment.crop(nothing | {"thermal": gray, "box": box}, spec)["thermal"]
+        network.set_tensor(inputs["index"], crop[None])
+        network.invoke()
+        maps = network.get_tensor(scores)[0], network.get_tensor(sides)[0]
+        return detection.find(*maps, threshold=card.threshold, max_faces=20)
 
     return call
 
@@ -90,7 +115,12 @@ def main() -> None:
         }
         if given.mediapipe:
             sides["MediaPipe face_landmark, TFLite"] = mediapipe(given.mediapipe)
-        sizes = {"exported, TFLite": path.stat().length}
+        detector, image = Detector(), image_file.as_image(gray)
+        finds = export(network="detector", format="tflite", out=Path(folder) / "detector.tflite")
+        find = detector_exported(Path(finds), detector)
+        sides["detector exported, TFLite"] = lambda *one: find(one[0])
+        sides["Detector, JAX"] = lambda *_: detector(image)
+        sizes = {"exported, TFLite": path.stat().length, "detector exported, TFLite": finds.stat().length}
         sizes |= {"MediaPipe face_landmark, TFLite": given.mediapipe.stat().st_size} if given.mediapipe else {}
         times: dict[str, list[float]] = {name: [] for name in sides}
         for call in range(CALLS + 20):  # the first 20 are not counted

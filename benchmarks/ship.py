@@ -26,7 +26,8 @@ from mlcm_jax.data import augment, draw
 from mlcm_jax.data.build import default_data_dir
 from mlcm_jax.data.examples import Examples, open_examples
 from mlcm_jax.evaluation import calibration
-from mlcm_jax.inference.predictor import SHIPPED, Predictor
+from mlcm_jax.inference.open_network import SHIPPED
+from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.models import stored
 from mlcm_jax.synthetic import generate
 from mlcm_jax.training.workdir import load_config

@@ -127,14 +127,16 @@ _PREDICT = {
     "boxes": ("", 'A JSON file of boxes by image: {"file name": [x, y, w, h]}.'),
     "out": (None, "Folder for predictions.json and an overlay of each image."),
     "overwrite": (False, "Replace predictions of the same images in --out."),
+    "max_faces": (20, "The largest number of faces that are looked for in an image without a given box."),
+    "min_score": (0.0, "The smallest score of such a face, between 0 and 1; default: the detector's own."),
 }
 
 
 def predict(words: Sequence[str], given: Flags) -> None:
-    """Finds the landmarks of the face in each image: 8- or 16-bit gray, float °C (.npy, .tiff), colour, or FLIR's.
+    """Finds the landmarks of the faces in each image: 8- or 16-bit gray, float °C (.npy, .tiff), colour, or FLIR's.
 
-    Give files, folders or patterns. Without a box, the whole image is used as the box of the face. A box reaches from a
-    little above the brows to the chin: the landmarks' extent plus 4.5 % left and right, 13.5 % at the top, 4 % below.
+    Give files, folders or patterns. Without a box, a detector finds the faces. A box reaches from a little above the
+    brows to the chin: the landmarks' extent plus 4.5 % left and right, 13.5 % at the top, 4 % below.
     """
     from mlcm_jax.inference.predict_files import predict_files
 
@@ -145,13 +147,15 @@ def predict(words: Sequence[str], given: Flags) -> None:
         raise UsageError("predict needs at least one image or folder.")
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    network = {"model": given.model or None, "stage": given.stage or None}
-    predict_files(words, **network, box=given.box, boxes=given.boxes, out=out, overwrite=given.overwrite)
+    options = {"model": given.model or None, "stage": given.stage or None, "min_score": given.min_score or None}
+    options |= {name: getattr(given, name) for name in ("box", "boxes", "overwrite", "max_faces")}
+    predict_files(words, **options, out=out)
 
 
 _EXPORT = {
     "model": ("", "The work directory of a run; default: the network that ships with this package."),
     "stage": ("", "The stage to export; default: the run's last stage."),
+    "network": ("landmarks", "Which shipped network: landmarks or detector."),
     "format": (None, "tflite or onnx."),
     "out": (None, "The file to write."),
 }
@@ -160,14 +164,15 @@ _EXPORT = {
 def export(_: Sequence[str], given: Flags) -> None:
     """Writes a network as TFLite or ONNX, for phones and boards; needs the extra `export`.
 
-    The graph takes a crop and returns the landmarks; OUT.json says how the crop is made.
+    The graph takes a crop and returns the landmarks, or a detector's maps; OUT.json says how the crop is made.
     """
     from mlcm_jax.inference import export as exports
 
     model, stage = given.model or None, given.stage or None
     if stage and not model:
         raise UsageError("--stage names a stage of a run, so --model is needed too.")
-    exports.export(model, stage=stage, format=given.require("format"), out=given.require("out"))
+    what = {"network": given.network, "format": given.require("format"), "out": given.require("out")}
+    exports.export(model, stage=stage, **what)
 
 
 _LABEL = {

@@ -92,7 +92,10 @@ SCHEMA: dict[str, Key] = {
         tuple[float, ...], (), "training", "(low, high) in °C mapped to 0 and 255; () for auto-gain images"
     ),
     "gain": Key(
-        Literal["box", "as_is"], "box", "training", "gain of thermal images: box (by the face), or as_is (their 8 bits)"
+        Literal["box", "scene", "as_is"],
+        "box",
+        "training",
+        "gain of thermal images: box (by the face), scene (by all of it) or as_is (their 8 bits)",
     ),
     "layout": Key(str, "ibug68", "training", "landmark layout of the networks: a name, or a YAML file"),
     "normalizer": Key(str, "box", "selection", "normaliser of the NME: box, outer_eyes or pupils"),
@@ -117,7 +120,12 @@ SCHEMA: dict[str, Key] = {
     "pretrained.teacher": Key(str, "", "training", "file of ImageNet weights for the teacher", ("teacher",)),
     "pretrained.student": Key(str, "", "training", "the same for the thermal student", ("student",)),
     "pretrained.light": Key(str, "", "training", "the same for the lightweight student", ("light",)),
-    "loss.name": Key(str, "l1", "training", "l1, l2, smooth_l1 or wing, in per cent of the crop; star needs head aam"),
+    "loss.name": Key(
+        str,
+        "l1",
+        "training",
+        "l1, l2, smooth_l1 or wing, in per cent of the crop; star (head aam), boxes (head boxes)",
+    ),
     "loss.options": Key(dict, {}, "training", "arguments of the loss"),
     "loss.uncertainty": Key(_Weight, 0.0, "training", "weight of the likelihood that trains a head's uncertainty"),
     "loss.occluded_weight": Key(_Weight, 1.0, "training", "weight of landmarks that are not visible"),

@@ -19,7 +19,7 @@ class Flags:
     def __init__(self, table: FlagTable) -> None:
         self.values = flags.FlagValues()
         for name, (default, meaning) in table.items():
-            kinds = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
+            kinds = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
             kinds.get(type(default), flags.DEFINE_string)(name, default, meaning, flag_values=self.values)
 
     def __getattr__(self, name: str) -> Any:

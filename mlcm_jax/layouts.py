@@ -272,6 +272,17 @@ LAYOUTS["ibug51"] = _part("ibug51", LAYOUTS["ibug68"], range(17, 68))
 # edges, lid middles or pupils, and marks the sides of the nose at the nostrils, where COFW marks its widest places.
 COFW_TO_COMMON = (0, 1, 2, 3, 8, 9, 10, 11, 20, 21, 22, 23, 24, 25, 26, 27, 28)
 LAYOUTS["common17"] = _part("common17", LAYOUTS["cofw29"], COFW_TO_COMMON)
+# No landmarks: the middles of the left, right, upper and lower side of up to six boxes, which `detection` finds.
+_BOXES = [_span(4 * k, 4 * k + 3) for k in range(6)]
+LAYOUTS["boxes6"] = Layout(
+    "boxes6",
+    24,
+    {f"box_{k}": box for k, box in enumerate(_BOXES, start=1)},
+    flip_permutation(24, [box[:2] for box in _BOXES]),
+    None,
+    None,
+    tuple((box[a], box[b]) for box in _BOXES for a, b in ((0, 2), (2, 1), (1, 3), (3, 0))),
+)
 
 
 def get(name: str | Layout) -> Layout:

@@ -13,7 +13,7 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate
 
 # The layouts of whole faces; charlotte43 is a profile, the same for either side.
-LAYOUTS = [layout for name, layout in landmarks.LAYOUTS.items() if name != "charlotte43"]
+LAYOUTS = [layout for name, layout in landmarks.LAYOUTS.items() if name not in ("charlotte43", "boxes6")]
 COUNTS = {
     "ibug68": 68,
     "sf_tl54": 54,
@@ -23,6 +23,7 @@ COUNTS = {
     "tfw5": 5,
     "ibug51": 51,
     "common17": 17,
+    "boxes6": 24,
     "charlotte73": 73,
     "charlotte43": 43,
 }
@@ -216,7 +217,7 @@ def test_the_points_shared_with_cofw(source):
     np.testing.assert_allclose(drawn, template("common17"), atol=1.01 if source == "cofw29" else 0.21)
 
 
-@pytest.mark.parametrize("source", [name for name in COUNTS if name not in ("tfw5", "charlotte43")])
+@pytest.mark.parametrize("source", [name for name in COUNTS if name not in ("tfw5", "charlotte43", "boxes6")])
 def test_every_dense_layout_gives_five_points(source):
     five = landmarks.convert(template(source), source, "tfw5")
     np.testing.assert_allclose(mirror_all(five)[landmarks.get("tfw5").flip], five, atol=1e-12)
@@ -257,7 +258,10 @@ def test_routes_lead_to_the_largest_common_layout(model, target, wanted):
 def test_every_refusal_names_a_conversion_that_works():
     for source in landmarks.LAYOUTS.values():
         for target in landmarks.LAYOUTS.values():
-            if source is not target and "charlotte43" in (source.name, target.name):  # a profile shares no layout
+            if source is not target and {"charlotte43", "boxes6"} & {
+                source.name,
+                target.name,
+            }:  # profiles and boxes share none
                 for function in (landmarks.route, lambda a, b: landmarks.convert(np.zeros((a.count, 2)), a, b)):
                     with pytest.raises(InputError, match="have no layout in common"):
                         function(source, target)

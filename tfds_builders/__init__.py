@@ -28,6 +28,7 @@ __all__ = ["OPTIONS", "SWITCHES", "build", "load", "names"]
 # Dataset -> class in tfds_builders/<name>/<name>_dataset_builder.py, which is imported on demand.
 _BUILDERS = {
     "synthetic_faces": "SyntheticFaces",
+    "synthetic_scenes": "SyntheticScenes",
     "paired_folder": "PairedFolder",
     "sf_tl54": "SfTl54",
     "t_fake": "TFake",

@@ -20,6 +20,7 @@ import numpy as np
 from mlcm_jax import landmarks
 from mlcm_jax.data import photometric
 from mlcm_jax.data.gain import gain as stretch
+from mlcm_jax.data.gain import scene_gain
 from mlcm_jax.errors import InputError
 
 Example = dict[str, Any]
@@ -65,7 +66,8 @@ class Crop:
         expand: side of the crop relative to the box's longer side.
         layout: the layout of the landmarks, or its name.
         gain: "box" stretches the thermal image by the box, after its sides have moved (`data.gain`); the image may then
-            hold uint8, uint16 or float32 values in any unit. "as_is" takes its 8 bits as they are.
+            hold uint8, uint16 or float32 values in any unit. "scene" stretches it as a whole. "as_is" takes its 8 bits
+            as they are.
     """
 
     size: int
@@ -139,6 +141,8 @@ def crop(
         mirrored = (r[8] + 1.0) / 2.0 < augmentation.flip
     if spec.gain == "box" and "thermal" in images:
         images["thermal"] = stretch(images["thermal"], (left, top, right - left, bottom - top))
+    if spec.gain == "scene" and "thermal" in images:
+        images["thermal"] = scene_gain(images["thermal"])
     if augmentation.invert and "thermal" in images and rng.random() < augmentation.invert:
         images["thermal"] = 255 - images["thermal"]  # before the warp, so that what lies outside the image stays 0
     side = spec.expand * grow * max(right - left, bottom - top)
@@ -274,7 +278,7 @@ def _checked(image: Any, name: str, gain: str) -> np.ndarray:
     channels = CHANNELS[name]
     if name == "thermal" and image.ndim == 2:
         image = image[..., None]
-    types = ("uint8", "uint16", "float32") if name == "thermal" and gain == "box" else ("uint8",)
+    types = ("uint8", "uint16", "float32") if name == "thermal" and gain != "as_is" else ("uint8",)
     if image.dtype.name not in types or image.ndim != 3 or image.shape[2] != channels or image.size == 0:
         needed = f"{' or '.join(types)} [H, W, {channels}]"
         raise InputError(f"The {name} image must be {needed}, not {image.dtype} {image.shape}.")

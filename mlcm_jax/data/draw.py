@@ -46,8 +46,14 @@ def draw_landmarks(
     Returns:
         uint8 RGB [H', W', 3], H' and W' the same multiple of H and W.
     """
-    layout = landmarks.get(layout)
-    points = landmarks.check(points, layout)
+    face = {"landmarks": points, "layout": layout, "box": box}
+    return draw_faces(image, [face], color=color, smallest=smallest)
+
+
+def draw_faces(
+    image: np.ndarray, faces: Sequence[Mapping[str, Any]], *, color: Color = PREDICTION, smallest: int = 512
+) -> np.ndarray:
+    """Draws the `landmarks` of any number of faces, in their `layout`, with their `box`; see `draw_landmarks`."""
     canvas, factor = _enlarged(image, smallest)
     side = max(canvas.shape[:2])
     bits = 4  # fractional bits of OpenCV's coordinates: dots are exact to 1/16 pixel
@@ -57,16 +63,19 @@ def draw_landmarks(
         return np.clip(scaled * (1 << bits), -(2**30), 2**30).round().astype(np.int32)
 
     thin, radius = max(1, side // 500), max(1.0, side / 250)
-    if box is not None:
-        x, y, w, h = (float(value) for value in box)
-        corners = fixed([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])
-        cv2.polylines(canvas, [corners], True, (255, 255, 255), thin, cv2.LINE_AA, shift=bits)
-    places = fixed(points)
-    for first, second in layout.edges:
-        ends = [tuple(map(int, places[i])) for i in (first, second)]
-        cv2.line(canvas, *ends, tuple(c // 2 + 64 for c in color), thin, cv2.LINE_AA, shift=bits)
-    for place in places:
-        cv2.circle(canvas, tuple(map(int, place)), int(radius * (1 << bits)), color, -1, cv2.LINE_AA, shift=bits)
+    for face in faces:
+        layout = landmarks.get(face["layout"])
+        points = landmarks.check(face["landmarks"], layout)
+        if face["box"] is not None:
+            x, y, w, h = (float(value) for value in face["box"])
+            corners = fixed([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])
+            cv2.polylines(canvas, [corners], True, (255, 255, 255), thin, cv2.LINE_AA, shift=bits)
+        places = fixed(points)
+        for first, second in layout.edges:
+            ends = [tuple(map(int, places[i])) for i in (first, second)]
+            cv2.line(canvas, *ends, tuple(c // 2 + 64 for c in color), thin, cv2.LINE_AA, shift=bits)
+        for place in places:
+            cv2.circle(canvas, tuple(map(int, place)), int(radius * (1 << bits)), color, -1, cv2.LINE_AA, shift=bits)
     return canvas
 
 

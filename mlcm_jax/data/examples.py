@@ -47,7 +47,7 @@ class Examples(Sequence):
     """Random access to the examples of a split, as `augment.crop` takes them.
 
     Every item is a dict: `rgb` uint8 [H, W, 3] and `thermal` [H, W, 1] (those that the dataset has; uint8, or with the
-    gain "box" also uint16 or, with NaN in holes, float32, in hundredths of a kelvin), `landmarks`
+    gain "box" or "scene" also uint16 or, with NaN in holes, float32, in hundredths of a kelvin), `landmarks`
     float32 [K, 2] in pixels, in `layout`, `visible` bool [K], `known` bool [K] (False: the landmark is unlabelled, and
     its coordinates are a placeholder), `weight` float32 [K] in [0, 1] (the confidence of the labels, or 1 if the
     dataset has none), `box` float32 [4] (x, y, w, h) in pixels. Landmarks are checked when they are read.
@@ -71,8 +71,8 @@ class Examples(Sequence):
             layout: the layout to which landmarks are converted.
             thermal_range: (low, high) in °C mapped to 0 and 255, for a dataset with temperatures; () uses its gray
                 images, each of which was stretched by itself.
-            gain: that of the crops. "box" reads temperatures in place of gray images, unless these are a camera's own
-                (`CAMERA_GRAY` of the builder): what is hot outside the face must not dim the face.
+            gain: that of the crops. "box" and "scene" read temperatures in place of gray images, unless these
+                are a camera's own (`CAMERA_GRAY` of the builder): what is hot outside the face must not dim the face.
             labelled: False allows examples without landmarks (NaN), so that they can be labelled.
 
         Raises:
@@ -89,7 +89,7 @@ class Examples(Sequence):
                 "it empty."
             )
         own_gray = "celsius" not in features or getattr(builder, "CAMERA_GRAY", False)
-        self._values = gain == "box" and "thermal" in features and not self._range and not own_gray
+        self._values = gain != "as_is" and "thermal" in features and not self._range and not own_gray
         self._images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         self._texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
         self._arrays = {name: (features[name].np_dtype, features[name].shape) for name in _LABELS if name in features}

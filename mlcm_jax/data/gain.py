@@ -5,6 +5,7 @@ import numpy as np
 
 _PERCENTILES = (2.0, 98.0)
 _LEVELS = (0.1 * 255.0, 0.9 * 255.0)  # what the percentiles become: hotter and colder pixels keep some contrast
+_KNOTS = np.linspace(0.0, 100.0, 33)  # percentiles of `scene_gain`
 FEWEST = 16  # pixels with a value, without which a box is too small to set the gain
 
 
@@ -43,11 +44,40 @@ def gain(values: np.ndarray, box: np.ndarray) -> np.ndarray:
         return np.zeros(values.shape, np.uint8)
     known = region[np.isfinite(region)]
     whole = values[~holes]
-    # OpenCV numbers the pixels that are no holes from 1 on, row by row, and is three times as fast as scipy. In large
-    # holes, the pixel that it finds may be up to 4 % farther away than the nearest.
-    kind = cv2.DIST_LABEL_PIXEL
-    _, nearest = cv2.distanceTransformWithLabels(holes.view(np.uint8), cv2.DIST_L2, 5, labelType=kind)
-    return _stretched(whole[nearest - 1], *_limits(known if len(known) >= FEWEST else whole))
+    return _stretched(whole[_nearest(holes)], *_limits(known if len(known) >= FEWEST else whole))
+
+
+def scene_gain(values: np.ndarray) -> np.ndarray:
+    """Stretches a thermal image for the detector, which does not know yet where the face is.
+
+    The curve is piecewise linear between 33 percentiles. It rises from one to the next by ln(1 + d / s), where d is
+    their difference and s is eight times the median of all differences (at least 1/64 of the span of the middle 80 %).
+    So an image of a plain camera is stretched almost linearly, but what is far hotter or colder than everything else,
+    such as a lamp or the sun, takes only a small part of the gray levels. Any linear change of the unit leaves the
+    result as it is.
+
+    Args:
+        values: [H, W], uint8, uint16 or float32 in any unit, hot = large; holes are not finite, and take the gray level
+            of the nearest pixel that has a value.
+
+    Returns:
+        uint8 [H, W], from 0 to 255; all 0 if the image has one value only, or none.
+    """
+    values = np.asarray(values)
+    holes = ~np.isfinite(values) if values.dtype.kind == "f" else None
+    if holes is not None and holes.any():
+        if holes.all():
+            return np.zeros(values.shape, np.uint8)
+        whole = values[~holes]
+        values = whole[_nearest(holes)]
+    else:
+        whole = values
+    if values.dtype == np.uint8:  # the percentiles of its histogram, and a table of its 256 levels
+        ends = np.cumsum(np.bincount(values.ravel(), minlength=256))
+        knots = np.searchsorted(ends, _KNOTS / 100 * (ends[-1] - 1), side="right").astype(np.float64)
+        return cv2.LUT(values, _curve(np.arange(256.0), knots))
+    # Some 20,000 pixels give the percentiles as well as all, and are sorted in a tenth of the time.
+    return _curve(values, np.percentile(whole.ravel()[:: whole.size // 20_000 + 1], _KNOTS))
 
 
 def inside(values: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -57,6 +87,15 @@ def inside(values: np.ndarray, box: np.ndarray) -> np.ndarray:
     columns = slice(max(0, int(np.ceil(x))), max(0, min(width, int(np.ceil(x + w)))))
     rows = slice(max(0, int(np.ceil(y))), max(0, min(height, int(np.ceil(y + h)))))
     return values[rows, columns]
+
+
+def _nearest(holes: np.ndarray) -> np.ndarray:
+    """For every pixel, the number of the nearest that is no hole, in the order of `values[~holes]`."""
+    # OpenCV numbers the pixels that are no holes from 1 on, row by row, and is three times as fast as scipy. In large
+    # holes, the pixel that it finds may be up to 4 % farther away than the nearest.
+    kind = cv2.DIST_LABEL_PIXEL
+    _, nearest = cv2.distanceTransformWithLabels(holes.view(np.uint8), cv2.DIST_L2, 5, labelType=kind)
+    return nearest - 1
 
 
 def _limits(known: np.ndarray) -> tuple[float, float]:
@@ -88,3 +127,17 @@ def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
     else:
         gray = np.where(values > low, 255.0, np.where(values < low, 0.0, 128.0))
     return np.clip(gray, 0.0, 255.0).round().astype(np.uint8)
+
+
+def _curve(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """The gray levels of `scene_gain`, uint8 of the shape of `values`."""
+    steps = np.diff(knots)
+    unit = max(8.0 * float(np.median(steps)), float(knots[-4] - knots[3]) / 64.0)
+    if unit <= 0.0:  # nearly all pixels have one value
+        unit = max(float(steps.max()), np.finfo(np.float32).tiny)
+    heights = np.concatenate([[0.0], np.cumsum(np.log1p(steps / unit))])
+    if heights[-1] <= 0.0:
+        return np.zeros(values.shape, np.uint8)
+    places, first = np.unique(knots, return_index=True)
+    gray = np.interp(values, places, heights[first] * (255.0 / heights[-1]))
+    return gray.round().astype(np.uint8)

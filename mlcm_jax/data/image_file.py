@@ -130,11 +130,11 @@ def for_network(
         image: see `Image`.
         modality: "rgb" or "thermal".
         thermal_range: the temperatures in °C that the network reads as 0 and 1; () if it reads gray values.
-        gain: "box" or "as_is", see `data.gain`.
+        gain: "box", "scene" or "as_is", see `data.gain`.
 
     Returns:
-        uint8 [H, W, 3] for a network that reads RGB; else [H, W]: uint8, or float32 if the gain is "box" and the image
-        has more than 8 bits.
+        uint8 [H, W, 3] for a network that reads RGB; else [H, W]: uint8, or float32 if the gain is not "as_is" and
+        the image has more than 8 bits.
 
     Raises:
         InputError: the network reads temperatures, and the image has none.
@@ -147,7 +147,7 @@ def for_network(
                 f"The image {image.name} holds no temperatures, which this network reads; give it °C (.npy, .tiff)."
             )
         return fixed_range(image.celsius, *thermal_range)
-    return image.values if gain == "box" and not image.levels else image.gray
+    return image.values if gain != "as_is" and not image.levels else image.gray
 
 
 def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:

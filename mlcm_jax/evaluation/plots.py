@@ -59,7 +59,7 @@ def samples(
             _points(mine[-1], row["prediction"], layout, PREDICTION, "prediction")
         mine[-1].set_title(row.get("title", ""), fontsize=9)
     figure.suptitle(f"{title + ': ' if title else ''}truth green, prediction red")
-    _save(figure, path)
+    save(figure, path)
 
 
 def ced(path: epath.PathLike, errors: Mapping[str, ArrayLike], normalizer: str) -> None:
@@ -87,7 +87,7 @@ def ced(path: epath.PathLike, errors: Mapping[str, ArrayLike], normalizer: str) 
     axis.set(xlim=(0, end), ylim=(0, 1), title="Cumulative error: fraction of the faces within an error")
     axis.set(xlabel=f"NME, per cent of {normalizer}", ylabel="fraction of faces")
     axis.legend(loc="lower right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def loss_curves(path: epath.PathLike, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
@@ -102,7 +102,7 @@ def loss_curves(path: epath.PathLike, curves: Mapping[str, tuple[Sequence[float]
     axis.set(xlabel="step", ylabel="task loss", title="Training loss of every stage")
     if curves:
         axis.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def ablation(path: epath.PathLike, rows: Sequence[Mapping[str, Any]], normalizer: str) -> None:
@@ -143,7 +143,7 @@ def ablation(path: epath.PathLike, rows: Sequence[Mapping[str, Any]], normalizer
     axis.set(xlim=(low - 0.1 * (high - low), high + 0.1 * (high - low)), ylim=(len(rows) - 0.5, -0.5))
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axis.set(xlabel=f"NME, per cent of {normalizer}", title="Seeds, mean and 95 % interval against the control (- -)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _show(axis: Axes, image: np.ndarray) -> None:
@@ -165,7 +165,8 @@ def _axes() -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def _save(figure: Figure, path: epath.PathLike) -> None:
+def save(figure: Figure, path: epath.PathLike) -> None:
+    """Writes a figure as PNG."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

@@ -40,10 +40,11 @@ def label(
 ) -> dict[str, dict[str, Any]]:
     """Writes `OUT/NAME.json` for every example of a split, in the format that `paired_folder` reads, and `labels.png`.
 
-    Every face is predicted in eight crops (see VIEWS). The landmarks are the mean; a landmark's confidence is
-    1 / (1 + (s / 0.02)²), where s is the root mean square distance of the eight predictions from the mean in units of
-    √(w·h) of the box: predictions that change with the crop are not to be trusted. A mistake that all crops share does
-    not lower the confidence.
+    Faces without a box are found by the shipped detector, in the thermal image of a pair; an image in which it finds
+    none is left out. Every face is predicted in eight crops (see VIEWS). The landmarks are the mean; a landmark's
+    confidence is 1 / (1 + (s / 0.02)²), where s is the root mean square distance of the eight predictions from the mean
+    in units of √(w·h) of the box: predictions that change with the crop are not to be trusted. A mistake that all crops
+    share does not lower the confidence.
 
     Args:
         model: work directory of a run.
@@ -77,15 +78,24 @@ def label(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"Cannot make the folder {out}: {error}; give another --out.") from error
-    written, shown = {}, []
+    detector = Predictor() if "thermal" in examples.modalities and not card.thermal_range else None
+    written, shown, unboxed, empty = {}, [], 0, []
     with progress("label", total=len(examples), start=0, unit_size=1) as advance:
         for k, name in enumerate(names):
             example = examples[k]
+            whole = _whole(example[card.modality], example["box"])
+            unboxed += whole
+            if detector and whole:
+                found = detector(example["thermal"], max_faces=1).boxes
+                if not len(found):
+                    empty.append(name)
+                    continue
+                example["box"] = found[0]
             points, confidence = predict_views(predictor, example[card.modality], example["box"])
             written[name] = {
                 "landmarks": np.round(points, 3).tolist(),
                 "confidence": np.round(confidence, 4).tolist(),
-                "box": None if _whole(example[card.modality], example["box"]) else example["box"].tolist(),
+                "box": None if whole else example["box"].tolist(),
                 "layout": predictor.layout,
                 "pseudo": True,
                 "source": f"stage {stage} of {model}",
@@ -93,6 +103,13 @@ def label(
             if len(shown) < _SHOWN:
                 shown.append(example | {"landmarks": points, "visible": confidence >= 0.5, "key": name})
             advance(k + 1, "")
+    if unboxed:
+        how = "the detector found their faces" if detector else "their faces are taken to fill the image"
+        say(f"{unboxed} of {len(names)} images have no box: {how}.")
+    if empty:
+        say(f"No face was found in {len(empty)} images, such as {empty[0]}; they are left out.")
+    if not written:
+        raise InputError(f"No face was found in any image of {dataset}; give them boxes.")
     for name, content in written.items():  # written at the end, so that an interrupted command can be repeated
         path = folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +118,7 @@ def label(
     means = [float(np.mean(one["confidence"])) for one in written.values()]
     say(
         f"Wrote {len(written)} files and labels.png to {folder}; mean confidence {np.mean(means):.2f}, the lowest is "
-        f"that of {names[int(np.argmin(means))]} ({min(means):.2f})."
+        f"that of {list(written)[int(np.argmin(means))]} ({min(means):.2f})."
     )
     return written
 

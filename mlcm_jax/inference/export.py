@@ -1,7 +1,8 @@
 """Writes a network for phones and boards: TFLite by `litert-converter`, ONNX by `jax2onnx` (the extra `export`).
 
 The graph takes a crop, float32 [1, S, S, C] in [0, 1], and returns the landmarks, float32 [1, K, 2] in u; for a network
-with uncertainties, also the calibrated expected distances, float32 [1, K] in u. The network's `model.json`, copied
+with uncertainties, also the calibrated expected distances, float32 [1, K] in u. That of a detector returns its maps,
+scores [1, h, w] and sides [1, h, w, 4], which `detection.find` reads. The network's `model.json`, copied
 beside the file, says how the crop is made and what the numbers mean.
 """
 
@@ -17,22 +18,30 @@ from mlcm_jax.console import say
 from mlcm_jax.data.augment import CHANNELS
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.files import read_json, write_json
-from mlcm_jax.inference.predictor import load
-from mlcm_jax.models import heads, stored
+from mlcm_jax.inference.detector import SHIPPED_DETECTOR
+from mlcm_jax.inference.open_network import SHIPPED, load
+from mlcm_jax.models import Prediction, heads, stored
 from mlcm_jax.models import network as networks
 
 FORMATS = ("tflite", "onnx")
+NETWORKS = {"landmarks": SHIPPED, "detector": SHIPPED_DETECTOR}
 Graph = Callable[[jax.Array], tuple[jax.Array, ...]]
 
 
 def export(
-    path: epath.PathLike | None = None, *, stage: str | None = None, format: str, out: epath.PathLike
+    path: epath.PathLike | None = None,
+    *,
+    stage: str | None = None,
+    network: str = "landmarks",
+    format: str,
+    out: epath.PathLike,
 ) -> epath.Path:
     """Writes the graph, and its description beside it, and checks the graph's numbers against those of JAX.
 
     Args:
         path: see `Predictor`; None exports the network that ships with this package.
         stage: see `Predictor`.
+        network: which of the shipped networks None means, "landmarks" or "detector".
         format: "tflite" or "onnx".
         out: the file to write.
 
@@ -45,8 +54,10 @@ def export(
     """
     if format not in FORMATS:
         raise InputError(f"--format={format!r} is unknown; {did_you_mean(format, FORMATS)}")
-    network, card, folder = load(path, stage)
-    graph, shape = _graph(network, card), (1, card.image_size, card.image_size, CHANNELS[card.modality])
+    if network not in NETWORKS:
+        raise InputError(f"--network={network!r} is unknown; {did_you_mean(network, NETWORKS)}")
+    arrays, card, folder = load(path, stage, shipped=NETWORKS[network])
+    graph, shape = _graph(arrays, card), (1, card.image_size, card.image_size, CHANNELS[card.modality])
     try:
         content, run = (_tflite if format == "tflite" else _onnx)(graph, shape)
     except ImportError as error:
@@ -60,8 +71,7 @@ def export(
             f"The network of stage {card.stage} cannot be converted to {format} ({reason}); try --format={other}."
         ) from error
     crop = np.random.default_rng(0).random(shape, np.float32)
-    found = jax.jit(networks.run)(network, crop)
-    wanted = [found.landmarks] if found.uncertainty is None else [found.landmarks, _calibrated(found.uncertainty, card)]
+    wanted = _outputs(jax.jit(networks.run)(arrays, crop), card)
     apart = max(float(np.abs(np.asarray(a) - b).max()) for a, b in zip(wanted, run(crop), strict=True))
     if not apart < 1e-4:
         raise InputError(f"The exported graph differs from the network by {apart:.2g} in u; report this as a fault.")
@@ -85,12 +95,20 @@ def _graph(network: networks.Network, card: stored.Card) -> Graph:
             x = model.head.upsampled(features)
             landmarks, maps = _soft_argmax(model.head.logits(x), x)
             uncertainty = model.head.uncertainty(features, maps) if model.head.uncertainty else None
-        else:
-            found = model.head(features)
-            landmarks, uncertainty = found.landmarks, found.uncertainty
-        return (landmarks,) if uncertainty is None else (landmarks, _calibrated(uncertainty, card))
+            return _outputs(Prediction(landmarks, uncertainty=uncertainty), card)
+        if isinstance(model.head, heads.Boxes):
+            return tuple(model.head.raw(features))
+        return _outputs(model.head(features), card)
 
     return graph
+
+
+def _outputs(found: Prediction, card: stored.Card) -> tuple[jax.Array, ...]:
+    """What the graph of a network returns."""
+    if found.maps is not None:
+        return tuple(found.maps)
+    spread = found.uncertainty
+    return (found.landmarks,) if spread is None else (found.landmarks, _calibrated(spread, card))
 
 
 def _calibrated(uncertainty: jax.Array, card: stored.Card) -> jax.Array:
@@ -129,7 +147,8 @@ def _tflite(graph: Graph, shape: tuple[int, ...]) -> tuple[bytes, Callable[[np.n
     converter.prepare_mlir_context(context)
     with context:
         module = ir.Module.parse(exported.mlir_module())
-        outputs = ["landmarks", "uncertainty"][: len(exported.out_avals)]
+        points = exported.out_avals[0].shape[-1] == 2
+        outputs = ["landmarks", "uncertainty"][: len(exported.out_avals)] if points else ["scores", "sides"]
         converter.set_signature(module.operation, "serving_default", ["crop"], outputs)
         converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), converter.ConvertToTFLConfig())
         content = converter.export_flatbuffer_to_bytes(module.operation)

@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 from etils import epath
 
-from mlcm_jax import landmarks
+from mlcm_jax import detection, landmarks
 from mlcm_jax.console import say
 from mlcm_jax.data import boxes as box_input
 from mlcm_jax.data import draw, image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.images import SUFFIXES
-from mlcm_jax.inference.predictor import Predictor
+from mlcm_jax.inference.predictor import Faces, Predictor
 
 
-def predict_files(
+def predict_files(  # noqa: PLR0913
     paths: Sequence[str],
     *,
     model: str | None = None,
@@ -29,8 +29,10 @@ def predict_files(
     boxes: str = "",
     out: str,
     overwrite: bool = False,
+    max_faces: int = 20,
+    min_score: float | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Predicts one face in every image, and writes `predictions.json` and an overlay of each image to `out`.
+    """Predicts the faces in every image, and writes `predictions.json` and an overlay of each image to `out`.
 
     An image that cannot be used does not stop the others: they are predicted and saved first, and then an InputError
     reports those that failed. Predictions of other images that `out` holds from an earlier call are kept.
@@ -43,12 +45,14 @@ def predict_files(
         boxes: a JSON file of boxes by key (see below) or by file name, or "".
         out: folder, created if it is missing and anything is predicted.
         overwrite: whether predictions of an earlier call for the same key may be replaced.
+        max_faces: the largest number of faces that the detector finds in an image without a given box.
+        min_score: the smallest score of such a face; None takes the detector's own.
 
     Returns:
         The content of predictions.json: {key: {"faces": [{"box", "layout", "landmarks", "score", "detection",
         "uncertainty"}], "box", "layout", "landmarks"}}, in pixels of the original image; the last three repeat the
-        first face. The key of an image is its path in the folder that was given, or in the folder before the first *
-        of a pattern. The key of a single file is its name.
+        first face, and are None without one. The key of an image is its path in the folder that was given, or in the
+        folder before the first * of a pattern. The key of a single file is its name.
 
     Raises:
         InputError: no image, two images with one key, a key that `out` holds already, bad boxes, or images that could
@@ -66,19 +70,24 @@ def predict_files(
             f"{known[0]}; replace them by --overwrite, or give another --out."
         )
     predictor, found, failures, undrawn = Predictor(model, stage=stage), {}, [], []
+    limits = {"max_faces": max_faces, "min_score": min_score}
+    detection.check_limits(max_faces, min_score)
     try:
         for key, path in images.items():
-            if not given and key not in by_key:
+            here = given or by_key.get(key)
+            if here is None and not predictor.detector:
                 missing = f"{boxes} has no box of {key}" if boxes else "no box given"
                 say(f"{path}: {missing}, so the whole image is used as the box of the face.")
+            elif here is None and boxes:
+                say(f"{path}: {boxes} has no box of {key}, so the detector looks for faces.")
             try:
-                image, entry = _predict(path, predictor, given or by_key.get(key))
+                image, entry = _predict(path, predictor, here, limits)
             except InputError as error:
                 failures.append(str(error))
                 continue
             _make(folder)
             found[key] = entry
-            say(f"{key}: score {entry['faces'][0]['score']:.2f}")
+            say(_told(key, entry))
             try:
                 _draw(image, entry, folder / f"{key}_landmarks.png")  # a.npy and a.png may both be given
             except InputError as error:
@@ -177,30 +186,48 @@ def _make(folder: epath.Path) -> None:
         raise InputError(f"Cannot make the folder {folder}: {error}; give another --out.") from error
 
 
-def _predict(path: epath.Path, predictor: Predictor, box: Sequence[float] | None) -> tuple[np.ndarray, dict[str, Any]]:
+def _predict(
+    path: epath.Path, predictor: Predictor, box: Sequence[float] | None, limits: Mapping[str, Any]
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the image to draw on, and the entry of predictions.json."""
     image = image_file.read_image(path)
     for note in image.notes:
         say(f"{path}: {note}")
     height, width = image.values.shape
-    if box is None:
-        box = (0, 0, width, height)
-    landmarks.check_box_inside(box, width, height, f"The box of {path}")
-    faces = predictor(image, np.asarray([box], np.float32))
-    first = {
-        "box": [float(value) for value in box],
-        "layout": faces.layout,
-        "landmarks": [[round(float(x), 3), round(float(y), 3)] for x, y in faces.landmarks[0]],
-    }
-    spread = [None if np.isnan(value) else round(float(value), 3) for value in faces.uncertainty[0]]
-    face = first | {"score": round(float(faces.scores[0]), 4), "detection": None, "uncertainty": spread}
+    if box is not None:
+        landmarks.check_box_inside(box, width, height, f"The box of {path}")
+    faces = predictor(image, None if box is None else np.asarray([box], np.float32), **limits)
+    entries = [_entry(faces, k, box) for k in range(len(faces))]
+    first = {key: entries[0][key] if entries else None for key in ("box", "layout", "landmarks")}
     shown = image.rgb if predictor.card.modality == "rgb" and image.rgb is not None else image.gray
-    return shown, {"faces": [face], **first}
+    return shown, {"faces": entries, **first}
+
+
+def _entry(faces: Faces, k: int, box: Sequence[float] | None) -> dict[str, Any]:
+    """Face k as predictions.json has it; `box` is that of the user, which is not rounded."""
+    detection = float(faces.detections[k])
+    return {
+        "box": [round(float(value), 3) for value in faces.boxes[k]] if box is None else [float(value) for value in box],
+        "layout": faces.layout,
+        "landmarks": [[round(float(x), 3), round(float(y), 3)] for x, y in faces.landmarks[k]],
+        "score": round(float(faces.scores[k]), 4),
+        "detection": None if np.isnan(detection) else round(detection, 4),
+        "uncertainty": [None if np.isnan(value) else round(float(value), 3) for value in faces.uncertainty[k]],
+    }
+
+
+def _told(key: str, entry: Mapping[str, Any]) -> str:
+    """One line about the faces of an image."""
+    scores = ", ".join(f"{face['score']:.2f}" for face in entry["faces"])
+    if not scores:
+        return f"{key}: no face was found; if there is one, give its --box, or a smaller --min_score."
+    count = len(entry["faces"])
+    return f"{key}: score {scores}" if count == 1 else f"{key}: {count} faces, scores {scores}"
 
 
 def _draw(image: np.ndarray, entry: Mapping[str, Any], path: epath.Path) -> None:
-    """Writes the overlay of an image."""
-    overlay = draw.draw_landmarks(image, entry["landmarks"], landmarks.get(entry["layout"]), box=entry["box"])
+    """Writes the overlay of an image, with all of its faces."""
+    overlay = draw.draw_faces(image, entry["faces"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         written = cv2.imwrite(str(path), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))

@@ -12,17 +12,18 @@ from etils import epath
 from numpy.typing import ArrayLike
 from scipy import special
 
-from mlcm_jax import codecs, landmarks
+from mlcm_jax import codecs, detection, landmarks
 from mlcm_jax.data import augment, image_file
 from mlcm_jax.data.gain import FEWEST, inside
-from mlcm_jax.errors import InputError, did_you_mean
-from mlcm_jax.files import read_json
+from mlcm_jax.errors import InputError
+from mlcm_jax.inference.detector import Detector, Found
+from mlcm_jax.inference.open_network import load
 from mlcm_jax.models import network as networks
-from mlcm_jax.models import stored
 
 # Mean distance of the predictions for a crop and its mirror image, over the crop's side, at which the score is 0.5.
 _APART = 0.05
-SHIPPED = epath.resource_path("mlcm_jax") / "inference" / "shipped"
+# Of the detector's boxes, the landmarks in this many are judged, from this score on.
+_CANDIDATES, _LOWEST = 20, 0.15
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +37,8 @@ class Faces:
             true box is below 10 %, whatever box was given; for others, how well the predictions for the crop and for
             its mirror image agree (1: exactly; 0.5: apart by 5 % of the crop's side on average). A box with one value
             only, or with fewer than 16 pixels of the image, has the score 0.
-        detections: float32 [F], the score of the detector; NaN for boxes that the caller gave.
+        detections: float32 [F], the probability that there is a face, by the detector and by the landmarks found in its
+            box; NaN for boxes that the caller gave. Faces that were found are sorted by it.
         uncertainty: float32 [F, K], the expected distance of each landmark from the truth in pixels; NaN for networks
             without uncertainty.
         layout: the name of the landmarks' layout.
@@ -59,10 +61,16 @@ class Predictor:
     Attributes:
         layout: the name of the landmarks' layout.
         card: the description of the network (`models.stored.Card`).
+        detector: finds the faces where the caller gives no boxes; None: it takes the whole image.
     """
 
     def __init__(
-        self, path: epath.PathLike | None = None, *, stage: str | None = None, layout: str | None = None
+        self,
+        path: epath.PathLike | None = None,
+        *,
+        stage: str | None = None,
+        layout: str | None = None,
+        detector: bool = True,
     ) -> None:
         """Loads a network.
 
@@ -71,25 +79,36 @@ class Predictor:
                 this package.
             stage: the stage of the run whose network is loaded; by default, the last stage of the run's config.
             layout: the layout to which landmarks are converted, such as "sf_tl54"; None keeps that of the network.
+            detector: whether the detector that ships with this package finds the faces where the caller gives no boxes.
+                If False, and for networks that read RGB images, the whole image is then the box of one face.
 
         Raises:
             InputError: no such run or stage, a stage that is not trained to its end, damaged files, or a layout to
                 which the network's landmarks do not convert.
         """
         self._network, self.card, _ = load(path, stage)
+        if self.card.layout.name == detection.LAYOUT.name:
+            raise InputError(f"The network {path} finds boxes, not landmarks; `inference.detector.Detector` reads it.")
         self._target = landmarks.get(layout or self.card.layout)
         landmarks.convert(np.zeros((1, self.card.layout.count, 2), np.float32), self.card.layout, self._target)
         self.layout = self._target.name
         self._run = jax.jit(networks.run)
+        self.detector = Detector() if detector and self.card.modality == "thermal" else None
+        # The shipped network looks at every box that the detector finds.
+        self._judge = self if path is None else Predictor(detector=False) if self.detector else None
 
-    def __call__(self, image: Any, boxes: ArrayLike | None = None) -> Faces:
+    def __call__(
+        self, image: Any, boxes: ArrayLike | None = None, *, max_faces: int = 20, min_score: float | None = None
+    ) -> Faces:
         """Predicts the landmarks of every face.
 
         Args:
             image: an `Image`, a path, an image of Pillow, or an array: [H, W] of uint8, uint16 or float in any unit
                 (hot = large, NaN where a value is missing), or uint8 [H, W, 3] RGB; see `data.image_file`.
-            boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None uses the whole
-                image as the box of one face.
+            boxes: [F, 4] (x, y, w, h) in pixels by the convention of `landmarks.box_from_points`; None lets the
+                detector find them, perhaps none.
+            max_faces: the largest number of faces that the detector finds.
+            min_score: the smallest score of a face that it finds, in (0, 1); None takes the detector's own.
 
         Raises:
             InputError: an image that cannot be used, or a box that is empty or outside the image.
@@ -98,7 +117,11 @@ class Predictor:
         given = image_file.as_image(image)
         pixels = image_file.for_network(given, modality=card.modality, thermal_range=card.thermal_range, gain=card.gain)
         height, width = pixels.shape[:2]
-        boxes = _boxes([[0, 0, width, height]] if boxes is None else boxes)
+        if boxes is None and self.detector:
+            boxes, detections = self._search(given, max_faces, min_score)
+        else:
+            boxes = _boxes([[0, 0, width, height]] if boxes is None else boxes)
+            detections = np.full(len(boxes), np.nan, np.float32)
         found = [self._face(pixels, box) for box in boxes]
         points = np.asarray([one[0] for one in found], np.float32).reshape(-1, card.layout.count, 2)
         uncertainty = np.asarray([one[1] for one in found], np.float32).reshape(-1, card.layout.count)
@@ -111,10 +134,22 @@ class Predictor:
             landmarks=np.asarray(landmarks.convert(points, card.layout, self._target), np.float32),
             boxes=boxes,
             scores=np.asarray([one[2] for one in found], np.float32),
-            detections=np.full(len(boxes), np.nan, np.float32),
+            detections=detections,
             uncertainty=np.asarray(spread, np.float32),
             layout=self.layout,
         )
+
+    def _search(self, image: image_file.Image, max_faces: int, min_score: float | None) -> Found:
+        """Finds faces: the detector's boxes, judged by the landmarks in them (`detection.probability`), best first."""
+        second = self.detector.card.second
+        if not second:
+            return self.detector(image, max_faces=max_faces, min_score=min_score)
+        detection.check_limits(max_faces, min_score)
+        boxes, scores = self.detector(image, max_faces=max(max_faces, _CANDIDATES), min_score=_LOWEST)
+        found = detection.probability(scores, self._judge(image, boxes).scores, second)
+        order = np.argsort(-found, kind="stable")
+        order = order[found[order] >= (second[3] if min_score is None else min_score)][:max_faces]
+        return Found(boxes[order], found[order])
 
     def _face(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Returns landmarks [K, 2] and uncertainties [K] in pixels, and the score."""
@@ -199,37 +234,3 @@ def _shows_nothing(part: np.ndarray) -> bool:
     """Whether a part of an image has one value or colour only, or too few pixels with a value."""
     pixels = part.reshape(-1, 3) if part.ndim == 3 else part[np.isfinite(part)]
     return len(pixels) < FEWEST or bool((pixels.min(0) == pixels.max(0)).all())
-
-
-def load(path: epath.PathLike | None, stage: str | None) -> tuple[networks.Network, stored.Card, epath.Path]:
-    """Loads a network; see `Predictor` for the arguments. Returns the network, its description, and their folder."""
-    if path is not None:
-        folder = model_folder(epath.Path(path), stage)
-        return *stored.load(folder), folder
-    if stage is not None:
-        raise InputError(f"stage={stage!r} names a stage of a run, so the run's work directory is needed too.")
-    try:
-        return *stored.load(SHIPPED), SHIPPED
-    except InputError as error:
-        raise InputError(
-            f"The network that ships with mlcm_jax, in {SHIPPED}, is incomplete or damaged; install mlcm_jax again."
-        ) from error
-
-
-def model_folder(workdir: epath.Path, stage: str | None) -> epath.Path:
-    """Returns the folder of a finished stage, or the given one if it holds a network; raises InputError otherwise."""
-    if stage is None and (workdir / stored.CARD).exists():
-        return workdir
-    if not (workdir / "config.json").exists():
-        raise stored.no_run(workdir)
-    named = read_json(workdir / "config.json")
-    asked = named.get("stages") if isinstance(named, dict) else None
-    if not asked or not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
-        raise InputError(f"{workdir / 'config.json'} names no stages; restore it, or use another work directory.")
-    finished = [path.parent.name for path in workdir.glob(f"*/{stored.CARD}")]
-    stage = stage or asked[-1]
-    if stage in finished:
-        return workdir / stage
-    if stage not in asked:
-        raise InputError(f"{workdir} has no stage {stage!r}; {did_you_mean(stage, dict.fromkeys([*asked, *finished]))}")
-    raise InputError(f"Stage {stage} of {workdir} is not finished; run the training command again to finish it.")

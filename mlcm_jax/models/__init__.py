@@ -16,7 +16,7 @@ from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import pretrained
 from mlcm_jax.models.aam import AAM
 from mlcm_jax.models.efficientnet import EfficientNet
-from mlcm_jax.models.heads import Coordinates, Heatmap, Prediction, checked_mean_shape, soft_argmax
+from mlcm_jax.models.heads import Boxes, Coordinates, Heatmap, Prediction, checked_mean_shape, soft_argmax
 from mlcm_jax.models.mobilenet_v2 import MobileNetV2
 from mlcm_jax.models.mobilevit_v2 import MobileViTV2
 from mlcm_jax.models.resnet import BottleneckResNet, ResNet
@@ -40,7 +40,7 @@ _BACKBONES = {
     "swin_v2_s": partial(SwinV2, 96, 3, depths=(2, 2, 18, 2), drop_path=0.3),
     "swin_v2_b": partial(SwinV2, 128, 4, depths=(2, 2, 18, 2), drop_path=0.5),
 }
-HEADS = {"coordinates": Coordinates, "heatmap": Heatmap, "aam": AAM}
+HEADS = {"coordinates": Coordinates, "heatmap": Heatmap, "aam": AAM, "boxes": Boxes}
 
 
 class Model(nnx.Module):
@@ -90,7 +90,7 @@ def create(
     Args:
         name: one of `names()`.
         num_landmarks: K.
-        head: "coordinates", "heatmap" or "aam".
+        head: "coordinates", "heatmap", "aam", or "boxes" for a detector.
         rngs: draws the initial parameters (stream `params`).
         dtype: the type that convolutions compute in; parameters, batch statistics and landmarks stay float32.
         mean_shape: float [K, 2] in u, the first prediction of a coordinate head, or of a heatmap head with a prior;

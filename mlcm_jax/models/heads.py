@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from mlcm_jax import codecs
+from mlcm_jax import codecs, detection
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import layers
 from mlcm_jax.models.layers import Common, ConvNorm, check_channels, check_choice, check_upsample, conv, doubled, normal
@@ -25,6 +25,7 @@ class Prediction(NamedTuple):
         points: None, or float32 [B, h', w', K] in [0, 1], the point maps of `AAM`.
         edges: None, or float32 [B, h', w', E] in [0, 1], the edge maps of `AAM`.
         uncertainty: None, or float32 [B, K], the expected distance of a landmark from the truth in u.
+        maps: None, or the maps of a detector, whose landmarks are the best boxes in `detection.LAYOUT`.
     """
 
     landmarks: jax.Array
@@ -32,6 +33,7 @@ class Prediction(NamedTuple):
     points: jax.Array | None = None
     edges: jax.Array | None = None
     uncertainty: jax.Array | None = None
+    maps: detection.Maps | None = None
 
 
 def soft_argmax(logits: jax.Array) -> Prediction:
@@ -249,3 +251,45 @@ class Heatmap(nnx.Module):
         x = codecs.cell_centres(w).reshape(1, 1, w, 1) - self.centre[...][:, 0].reshape(1, 1, 1, -1)
         y = codecs.cell_centres(h).reshape(1, h, 1, 1) - self.centre[...][:, 1].reshape(1, 1, 1, -1)
         return -(jnp.square(x) + jnp.square(y)) / (2 * self.prior**2)
+
+
+class Boxes(nnx.Module):
+    """The maps of a detector, `detection.Maps`: one 3×3 convolution, and one 1×1 convolution to five maps.
+
+    Args:
+        channels: C of the features.
+        num_landmarks: of `detection.LAYOUT`.
+        head_channels: channels of the first convolution.
+        bn_momentum: see `layers.BatchNorm`.
+        rngs: draws the initial parameters (stream `params`).
+        dtype: of the first convolution; the second computes in float32.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_landmarks: int,
+        *,
+        head_channels: int = 32,
+        bn_momentum: float = 0.9,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        check_channels("head_channels", head_channels)
+        if num_landmarks != detection.LAYOUT.count:
+            raise InputError(f"The head 'boxes' needs the layout {detection.LAYOUT.name} (config.layout).")
+        common = Common(bn_momentum=bn_momentum, rngs=rngs, dtype=dtype)
+        self.block = ConvNorm(channels, head_channels, 3, act=jax.nn.relu, **common)
+        self.maps = conv(head_channels, 5, bias=True, rngs=rngs, dtype=jnp.float32)
+        self.maps.kernel[...] *= 0.1
+        self.maps.bias[...] = jnp.array([-4.6, 0.0, 0.0, 0.0, 0.0])  # nearly all cells are background
+
+    def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
+        """All heads take `rngs`; this one draws no random numbers."""
+        maps = self.raw(features)
+        return Prediction(detection.best(maps), maps=maps)
+
+    def raw(self, features: jax.Array) -> detection.Maps:
+        """The maps alone."""
+        found = self.maps(self.block(features))
+        return detection.Maps(found[..., 0], found[..., 1:])

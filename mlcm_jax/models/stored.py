@@ -25,7 +25,8 @@ _FORMAT = 1
 _AGAIN = "run the training command again, which writes it anew."
 _PREPROCESSING = {
     "gain": "box: percentiles 2 and 98 of the thermal values inside the box become 10 % and 90 % of the gray levels, "
-    "linearly and cut at both ends, and missing values take that of the nearest pixel; as_is: 8 bits as stored",
+    "linearly and cut at both ends, and missing values take that of the nearest pixel; "
+    "scene: see scene_gain in mlcm_jax/data/gain.py; as_is: 8 bits as stored",
     "crop": "the square around the middle of the box, whose side is `expand` times the box's longer side",
     "pixel_centres": "integers; u = (x + 0.5) / image_size",
     "interpolation": "bilinear, after halving by area averages while the crop shrinks the image by 2 or more",
@@ -46,11 +47,16 @@ class Card:
         expand: side of the crop over the longer side of the box.
         modality: "rgb" or "thermal".
         thermal_range: (low, high) in °C mapped to 0 and 255; () for networks trained on auto-gain images.
-        gain: "box" stretches a thermal image by the face's box (`data.gain`), "as_is" takes its 8 bits as they are.
+        gain: "box" stretches a thermal image by the face's box, "scene" as a whole (`data.gain`), and "as_is" takes its
+            8 bits as they are.
         calibration: () or four numbers measured on validation images (`evaluation.calibration`): f and p of the
             expected distance f u^p, where u is the network's uncertainty, both in u; and a and b of the score
             1 / (1 + exp(-a - b ln m)), where m is the mean over the landmarks of the expected distances relative to
             √(w·h) of the box around the predicted landmarks.
+        threshold: the smallest score of a face, for a detector; it was chosen on validation images.
+        second: for a detector, () or four numbers a, b, c, t: the probability that a box is that of a face is
+            1 / (1 + exp(-a - b logit(d) - c logit(s))), where d is the detector's score and s that of the landmarks
+            which the shipped network finds in the box, and faces are those with a probability of at least t.
     """
 
     stage: str
@@ -62,6 +68,8 @@ class Card:
     thermal_range: tuple[float, ...] = ()
     gain: str = "as_is"
     calibration: tuple[float, ...] = ()
+    threshold: float = 0.5
+    second: tuple[float, ...] = ()
 
 
 def save(folder: epath.PathLike, network: networks.Network, card: Card) -> None:
@@ -154,10 +162,11 @@ def _card(path: epath.Path) -> tuple[Card, str]:
     if content["format"] != _FORMAT:
         raise InputError(f"{path} has a format that this version does not support; use the version that wrote it.")
     try:
+        content = {"threshold": 0.5, "second": ()} | content  # files of the first versions have neither
         fields = {field.name: content[field.name] for field in dataclasses.fields(Card)}
         layout, where = fields["layout"], "its layout"
         layout = landmarks.get(layout) if isinstance(layout, str) else layout_file.layout_from_dict(layout, where=where)
-        lists = {name: tuple(fields[name]) for name in ("thermal_range", "calibration")}
+        lists = {name: tuple(fields[name]) for name in ("thermal_range", "calibration", "second")}
         card = Card(**fields | lists | {"layout": layout})
         _check(card)
         return card, content["weights_sha256"]
@@ -179,7 +188,9 @@ def _check(card: Card) -> None:
         "expand": number(card.expand) and 0 < card.expand < 1e6,
         "modality": card.modality in ("rgb", "thermal"),
         "thermal_range": not limits or (len(limits) == 2 and all(map(number, limits)) and limits[0] < limits[1]),
-        "gain": card.gain in ("box", "as_is"),
+        "gain": card.gain in ("box", "scene", "as_is"),
+        "threshold": number(card.threshold) and 0 < card.threshold < 1,
+        "second": not card.second or (len(card.second) == 4 and all(map(number, card.second))),
         "calibration": not card.calibration
         or (len(card.calibration) == 4 and all(map(number, card.calibration)) and card.calibration[0] > 0),
     }

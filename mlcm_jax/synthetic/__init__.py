@@ -38,7 +38,10 @@ files, in the order in which a pair is made:
 
     sensor.py        °C before the lens -> °C as the detector measures them, and 8-bit gray levels
 
-    workers.py       many pairs, rendered by several processes; used by the dataset builder
+    crowd.py         scenes with any number of people, to train a detector, by means of
+      things.py        warm and hot things that are no faces
+
+    workers.py       many pairs or scenes, rendered by several processes; used by the dataset builders
 
 Units and spaces:
 

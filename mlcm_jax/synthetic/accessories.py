@@ -179,11 +179,11 @@ def hood(seed: int) -> Piece:
     return _piece(points, grid_faces(22, 37), Part.CLOTHES, share)
 
 
-def peak(shape: np.ndarray) -> Piece:
-    """The peak of a cap, from its rim forwards and a little down."""
+def peak(shape: np.ndarray, low: float = 0.0) -> Piece:
+    """The peak of a cap that sits `low` below its usual place, from its rim forwards and a little down."""
     a = np.linspace(-0.95, 0.95, 19)[None]
     t = np.linspace(0, 1, 6)[:, None]
-    forehead = _at(shape, 0.0, -0.55)[0]
+    forehead = _at(shape, 0.0, -0.55 + low)[0]
     x = 0.78 * np.sin(a) * (1 - 0.1 * t)
     z = -0.72 + (forehead[2] + 0.8) * np.cos(a) + t * 0.62 * np.cos(1.2 * a)
     y = forehead[1] - 0.07 + 0.2 * t**1.3 + 0.1 * (a / 0.95) ** 2  # the root lies inside the rim
@@ -280,7 +280,7 @@ def pieces(subject: Subject, scene: Scene, shape: np.ndarray) -> list[Piece]:
     if scene.glasses != "none":
         out += glasses(shape, scene)
     if scene.cap == "cap":
-        out.append(peak(shape))
+        out.append(peak(shape, scene.cap_low))
     if scene.mask:
         out += mask(shape)
     if scene.hand is not None:

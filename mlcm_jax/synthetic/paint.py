@@ -43,13 +43,14 @@ def hair_edge(angle: np.ndarray, subject: Subject) -> np.ndarray:
     return edge
 
 
-def cap_edge(angle: np.ndarray, cap: str) -> np.ndarray:
-    """Height y of the lower edge of a cap (one of `scene.CAPS`) at skull azimuths [N]."""
-    if cap == "none":
+def cap_edge(angle: np.ndarray, scene: Scene) -> np.ndarray:
+    """Height y of the lower edge of the cap at skull azimuths [N]."""
+    if scene.cap == "none":
         return np.full_like(angle, -9.0)
-    if cap == "cap":
-        return np.interp(angle, [0, 0.9, 1.6, 3.2], [-0.55, -0.5, -0.38, -0.1])
-    return np.interp(angle, [0, 0.9, 1.4, 1.8, 3.2], [-0.5, -0.42, -0.12, 0.1, 0.3])
+    low = np.float64(scene.cap_low) * np.interp(angle, [0, 1.6], [1, 0])
+    if scene.cap == "cap":
+        return low + np.interp(angle, [0, 0.9, 1.6, 3.2], [-0.55, -0.5, -0.38, -0.1])
+    return low + np.interp(angle, [0, 0.9, 1.4, 1.8, 3.2], [-0.5, -0.42, -0.12, 0.1, 0.3])
 
 
 def hair_margin(points: np.ndarray, subject: Subject, *, ragged: bool = True) -> np.ndarray:

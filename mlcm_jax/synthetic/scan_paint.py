@@ -46,7 +46,7 @@ def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject
     scalp = np.flatnonzero((face & ((y < -0.2) | (x > 0.6))) | (back & (y < 0.62)))
     part[scalp[paint_lib.hair_margin(where[scalp], subject) > 0]] = Part.HAIR
     if scene.cap != "none":
-        under = paint_lib.cap_edge(anatomy.azimuth(where[scalp]), scene.cap) - y[scalp]
+        under = paint_lib.cap_edge(anatomy.azimuth(where[scalp]), scene) - y[scalp]
         part[scalp[under > 0]] = Part.CAP
 
     out = blank(part)

@@ -32,23 +32,31 @@ def background(rng: np.random.Generator, gbuffer: GBuffer, climate: Climate, ski
     if not climate.outdoors and rng.random() < _WALL:
         field = blotches(rng, (size, size), (3, 3), float(rng.uniform(0.05, 0.4))) + np.float32(climate.ambient)
         field += np.linspace(-0.5, 0.5, size, dtype=np.float32)[:, None] * np.float32(rng.normal(0, 0.8))
-        seat = _SEAT_BEFORE_WALL
+        chance = _SEAT_BEFORE_WALL
     else:
-        field, seat = surroundings.background(rng, size, climate), _SEAT
-    if rng.random() < seat:
-        _seat(field, rng, gbuffer, climate, skin)
+        field, chance = surroundings.background(rng, size, climate), _SEAT
+    if rng.random() < chance:
+        rows, columns = np.nonzero((gbuffer.part > Part.BACKGROUND) & (gbuffer.part != Part.CLOTHES))
+        if len(rows):
+            half = np.ptp(columns) / 2 + 1.0, np.ptp(rows) / 2 + 1.0
+            seat(field, rng, (columns.mean(), rows.min() + half[1], *half), climate, skin)
     return field
 
 
-def _seat(field: np.ndarray, rng: np.random.Generator, gbuffer: GBuffer, climate: Climate, skin: float) -> None:
-    """Draws a seat with a head-rest behind the head, in place."""
+def seat(field: np.ndarray, rng: np.random.Generator, head: tuple[float, ...], climate: Climate, skin: float) -> None:
+    """Draws a seat with a head-rest behind a head, in place.
+
+    Args:
+        field: float32 [R, R] in °C.
+        rng: draws the seat.
+        head: middle x and y, half width and half height of the head in pixels.
+        climate: of the surroundings.
+        skin: base temperature of the skin, °C.
+    """
     size = field.shape[0]
-    rows, columns = np.nonzero((gbuffer.part > Part.BACKGROUND) & (gbuffer.part != Part.CLOTHES))
-    if not len(rows):
-        return
-    wide, high = np.ptp(columns) / 2 + 1.0, np.ptp(rows) / 2 + 1.0
-    x = columns.mean() + rng.normal(0, 0.35) * wide
-    top = rows.min() + high * rng.uniform(-0.1, 0.9)
+    middle_x, middle_y, wide, high = head
+    x = middle_x + rng.normal(0, 0.35) * wide
+    top = middle_y - high + high * rng.uniform(-0.1, 0.9)
     canvas = np.zeros((size, size), np.float32)
     half = wide * rng.uniform(0.8, 1.4)
     rest = top + 2 * half * rng.uniform(0.6, 1.1)

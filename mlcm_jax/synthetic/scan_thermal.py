@@ -48,7 +48,9 @@ class _Moment:
     pitch: float
 
 
-def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def temperature(
+    gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.Generator, climate: Climate | None = None
+) -> np.ndarray:
     """Apparent temperature of every pixel before the camera's optics.
 
     Args:
@@ -56,12 +58,13 @@ def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random
         subject: the person; skin, hair and brows are the same in all images of a person.
         scene: gives expression, which deepens folds, and spectacles.
         rng: draws what differs between images.
+        climate: of the surroundings, if it is not to be drawn.
 
     Returns:
         float32 [R, R] in °C.
     """
     person = np.random.default_rng([PERSON, int(subject.seed)])
-    climate = surroundings.sample_climate(rng)
+    climate = climate or surroundings.sample_climate(rng)
     chill = float(np.clip(rng.beta(1.0, 3.0) + (0.3 if climate.ambient < 12 else 0.0), 0.0, 1.0))
     level = person.normal(34.4, 0.5) + rng.normal(0.0, 0.5) - 3.0 * chill + 0.06 * (climate.ambient - 22.0)
     now = _Moment(climate, float(level), chill, _pitch(gbuffer))

@@ -119,6 +119,7 @@ class Scene:
         blend: weights of the expressions of scan-based heads by their ARKit names; the hand-made head does not read it.
         wrap: cloth round the head, one of `WRAPS`; only drawn with scan-based heads.
         shoulders: width of the shoulders relative to the mean.
+        cap_low: how far below its usual place the front of a cap sits, head units.
     """
 
     expression: np.ndarray
@@ -150,6 +151,7 @@ class Scene:
     blend: Mapping[str, float] = dataclasses.field(default_factory=dict)
     wrap: str = "none"
     shoulders: float = 1.0
+    cap_low: float = 0.0
 
 
 def expressed(scene: Scene, name: str) -> float:

@@ -88,7 +88,7 @@ def hair_lift(points: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
     lift = thick * anatomy.smoothstep(-0.01, 0.22, inside) + 0.4 * thick * anatomy.smoothstep(-0.005, 0.03, inside)
     if scene.cap != "none":
         angle = anatomy.azimuth(points)
-        under = paint.cap_edge(angle, scene.cap) - points[:, 1]
+        under = paint.cap_edge(angle, scene) - points[:, 1]
         lift = np.maximum(lift, (0.1 if scene.cap == "cap" else 0.13) * anatomy.smoothstep(-0.005, 0.03, under))
     return lift
 
@@ -150,7 +150,7 @@ def _parts(where: np.ndarray, strip: np.ndarray, region: np.ndarray, subject: Su
     scalp = np.flatnonzero((face & ((y < -0.2) | (x > 0.6))) | (region == Region.SKULL))
     part[scalp[paint.hair_margin(where[scalp], subject) > 0]] = Part.HAIR
     if scene.cap != "none":
-        under = paint.cap_edge(anatomy.azimuth(where[scalp]), scene.cap) - y[scalp]
+        under = paint.cap_edge(anatomy.azimuth(where[scalp]), scene) - y[scalp]
         part[scalp[under > 0]] = Part.CAP
     return part
 

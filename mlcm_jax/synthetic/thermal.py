@@ -19,7 +19,9 @@ from mlcm_jax.synthetic.surroundings import Climate, blotches
 PERSON = 0x7E3  # separates the draws of a person's temperatures from those of the person's shape
 
 
-def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def temperature(
+    gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.Generator, climate: Climate | None = None
+) -> np.ndarray:
     """Apparent temperature of every pixel before the camera's optics.
 
     Args:
@@ -28,13 +30,14 @@ def temperature(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random
             and the strength of warm and cool regions.
         scene: unused, because temperature does not depend on visible light; both cameras have the same signature.
         rng: draws what differs between images: climate, chill, breath, surroundings.
+        climate: of the surroundings, if it is not to be drawn.
 
     Returns:
         float32 [R, R] in °C.
     """
     del scene
     person = np.random.default_rng([PERSON, int(subject.seed)])
-    climate = surroundings.sample_climate(rng)
+    climate = climate or surroundings.sample_climate(rng)
     chill = float(np.clip(rng.beta(1.0, 3.0) + (0.3 if climate.ambient < 12 else 0.0), 0.0, 1.0))
     usual, now = person.normal(34.4, 0.5), rng.normal(0.0, 0.5)
     skin_level = float(usual + now - 3.0 * chill + 0.06 * (climate.ambient - 22.0))

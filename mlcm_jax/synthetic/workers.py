@@ -1,9 +1,9 @@
-"""Renders many pairs on all cores, in order.
+"""Renders many pairs or scenes on all cores, in order.
 
-The dataset builder calls `render`, which yields encoded pairs (`generate.encode`). Each worker is a plain
-`python -m mlcm_jax.synthetic.workers` that writes every n-th pair to its standard output. Unlike `multiprocessing` this
-neither forks a process whose threads (jax, grain) hold locks, nor imports the user's script a second time, so that a
-script works without an `if __name__ == "__main__"` guard. A worker whose parent was killed ends at its next write.
+The dataset builders call `render`, which yields what `generate.encode` or `crowd.encode` makes. Each worker is a plain
+`python -m mlcm_jax.synthetic.workers` that writes every n-th example to its standard output. Unlike `multiprocessing`
+this neither forks a process whose threads (jax, grain) hold locks, nor imports the user's script a second time, so that
+a script works without an `if __name__ == "__main__"` guard. A worker whose parent was killed ends at its next write.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def render(
     processes: int | None = None,
     *,
     rig: pathlib.Path | None = None,
+    what: str = "generate",
 ) -> Generator[dict[str, Any]]:
     """Yields `generate.encode(generate.example(seed, i, size=size))` for every i of `indices`, in their order.
 
@@ -44,9 +45,10 @@ def render(
         processes: number of workers; None for one per available core.
         rig: file of scan-based heads (`scan_head.ScanHeads.save`), which every worker reads once; None for the
             hand-made heads.
+        what: the module whose `example` and `encode` are called: "generate" for pairs, "crowd" for scenes.
 
     Yields:
-        One encoded pair at a time.
+        One encoded example at a time.
 
     Raises:
         RuntimeError: with the worker's own traceback, if a pair fails or a worker dies.
@@ -56,18 +58,19 @@ def render(
     with contextlib.ExitStack() as stack:
         results = []
         for k in range(count):
-            worker = _start(seed, indices[k::count], size, rig)
+            worker = _start((what, seed, indices[k::count], size, rig))
             reader, ready = _read_ahead(worker)
             stack.callback(_stop, worker, reader, ready)
             results.append(ready)
         for position, index in enumerate(indices):
             kind, value = results[position % count].get()
             if kind == "failed":
-                raise RuntimeError(f"pair {index} of seed {seed} could not be rendered:\n{value}")
+                raise RuntimeError(f"example {index} of seed {seed} could not be rendered:\n{value}")
             yield value
 
 
-def _start(seed: int, indices: list[int], size: tuple[int, int], rig: pathlib.Path | None) -> subprocess.Popen:
+def _start(task: tuple) -> subprocess.Popen:
+    """Starts a worker; `task` is (what, seed, indices, size, rig), see `render`."""
     root = str(pathlib.Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     environment = os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": path}
@@ -80,7 +83,7 @@ def _start(seed: int, indices: list[int], size: tuple[int, int], rig: pathlib.Pa
         start_new_session=True,  # Ctrl-C reaches only the parent, which then ends its workers
     )
     with contextlib.suppress(BrokenPipeError):  # a worker that died at once is reported by the reader
-        pickle.dump((seed, indices, size, rig), worker.stdin)
+        pickle.dump(task, worker.stdin)
         worker.stdin.close()
     return worker
 
@@ -124,20 +127,21 @@ def _stop(worker: subprocess.Popen, reader: threading.Thread, results: queue.Que
 
 
 def _main() -> None:
-    """Worker: reads (seed, indices, size, rig) from standard input, writes ("ok", pair) or ("failed", traceback)."""
-    seed, indices, size, rig = pickle.load(sys.stdin.buffer)
+    """Worker: reads a task of `_start` from standard input, writes ("ok", example) or ("failed", traceback)."""
+    what, seed, indices, size, rig = pickle.load(sys.stdin.buffer)
     # Only pickles may travel on the pipe, so whatever a library prints goes to the error stream.
     out, sys.stdout = os.fdopen(os.dup(1), "wb"), sys.stderr
     os.dup2(2, 1)
     try:
         import cv2
 
-        from mlcm_jax.synthetic import generate, scan_head
+        from mlcm_jax.synthetic import crowd, generate, scan_head
 
         cv2.setNumThreads(1)
+        module = {"generate": generate, "crowd": crowd}[what]
         heads = None if rig is None else scan_head.load_rig(rig)
         for index in indices:
-            pickle.dump(("ok", generate.encode(generate.example(seed, index, size=size, heads=heads))), out, -1)
+            pickle.dump(("ok", module.encode(module.example(seed, index, size=size, heads=heads))), out, -1)
             out.flush()
     except BrokenPipeError:
         os._exit(1)  # the parent is gone, so there is nobody to report to

@@ -25,6 +25,7 @@ from mlcm_jax.training.state import adapt
 PointLoss = Callable[[jax.Array, jax.Array], jax.Array]  # [B, K, 2] twice -> unreduced [B, K, 2]
 _DECAYED = ("kernel", "to_teacher", "to_student")  # not biases, scales of normalisations or places of a head
 POINT_LOSSES = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1, "wing": losses.wing}
+LOSSES = (*POINT_LOSSES, "star", "boxes")
 
 
 @dataclasses.dataclass
@@ -157,7 +158,7 @@ def point_loss(config: ConfigDict) -> PointLoss:
     """
     name, options = config.loss.name, dict(config.loss.options)
     if name not in (*POINT_LOSSES, "star"):
-        raise InputError(f"config.loss.name={name!r} is unknown; choose one of {', '.join((*POINT_LOSSES, 'star'))}.")
+        raise InputError(f"config.loss.name={name!r} is unknown; {did_you_mean(name, LOSSES)}")
     is_star = name == "star"
     of_maps = _keywords(losses.star)
     known = of_maps | _keywords(_star_terms) if is_star else _keywords(POINT_LOSSES[name])
@@ -316,11 +317,8 @@ def distillation(options: ConfigDict, teacher: str, loss: PointLoss) -> tuple[Te
         (options.delta, "logit", logit, False),
         (options.maps, "maps", maps, False),
     )
-    return tuple(
-        Term(name, decayed(weight, options.decay), fn, features=features)
-        for weight, name, fn, features in terms
-        if weight
-    )
+    chosen = [term for term in terms if term[0]]
+    return tuple(Term(name, decayed(weight, options.decay), fn, features=last) for weight, name, fn, last in chosen)
 
 
 def kd_loss(options: ConfigDict, tough: str, tolerant: str) -> tuple[Term, ...]:

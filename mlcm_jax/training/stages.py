@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mlcm_jax import config as configs
-from mlcm_jax import landmarks, layout_file, shape_model
+from mlcm_jax import detection, landmarks, layout_file, shape_model
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import recipe as recipes
@@ -45,6 +45,10 @@ class Stage:
 
 def _mlcm(config: ConfigDict, stage: Stage) -> tuple[Term, ...]:
     return recipes.distillation(config[stage.distillation], stage.teachers[0], recipes.point_loss(config))
+
+
+def _boxes(view: recipes.View) -> jax.Array:
+    return detection.loss(view.prediction.maps, view.target, view.weights)
 
 
 def _kd_loss(config: ConfigDict, stage: Stage) -> tuple[Term, ...]:
@@ -158,7 +162,8 @@ def check(config: ConfigDict) -> None:
             f"config.dataset_weights={tuple(config.dataset_weights)} must be (), or have one number for each of the "
             f"datasets {', '.join(datasets)} (config.dataset and config.more_datasets)."
         )
-    recipes.point_loss(config)
+    if config.loss.name != "boxes":
+        recipes.point_loss(config)
     _check_heads(config)
 
 
@@ -168,6 +173,12 @@ def _check_heads(config: ConfigDict) -> None:
         head, own = config[key].get("head", "coordinates"), config[key].get("layout")
         if config.loss.name == "star" and head != "aam":
             raise InputError(f"config.loss.name='star' trains maps: config.{key}.head={head!r} must be 'aam'.")
+        detects = {config.loss.name == "boxes", head == "boxes", config.layout == detection.LAYOUT.name}
+        if len(detects) > 1:
+            raise InputError(
+                f"A detector needs config.loss.name='boxes', config.{key}.head='boxes' and config.layout="
+                f"{detection.LAYOUT.name!r}, all three; they are {config.loss.name!r}, {head!r} and {config.layout!r}."
+            )
         if bool(config[key].get("uncertainty")) != bool(config.loss.uncertainty):
             raise InputError(
                 f"config.{key}.uncertainty and config.loss.uncertainty belong together: set the one to True and the "
@@ -201,7 +212,12 @@ def recipe(name: str, config: ConfigDict, *, soft: shape_model.ShapeModel | None
     stage = STAGES[name]
     total_steps = config.steps[stage.model]
     edges = config[stage.model].get("layout") is not None
-    own = () if stage.replaces_task else recipes.terms_of_task(config, layout(config), edges=edges)
+    if stage.replaces_task:
+        own: tuple[Term, ...] = ()
+    elif config.loss.name == "boxes":
+        own = (Term("task", recipes.constant(1.0), _boxes, task=True),)
+    else:
+        own = recipes.terms_of_task(config, layout(config), edges=edges)
     return Recipe(
         modality=modality(name, config),
         terms=(*own, *recipes.likelihood(config), *stage.taught(config, stage)),

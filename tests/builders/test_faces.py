@@ -290,7 +290,7 @@ def test_one_rgb_image_in_two_splits_of_pairs(folder):
     assert any("1 image is in two splits: b of test is also a of train" in remark for remark in remarks)
 
 
-@pytest.mark.parametrize("name", list(landmarks.LAYOUTS))
+@pytest.mark.parametrize("name", sorted(landmarks.LAYOUTS.keys() - {"boxes6"}))
 def test_an_upright_face_is_plausible_and_its_transposed_or_mirrored_one_is_not(name):
     points = trees.make_points(name, (100, 100), np.random.default_rng(0))
     layout = landmarks.get(name)

@@ -16,6 +16,7 @@ import pytest
 import tfds_builders
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import generate, scan_head, scan_model, workers
+from tfds_builders import rendered
 from tfds_builders.synthetic_faces import synthetic_faces_dataset_builder as faces
 
 # The handler is set because processes that a shell starts in the background ignore SIGINT.
@@ -47,14 +48,16 @@ def test_splits_share_no_person_and_lose_no_pair(built):
         assert len(examples) == builder.info.splits[split].num_examples
         subjects[split] = {int(e["subject"]) for e in examples}
         indices += [int(e["index"]) for e in examples]
-        assert {faces.split_of(s) for s in subjects[split]} == {split}
+        assert {rendered.split_of(s) for s in subjects[split]} == {split}
     assert sorted(indices) == list(range(68))
     assert not subjects["train"] & subjects["val"] and not subjects["train"] & subjects["test"]
     assert not subjects["val"] & subjects["test"]
 
 
 def test_splits_are_about_80_7_13_per_cent():
-    counts = {split: sum(faces.split_of(s) == split for s in range(5000)) / 5000 for split in ("train", "val", "test")}
+    counts = {
+        split: sum(rendered.split_of(s) == split for s in range(5000)) / 5000 for split in ("train", "val", "test")
+    }
     assert counts == pytest.approx({"train": 0.80, "val": 0.067, "test": 0.133}, abs=0.005)
 
 
@@ -154,7 +157,7 @@ def test_a_build_removes_incomplete_folders(tmp_path):
     ("name", "message"),
     [
         ("synthetic_face/tiny", "did you mean 'synthetic_faces'"),
-        ("mnist", "there are synthetic_faces, paired_folder, sf_tl54"),
+        ("mnist", "there are synthetic_faces, synthetic_scenes, paired_folder"),
         ("synthetic_faces/tinny", "did you mean 'tiny'"),
         ("synthetic_faces/huge", "there are tiny, base, and sizes such as 6000x96"),
         ("synthetic_faces/scan-64", "scan-6000x96"),
@@ -176,15 +179,15 @@ def test_unknown_names(name, message, tmp_path):
 
 def test_known_names():
     assert tfds_builders.names()[:2] == ["synthetic_faces/tiny", "synthetic_faces/base"]
-    tiny = faces.parse_config("tiny")
-    assert (tiny.pairs, tiny.size) == (1200, (64, 96))
-    free = faces.parse_config("6000x64-96")
-    assert (free.pairs, free.size, free.name) == (6000, (64, 96), "6000x64-96")
-    assert faces.parse_config("0100x064-064").name == "100x64"
+    tiny = rendered.parse_config("tiny", faces.SyntheticFaces.FAMILY)
+    assert (tiny.count, tiny.size) == (1200, (64, 96))
+    free = rendered.parse_config("6000x64-96", faces.SyntheticFaces.FAMILY)
+    assert (free.count, free.size, free.name) == (6000, (64, 96), "6000x64-96")
+    assert rendered.parse_config("0100x064-064", faces.SyntheticFaces.FAMILY).name == "100x64"
 
 
 def test_scan_based_heads_need_their_model(tmp_path):
-    assert faces.parse_config("scan-0100x064-064").name == "scan-100x64"
+    assert rendered.parse_config("scan-0100x064-064", faces.SyntheticFaces.FAMILY).name == "scan-100x64"
     with pytest.raises(InputError, match=r"needs the head model .* in --manual_dir. Clone https://github.com/ICT-VGL"):
         tfds_builders.build("synthetic_faces/scan-16x32", tmp_path / "data")
     with pytest.raises(InputError, match=r"holds no scan-based head model: .* Clone"):
@@ -209,7 +212,7 @@ def test_scan_based_heads_are_built_from_a_clone(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_noticed_before_the_build(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(faces.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**4))
+    monkeypatch.setattr(rendered.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**4))
     with pytest.raises(InputError, match=r"disk is full.*choose another --data_dir"):
         tfds_builders.build("synthetic_faces/16x32", tmp_path)
     assert not list(tmp_path.rglob("*.array_record*"))

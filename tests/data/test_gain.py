@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlcm_jax.data.gain import gain
+from mlcm_jax.data.gain import gain, scene_gain
 
 BOX = (20, 16, 40, 48)
 
@@ -114,3 +114,55 @@ def test_8_bits_are_stretched_like_floats(seed, levels, height, width):
     values = np.random.default_rng(seed).integers(0, levels, (height, width), np.uint8)
     floats = gain(values.astype(np.float32), (2, 3, 20, 16)).astype(int)
     assert np.abs(gain(values, (2, 3, 20, 16)) - floats).max() <= 1  # where rounding decides
+
+
+@pytest.fixture
+def scene():
+    """°C of a room with a person, float32 [120, 160]."""
+    room = np.random.default_rng(0).normal(22, 0.2, (120, 160))
+    room[60:, 40:110] = 26
+    room[30:70, 60:90] = np.random.default_rng(1).normal(33.5, 1.0, (40, 30))
+    return room.astype(np.float32)
+
+
+def contrast(gray):
+    """Gray levels between the face and the wall, and the deviation in the face."""
+    return float(gray[35:65, 65:85].mean() - gray[:25, 120:].mean()), float(gray[35:65, 65:85].std())
+
+
+@given(st.floats(0.1, 100), st.floats(-300, 300))
+def test_the_unit_of_a_scene_does_not_matter(scale, offset):
+    values = np.random.default_rng(0).gamma(2.0, 2.0, (40, 40))
+    plain = scene_gain(values.astype(np.float32)).astype(int)
+    changed = scene_gain((values * scale + offset).astype(np.float32))
+    assert np.abs(changed - plain).max() <= 2
+
+
+@pytest.mark.parametrize("heat", [80.0, 400.0, -60.0])
+def test_a_lamp_or_a_cold_sky_does_not_blind_the_detector(scene, heat):
+    apart, deviation = contrast(scene_gain(scene))
+    changed = scene.copy()
+    changed[:20, :25] = heat
+    still_apart, still_deviation = contrast(scene_gain(changed))
+    assert still_apart > 0.5 * apart and still_deviation > 0.5 * deviation
+
+
+def test_gray_levels_of_a_scene_are_stretched_like_values(scene):
+    levels = np.clip((scene - 15) * 10, 0, 255).round().astype(np.uint8)
+    bits, floats = scene_gain(levels), scene_gain(levels.astype(np.float32))
+    assert bits.min() == 0 and bits.max() == 255
+    assert np.abs(bits.astype(int) - floats).mean() < 15  # levels of 0.1 K split noise of 0.2 K into few steps
+
+
+def test_holes_of_a_scene_take_the_nearest_value(scene):
+    holed = scene.copy()
+    holed[40:44, 70:74] = np.nan
+    holed[::17, ::13] = np.nan
+    assert np.abs(scene_gain(holed).astype(int) - scene_gain(scene)).mean() < 8
+
+
+@pytest.mark.parametrize("value", [7, 7.0, np.nan])
+def test_a_scene_of_one_value_is_black(value):
+    dtype = np.uint8 if isinstance(value, int) else np.float32
+    assert not scene_gain(np.full((9, 12), value, dtype)).any()
+    assert scene_gain(np.full((1, 1), value, dtype)).shape == (1, 1)

@@ -40,7 +40,7 @@ def test_samples_without_predictions_or_rows(tmp_path):
 
 def test_curves_are_written(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     values = np.array([0.01, 0.03, 0.02, np.nan])
     plots.ced(tmp_path / "ced.png", {"teacher": values, "mean_shape": values + 0.2}, "the box")
     axis = figures[0].axes[0]

@@ -13,9 +13,10 @@ from scipy import stats
 
 from mlcm_jax import landmarks, metrics
 from mlcm_jax.errors import InputError
-from mlcm_jax.inference import predictor as predictor_file
+from mlcm_jax.inference import open_network
 from mlcm_jax.inference.export import export
-from mlcm_jax.inference.predictor import SHIPPED, Predictor
+from mlcm_jax.inference.open_network import SHIPPED
+from mlcm_jax.inference.predictor import Predictor, side_of
 from mlcm_jax.models import stored
 from mlcm_jax.synthetic import generate
 
@@ -82,7 +83,7 @@ def test_boxes_of_the_wrong_size_have_low_scores(predictor, found, pairs, factor
 
 
 def test_landmarks_in_one_place_have_no_size():
-    assert predictor_file.side_of(np.zeros((68, 2)), "ibug68") == 1e-3
+    assert side_of(np.zeros((68, 2)), "ibug68") == 1e-3
 
 
 def test_fifty_four_points_are_those_of_sf_tl54(found, pairs):
@@ -137,7 +138,7 @@ def test_what_is_not_the_face_moves_no_landmark(predictor, pairs, disturbance):
 def test_an_image_of_one_value_has_the_score_0(predictor, value):
     faces = predictor(np.full((50, 60), value, np.uint8), [[5, 5, 40, 40]])
     assert faces.scores == [0] and np.isfinite(faces.landmarks).all()
-    assert predictor(np.full((1, 1), value, np.uint8)).scores == [0]
+    assert predictor(np.full((1, 1), value, np.uint8), [[0, 0, 1, 1]]).scores == [0]
 
 
 def test_the_time_does_not_grow_with_the_image(predictor, pairs):
@@ -164,7 +165,7 @@ def test_a_damaged_file_of_weights_is_reported(tmp_path, fault):
 
 
 def test_a_damaged_package_is_to_be_installed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictor_file, "SHIPPED", epath.Path(tmp_path))
+    monkeypatch.setattr(open_network, "SHIPPED", epath.Path(tmp_path))
     with pytest.raises(InputError, match=r"is incomplete or damaged; install mlcm_jax again\.$"):
         Predictor()
 
@@ -178,7 +179,7 @@ def test_a_stage_needs_a_run():
 
 def test_too_few_pixels_and_one_colour_have_the_score_0(predictor):
     for image in (np.arange(9, dtype=np.uint8).reshape(3, 3), np.full((40, 40, 3), (90, 10, 200), np.uint8)):
-        assert predictor(image).scores[0] == 0
+        assert predictor(image, [[0, 0, image.shape[1], image.shape[0]]]).scores[0] == 0
     image = np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)
     assert predictor(image, [[59, 59, 30, 30]]).scores[0] == 0
 

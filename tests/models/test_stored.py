@@ -270,7 +270,14 @@ def test_an_invalid_field_is_reported(folder, name, values):
         assert f"{folder / stored.CARD} does not describe a model" in refused(folder), value
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(stored.Card), ids=lambda field: field.name)
+def test_a_file_without_a_threshold_is_one_of_an_earlier_version(folder):
+    content = json.loads((folder / stored.CARD).read_text())
+    del content["threshold"], content["second"]
+    (folder / stored.CARD).write_text(json.dumps(content))
+    assert (stored.load(folder)[1].threshold, stored.load(folder)[1].second) == (0.5, ())
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(stored.Card)[:-2], ids=lambda field: field.name)
 def test_a_missing_field_is_reported(folder, field):
     content = json.loads((folder / stored.CARD).read_text())
     del content[field.name]

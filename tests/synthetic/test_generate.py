@@ -127,7 +127,7 @@ def test_workers_keep_the_order_and_render_the_same():
 
 
 def test_the_error_of_a_worker_names_the_pair_and_the_reason():
-    with pytest.raises(RuntimeError, match=r"pair -1 of seed 0[\s\S]*must not be negative"):
+    with pytest.raises(RuntimeError, match=r"example -1 of seed 0[\s\S]*must not be negative"):
         list(workers.render(0, [0, -1], (40, 40), processes=2))
 
 

@@ -8,7 +8,8 @@ from commands import run_mlcm
 
 from mlcm_jax import config as configs
 from mlcm_jax.files import read_json
-from mlcm_jax.inference.predictor import SHIPPED, Predictor
+from mlcm_jax.inference.open_network import SHIPPED
+from mlcm_jax.inference.predictor import Predictor
 
 REAL = Path(__file__).parents[3] / "shared/data/ict_face_light"
 

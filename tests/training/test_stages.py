@@ -25,12 +25,23 @@ def changed(config, path, value):
         config[last] = value
 
 
+@pytest.mark.parametrize(
+    "change", [{"loss.name": "l1"}, {"layout": "ibug68"}, {"light.head": "heatmap"}], ids=lambda one: next(iter(one))
+)
+def test_the_three_parts_of_a_detector_belong_together(change):
+    config = configs.load(configs.shipped() / "detector.py", "smoke")
+    for name, value in change.items():
+        changed(config, name, value)
+    with pytest.raises(InputError, match=r"A detector needs config\.loss\.name='boxes'"):
+        stages.check(config)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_every_config_is_valid_and_its_docstring_has_its_command(name):
     path = configs.shipped() / f"{name}.py"
     config = configs.load(path)
     stages.check(config)
-    assert stages.layout(config).count in (51, 54, 68, 98)
+    assert stages.layout(config).count in (51, 54, 68, 98) or config.loss.name == "boxes"
     assert f"--config=configs/{name}.py" in ast.get_docstring(ast.parse(path.read_text()))
     for stage in config.stages:
         stages.recipe(stage, config)
