@@ -29,7 +29,6 @@ from tfds_builders.options import OPTIONS, SWITCHES
 RESTART = 75  # exit code that asks a scheduler to rerun the command (EX_TEMPFAIL in sysexits.h)
 _WIDTH = 120  # of help texts, in characters
 
-
 _DATA_DIR = {"data_dir": (None, "Where built datasets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")}
 _WORKDIR = {"workdir": (None, "Where checkpoints, results and plots go; a run found there is resumed.")}
 _PROCESSES = {  # docs/pods.md
@@ -125,6 +124,7 @@ _PREDICT = {
     "stage": ("", "The stage that predicts, such as teacher (reads RGB) or compress; default: the run's last stage."),
     "box": ("", "The box of the face, the same in every image: x,y,w,h in pixels."),
     "boxes": ("", 'A JSON file of boxes by image: {"file name": [x, y, w, h]}.'),
+    "celsius": ("auto", "Unit of 16-bit or float images: scale,offset that give °C, kelvin, centikelvin, … or none."),
     "out": (None, "Folder for predictions.json and an overlay of each image."),
     "overwrite": (False, "Replace predictions of the same images in --out."),
     "max_faces": (20, "The largest number of faces that are looked for in an image without a given box."),
@@ -148,7 +148,7 @@ def predict(words: Sequence[str], given: Flags) -> None:
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
     options = {"model": given.model or None, "stage": given.stage or None, "min_score": given.min_score or None}
-    options |= {name: getattr(given, name) for name in ("box", "boxes", "overwrite", "max_faces")}
+    options |= {name: getattr(given, name) for name in ("box", "boxes", "celsius", "overwrite", "max_faces")}
     predict_files(words, **options, out=out)
 
 

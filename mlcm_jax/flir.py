@@ -3,6 +3,7 @@
 ExifTool documents where the records and fields lie: https://exiftool.org/TagNames/FLIR.html.
 """
 
+import re
 import struct
 
 import cv2
@@ -53,6 +54,13 @@ def find(content: bytes) -> bytes | None:
     if missing:
         raise InputError(f"{len(missing)} of {last + 1} pieces of FLIR's data are missing.")
     return b"".join(pieces[k] for k in sorted(pieces))
+
+
+def frames(data: bytes) -> int:
+    """Counts the frames of an FFF or SEQ file, by their headers."""
+    starts = (found.start() for found in re.finditer(rb"[FA]FF\0", data))
+    versions = (data[start + 0x14 : start + 0x18] for start in starts)
+    return sum(any(100 <= int.from_bytes(one, order) < 200 for order in ("little", "big")) for one in versions)
 
 
 def celsius(data: bytes) -> tuple[np.ndarray, str]:

@@ -6,20 +6,19 @@ palette. A note says in one sentence how the values were changed.
 
 import dataclasses
 import io
-import struct
-import warnings
 
 import cv2
 import matplotlib
 import numpy as np
 from etils import epath
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
-from mlcm_jax import flir
+from mlcm_jax import csv_images, decoding, flir, raw_images
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_bytes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy", ".fff", ".seq")  # in small letters
+# What is taken for an image in a folder, in small letters. CSV files there may be labels, so patterns must name them.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".npy", ".raw", ".fff", ".seq")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +30,7 @@ class ImageFile:
         kind: "gray8", "gray16", "float" or "colour".
         name: the file's path, for messages.
         more: a sentence about how the values were made, or what else the file holds that was not read, or "".
+        unit: the unit of the values that the file states, as the option --celsius has it (`units.parse`), or "".
         display: the picture that a radiometric file shows, uint8 [h, w] or [h, w, 3]; None for other files.
     """
 
@@ -38,15 +38,17 @@ class ImageFile:
     kind: str
     name: str
     more: str = ""
+    unit: str = ""
     display: np.ndarray | None = None
 
 
 def read(path: epath.PathLike) -> ImageFile:
-    """Reads a PNG, JPEG, TIFF, BMP, WebP or .npy file.
+    """Reads an image file of any kind; docs/files.md lists them.
 
-    It may hold 8-bit gray or colour, 16-bit gray, or float32 (TIFF and .npy only). An .npy file may hold real numbers
-    of any type, [H, W] or [H, W, 1], or uint8 [H, W, 3]. A colour image whose three channels are equal is read as gray.
-    An alpha channel is dropped, and the EXIF orientation is applied.
+    PNG, JPEG, TIFF, BMP, WebP and PGM files may hold 8-bit gray or colours, or 16-bit gray; TIFF files may hold gray
+    in any type. A colour image whose three channels are equal is read as gray. An alpha channel is dropped, and the
+    orientation of EXIF and TIFF is applied. An .npy file may hold real numbers of any type, [H, W] or [H, W, 1], or
+    uint8 [H, W, 3]. Tables of numbers (`csv_images`) and raw files (`raw_images`) are known by their endings.
 
     The radiometric JPEG, FFF and SEQ files of FLIR give °C (`flir`), with as many pixels as the picture of the JPEG if
     that has the same shape: boxes and landmarks lie where the picture shows them.
@@ -56,23 +58,31 @@ def read(path: epath.PathLike) -> ImageFile:
     """
     name = str(path)
     content = read_bytes(path, "image")
+    ending = name.lower()
     if not content:
         raise InputError(f"The image {name} is empty.")
-    if name.lower().endswith(".npy"):
-        return from_array(_from_npy(content, name), name)
+    if ending.endswith(".npy"):
+        return from_array(decoding.from_npy(content, name), name)
     if content.startswith(flir.MAGIC):
         try:
             celsius, note = flir.celsius(content)
         except InputError as error:
             raise InputError(f"The image {name} cannot be read: {error}") from None
-        return ImageFile(celsius, "float", name, note)
-    shown = from_array(_from_image(content, name), name)
+        count = flir.frames(content)
+        note += f"; the file holds {count} frames, of which the first was read" if count > 1 else ""
+        return ImageFile(celsius, "float", name, note, "celsius")
+    if ending.endswith(csv_images.SUFFIXES) or (ending.endswith(raw_images.SUFFIXES) and not decoding.known(content)):
+        reader = csv_images.read if ending.endswith(csv_images.SUFFIXES) else raw_images.read_raw
+        array, note, unit = reader(content, name)
+        return dataclasses.replace(from_array(array, name), more=note, unit=unit)
+    array, note = decoding.from_image(content, name)
+    shown = dataclasses.replace(from_array(array, name), more=note)
     try:
         data = flir.find(content)
         return _radiometric(data, shown, _orientation(content)) if data else shown
     except InputError as error:
         lost = f"FLIR's temperatures in the file could not be read, only the picture that it shows ({error})"
-        return dataclasses.replace(shown, more=lost)
+        return dataclasses.replace(shown, more="; ".join(one for one in (lost, note) if one))
 
 
 def _orientation(content: bytes) -> int:
@@ -95,7 +105,8 @@ def _radiometric(data: bytes, shown: ImageFile, orientation: int) -> ImageFile:
             note += f"; {width} x {height} values were resized to the picture's {wide} x {high} pixels"
         else:
             note += f"; they are {width} x {height}, and of another shape than the picture of {wide} x {high} pixels"
-    return ImageFile(celsius, "float", shown.name, note, shown.array)
+    note = "; ".join(one for one in (note, shown.more) if one)
+    return ImageFile(celsius, "float", shown.name, note, "celsius", shown.array)
 
 
 def from_array(array: np.ndarray, name: str) -> ImageFile:
@@ -309,79 +320,3 @@ def _is_gray(image: np.ndarray) -> bool:
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     return np.count_nonzero(spread > 6) <= 0.01 * spread.size
-
-
-def _from_npy(content: bytes, name: str) -> np.ndarray:
-    try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    # numpy parses the header as Python and trusts its shape, so a damaged header can raise any of these.
-    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, OverflowError, TypeError) as error:
-        raise InputError(f"The image {name} is not a complete .npy file: {str(error).splitlines()[0]}.") from None
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"The image {name} is an archive of arrays (.npz), not one array.")
-    return array
-
-
-def _deep_colours(image: Image.Image, content: bytes) -> bool:
-    """Whether an image has more than 8 bits in each of several channels, which Pillow would cut to 8."""
-    if image.format == "PNG":
-        return content[24] == 16 and content[25] != 0  # IHDR: bit depth, colour type (0: gray)
-    bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
-    return len(bits) > 1 and max(bits) > 8
-
-
-def _from_image(content: bytes, name: str) -> np.ndarray:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; it raises what matters
-            image = Image.open(io.BytesIO(content))
-            deep = _deep_colours(image, content)
-            inverted = _white_is_zero(image)
-            image.load()  # Pillow, unlike OpenCV, refuses a truncated file instead of painting the rest gray
-            image = ImageOps.exif_transpose(image)
-    except UnidentifiedImageError:
-        raise InputError(f"The file {name} is not an image of a known format.") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"The image {name} is too large to be a photograph.") from None
-    # Decoders raise all sorts of errors for damaged files, such as struct.error, or SyntaxError for a broken PNG.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise InputError(f"The image {name} is damaged or incomplete: {str(error).splitlines()[0]}.") from None
-    if deep:
-        raise InputError(
-            f"The image {name} has 16 bits in each of several channels, half of which would be lost; save it as "
-            "8-bit colours, or as one channel of 16 bits."
-        )
-    return _pixels(image, inverted)
-
-
-def from_pillow(image: Image.Image) -> np.ndarray:
-    """Returns the pixels of a loaded image of Pillow: uint8, uint16 or float32 [H, W], or uint8 [H, W, 3] RGB.
-
-    An alpha channel is dropped. An image in 32-bit integers is taken for 16-bit counts if all fit.
-
-    Raises:
-        OSError: the image is read from its file only now, and the file is damaged.
-    """
-    return _pixels(image, _white_is_zero(image))
-
-
-def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF image stores white as 0 (tag 262), which Pillow inverts only if it has 8 bits."""
-    return image.format == "TIFF" and image.tag_v2.get(262) == 0
-
-
-def _pixels(image: Image.Image, inverted: bool) -> np.ndarray:
-    mode = image.mode
-    if mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint16)
-        return 65535 - values if inverted else values
-    if mode == "I":  # older software stores 16-bit counts as 32-bit integers
-        values = np.asarray(image)
-        return values.astype(np.uint16) if values.min() >= 0 and values.max() <= 65535 else values.astype(np.float32)
-    if mode == "F":
-        return np.asarray(image)
-    if mode in ("La", "RGBa"):  # colours multiplied by alpha
-        image = image.convert("LA" if mode == "La" else "RGBA")
-    elif mode == "P" and "transparency" in image.info:  # which Pillow would warn about
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("L" if mode in ("1", "L", "LA", "La") else "RGB"))

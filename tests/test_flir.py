@@ -45,6 +45,14 @@ def test_a_jpeg_holds_them_in_pieces_and_keeps_its_picture(tmp_path):
     assert np.abs(read_image(tmp_path / "a.fff").celsius - CELSIUS).max() < 0.05
 
 
+def test_further_frames_of_a_recording_are_told(tmp_path):
+    first, second = (made_flir.fff(made_flir.counts(one)) for one in (CELSIUS, CELSIUS + 3))
+    (tmp_path / "a.seq").write_bytes(first + second)
+    image = read_image(tmp_path / "a.seq")
+    assert np.abs(image.celsius - CELSIUS).max() < 0.05
+    assert image.notes[0].endswith("the file holds 2 frames, of which the first was read")
+
+
 def test_values_are_where_the_picture_shows_them(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(made_flir.jpeg(made_flir.fff(made_flir.counts(CELSIUS)), cv2.resize(PICTURE, (64, 48))))

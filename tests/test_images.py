@@ -1,7 +1,9 @@
 """Image files: every kind is converted to 8 bits, and damaged files are refused."""
 
 import io
+import struct
 import time
+import tracemalloc
 import zlib
 
 import cv2
@@ -189,6 +191,57 @@ def test_truncated_files_are_refused(tmp_path, suffix):
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_16_bit_gray_with_alpha_is_read_without_it(tmp_path):
+    counts = RNG.integers(0, 65536, (24, 30), dtype=np.uint16)
+    alpha = RNG.integers(0, 65536, (24, 30), dtype=np.uint16)
+    rows = np.stack([counts, alpha], -1).astype(">u2")
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 30, 24, 16, 4, 0, 0, 0)), (b"IDAT", data), (b"IEND", b"")]
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    (tmp_path / "a.png").write_bytes(content)
+    image = images.read(tmp_path / "a.png")
+    assert image.kind == "gray16" and image.more == "the alpha channel was not read"
+    np.testing.assert_array_equal(image.array, counts)
+
+
+def test_what_else_a_file_holds_is_told(tmp_path):
+    whole = Image.fromarray(COLOUR)
+    whole.save(tmp_path / "a.webp", save_all=True, append_images=[Image.fromarray(255 - COLOUR)], lossless=True)
+    whole.save(tmp_path / "a.png", save_all=True, append_images=[Image.fromarray(255 - COLOUR)])
+    for name in ("a.webp", "a.png"):
+        image = images.read(tmp_path / name)
+        np.testing.assert_array_equal(image.array, COLOUR)
+        assert image.more == "the file holds 2 images, of which the first was read"
+    for alpha, more in ((255, ""), (254, "the alpha channel was not read")):
+        Image.fromarray(np.dstack([COLOUR, np.full((24, 30), alpha, np.uint8)])).save(tmp_path / "b.png")
+        assert images.read(tmp_path / "b.png").more == more
+
+
+@pytest.mark.parametrize("shape", ["(1, 4294967296)", "(4294967296, 4294967296)", "(-1, 4)", "(10**99,)"])
+def test_an_npy_file_of_a_hostile_size_is_refused_at_once(tmp_path, shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", 118) + header.encode() + bytes(64))
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"a\.npy is not a complete \.npy file"):
+        images.read(tmp_path / "a.npy")
+    assert time.perf_counter() - start < 1 and tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("side", [1, 1 << 30])
+def test_a_png_of_a_hostile_size_is_refused_at_once(tmp_path, side):
+    head = b"IHDR" + struct.pack(">IIBBBBB", (1 << 31) - 1, side, 16, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    (tmp_path / "a.png").write_bytes(content + struct.pack(">I", 9) + b"IDAT" + bytes(13))
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"a\.png"):
+        images.read(tmp_path / "a.png")
+    assert time.perf_counter() - start < 1
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_16_bit_colours_are_refused(tmp_path, suffix, channels):
@@ -196,6 +249,15 @@ def test_16_bit_colours_are_refused(tmp_path, suffix, channels):
     path = tmp_path / f"deep{suffix}"
     assert cv2.imwrite(str(path), deep)
     with pytest.raises(InputError, match=f"deep{suffix} has 16 bits in each of several channels"):
+        images.read(path)
+
+
+def test_16_bit_colours_in_ppm_are_refused(tmp_path):
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6 30 24 255\n" + COLOUR.tobytes())
+    np.testing.assert_array_equal(images.read(path).array, COLOUR)
+    path.write_bytes(b"P6 30 24 65535\n" + COLOUR.astype(">u2").tobytes())
+    with pytest.raises(InputError, match="16 bits in each of several channels"):
         images.read(path)
 
 

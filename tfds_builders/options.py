@@ -31,7 +31,7 @@ PAIRED_FOLDER = {
     "box_format": "xywh (corner and size) or xyxy (two corners) of all boxes.",
     # Without it, coloured thermal images are refused, and the message suggests a palette.
     "colormap": "Palette of coloured thermal images: a name, or a CSV file of r,g,b rows from cold to hot.",
-    # Without it: 0.01,-273.15 for 16 bits, and 1,0 for floats.
+    # Without it: the unit that the first file states, or else a guess, which is printed.
     "celsius": "Unit of 16-bit or float thermal values: scale,offset that give °C, kelvin, centikelvin, … or none.",
     # Without it: white_hot.
     "polarity": "black_hot inverts thermal images without temperatures, in which cold is bright.",

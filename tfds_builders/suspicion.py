@@ -8,9 +8,9 @@ import numpy as np
 
 from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
+from mlcm_jax.units import COLDEST_FACE, HOTTEST_FACE
 from tfds_builders import formats
 
-_COLDEST, _HOTTEST = -10.0, 45.0  # °C, between which the median of a face lies
 _DARKER = 8  # gray levels by which a face that is darker than its surroundings is not so by chance
 # What is noticed: the share of the faces from which it is told, and what is said after "N of M faces".
 _TOLD = {
@@ -19,8 +19,8 @@ _TOLD = {
     "holes": (0.0, "have a thermal image in which some pixels hold no temperature; these count as missing."),
     "dark": (0.5, "are darker than what surrounds them. If cold is bright in these images, build them with "
                   "--polarity=black_hot."),
-    "unlikely": (0.1, f"have a median temperature outside {_COLDEST:g} to {_HOTTEST:g} °C, which no face has. If the "
-                      "unit is another one, state it by --celsius, such as --celsius=fahrenheit."),
+    "unlikely": (0.1, f"have a median temperature outside {COLDEST_FACE:g} to {HOTTEST_FACE:g} °C, which no face has. "
+                      "If the unit is another one, state it by --celsius, such as --celsius=fahrenheit."),
     "missing": (0.0, "have landmarks at (0, 0) or (-1, -1), which count as missing."),
     "apart": (0.1, "have a box that does not fit their landmarks. Look at preview.png."),
     "stated": (0.0, "have a label whose file states another size of the image. Look at preview.png, and scale the "
@@ -57,7 +57,7 @@ def of_image(values: np.ndarray, box: np.ndarray | None, *, celsius: bool) -> se
         rows = slice(max(0, int(np.ceil(y - more * h))), max(0, int(np.ceil(y + (1 + more) * h))))
         mask[rows, max(0, int(np.ceil(x - more * w))) : max(0, int(np.ceil(x + (1 + more) * w)))] = True
     inside, around = (values[mask & np.isfinite(values)] for mask in (face, wider & ~face))
-    if inside.size and celsius and not _COLDEST <= np.median(inside) <= _HOTTEST:
+    if inside.size and celsius and not COLDEST_FACE <= np.median(inside) <= HOTTEST_FACE:
         found.add("unlikely")
     if inside.size and around.size and not celsius and np.median(inside) + _DARKER < np.median(around):
         found.add("dark")

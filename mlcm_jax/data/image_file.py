@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
-from mlcm_jax import images
+from mlcm_jax import decoding, images, units
 from mlcm_jax.errors import InputError
 
 
@@ -48,7 +48,7 @@ def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
     - 8-bit gray: `values` are the file's gray levels.
     - Colours: `rgb` is the file; if they follow a thermal palette, `values` are the position along it, and else the
       luminance (see `images.to_gray8`).
-    - 16 bits and floats: `values` are the file's.
+    - 16 bits and floats: `values` are the file's, and `celsius` follows from them and the argument `celsius`.
     - FLIR's radiometric files: `values` are °C, and `rgb` the picture that the camera shows, if it is coloured.
 
     Values that no thermometer gives are holes: NaN and infinity; floats below -150 or above 2000 if most of the image
@@ -57,14 +57,17 @@ def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
 
     Args:
         path: the file.
-        celsius: how 16-bit counts and floats become °C. "auto" takes floats for °C, and counts for hundredths of a
-            kelvin, if the median is then between -60 and 150 °C; "none" takes them for gray values without a unit.
+        celsius: how 16-bit counts and floats become °C, as the option --celsius has it (`units.parse`). "auto" takes
+            the unit that the file states, or else the first in which the median is between -60 and 150 °C: hundredths
+            of a kelvin for counts; °C, kelvins or hundredths of a kelvin for floats. "none" takes the values for gray
+            levels without a unit.
 
     Raises:
-        InputError: a file that cannot be read, or that holds no value at all.
+        InputError: a file that cannot be read, or that holds no value at all; a unit that is unknown, or that is given
+            for an image of 8 bits.
     """
-    if celsius not in ("auto", "none"):
-        raise InputError(f"celsius={celsius!r} must be 'auto' or 'none'.")
+    if celsius != "auto":
+        units.parse(celsius)  # a mistake is reported before anything is read
     return _image(images.read(path), celsius)
 
 
@@ -79,7 +82,7 @@ def as_image(given: Any) -> Image:
     if isinstance(given, str | os.PathLike):
         return read_image(given)
     try:
-        array = images.from_pillow(given) if isinstance(given, PIL.Image.Image) else np.asarray(given)
+        array = decoding.from_pillow(given) if isinstance(given, PIL.Image.Image) else np.asarray(given)
     except (TypeError, ValueError):  # such as lists of different lengths
         array = np.asarray(None)
     except OSError as error:  # Pillow reads a file only now
@@ -102,6 +105,9 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
     if file.kind in ("gray8", "colour"):
         gray, note = images.to_gray8(file)
         rgb = file.array if file.kind == "colour" else None
+        if celsius != "auto" and units.parse(celsius):
+            what = "coloured" if rgb is not None else "8-bit gray"
+            raise InputError(f"--celsius={celsius} is for 16-bit or float images; {file.name} is {what}.")
         notes = tuple(one for one in (note, file.more) if one)
         return Image(gray.astype(np.float32), None, rgb, notes, file.name, True)
     values, rgb = file.array.astype(np.float32), None
@@ -114,10 +120,14 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
     if holes.any():
         values = np.where(holes, np.nan, values)
         notes.append(f"{100 * holes.mean():.2g} % of the pixels hold no temperature and were treated as missing")
-    degrees = None
-    if celsius == "auto":
-        degrees = values / 100 - 273.15 if file.kind == "gray16" else values
-        degrees = degrees if -60 < np.nanmedian(degrees) < 150 else None
+    if celsius != "auto":
+        unit = units.parse(celsius)
+    elif file.unit:
+        unit = units.parse(file.unit)
+    else:
+        unit, note = units.guess(values, counts=file.kind == "gray16")
+        notes.append(note)
+    degrees = units.to_celsius(values, unit) if unit else None
     return Image(values, degrees, rgb, tuple(notes), file.name, False)
 
 

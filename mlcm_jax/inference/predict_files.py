@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from etils import epath
 
-from mlcm_jax import detection, landmarks
+from mlcm_jax import detection, landmarks, units
 from mlcm_jax.console import say
 from mlcm_jax.data import boxes as box_input
-from mlcm_jax.data import draw, image_file
+from mlcm_jax.data import draw, gain, image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.images import SUFFIXES
@@ -27,6 +27,7 @@ def predict_files(  # noqa: PLR0913
     stage: str | None = None,
     box: str = "",
     boxes: str = "",
+    celsius: str = "auto",
     out: str,
     overwrite: bool = False,
     max_faces: int = 20,
@@ -43,6 +44,8 @@ def predict_files(  # noqa: PLR0913
         stage: see `Predictor`.
         box: "x,y,w,h" for all images, or "".
         boxes: a JSON file of boxes by key (see below) or by file name, or "".
+        celsius: the unit of 16-bit and float images, see `data.image_file.read_image`. A face that would be colder than
+            -10 °C or hotter than 45 °C is told.
         out: folder, created if it is missing and anything is predicted.
         overwrite: whether predictions of an earlier call for the same key may be replaced.
         max_faces: the largest number of faces that the detector finds in an image without a given box.
@@ -58,6 +61,8 @@ def predict_files(  # noqa: PLR0913
         InputError: no image, two images with one key, a key that `out` holds already, bad boxes, or images that could
             not be predicted.
     """
+    if celsius != "auto":
+        units.parse(celsius)
     folder = epath.Path(out)
     images = _images(paths, folder)
     given = box_input.parse_box(box) if box else None
@@ -81,7 +86,7 @@ def predict_files(  # noqa: PLR0913
             elif here is None and boxes:
                 say(f"{path}: {boxes} has no box of {key}, so the detector looks for faces.")
             try:
-                image, entry = _predict(path, predictor, here, limits)
+                image, entry = _predict(path, predictor, here, limits, celsius)
             except InputError as error:
                 failures.append(str(error))
                 continue
@@ -187,16 +192,20 @@ def _make(folder: epath.Path) -> None:
 
 
 def _predict(
-    path: epath.Path, predictor: Predictor, box: Sequence[float] | None, limits: Mapping[str, Any]
+    path: epath.Path, predictor: Predictor, box: Sequence[float] | None, limits: Mapping[str, Any], celsius: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the image to draw on, and the entry of predictions.json."""
-    image = image_file.read_image(path)
+    image = image_file.read_image(path, celsius=celsius)
     for note in image.notes:
         say(f"{path}: {note}")
     height, width = image.values.shape
     if box is not None:
         landmarks.check_box_inside(box, width, height, f"The box of {path}")
     faces = predictor(image, None if box is None else np.asarray([box], np.float32), **limits)
+    if image.celsius is not None:
+        parts = [(gain.inside(image.values, one), gain.inside(image.celsius, one)) for one in faces.boxes]
+        for doubt in dict.fromkeys(filter(None, (units.doubt(*part) for part in parts))):
+            say(f"{path}: {doubt}.")
     entries = [_entry(faces, k, box) for k in range(len(faces))]
     first = {key: entries[0][key] if entries else None for key in ("box", "layout", "landmarks")}
     shown = image.rgb if predictor.card.modality == "rgb" and image.rgb is not None else image.gray

@@ -9,6 +9,7 @@ import trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlcm_jax import units
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 from tfds_builders.paired_folder import folder, labels, thermal_kind
@@ -218,6 +219,30 @@ def test_celsius_that_is_wrong(place, celsius):
         thermal_kind.of_image(place / "t.npy", None, celsius=celsius)
     kind = thermal_kind.of_image(place / "t.npy", None, celsius="0.5, -10")
     assert (kind.kind, kind.scale, kind.offset) == ("counts", 0.5, -10.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "unit", "told"),
+    [
+        (
+            "t.npy",
+            np.full((4, 4), 300.0),
+            units.KELVIN,
+            "t.npy: values were taken for kelvins, so that their median is",
+        ),
+        ("t.npy", np.full((4, 4), 30.0), units.CELSIUS, "t.npy: values were taken for °C"),
+        ("t.npy", np.full((4, 4), 30000, np.uint16), units.CENTIKELVIN, "16-bit values were taken for hundredths"),
+        ("t.npy", np.full((4, 4), 3000, np.uint16), units.CENTIKELVIN, "such as --celsius=decikelvin"),
+        ("t.csv", "in °F\n" + "90,91,92,92,91,90,91,92\n" * 8, units.NAMES["fahrenheit"], ""),
+    ],
+)
+@pytest.mark.parametrize("celsius", [None, "auto"])
+def test_a_unit_that_is_not_given_is_guessed_and_told(place, capsys, name, values, unit, told, celsius):
+    (place / name).write_text(values) if isinstance(values, str) else np.save(place / name, values)
+    kind = thermal_kind.of_image(place / name, None, celsius=celsius)
+    assert (kind.kind, kind.scale, kind.offset) == ("counts", *unit)
+    said = " ".join(capsys.readouterr().out.split())
+    assert told in said and bool(told) == bool(said)
 
 
 @pytest.mark.parametrize("rows", ["1,2,3\n", "1,2,3\n" * 257, "1,2,3\n4,5,256\n", "1,2,3\n-1,0,0\n"])

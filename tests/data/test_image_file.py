@@ -53,8 +53,40 @@ def test_temperatures_are_those_of_the_file(tmp_path):
     assert image_file.read_image(tmp_path / "b.npy", celsius="none").celsius is None
     np.save(tmp_path / "c.npy", np.arange(600, dtype=np.uint16).reshape(20, 30))  # -273 to -267 °C
     assert image_file.read_image(tmp_path / "c.npy").celsius is None
-    with pytest.raises(InputError, match="celsius='kelvins' must be 'auto' or 'none'"):
+    with pytest.raises(InputError, match="--celsius=kelvins is no unit; did you mean 'kelvin'"):
         image_file.read_image(tmp_path / "a.npy", celsius="kelvins")
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "offset", "kind"),
+    [
+        ("kelvin", 1, 273.15, np.float32), ("decikelvin", 10, 2731.5, np.uint16), ("fahrenheit", 1.8, 32, np.float64),
+        ("centikelvin", 100, 27315, np.uint16), ("celsius", 1, 0, np.float32), ("0.04,-273.15", 25, 6828.75, np.uint16),
+    ],
+)  # fmt: skip
+def test_a_unit_that_is_given_is_that_of_the_values(tmp_path, unit, scale, offset, kind):
+    celsius = np.random.default_rng(2).uniform(20, 38, (24, 30))
+    np.save(tmp_path / "a.npy", (celsius * scale + offset + (0.5 if kind == np.uint16 else 0)).astype(kind))
+    image = image_file.read_image(tmp_path / "a.npy", celsius=unit)
+    np.testing.assert_allclose(image.celsius, celsius, atol=0.06)
+    assert image.notes == ()
+    assert image_file.read_image(tmp_path / "a.npy", celsius="none").celsius is None
+
+
+def test_the_guess_is_told_and_kelvins_are_one():
+    image = image_file.as_image(FACE + 273.15)
+    np.testing.assert_allclose(image.celsius, FACE, atol=1e-4)
+    assert image.notes == ("values were taken for kelvins, so that their median is 30.5 °C",)
+    image = image_file.as_image(((FACE + 273.15) * 10).astype(np.uint16))
+    assert image.celsius is None and image.notes[0].endswith("such as --celsius=decikelvin")
+
+
+@pytest.mark.parametrize(("kind", "what"), [("gray8", "8-bit gray"), ("colour", "coloured")])
+def test_a_unit_for_eight_bits_is_refused(tmp_path, kind, what):
+    path = write(tmp_path, kind)
+    with pytest.raises(InputError, match=f"--celsius=kelvin is for 16-bit or float images; .* is {what}"):
+        image_file.read_image(path, celsius="kelvin")
+    assert image_file.read_image(path, celsius="none").celsius is None
 
 
 def test_raw_values_of_flir_that_are_not_read_are_told(tmp_path):
@@ -119,7 +151,8 @@ def test_values_that_no_thermometer_gives_are_holes(value):
     np.testing.assert_array_equal(np.isnan(found.values), holes)
     np.testing.assert_array_equal(np.isnan(found.celsius), holes)
     np.testing.assert_array_equal(found.values[5:], image[5:].astype(np.float32))
-    assert found.notes == ("12 % of the pixels hold no temperature and were treated as missing",)
+    assert found.notes[0] == "12 % of the pixels hold no temperature and were treated as missing"
+    assert "were taken for" in found.notes[1] and len(found.notes) == 2
 
 
 UNITS = {"°C": FACE, "K": FACE + 273.15, "counts": COUNTS, "counts in floats": COUNTS.astype(np.float32)}
@@ -152,7 +185,7 @@ def test_a_face_that_is_cut_out_has_one_large_hole(unit, value):
 )
 def test_other_values_are_none(image):
     found = image_file.as_image(image)
-    assert not np.isnan(found.values).any() and not found.notes
+    assert not np.isnan(found.values).any() and len(found.notes) == 1 and "were taken for" in found.notes[0]
 
 
 def test_thermal_networks_read_values_or_gray_and_rgb_networks_colours(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import stored_runs
 from commands import run_mlcm
 
+from mlcm_jax import cli
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference import predict_files as module
 from mlcm_jax.inference.predict_files import predict_files
@@ -80,6 +81,32 @@ def test_the_command_reads_every_kind_of_image(smoke_run, folder, tmp_path, face
     # All three files hold the same temperatures, so the faces are the same up to the rounding of 16 bits.
     np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["celsius.tiff"]["landmarks"], atol=1e-3)
     np.testing.assert_allclose(found["celsius.npy"]["landmarks"], found["gray16.png"]["landmarks"], atol=0.5)
+
+
+def test_a_unit_is_taken_and_a_face_that_cannot_be_is_told(model, tmp_path, face, capsys):
+    """The landmarks follow from the values, and are the same in every unit."""
+    np.save(tmp_path / "f.npy", face["celsius"] * 1.8 + 32)
+    call = {**model, "box": box_of(face), "overwrite": True, "out": str(tmp_path / "out")}
+    found, said = [], []
+    for unit in ("auto", "fahrenheit", "none", "0.1,0"):
+        found.append(predict_files([str(tmp_path / "f.npy")], celsius=unit, **call)["f.npy"]["landmarks"])
+        said.append(capsys.readouterr().out.replace("\n", " "))
+    assert all(one == found[0] for one in found)
+    assert "were taken for °C" in said[0] and "--celsius=fahrenheit" in said[0] and "no face is" in said[0]
+    assert not any("taken for" in text or "no face is" in text for text in said[1:])
+    with pytest.raises(InputError, match="--celsius=rankine is no unit"):
+        predict_files([str(tmp_path / "f.npy")], celsius="rankine", **call)
+
+
+def test_the_command_takes_a_unit(model, tmp_path, face, capsys):
+    np.save(tmp_path / "k.npy", ((face["celsius"] + 273.15) * 10).astype(np.uint16))
+    words = [f"--model={model['model']}", f"--box={box_of(face)}", f"--out={tmp_path / 'out'}", str(tmp_path / "k.npy")]
+    predict = cli.COMMANDS["predict"].run
+    predict(*cli._parse("predict", [*words, "--celsius=decikelvin"]))
+    said = capsys.readouterr().out
+    assert "k.npy: score" in said and "taken for" not in said and "no face is" not in said
+    with pytest.raises(InputError, match="--celsius=1,2,3 must be scale,offset"):
+        predict(*cli._parse("predict", [*words, "--celsius=1,2,3", "--overwrite"]))
 
 
 def test_without_a_box_the_whole_image_is_used_and_a_message_says_so(smoke_run, folder, tmp_path, capsys):

@@ -7,7 +7,8 @@ import pathlib
 import matplotlib
 import numpy as np
 
-from mlcm_jax import images
+from mlcm_jax import images, units
+from mlcm_jax.console import say
 from mlcm_jax.errors import InputError, did_you_mean
 from tfds_builders import formats
 from tfds_builders.prepare import Thermal
@@ -41,11 +42,6 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
     raise InputError(f"--colormap={name} is not a known palette; {hint}")
 
 
-# What --celsius may say in a word: scale and offset.
-_UNITS = {
-    "kelvin": (1.0, -273.15), "decikelvin": (0.1, -273.15), "centikelvin": (0.01, -273.15),
-    "fahrenheit": (5 / 9, -160 / 9), "celsius": (1.0, 0.0),
-}  # fmt: skip
 _POLARITIES = ("white_hot", "black_hot")
 
 
@@ -76,13 +72,13 @@ def of_image(
     if colormap and image.kind != "colour":
         raise InputError(f"--colormap={colormap} is for coloured thermal images; {path} is {_kind(image)}.")
     if image.kind in ("gray16", "float"):
-        if celsius == "none":
+        unit = units.parse(celsius) if celsius not in (None, "", "auto") else _unit(image)
+        if unit is None:
             return Thermal("values", inverted=inverted)
         if inverted:
             raise InputError(f"--polarity={polarity} is for images without temperatures; add --celsius=none.")
-        default = (0.01, -273.15) if image.kind == "gray16" else (1.0, 0.0)
-        return Thermal("counts", *(_celsius(celsius) if celsius else default))
-    if celsius:
+        return Thermal("counts", *unit)
+    if celsius and celsius != "auto":
         raise InputError(f"--celsius={celsius} is for 16-bit or float images; {path} is {_kind(image)}.")
     if image.kind == "gray8":
         return Thermal("gray", inverted=inverted)
@@ -99,15 +95,17 @@ def of_image(
     return Thermal("palette", palette=palette, inverted=inverted)
 
 
-def _celsius(text: str) -> tuple[float, float]:
-    if text.isalpha():
-        if text not in _UNITS:
-            raise InputError(f"--celsius={text} is no unit; {did_you_mean(text, (*_UNITS, 'none'))}")
-        return _UNITS[text]
-    values = formats.numbers([word.strip() for word in text.split(",")], f"--celsius={text}")
-    if len(values) != 2 or not values[0] > 0:
-        raise InputError(f"--celsius={text} must be scale,offset with a positive scale, such as 0.01,-273.15.")
-    return float(values[0]), float(values[1])
+def _unit(image: images.ImageFile) -> units.Unit:
+    """Returns the unit that a file states, or else guesses it and says so; what it guesses wrong is refused later."""
+    if image.unit:
+        return units.parse(image.unit)
+    usual = units.CENTIKELVIN if image.kind == "gray16" else units.CELSIUS
+    holes = images.holes(image)
+    if holes.all():
+        return usual
+    unit, note = units.guess(np.where(holes, np.nan, image.array), counts=image.kind == "gray16")
+    say(f"{image.name}: {note}. State another unit by --celsius.")
+    return unit or usual
 
 
 def _kind(image: images.ImageFile) -> str:
