@@ -154,7 +154,8 @@ def for_network(
     if thermal_range:
         if image.celsius is None:
             raise InputError(
-                f"The image {image.name} holds no temperatures, which this network reads; give it °C (.npy, .tiff)."
+                f"The image {image.name} holds no temperatures, which this network reads; if its values are "
+                "some, give their unit by --celsius, or else give it °C (.npy, .tiff)."
             )
         return fixed_range(image.celsius, *thermal_range)
     return image.values if gain != "as_is" and not image.levels else image.gray
