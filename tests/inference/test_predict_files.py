@@ -236,7 +236,8 @@ def test_boxes_go_by_path_or_by_a_name_that_only_one_image_has(model, tree, tmp_
     box, other = face["box"].tolist(), [1.0, 2.0, 30.0, 40.0]
     (tmp_path / "boxes.json").write_text(json.dumps({"b/1.png": box, "1.png": other, "2.PNG": other}))
     found = predict_files([str(tree)], **model, boxes=str(tmp_path / "boxes.json"), out=str(tmp_path / "out"))
-    assert [found[key]["box"] for key in ("a/1.png", "b/1.png", "b/c/2.PNG")] == [[0, 0, 64, 64], box, other]
+    assert [found[key]["box"] for key in ("b/1.png", "b/c/2.PNG")] == [box, other]
+    assert found["a/1.png"]["faces"][0]["detection"] > 0  # the detector found it
 
 
 def test_accents_of_both_kinds_are_one_name(model, tmp_path, folder, face):
