@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import itertools
 import os
@@ -15,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.synthetic import scan_head, scan_model, workers
-from tfds_builders import formats, resume
+from tfds_builders import formats, prepare, resume
 from tfds_builders.base import Builder
 from tfds_builders.options import FILES
 
@@ -130,8 +131,10 @@ class Rendered(Builder, skip_registration=True):
         """Number of examples."""
         return self.builder_config.count
 
-    def _rendered(self) -> tuple[dict[str, list[int]], Iterator[dict[str, Any]]]:
-        """Returns the numbers of the examples by split, and all examples, rendered, split after split."""
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        del dl_manager  # nothing is downloaded
         config = self.builder_config
         needed = config.count * max(config.size) ** 2 * _BYTES_PER_PIXEL
         free = shutil.disk_usage(self.data_dir).free
@@ -150,7 +153,14 @@ class Rendered(Builder, skip_registration=True):
             lambda some: workers.render(config.seed, some, config.size, rig=rig, what=self.WHAT),
             (self.info.full_name, config.seed, *([rig.name] if rig else [])),
         )
-        return indices, stream
+        tally = prepare.Tally()
+        return {split: self._generate_examples(stream, split, len(mine), tally) for split, mine in indices.items()}
+
+    @abc.abstractmethod
+    def _generate_examples(
+        self, stream: Iterator[dict[str, Any]], split: str, count: int, tally: prepare.Tally
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Takes the next `count` rendered examples from the stream, and yields those of a split with their keys."""
 
     def _rig(self) -> pathlib.Path:
         """Prepares the head model of --manual_dir for the workers; returns the file that they read."""

@@ -98,6 +98,8 @@ def _row(name: str, common: ConfigDict, overrides: ConfigDict, options: ConfigDi
         _override(config, overrides, "config", name)
         try:
             stages.check(config)
+            if config.loss.name == "boxes":
+                raise InputError("A detector has no NME to compare; train it with mlcm train.")
             scored = config.stages[-1]
             config.stages = stages.with_required([scored], config)
             stages.check(config)  # of what it needs as well

@@ -15,7 +15,7 @@ from rich.table import Table
 from mlcm_jax import codecs, detection, models
 from mlcm_jax.console import console, say
 from mlcm_jax.data import augment
-from mlcm_jax.data.examples import Examples
+from mlcm_jax.data.examples import Examples, open_examples
 from mlcm_jax.evaluation import evaluate, plots
 from mlcm_jax.files import write_json
 from mlcm_jax.inference.predictor import Predictor
@@ -240,17 +240,21 @@ def judged(predictor: Predictor, examples: Examples, *, lowest: float) -> Matche
 def report(
     trained: Mapping[str, Trained],
     test: Examples,
-    val: Examples,
     *,
     config: ConfigDict,
     mesh: Mesh,
-    workdir: epath.Path,
+    path: epath.Path,
+    data_dir: str,
 ) -> dict[str, Any]:
-    """Scores detectors on a test split, at the threshold chosen on val; prints and writes results.json and a plot.
+    """Scores detectors on a test split, at the thresholds chosen on the split val of the run's dataset.
+
+    Prints a table, and writes the results to `path` and precision over recall to a picture beside it.
 
     Returns:
-        The content of results.json.
+        The content of the file.
     """
+    options = {"data_dir": data_dir, "layout": test.layout, "gain": stages.gain(config)}
+    val = open_examples(config.dataset, "val", **options)
     rows, pictures = [], {}
     for name, one in trained.items():
         chosen = threshold(search(one.network, val, config=config, mesh=mesh))
@@ -269,9 +273,10 @@ def report(
         pictures[name] = found, chosen
     content = {"dataset": config.test_dataset or config.dataset, "split": config.test_split, "iou": IOU, "rows": rows}
     if distributed.is_main():
-        write_json(workdir / "results.json", content)
+        write_json(path, content)
         for name, (found, chosen) in pictures.items():
-            draw(workdir / f"precision_recall_{name}.png", found, chosen)
+            draw(path.parent / f"{path.stem}_{name}.png", found, chosen)
+        say(f"Wrote {path.name} and its precision over recall to {path.parent}.")
     _print(content)
     return content
 

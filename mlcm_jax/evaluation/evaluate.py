@@ -313,10 +313,14 @@ def evaluate(workdir: epath.PathLike, *, dataset: str = "", split: str = "test",
     if not trained:
         raise InputError(f"{workdir} has no finished stage to evaluate; run the training command again.")
     examples = open_test(config, data_dir=data_dir)
+    path = epath.Path(workdir) / f"results_{config.test_dataset.replace('/', '_')}_{split}.json"
+    if config.loss.name == "boxes":
+        from mlcm_jax.evaluation import detections  # which imports this module
+
+        return detections.report(trained, examples, config=config, mesh=mesh, path=path, data_dir=data_dir)
     found = evaluate_networks(trained, examples, config=config, mesh=mesh)
     content = results(config, found.rows)
     print_table(content)
-    path = epath.Path(workdir) / f"results_{config.test_dataset.replace('/', '_')}_{split}.json"
     if distributed.is_main():
         write_json(path, content)
     say(f"Saved {path}")

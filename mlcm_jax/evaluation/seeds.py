@@ -15,7 +15,7 @@ from rich.table import Table
 
 from mlcm_jax import metrics
 from mlcm_jax.console import console, say
-from mlcm_jax.data.examples import Examples, open_examples
+from mlcm_jax.data.examples import Examples
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import detections, evaluate, plots
 from mlcm_jax.files import write_json
@@ -75,9 +75,8 @@ def _train_seed(config: ConfigDict, workdir: epath.Path, *, data_dir: str) -> di
     trained = run_stage.train_stages(run)
     ordered = {name: trained[name] for name in stages.STAGES if name in trained}
     if config.loss.name == "boxes":
-        options = {"data_dir": data_dir, "layout": test.layout, "gain": stages.gain(config)}
-        val = open_examples(config.dataset, "val", **options)
-        return detections.report(ordered, test, val, config=config, mesh=mesh, workdir=workdir)
+        path = workdir / "results.json"
+        return detections.report(ordered, test, config=config, mesh=mesh, path=path, data_dir=data_dir)
     found = evaluate.evaluate_networks(ordered, test, config=config, mesh=mesh)
     content = evaluate.results(config, found.rows)
     if distributed.is_main():

@@ -164,6 +164,11 @@ def check(config: ConfigDict) -> None:
         )
     if config.loss.name != "boxes":
         recipes.point_loss(config)
+    elif config.keep_best or config.seeds:
+        raise InputError(
+            "A detector has no NME, so config.keep_best must be False and config.seeds (); train every seed in a work "
+            "directory of its own with config.seed."
+        )
     _check_heads(config)
 
 

@@ -32,7 +32,11 @@ def detector_run(tmp_path, *flags):
 def test_a_short_run_is_scored_and_loaded(tmp_path):
     row = detector_run(tmp_path, "--config.dataset=synthetic_scenes/45x64")
     assert 0 <= row["recall"] <= 1 and 0 <= row["ap"] <= 1 and row["images"] == 6 and row["threshold"] > 0
-    assert (tmp_path / "run/precision_recall_light_alone.png").stat().st_size > 5_000
+    assert (tmp_path / "run/results_light_alone.png").stat().st_size > 5_000
+    again = run_mlcm("evaluate", f"--workdir={tmp_path / 'run'}", "--split=val", f"--data_dir={tmp_path / 'data'}")
+    assert again.returncode == 0 and "recall" in again.stdout, again.stderr
+    (found,) = tmp_path.glob("run/results_synthetic_scenes_45x64_val.json")
+    assert read_json(found)["rows"][0]["images"] == 3
     assert Detector(tmp_path / "run").card.layout.name == "boxes6"
     with pytest.raises(Exception, match="finds boxes, not landmarks"):
         Predictor(tmp_path / "run")

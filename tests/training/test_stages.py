@@ -36,6 +36,15 @@ def test_the_three_parts_of_a_detector_belong_together(change):
         stages.check(config)
 
 
+@pytest.mark.parametrize("change", [{"keep_best": True}, {"seeds": (0, 1)}], ids=lambda one: next(iter(one)))
+def test_what_needs_an_nme_is_refused_for_a_detector(change):
+    config = configs.load(configs.shipped() / "detector.py", "smoke")
+    for name, value in change.items():
+        changed(config, name, value)
+    with pytest.raises(InputError, match="A detector has no NME"):
+        stages.check(config)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_every_config_is_valid_and_its_docstring_has_its_command(name):
     path = configs.shipped() / f"{name}.py"

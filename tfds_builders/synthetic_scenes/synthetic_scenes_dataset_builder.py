@@ -61,14 +61,6 @@ class SyntheticScenes(Rendered):
             ),
         )
 
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        del dl_manager  # nothing is downloaded
-        indices, stream = self._rendered()
-        tally = prepare.Tally()
-        return {split: self._generate_examples(stream, split, len(mine), tally) for split, mine in indices.items()}
-
     def _generate_examples(
         self, stream: Iterator[dict[str, Any]], split: str, count: int, tally: prepare.Tally
     ) -> Iterator[tuple[int, dict[str, Any]]]:
