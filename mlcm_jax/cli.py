@@ -112,11 +112,11 @@ def evaluate(_: Sequence[str], given: Flags) -> None:
 
     Prints and saves NME, failure rate and AUC, with the name of the normaliser.
     """
-    from mlcm_jax.evaluation import evaluate as evaluation
+    from mlcm_jax.evaluation import rescore
 
     workdir = given.require("workdir")
     _join(given)
-    evaluation.evaluate(workdir, dataset=given.dataset, split=given.split, data_dir=given.data_folder())
+    rescore.rescore(workdir, dataset=given.dataset, split=given.split, data_dir=given.data_folder())
 
 
 _PREDICT = {
@@ -128,7 +128,7 @@ _PREDICT = {
     "out": (None, "Folder for predictions.json and an overlay of each image."),
     "overwrite": (False, "Replace predictions of the same images in --out."),
     "max_faces": (20, "The largest number of faces that are looked for in an image without a given box."),
-    "min_score": (0.0, "The smallest score of such a face, between 0 and 1; default: the detector's own."),
+    "min_score": ("", "The smallest score of such a face, between 0 and 1; default: the detector's own."),
 }
 
 
@@ -147,7 +147,7 @@ def predict(words: Sequence[str], given: Flags) -> None:
         raise UsageError("predict needs at least one image or folder.")
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    options = {"model": given.model or None, "stage": given.stage or None, "min_score": given.min_score or None}
+    options = {"model": given.model or None, "stage": given.stage or None, "min_score": given.min_score}
     options |= {name: getattr(given, name) for name in ("box", "boxes", "celsius", "overwrite", "max_faces")}
     predict_files(words, **options, out=out)
 
@@ -155,7 +155,7 @@ def predict(words: Sequence[str], given: Flags) -> None:
 _EXPORT = {
     "model": ("", "The work directory of a run; default: the network that ships with this package."),
     "stage": ("", "The stage to export; default: the run's last stage."),
-    "network": ("landmarks", "Which shipped network: landmarks or detector."),
+    "network": ("", "Which shipped network, if no --model is given: landmarks (default) or detector."),
     "format": (None, "tflite or onnx."),
     "out": (None, "The file to write."),
 }
@@ -169,9 +169,9 @@ def export(_: Sequence[str], given: Flags) -> None:
     from mlcm_jax.inference import export as exports
 
     model, stage = given.model or None, given.stage or None
-    if stage and not model:
-        raise UsageError("--stage names a stage of a run, so --model is needed too.")
-    what = {"network": given.network, "format": given.require("format"), "out": given.require("out")}
+    if (stage and not model) or (given.network and model):
+        raise UsageError("--stage names a stage of --model; --network names a shipped network and excludes --model.")
+    what = {"network": given.network or "landmarks", "format": given.require("format"), "out": given.require("out")}
     exports.export(model, stage=stage, **what)
 
 

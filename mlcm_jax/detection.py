@@ -242,11 +242,12 @@ def fit_second(scores: np.ndarray, seconds: np.ndarray, right: np.ndarray) -> tu
 
 
 def check_limits(max_faces: int, min_score: float | None) -> None:
-    """Raises InputError unless max_faces is at least 1 and min_score is None or between 0 and 1."""
-    if max_faces < 1:
-        raise InputError(f"max_faces={max_faces} must be at least 1.")
-    if min_score is not None and not 0.0 < min_score < 1.0:
-        raise InputError(f"min_score={min_score:g} must be between 0 and 1.")
+    """Raises InputError unless max_faces is a whole number of at least 1, and min_score None or between 0 and 1."""
+    if isinstance(max_faces, bool) or not isinstance(max_faces, int | np.integer) or max_faces < 1:
+        raise InputError(f"max_faces={max_faces} must be at least 1, and a whole number.")
+    if min_score is not None and not (isinstance(min_score, float | np.floating) and 0.0 < min_score < 1.0):
+        shown = f"{min_score:g}" if isinstance(min_score, int | float) else repr(min_score)
+        raise InputError(f"min_score={shown} must be between 0 and 1.")
 
 
 def to_original(boxes: np.ndarray, to_image: np.ndarray, size: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """`Detector` finds the faces in a thermal image: boxes for `Predictor`, which calls it when the caller gives none."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import jax
@@ -47,13 +47,13 @@ class Detector:
             raise InputError(f"The network {path} finds landmarks, not boxes; give a run of configs/detector.py.")
         self._run = jax.jit(lambda network, crop: networks.run(network, crop).maps)
 
-    def __call__(self, image: image_file.Image, *, max_faces: int = 20, min_score: float | None = None) -> Found:
+    def __call__(self, image: Any, *, max_faces: int = 20, min_score: float | None = None) -> Found:
         """Finds faces of any number and size, white-hot or black-hot, that are upright to about 30 degrees.
 
         Images turned by 90 degrees must be turned back first: in them, it finds few faces or none.
 
         Args:
-            image: see `data.image_file.Image`.
+            image: an `Image`, or what `image_file.as_image` takes.
             max_faces: the largest number of boxes, at least 1.
             min_score: the smallest score of a box, in (0, 1); None takes the detector's own threshold.
 
@@ -61,6 +61,7 @@ class Detector:
             InputError: numbers out of range.
         """
         detection.check_limits(max_faces, min_score)
+        image = image_file.as_image(image)
         card, threshold = self.card, self.card.threshold if min_score is None else min_score
         pixels = image_file.for_network(image, modality=card.modality, gain=card.gain)
         pixels, scale = _reduced(pixels)
@@ -91,6 +92,6 @@ def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _overlaps(box: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether the middle of a box lies inside the image, and not in the padding of the letterbox."""
-    x, y = box[:2] + box[2:] / 2
-    return bool(-0.5 <= x < shape[1] - 0.5 and -0.5 <= y < shape[0] - 0.5)
+    """Whether a box is larger than a pixel, and its middle lies inside the image, not in the letterbox's padding."""
+    (x, y), larger = box[:2] + box[2:] / 2, bool((box[2:] > 1.5).all())
+    return larger and bool(0 <= x < shape[1] - 0.5 and 0 <= y < shape[0] - 0.5)

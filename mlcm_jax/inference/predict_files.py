@@ -31,7 +31,7 @@ def predict_files(  # noqa: PLR0913
     out: str,
     overwrite: bool = False,
     max_faces: int = 20,
-    min_score: float | None = None,
+    min_score: float | str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Predicts the faces in every image, and writes `predictions.json` and an overlay of each image to `out`.
 
@@ -75,8 +75,8 @@ def predict_files(  # noqa: PLR0913
             f"{known[0]}; replace them by --overwrite, or give another --out."
         )
     predictor, found, failures, undrawn = Predictor(model, stage=stage), {}, [], []
-    limits = {"max_faces": max_faces, "min_score": min_score}
-    detection.check_limits(max_faces, min_score)
+    limits = {"max_faces": max_faces, "min_score": _score(min_score)}
+    detection.check_limits(**limits)
     try:
         for key, path in images.items():
             here = given or by_key.get(key)
@@ -109,6 +109,14 @@ def predict_files(  # noqa: PLR0913
         lost += [f"{len(undrawn)} overlays are missing: {' '.join(undrawn)}"] * bool(undrawn)
         raise InputError(" ".join(lost))
     return kept | found
+
+
+def _score(given: float | str | None) -> float | None:
+    """Returns --min_score as a number; None for "", which means the detector's own."""
+    try:
+        return None if given in (None, "") else float(given)
+    except ValueError:
+        raise InputError(f"--min_score={given} is not a number; give one between 0 and 1, such as 0.5.") from None
 
 
 def _images(paths: Sequence[str], out: epath.Path) -> dict[str, epath.Path]:

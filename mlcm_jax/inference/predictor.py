@@ -113,8 +113,8 @@ class Predictor:
         Raises:
             InputError: an image that cannot be used, or a box that is empty or outside the image.
         """
-        card = self.card
-        given = image_file.as_image(image)
+        detection.check_limits(max_faces, min_score)
+        card, given = self.card, image_file.as_image(image)
         pixels = image_file.for_network(given, modality=card.modality, thermal_range=card.thermal_range, gain=card.gain)
         height, width = pixels.shape[:2]
         if boxes is None and self.detector:

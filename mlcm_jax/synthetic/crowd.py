@@ -102,7 +102,7 @@ def example(
     climate = surroundings.sample_climate(rng)
     scale = 2 if side <= 320 else 1  # rendered pixels per pixel of the image
     field = _background(rng, scale * side, climate)
-    left, top = scale * (side - width) // 2, scale * (side - height) // 2
+    left, top = (scale * ((side - one) // 2) for one in (width, height))
     frame = np.array([left, top, scale * width, scale * height], np.float64)
     people = np.random.default_rng([seed, index, _PEOPLE])
     count = 0 if empty else int(people.choice(len(_COUNTS), p=_COUNTS))

@@ -178,11 +178,13 @@ def _check_heads(config: ConfigDict) -> None:
         head, own = config[key].get("head", "coordinates"), config[key].get("layout")
         if config.loss.name == "star" and head != "aam":
             raise InputError(f"config.loss.name='star' trains maps: config.{key}.head={head!r} must be 'aam'.")
-        detects = {config.loss.name == "boxes", head == "boxes", config.layout == detection.LAYOUT.name}
+        parts = config.loss.name == "boxes", head == "boxes", config.layout == detection.LAYOUT.name
+        detects = {*parts, config.gain == "scene"}  # a crop of landmarks does not see the whole scene
         if len(detects) > 1:
             raise InputError(
-                f"A detector needs config.loss.name='boxes', config.{key}.head='boxes' and config.layout="
-                f"{detection.LAYOUT.name!r}, all three; they are {config.loss.name!r}, {head!r} and {config.layout!r}."
+                f"A detector needs config.loss.name='boxes', config.{key}.head='boxes', config.gain='scene' and "
+                f"config.layout={detection.LAYOUT.name!r}, all four, and nothing else may have one of them; they are "
+                f"{config.loss.name!r}, {head!r}, {config.gain!r} and {config.layout!r}."
             )
         if bool(config[key].get("uncertainty")) != bool(config.loss.uncertainty):
             raise InputError(

@@ -166,3 +166,13 @@ def test_a_scene_of_one_value_is_black(value):
     dtype = np.uint8 if isinstance(value, int) else np.float32
     assert not scene_gain(np.full((9, 12), value, dtype)).any()
     assert scene_gain(np.full((1, 1), value, dtype)).shape == (1, 1)
+
+
+def test_columns_of_any_period_count(scene):
+    """The percentiles are those of pixels from all columns, whatever the width is."""
+    wide = np.repeat(np.repeat(scene, 4, 0), 4, 1)  # 640 pixels
+    wide += np.random.default_rng(0).normal(0, 0.1, wide.shape).astype(np.float32)
+    wide[:, ::16] = 22.0
+    apart, deviation = contrast(scene_gain(np.ascontiguousarray(wide[1::4, 1::4])))
+    still_apart, still = contrast(scene_gain(wide)[1::4, 1::4])
+    assert still_apart > 0.7 * apart and still > 0.5 * deviation

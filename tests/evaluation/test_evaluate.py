@@ -9,7 +9,7 @@ from mlcm_jax import config as configs
 from mlcm_jax import landmarks
 from mlcm_jax.data.examples import open_examples
 from mlcm_jax.errors import InputError
-from mlcm_jax.evaluation import evaluate
+from mlcm_jax.evaluation import evaluate, rescore
 from mlcm_jax.training import sharding
 from mlcm_jax.training.workdir import load_config, load_stage
 
@@ -209,19 +209,19 @@ def partial_run(smoke_run, tmp_path):
 
 
 def test_another_split_of_a_run_with_one_stage(partial_run, data_dir):
-    found = evaluate.evaluate(partial_run, split="val", data_dir=str(data_dir))
+    found = rescore.rescore(partial_run, split="val", data_dir=str(data_dir))
     assert [row["name"] for row in found["rows"]] == ["mean_shape", "transfer"] and found["split"] == "val"
     assert json.loads((partial_run / "results_synthetic_faces_48x48_val.json").read_text()) == found
 
 
 def test_splits_datasets_and_stages_that_do_not_exist_are_reported(partial_run, data_dir):
     with pytest.raises(InputError, match="no split 'tset'"):
-        evaluate.evaluate(partial_run, split="tset", data_dir=str(data_dir))
+        rescore.rescore(partial_run, split="tset", data_dir=str(data_dir))
     with pytest.raises(InputError, match="Unknown dataset 'nothing'"):
-        evaluate.evaluate(partial_run, dataset="nothing", data_dir=str(data_dir))
+        rescore.rescore(partial_run, dataset="nothing", data_dir=str(data_dir))
     (partial_run / "transfer").unlink()
     with pytest.raises(InputError, match="has no trained stage"):
-        evaluate.evaluate(partial_run, data_dir=str(data_dir))
+        rescore.rescore(partial_run, data_dir=str(data_dir))
 
 
 def test_an_unfinished_stage_is_left_out_and_reported(partial_run, data_dir, capsys):
@@ -229,7 +229,7 @@ def test_an_unfinished_stage_is_left_out_and_reported(partial_run, data_dir, cap
     content["steps"]["student"] = 9
     (partial_run / "config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="no finished stage"):
-        evaluate.evaluate(partial_run, data_dir=str(data_dir))
+        rescore.rescore(partial_run, data_dir=str(data_dir))
     assert "Stage transfer" in (shown := capsys.readouterr().out) and "has reached step 8 of 9" in shown
 
 
@@ -237,13 +237,13 @@ def test_a_run_can_be_scored_on_fewer_devices_than_it_was_trained_on(smoke_run, 
     """A run that was trained on four devices is scored on the devices of this machine."""
     config = load_config(smoke_run)
     config.mesh.data = 4
-    monkeypatch.setattr(evaluate, "load_config", lambda workdir: config)
+    monkeypatch.setattr(rescore, "load_config", lambda workdir: config)
     seen = []
     monkeypatch.setattr(evaluate, "open_test", lambda config, data_dir: seen.append(config) or opened(data_dir))
     monkeypatch.setattr(
         evaluate, "evaluate_networks", lambda *_, mesh, **__: seen.append(mesh) or evaluate.Scores([], {}, {})
     )
-    monkeypatch.setattr(evaluate, "load_stage", lambda *_, **__: None)
-    monkeypatch.setattr(evaluate, "write_json", lambda *_: None)
-    evaluate.evaluate(smoke_run, data_dir=str(data_dir))
+    monkeypatch.setattr(rescore, "load_stage", lambda *_, **__: None)
+    monkeypatch.setattr(rescore, "write_json", lambda *_: None)
+    rescore.rescore(smoke_run, data_dir=str(data_dir))
     assert seen[1].size == len(jax.devices())

@@ -13,7 +13,7 @@ from mlcm_jax import config as configs
 from mlcm_jax import landmarks
 from mlcm_jax.data import augment
 from mlcm_jax.errors import InputError
-from mlcm_jax.evaluation import evaluate, pseudo_labels
+from mlcm_jax.evaluation import evaluate, pseudo_labels, rescore
 from mlcm_jax.inference.predict_files import predict_files
 from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.models import stored
@@ -155,7 +155,7 @@ def test_scoring_in_a_run_and_by_the_command_evaluate(smoke_run, tmp_path, data_
     content = json.loads((smoke_run / "config.json").read_text()) | json.loads(json.dumps(setting[0]))
     (tmp_path / "config.json").write_text(json.dumps(content))
     (tmp_path / "transfer").symlink_to(smoke_run / "transfer")
-    found = evaluate.evaluate(tmp_path, split="val", data_dir=str(data_dir))
+    found = rescore.rescore(tmp_path, split="val", data_dir=str(data_dir))
     assert found["rows"][1]["name"] == "transfer" and found["rows"][1]["nme"] == pytest.approx(0.0, abs=1e-3)
     assert_seen(seen[0][:1], crop_of(setting, records["val"], 32))
 

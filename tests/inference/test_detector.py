@@ -135,6 +135,21 @@ def test_limits(detector, scenes):
         detector(image, min_score=1.0)
 
 
+@pytest.mark.parametrize("wrong", [{"max_faces": 2.0}, {"max_faces": "3"}, {"min_score": "a"}, {"min_score": 2.0}])
+def test_limits_of_the_wrong_type_are_reported_with_boxes_too(wrong):
+    image = np.random.default_rng(0).integers(0, 255, (60, 60)).astype(np.uint8)
+    for boxes in (None, [[5, 5, 40, 40]]):
+        with pytest.raises(InputError, match="must be"):
+            Predictor()(image, boxes, **wrong)
+
+
+def test_tiny_images_have_no_box_that_the_predictor_refuses():
+    predictor = Predictor()
+    rng = np.random.default_rng(59)
+    for _ in range(60):
+        predictor(rng.integers(0, 255, rng.integers(2, 14, 2)).astype(np.uint8), min_score=0.05)
+
+
 def test_a_network_of_landmarks_is_no_detector():
     with pytest.raises(InputError, match=r"finds landmarks, not boxes; give a run of configs/detector\.py"):
         Detector(SHIPPED)

@@ -90,3 +90,23 @@ def test_every_kind_of_thing_is_drawn_in_place():
 def test_arguments_out_of_range(seed, index, size):
     with pytest.raises(InputError, match="must"):
         crowd.example(seed, index, size=size)
+
+
+def test_labels_move_with_the_cut_image(monkeypatch):
+    """A square in place of the people: its middle is where the box says, whatever the image's size."""
+
+    def square(field, frame, rng, climate, heads, count):
+        x, y = frame[:2] + np.floor(frame[2:] / 3)
+        field[int(y) : int(y) + 40, int(x) : int(x) + 40] = 100.0
+        return [(np.array([x, y, 40.0, 40.0]), 1.0, 0.0)]
+
+    monkeypatch.setattr(crowd, "_people", square)
+    monkeypatch.setattr(crowd, "_background", lambda rng, side, climate: np.zeros((side, side), np.float32))
+    monkeypatch.setattr(crowd, "_taken", lambda field, side, rng: (_small(field - 40, side), side))
+    for index in range(12):
+        scene = crowd.example(1, index, size=(90, 140))
+        heat = scene["thermal"].astype(float)
+        rows, columns = (heat.sum(axis) @ np.arange(heat.shape[1 - axis]) / heat.sum() for axis in (1, 0))
+        x, y, w, h = scene["boxes"][0]
+        # The box of pixels 0 to 39 of the field is 0, 0, 40, 40, and its middle 19.5 + 0.5.
+        assert (x + w / 2, y + h / 2) == pytest.approx((columns + 0.25, rows + 0.25), abs=0.3)

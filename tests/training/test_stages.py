@@ -26,9 +26,11 @@ def changed(config, path, value):
 
 
 @pytest.mark.parametrize(
-    "change", [{"loss.name": "l1"}, {"layout": "ibug68"}, {"light.head": "heatmap"}], ids=lambda one: next(iter(one))
+    "change",
+    [{"loss.name": "l1"}, {"layout": "ibug68"}, {"light.head": "heatmap"}, {"gain": "box"}],
+    ids=lambda one: next(iter(one)),
 )
-def test_the_three_parts_of_a_detector_belong_together(change):
+def test_the_parts_of_a_detector_belong_together(change):
     config = configs.load(configs.shipped() / "detector.py", "smoke")
     for name, value in change.items():
         changed(config, name, value)
