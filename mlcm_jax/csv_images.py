@@ -72,6 +72,8 @@ def read(content: bytes, name: str) -> tuple[np.ndarray, str, str]:
     tables = [table for table in found[form] if 2 * table.size >= largest]  # smaller ones are settings, say
     table = tables[0]
     values = np.stack([_numbers(lines[k], form) for k in table.rows])
+    if all(not lines[k].rpartition(form.separator)[2].strip(' "') for k in table.rows):
+        values = values[:, :-1]  # every row has a closing separator
     if form.separator == "," and _torn([lines[k] for k in table.rows], values):
         raise InputError(
             f"In the file {name}, commas seem to separate both numbers and their decimals; export it with semicolons "
@@ -147,9 +149,8 @@ def _check_others(others: dict[int, str], table: _Table, form: _Form, name: str)
 
 
 def _numbers(line: str, form: _Form) -> np.ndarray:
-    """Reads a row, float64 [W]. An empty last field, which follows a closing separator, is not a number."""
+    """Reads a row, float64 [W]."""
     fields = line.replace('"', "").replace(form.point, ".").split(form.separator)
-    fields = fields if fields[-1].strip() else fields[:-1]
     return np.array([field if (field := one.strip()).strip("-") else "nan" for one in fields], np.float64)
 
 

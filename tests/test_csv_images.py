@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mlcm_jax import images, read_image
+from mlcm_jax import csv_images, images, read_image
 from mlcm_jax.errors import InputError
 
 CELSIUS = np.random.default_rng(0).uniform(20, 38, (12, 16)).round(2)
@@ -184,3 +184,12 @@ def test_any_text_gives_an_image_or_an_input_error(tmp_path, content):
         assert images.read(write(tmp_path / "a.csv", content)).array.size > 0
     except InputError as error:
         assert "a.csv" in str(error) and "\n" not in str(error)
+
+
+def test_an_empty_last_field_is_a_hole_unless_every_row_has_one():
+    rows = [[str(20.5 + (7 * r + 3 * c) % 5) for c in range(9)] for r in range(9)]
+    closed = "\n".join(",".join(row) + "," for row in rows).encode()
+    assert csv_images.read(closed, "a.csv")[0].shape == (9, 9)
+    rows[3][8] = ""
+    values = csv_images.read("\n".join(",".join(row) for row in rows).encode(), "a.csv")[0]
+    assert values.shape == (9, 9) and np.isnan(values[3, 8]) and np.isfinite(values).sum() == 80
