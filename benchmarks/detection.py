@@ -126,7 +126,7 @@ def empty_scenes(count: int) -> list[tuple[str, image_file.Image, list]]:
 
 
 def landmark_errors(side: Side, folder: Path, images: list) -> dict[str, np.ndarray]:
-    """NME in per cent by the eye corners of the shipped network, with true boxes and with those of a detector."""
+    """Computes the NME in per cent by the eye corners, with true boxes and with those of a detector."""
     from benchmarks.real_faces import errors
 
     labels = json.loads((folder / "labelled" / "labels.json").read_text())
@@ -149,7 +149,7 @@ def landmark_errors(side: Side, folder: Path, images: list) -> dict[str, np.ndar
 
 
 def rendered_errors(side: Side, count: int) -> dict[str, float]:
-    """NME in per cent of √(w·h) of the shipped network on rendered faces, with true boxes and with a detector's."""
+    """Computes the NME on rendered faces, in per cent of √(w·h), with true boxes and with those of a detector."""
     predictor = Predictor(detector=False)
     found: dict[str, list] = {"true boxes": [], "boxes of the detector": []}
     for k in range(count):

@@ -2,11 +2,11 @@
 
     python -m benchmarks.ship --workdir=runs/shipped --stage=compress
 
-The calibration is fitted on the splits val of the run's datasets, the score also with boxes of the wrong size. It is
-printed as JSON for each split test, with the NME (per cent of √(w·h) of the box) by yaw, by the size of the face, and
-of inverted images, and with the scores of boxes of the wrong size. The script also writes
-origin.json, fingerprints of the data and the code; demo.png, a rendered image to try the network on; and in docs/
-shipped.jpg, rendered faces with what the network finds, and shipped_failures.jpg, the worst of them.
+The calibration is fitted on the splits val of the run's datasets; for the score, boxes of the wrong size are added. It
+is printed as JSON for each split test, with the NME (per cent of √(w·h) of the box) by yaw, by the size of the face,
+and of inverted images, and with the scores of boxes of the wrong size. The script also writes origin.json,
+fingerprints of the data and the code; demo.png, a rendered image to try the network on; and in docs/ shipped.jpg,
+rendered faces with what the network finds, and shipped_failures.jpg, the worst of them.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     mlcm train --config=configs/detector.py --workdir=runs/detector
     python -m benchmarks.ship_detector --workdir=runs/detector
 
-The scenes take 9 minutes on two cores of an AMD EPYC (16 while other programs ran), and the training takes 40. At an
+On two cores of an AMD EPYC, beside other programs, the scenes took 16 minutes and the training took 47. At an
 IoU of 0.4, the detector and the landmarks find 80 % of the faces of the split test with a precision of 98.5 %; most of
 the others are small, turned away, or hidden by the camera's gain.
 """

@@ -255,8 +255,8 @@ def report(
 ) -> dict[str, Any]:
     """Scores detectors on a test split, at the thresholds chosen on the split val of the run's dataset.
 
-    Prints a table, and writes the results to `path`, precision over recall to a picture beside it, and the thresholds
-    to the model.json of the stages.
+    It prints a table and writes the results to `path`. It also draws precision over recall beside that file, and stores
+    each threshold in the model.json of its stage.
 
     Returns:
         The content of the file.

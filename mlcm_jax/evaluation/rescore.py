@@ -1,4 +1,4 @@
-"""The work of `mlcm evaluate`: scores the finished stages of a run again, perhaps on another dataset."""
+"""Scores the finished stages of a run again, perhaps on another dataset: the work of `mlcm evaluate`."""
 
 from typing import Any
 

@@ -243,7 +243,7 @@ def _told(key: str, entry: Mapping[str, Any]) -> str:
 
 
 def _draw(image: np.ndarray, entry: Mapping[str, Any], path: epath.Path) -> None:
-    """Writes the overlay of an image, with all of its faces."""
+    """Draws all faces of an image, and writes the overlay."""
     overlay = draw.draw_faces(image, entry["faces"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from mlcm_jax import codecs, detection, landmarks
 from mlcm_jax.data import augment, image_file
 from mlcm_jax.data.gain import FEWEST, inside
 from mlcm_jax.errors import InputError
-from mlcm_jax.inference.detector import Detector, Found
+from mlcm_jax.inference.detector import Detector
 from mlcm_jax.inference.open_network import load
 from mlcm_jax.models import network as networks
 
@@ -118,10 +118,8 @@ class Predictor:
         pixels = image_file.for_network(given, modality=card.modality, thermal_range=card.thermal_range, gain=card.gain)
         height, width = pixels.shape[:2]
         if boxes is None and self.detector:
-            boxes, detections = self._search(given, max_faces, min_score)
-        else:
-            boxes = _boxes([[0, 0, width, height]] if boxes is None else boxes)
-            detections = np.full(len(boxes), np.nan, np.float32)
+            return self._search(given, max_faces, min_score)
+        boxes = _boxes([[0, 0, width, height]] if boxes is None else boxes)
         found = [self._face(pixels, box) for box in boxes]
         points = np.asarray([one[0] for one in found], np.float32).reshape(-1, card.layout.count, 2)
         uncertainty = np.asarray([one[1] for one in found], np.float32).reshape(-1, card.layout.count)
@@ -134,22 +132,24 @@ class Predictor:
             landmarks=np.asarray(landmarks.convert(points, card.layout, self._target), np.float32),
             boxes=boxes,
             scores=np.asarray([one[2] for one in found], np.float32),
-            detections=detections,
+            detections=np.full(len(boxes), np.nan, np.float32),
             uncertainty=np.asarray(spread, np.float32),
             layout=self.layout,
         )
 
-    def _search(self, image: image_file.Image, max_faces: int, min_score: float | None) -> Found:
+    def _search(self, image: image_file.Image, max_faces: int, min_score: float | None) -> Faces:
         """Finds faces: the detector's boxes, judged by the landmarks in them (`detection.probability`), best first."""
         second = self.detector.card.second
         if not second:
-            return self.detector(image, max_faces=max_faces, min_score=min_score)
-        detection.check_limits(max_faces, min_score)
+            boxes, scores = self.detector(image, max_faces=max_faces, min_score=min_score)
+            return dataclasses.replace(self(image, boxes), detections=scores)
         boxes, scores = self.detector(image, max_faces=max(max_faces, _CANDIDATES), min_score=_LOWEST)
-        found = detection.probability(scores, self._judge(image, boxes).scores, second)
+        judged = self._judge(image, boxes)
+        found = detection.probability(scores, judged.scores, second)
         order = np.argsort(-found, kind="stable")
         order = order[found[order] >= (second[3] if min_score is None else min_score)][:max_faces]
-        return Found(boxes[order], found[order])
+        faces = _chosen(judged, order) if self._judge is self else self(image, boxes[order])
+        return dataclasses.replace(faces, detections=found[order])
 
     def _face(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Returns landmarks [K, 2] and uncertainties [K] in pixels, and the score."""
@@ -189,6 +189,12 @@ class Predictor:
     def _predict(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         found = self._run(self._network, crops)
         return np.asarray(found.landmarks), None if found.uncertainty is None else np.asarray(found.uncertainty)
+
+
+def _chosen(faces: Faces, order: np.ndarray) -> Faces:
+    """Returns some of the faces, in the order of their numbers in `order`."""
+    names = ("landmarks", "boxes", "scores", "detections", "uncertainty")
+    return dataclasses.replace(faces, **{name: getattr(faces, name)[order] for name in names})
 
 
 def side_of(points: np.ndarray, layout: str | landmarks.Layout) -> float:
