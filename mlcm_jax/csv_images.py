@@ -96,7 +96,8 @@ def read(content: bytes, name: str) -> tuple[np.ndarray, str, str]:
     notes += [f"{counted} that only counts was left out"] if counted else []
     notes += [f"the file holds {len(tables)} tables, of which the first was read"] if len(tables) > 1 else []
     notes += [f"its text says that the unit is {unit}"] if unit else []
-    return values.astype(np.float32), "; ".join(notes), unit
+    with np.errstate(over="ignore"):  # 1e99 becomes infinite, a value that no thermometer gives
+        return values.astype(np.float32), "; ".join(notes), unit
 
 
 def _lines(content: bytes, name: str) -> list[str]:
