@@ -39,11 +39,8 @@ _TILE = 288  # largest side of such a tile in pixels; larger people are enlarged
 _ASPECTS = ((1, 1), (4, 3), (3, 4), (5, 4), (16, 9))
 _PIXELS, _BARELY = 9.0, 0.21  # detector pixels that a face needs; how much of a smaller one counts as seen
 _CONTRAST = 4.0  # gray levels of deviation in and around a face, below which nobody could see it
-_SEAT, _CAP, _BARE = (
-    0.15,
-    0.12,
-    0.15,
-)  # shares of people before a seat, with a low cap, with a torso as warm as the neck
+_SEAT, _CAP = 0.15, 0.15  # shares of people before a seat, and with a low cap
+_BARE, _THICK = 0.2, 0.6  # shares of people with a chest as warm as the neck, and of beards as cold as the hair
 _SCENE, _PEOPLE, _SENSOR = range(3)  # random streams
 _ON_FACE = (*FACE_PARTS, Part.GLASSES_FRAME, Part.GLASSES_LENS, Part.MASK, Part.HAND)
 
@@ -228,24 +225,40 @@ def _render(
         centre=np.array([0.5, 0.48], np.float32),
     )
     if rng.random() < _CAP:
-        view = dataclasses.replace(view, cap="cap", cap_low=float(rng.uniform(0.0, 0.25)))
+        view = dataclasses.replace(view, cap="cap", cap_low=float(rng.uniform(0.0, 0.35)))
     tile = int(np.clip(size / _FILL, 48, _TILE))
     gbuffer, truth = raster.render_gbuffer(subject, view, tile, 1, heads=heads)
     heat = thermal.temperature if heads is None else scan_thermal.temperature
     celsius = heat(gbuffer, subject, view, rng, climate)
     if rng.random() < _BARE:
         _bare(celsius, gbuffer, rng)
+    if rng.random() < _THICK:
+        _thicken(celsius, gbuffer, rng, climate)
     box = np.asarray(landmarks_lib.box_from_points(truth.landmarks), np.float64)
     return _Person(celsius, (gbuffer.part != Part.BACKGROUND).astype(np.float32), _face(gbuffer, box), box, yaw)
 
 
 def _bare(celsius: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator) -> None:
-    """Makes the clothes as warm as the neck, in place: a thin shirt, or none."""
-    neck = np.isin(gbuffer.under, (Part.NECK, Part.SKIN))
-    if neck.any():
-        warmth = float(np.median(celsius[neck])) - float(rng.uniform(0.0, 3.0))
-        uneven = surroundings.blotches(rng, celsius.shape, (7, 7), float(rng.uniform(0.2, 1.0)))
-        np.copyto(celsius, uneven + np.float32(warmth), where=gbuffer.part == Part.CLOTHES)
+    """Makes the clothes as warm as the neck, in place: a thin shirt or none, or a wide neckline in half the cases."""
+    neck, clothes = np.isin(gbuffer.under, (Part.NECK, Part.SKIN)), gbuffer.part == Part.CLOTHES
+    if not neck.any():
+        return
+    if rng.random() < 0.5:
+        x, y = np.abs(gbuffer.template[..., 0]), gbuffer.template[..., 1]
+        clothes &= y < 1.5 + rng.uniform(0.4, 1.6) * np.clip(1 - (x / rng.uniform(0.4, 1.3)) ** 2, 0, 1)
+    warmth = float(np.median(celsius[neck])) - float(rng.uniform(0.0, 3.0))
+    uneven = surroundings.blotches(rng, celsius.shape, (7, 7), float(rng.uniform(0.2, 1.0)))
+    np.copyto(celsius, uneven + np.float32(warmth), where=clothes)
+
+
+def _thicken(celsius: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator, climate: Climate) -> None:
+    """Makes the beard so thick, in place, that no warmth of the skin passes; without a beard, nothing changes."""
+    skin = gbuffer.part == Part.SKIN
+    if not (gbuffer.beard > 0.2).any() or not skin.any():
+        return
+    cold = climate.ambient + float(rng.uniform(0.0, 0.6)) * (float(np.median(celsius[skin])) - climate.ambient)
+    cover = gbuffer.beard * np.float32(rng.uniform(0.6, 1.0))
+    np.add(celsius, cover * (np.float32(cold) - celsius), out=celsius, where=celsius > cold)
 
 
 def _face(gbuffer: GBuffer, box: np.ndarray) -> np.ndarray:

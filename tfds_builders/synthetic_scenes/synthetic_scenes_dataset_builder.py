@@ -32,10 +32,11 @@ class SyntheticScenes(Rendered):
 
     LAYOUT = detection.LAYOUT
     CAMERA_GRAY = True
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "First version.",
         "1.1.0": "Boxes of a third of the scenes moved by half a pixel.",
+        "1.2.0": "Thick beards, wide necklines, and caps that hide the brows.",
     }
     BUILDER_CONFIGS: ClassVar = list(CONFIGS)
     FAMILY: ClassVar = Family("synthetic_scenes", "scene", (crowd.MIN_SIDE, crowd.MAX_SIDE), CONFIGS)
