@@ -26,6 +26,7 @@ from mlcm_jax.data import image_file
 from mlcm_jax.data.build import default_data_dir
 from mlcm_jax.data.examples import Examples, open_examples
 from mlcm_jax.evaluation import detections
+from mlcm_jax.inference import search
 from mlcm_jax.inference.detector import SHIPPED_DETECTOR, Detector
 from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.models import stored
@@ -74,18 +75,19 @@ def looked(predictor: Predictor, image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def pairs(detector: Detector, examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of the detector's boxes, those of the landmarks in them, and which boxes are right, bool [N]."""
+    """Scores of the detector's boxes, those of their landmarks, and which boxes are right in the end, bool [N]."""
     predictor, rows = Predictor(detector=False), []
     for k in range(len(examples)):
         example = examples[k]
         image = image_file.as_image(example["thermal"])
-        boxes, scores = detector(image, min_score=0.05)
+        boxes, scores = detector(image, max_faces=search.CANDIDATES, min_score=search.LOWEST)
         faces = np.asarray(detection.corners(example["landmarks"]))[
             example["known"].reshape(detection.FACES, -1).all(-1)
         ]
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        judged = search.judge(predictor, image, boxes)
+        corners = np.concatenate([judged.boxes[:, :2], judged.boxes[:, :2] + judged.boxes[:, 2:]], 1)
         right = [any(detection.iou(one, face) >= detections.IOU for face in faces) for one in corners]
-        rows.append((scores, predictor(image, boxes).scores, np.array(right, bool)))
+        rows.append((scores, judged.scores, np.array(right, bool)))
     scores, seconds, right = (np.concatenate(values) for values in zip(*rows, strict=True))
     return scores, seconds, right
 

@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
         {"name": "resnet18", "stem": "strided", "width": 0.25, "depths": (2, 2, 2, 1), "pyramid": 32, "head": "boxes"}
     )
     config.loss.name = "boxes"
-    config.steps.light = 18000
+    config.steps.light = 24000
     config.train.batch_size = 24
     config.train.lr = 4e-3
     config.train.ema = 0.999

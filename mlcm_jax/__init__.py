@@ -10,7 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Faces": "mlcm_jax.inference.predictor",
+    "Faces": "mlcm_jax.inference.faces",
     "Predictor": "mlcm_jax.inference.predictor",
     "read_image": "mlcm_jax.data.image_file",
 } | {name: f"mlcm_jax.{name}" for name in ("dikd", "landmarks", "losses", "metrics", "models")}

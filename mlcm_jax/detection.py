@@ -201,16 +201,28 @@ def find(
     rows, columns = rows[order], columns[order]
     middle = np.stack([(columns + 0.5) / w, (rows + 0.5) / h], -1)
     reach = _UNIT * np.exp(np.clip(sides[rows, columns], *_LIMITS))
-    found = np.concatenate([middle - reach[:, ::2], middle + reach[:, 1::2]], 1)
-    kept: list[int] = []
-    for k in range(len(found)):
-        if len(kept) >= max_faces:
-            break
-        if all(iou(found[k], found[other]) < overlap for other in kept):
-            kept.append(k)
-    boxes, logits = found[kept].reshape(-1, 4), scores[rows, columns][kept]
-    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    boxes = np.concatenate([middle - reach[:, ::2], reach[:, ::2] + reach[:, 1::2]], 1)
+    kept = without_overlaps(boxes, overlap, max_faces)
+    boxes, logits = boxes[kept].reshape(-1, 4), scores[rows, columns][kept]
     return boxes.astype(np.float32), special.expit(logits).astype(np.float32)
+
+
+def without_overlaps(boxes: np.ndarray, overlap: float, most: int | None = None) -> list[int]:
+    """Non-maximum suppression: the numbers of the boxes to keep.
+
+    Args:
+        boxes: [N, 4], x, y, w, h, best first.
+        overlap: IoU with a better box from which a box is dropped.
+        most: largest number of boxes; None keeps all.
+    """
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+    kept: list[int] = []
+    for k in range(len(corners)):
+        if most is not None and len(kept) >= most:
+            break
+        if all(iou(corners[k], corners[other]) < overlap for other in kept):
+            kept.append(k)
+    return kept
 
 
 def probability(scores: np.ndarray, seconds: np.ndarray, second: Sequence[float]) -> np.ndarray:

@@ -17,7 +17,8 @@ from mlcm_jax.data import draw, gain, image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.images import SUFFIXES
-from mlcm_jax.inference.predictor import Faces, Predictor
+from mlcm_jax.inference.faces import Faces
+from mlcm_jax.inference.predictor import Predictor
 
 
 def predict_files(  # noqa: PLR0913

@@ -16,43 +16,14 @@ from mlcm_jax import codecs, detection, landmarks
 from mlcm_jax.data import augment, image_file
 from mlcm_jax.data.gain import FEWEST, inside
 from mlcm_jax.errors import InputError
+from mlcm_jax.inference import search
 from mlcm_jax.inference.detector import Detector
+from mlcm_jax.inference.faces import Faces
 from mlcm_jax.inference.open_network import load
 from mlcm_jax.models import network as networks
 
 # Mean distance of the predictions for a crop and its mirror image, over the crop's side, at which the score is 0.5.
 _APART = 0.05
-# Of the detector's boxes, the landmarks in this many are judged, from this score on.
-_CANDIDATES, _LOWEST = 20, 0.15
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Faces:
-    """The faces of one image.
-
-    Attributes:
-        landmarks: float32 [F, K, 2], (x, y) in pixels of the image.
-        boxes: float32 [F, 4], x, y, w, h in pixels.
-        scores: float32 [F] in [0, 1]. For a calibrated network, the probability that the NME by √(w·h) of the face's
-            true box is below 10 %, whatever box was given; for others, how well the predictions for the crop and for
-            its mirror image agree (1: exactly; 0.5: apart by 5 % of the crop's side on average). A box with one value
-            only, or with fewer than 16 pixels of the image, has the score 0.
-        detections: float32 [F], the probability that there is a face, by the detector and by the landmarks found in its
-            box; NaN for boxes that the caller gave. Faces that were found are sorted by it.
-        uncertainty: float32 [F, K], the expected distance of each landmark from the truth in pixels; NaN for networks
-            without uncertainty.
-        layout: the name of the landmarks' layout.
-    """
-
-    landmarks: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    detections: np.ndarray
-    uncertainty: np.ndarray
-    layout: str
-
-    def __len__(self) -> int:
-        return len(self.landmarks)
 
 
 class Predictor:
@@ -94,8 +65,10 @@ class Predictor:
         self.layout = self._target.name
         self._run = jax.jit(networks.run)
         self.detector = Detector() if detector and self.card.modality == "thermal" else None
-        # The shipped network looks at every box that the detector finds.
-        self._judge = self if path is None else Predictor(detector=False) if self.detector else None
+        self._shipped = path is None
+        # The shipped network looks at every box that the detector finds, in its own layout.
+        own = self._shipped and self.layout == self.card.layout.name
+        self._judge = self if own else Predictor(detector=False) if self.detector else None
 
     def __call__(
         self, image: Any, boxes: ArrayLike | None = None, *, max_faces: int = 20, min_score: float | None = None
@@ -123,33 +96,38 @@ class Predictor:
         found = [self._face(pixels, box) for box in boxes]
         points = np.asarray([one[0] for one in found], np.float32).reshape(-1, card.layout.count, 2)
         uncertainty = np.asarray([one[1] for one in found], np.float32).reshape(-1, card.layout.count)
+        return self._converted(
+            Faces(
+                landmarks=points,
+                boxes=boxes,
+                scores=np.asarray([one[2] for one in found], np.float32),
+                detections=np.full(len(boxes), np.nan, np.float32),
+                uncertainty=uncertainty,
+                layout=card.layout.name,
+            )
+        )
+
+    def _converted(self, faces: Faces) -> Faces:
+        """Converts faces from the network's layout to that of this predictor."""
+        card = self.card
         # Each point of the target is one of the network's or the mean of some; so is its uncertainty.
-        spread = landmarks.convert(np.nan_to_num(uncertainty)[..., None].repeat(2, -1), card.layout, self._target)[
-            ..., 0
-        ]
-        spread = np.where(np.isnan(uncertainty).any(-1, keepdims=True), np.nan, spread)
-        return Faces(
-            landmarks=np.asarray(landmarks.convert(points, card.layout, self._target), np.float32),
-            boxes=boxes,
-            scores=np.asarray([one[2] for one in found], np.float32),
-            detections=np.full(len(boxes), np.nan, np.float32),
-            uncertainty=np.asarray(spread, np.float32),
-            layout=self.layout,
+        twice = np.nan_to_num(faces.uncertainty)[..., None].repeat(2, -1)
+        spread = landmarks.convert(twice, card.layout, self._target)[..., 0]
+        spread = np.where(np.isnan(faces.uncertainty).any(-1, keepdims=True), np.nan, spread)
+        points = np.asarray(landmarks.convert(faces.landmarks, card.layout, self._target), np.float32)
+        return dataclasses.replace(
+            faces, landmarks=points, uncertainty=np.asarray(spread, np.float32), layout=self.layout
         )
 
     def _search(self, image: image_file.Image, max_faces: int, min_score: float | None) -> Faces:
-        """Finds faces: the detector's boxes, judged by the landmarks in them (`detection.probability`), best first."""
-        second = self.detector.card.second
-        if not second:
+        """Finds faces: boxes that the shipped landmarks judge (`search`), and this network's landmarks in them."""
+        if not self.detector.card.second:
             boxes, scores = self.detector(image, max_faces=max_faces, min_score=min_score)
             return dataclasses.replace(self(image, boxes), detections=scores)
-        boxes, scores = self.detector(image, max_faces=max(max_faces, _CANDIDATES), min_score=_LOWEST)
-        judged = self._judge(image, boxes)
-        found = detection.probability(scores, judged.scores, second)
-        order = np.argsort(-found, kind="stable")
-        order = order[found[order] >= (second[3] if min_score is None else min_score)][:max_faces]
-        faces = _chosen(judged, order) if self._judge is self else self(image, boxes[order])
-        return dataclasses.replace(faces, detections=found[order])
+        faces = search.search(self._judge, self.detector, image, max_faces=max_faces, min_score=min_score)
+        if self._shipped:
+            return self._converted(faces)
+        return dataclasses.replace(self(image, faces.boxes), detections=faces.detections)
 
     def _face(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Returns landmarks [K, 2] and uncertainties [K] in pixels, and the score."""
@@ -189,12 +167,6 @@ class Predictor:
     def _predict(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         found = self._run(self._network, crops)
         return np.asarray(found.landmarks), None if found.uncertainty is None else np.asarray(found.uncertainty)
-
-
-def _chosen(faces: Faces, order: np.ndarray) -> Faces:
-    """Returns some of the faces, in the order of their numbers in `order`."""
-    names = ("landmarks", "boxes", "scores", "detections", "uncertainty")
-    return dataclasses.replace(faces, **{name: getattr(faces, name)[order] for name in names})
 
 
 def side_of(points: np.ndarray, layout: str | landmarks.Layout) -> float:
