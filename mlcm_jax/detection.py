@@ -27,6 +27,16 @@ _DEVIATION = 0.09  # of the peak, over the sides of the box
 _CORE = 0.2  # cells whose target is at least this learn the sides of the box
 _UNIT = 0.1  # what a distance of exp(0) means, in u
 _LIMITS = (-4.0, 3.5)  # of the logarithms of distances
+# What `mlcm export` writes beside the graph of a detector: how `find` reads its maps.
+DECODING = {
+    "scores": "float32 [1, h, w]: logits of a face whose middle lies in the cell; keep those above the logit of "
+    "`threshold` that are the largest of their 3 x 3 cells",
+    "sides": "float32 [1, h, w, 4]: reach = unit * exp(clip(sides, limits)) is how far the left, right, upper and "
+    "lower side of the box lie from ((column + 0.5) / w, (row + 0.5) / h), in u",
+    "unit": _UNIT,
+    "limits": _LIMITS,
+    "overlap": "drop a box whose intersection over union with a better one is at least 0.4",
+}
 
 
 class Maps(NamedTuple):

@@ -7,6 +7,7 @@ beside the file, says how the crop is made and what the numbers mean.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.extend
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from mlcm_jax import detection
 from mlcm_jax.console import say
 from mlcm_jax.data.augment import CHANNELS
 from mlcm_jax.errors import InputError, did_you_mean
@@ -79,11 +81,22 @@ def export(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        write_json(target.parent / f"{target.name}.json", read_json(folder / stored.CARD))
+        about = read_json(folder / stored.CARD) | {"outputs": _described(card)}
+        write_json(target.parent / f"{target.name}.json", about)
     except OSError as error:
         raise InputError(f"Cannot write {out}: {error}; give another --out.") from error
     say(f"Wrote {target} ({len(content) / 1e6:.2f} MB, within {apart:.1g} of JAX) and {target.name}.json.")
     return target
+
+
+def _described(card: stored.Card) -> dict[str, Any]:
+    """The outputs of the graph in words."""
+    if card.layout.name == detection.LAYOUT.name:
+        return detection.DECODING
+    return {
+        "landmarks": "float32 [1, K, 2]: x, y in u",
+        "uncertainty": "float32 [1, K]: expected distances in u, of networks that have them",
+    }
 
 
 def _graph(network: networks.Network, card: stored.Card) -> Graph:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import stored_runs
 
+from mlcm_jax import detection
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference import export as exports
 from mlcm_jax.inference.export import export
@@ -57,6 +58,25 @@ def test_a_network_that_cannot_be_converted_is_reported_in_one_line(tmp_path, mo
     assert str(raised.value).endswith(
         "cannot be converted to tflite (no kernel for this operation); try --format=onnx."
     )
+
+
+def test_a_detector_is_described_so_that_its_maps_can_be_read_without_this_package(tmp_path, monkeypatch):
+    """The first box that `find` returns follows from the numbers and the sentences of the description alone."""
+    out = []
+
+    def converted(graph, shape):
+        return b"graph", lambda crop: [np.asarray(one) for one in out.append(jax.jit(graph)(crop)) or out[-1]]
+
+    monkeypatch.setattr(exports, "_tflite", converted)
+    path = export(format="tflite", network="detector", out=tmp_path / "detector.tflite")
+    about = json.loads(Path(f"{path}.json").read_text())["outputs"]
+    scores, sides = (np.asarray(one)[0] for one in out[0])
+    row, column = np.unravel_index(scores.argmax(), scores.shape)
+    left, right, upper, lower = about["unit"] * np.exp(np.clip(sides[row, column], *about["limits"]))
+    x, y = (column + 0.5) / scores.shape[1], (row + 0.5) / scores.shape[0]
+    (box, *_), _ = detection.find(scores, sides, threshold=1e-9, max_faces=1)
+    np.testing.assert_allclose(box, [x - left, y - upper, left + right, upper + lower], rtol=1e-5)
+    assert "left, right, upper and lower side" in about["sides"]
 
 
 @pytest.mark.slow
