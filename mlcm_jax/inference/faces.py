@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from mlcm_jax.inference import regions
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Faces:
@@ -40,3 +42,15 @@ class Faces:
         """Returns some of the faces, in the order of their numbers in `order`."""
         names = ("landmarks", "boxes", "scores", "detections", "uncertainty")
         return dataclasses.replace(self, **{name: getattr(self, name)[order] for name in names})
+
+    def regions(self, celsius: np.ndarray) -> list[dict[str, regions.Region]]:
+        """Measures the temperatures of the regions of every face, by their names in `regions.NAMES`.
+
+        Args:
+            celsius: float [H, W] in °C, NaN where there is no value: `Image.celsius`.
+
+        Raises:
+            InputError: an image without temperatures, or another layout than ibug68.
+        """
+        regions.check(self.layout, celsius)
+        return [regions.measure(points, celsius) for points in self.landmarks]
