@@ -7,7 +7,7 @@ the difference between the values at the predicted and at the true landmarks in 
 image and the temperatures before the lens (blur, noise, and the drift of the camera), both at the true landmarks. Only
 regions without a cover count for these. The last two columns are the shares of regions that are marked as hidden: of
 those under a cover, and of those without one in faces turned by less than 40 degrees. The results are in
-docs/regions.md.
+docs/regions.md, with a picture of the regions on the demo image that the script draws.
 """
 
 import argparse
@@ -18,8 +18,10 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
+from mlcm_jax import read_image
 from mlcm_jax.console import console
 from mlcm_jax.inference import regions
+from mlcm_jax.inference.open_network import SHIPPED
 from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.synthetic import generate, raster, scan_head, scan_scene, scan_thermal, scene, thermal
 from mlcm_jax.synthetic.gbuffer import Part
@@ -27,6 +29,7 @@ from mlcm_jax.synthetic.scan_head import ScanHeads
 
 _SEED, _SIDE = 73, 224  # faces of about 128 pixels
 _BARE = (Part.SKIN, Part.LIP, Part.EYE, Part.NECK, Part.EAR, Part.TEETH, Part.MOUTH)
+_ENLARGED = 4  # in docs/regions.jpg
 _CLEAR, _COVERED = 0.9, 0.5  # shares of bare pixels from which a region counts as clear, and below which as covered
 
 
@@ -47,6 +50,23 @@ def plain(points: np.ndarray, name: str, celsius: np.ndarray) -> np.ndarray:
     """Mean and maximum of a region, whether it is hidden or not."""
     values = celsius[regions.pixels(points, name, celsius.shape)]
     return np.array([values.mean(), values.max()]) if len(values) else np.full(2, np.nan)
+
+
+def picture(path: str) -> None:
+    """Draws the regions of the demo image that ships with the package, and their names."""
+    image = read_image(SHIPPED / "demo.png")
+    faces = Predictor()(image)
+    points = faces.landmarks[0]
+    canvas = cv2.cvtColor(cv2.resize(image.gray, None, fx=_ENLARGED, fy=_ENLARGED), cv2.COLOR_GRAY2BGR)
+    for name in regions.NAMES:
+        corners = (regions.outline(points, name) + 0.5) * _ENLARGED - 0.5
+        cv2.polylines(canvas, [np.round(corners * 16).astype(np.int32)], True, (60, 220, 255), 1, cv2.LINE_AA, shift=4)
+        x, y = corners.mean(0) if name != "face" else corners[8] + (-20, 14)
+        place = round(float(x)) - 3 * len(name), round(float(y)) + (14 if "eye" in name else 4)
+        cv2.putText(canvas, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, (80, 80, 255), 1, cv2.LINE_AA)
+    x, y, w, h = (_ENLARGED * faces.boxes[0]).astype(int)
+    canvas = canvas[max(0, y - h // 6) : y + h + h // 6, max(0, x - w // 4) : x + w + w // 4]
+    cv2.imwrite(path, canvas, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def main() -> None:
@@ -83,6 +103,7 @@ def main() -> None:
         numbers = [f"{value:.3f}" for value in (mean, mean_camera, largest, largest_camera)]
         table.add_row(name, f"{pixels:.0f}", *numbers, *(f"{100 * value:.0f}" for value in marked))
     console.print(table)
+    picture("docs/regions.jpg")
 
 
 if __name__ == "__main__":

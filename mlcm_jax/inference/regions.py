@@ -6,8 +6,11 @@ with the face. The inner eye corners are small discs, whose maximum ISO/TR 13154
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from typing import NamedTuple
+import io
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.path import Path
@@ -167,6 +170,29 @@ def _covered(values: dict[str, np.ndarray]) -> set[str]:
     if all(colder.get(name, 0.0) > _MASK for name in _MASKED[:2]):
         covered.update(_MASKED)
     return covered
+
+
+def rounded(found: Mapping[str, Region]) -> dict[str, dict[str, Any]]:
+    """The regions of a face as predictions.json has them: °C with three decimals, null for what is hidden."""
+
+    def plain(value: float) -> Any:
+        return None if np.isnan(value) else round(value, 3) if isinstance(value, float) else value
+
+    return {name: {key: plain(value) for key, value in dataclasses.asdict(one).items()} for name, one in found.items()}
+
+
+def table(predictions: Mapping[str, Mapping[str, Any]]) -> str:
+    """The regions in the content of predictions.json as CSV: a row for each image, face and region."""
+    fields = [field.name for field in dataclasses.fields(Region)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["image", "face", "region", *fields])
+    for key, entry in predictions.items():
+        for number, face in enumerate(entry.get("faces", [])):
+            for name, one in face.get("regions", {}).items():
+                values = ["" if one[field] is None else one[field] for field in fields[:-1]]
+                writer.writerow([key, number, name, *values, int(one["hidden"])])
+    return out.getvalue()
 
 
 def check(layout: str, celsius: np.ndarray | None) -> None:

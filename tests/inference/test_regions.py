@@ -1,5 +1,9 @@
 """Regions of a face: where they lie, what is measured, and what is marked as hidden."""
 
+import csv
+import io
+import json
+
 import numpy as np
 import pytest
 
@@ -111,6 +115,21 @@ def test_tiny_faces_have_no_number_that_is_not_one(pair):
         for one in regions.measure(scale * pair["landmarks"] + 5.0, celsius).values():
             assert one.hidden == (one.pixels == 0) or one.hidden
             assert one.hidden or one.mean == pytest.approx(34.0)
+
+
+def test_json_and_csv_hold_what_was_measured(pair):
+    celsius = warm(pair)
+    celsius[regions.pixels(pair["landmarks"], "forehead", celsius.shape)] = 20.0
+    entry = json.loads(json.dumps(regions.rounded(regions.measure(pair["landmarks"], celsius))))
+    assert list(entry) == list(regions.NAMES) and entry["chin"]["mean"] == 34.0 and entry["chin"]["hidden"] is False
+    assert entry["forehead"]["mean"] is None and entry["forehead"]["hidden"] is True
+    text = regions.table({'a,"b.png': {"faces": [{}, {"regions": entry}]}, "none.png": {"faces": []}})
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == len(regions.NAMES) and {row["image"] for row in rows} == {'a,"b.png'}
+    by_name = {row["region"]: row for row in rows}
+    assert by_name["chin"]["max"] == "34.0" and by_name["chin"]["face"] == "1" and by_name["chin"]["hidden"] == "0"
+    assert by_name["forehead"]["mean"] == "" and by_name["forehead"]["hidden"] == "1"
+    assert int(by_name["face"]["pixels"]) == entry["face"]["pixels"]
 
 
 def test_gray_levels_and_other_layouts_are_refused(pair):
