@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mlcm_jax import detection
 from mlcm_jax.console import say
 from mlcm_jax.data import draw, image_file
 from mlcm_jax.evaluation import detections
@@ -156,7 +157,7 @@ def rendered_errors(side: Side, count: int) -> dict[str, float]:
         pair = generate.example(91, 4 * k, size=(96, 192))
         image, truth = image_file.as_image(pair["thermal"]), pair["landmarks"]
         mine, _ = side(image)
-        right = [k for k, box in enumerate(mine) if detections.overlap(box, pair["box"]) >= detections.IOU]
+        right = [k for k, box in enumerate(mine) if detection.box_iou(box, pair["box"]) >= detections.IOU]
         if right:
             for key, box in (("true boxes", pair["box"]), ("boxes of the detector", mine[right[0]])):
                 distance = np.linalg.norm(predictor(image, box[None]).landmarks[0] - truth, axis=-1).mean()

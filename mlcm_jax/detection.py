@@ -285,7 +285,13 @@ def to_original(boxes: np.ndarray, to_image: np.ndarray, size: int) -> np.ndarra
     return np.concatenate([corner, np.asarray(boxes[:, 2:], np.float64) * size * scale], 1)
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> float:
+def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
+    """IoU of two boxes x, y, w, h."""
+    a, b = ((x, y, x + w, y + h) for x, y, w, h in (map(float, box) for box in (one, other)))
+    return iou(a, b)
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
     """IoU of two boxes given by left, top, right, bottom."""
     both = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both

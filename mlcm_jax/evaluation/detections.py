@@ -68,7 +68,7 @@ def match(images: Iterable[Mapping[str, Any]]) -> Matches:
         boxes, counts = np.asarray(one["boxes"], float).reshape(-1, 4), np.asarray(one["counts"], bool)
         taken = np.zeros(len(boxes))
         for box, score in zip(one["found"], one["scores"], strict=True):
-            overlaps = [overlap(box, face) for face in boxes]
+            overlaps = [detection.box_iou(box, face) for face in boxes]
             free = [k for k, value in enumerate(overlaps) if value >= IOU and not taken[k]]
             best = max(free, key=lambda k: overlaps[k], default=None)
             if best is not None:
@@ -91,12 +91,6 @@ def match(images: Iterable[Mapping[str, Any]]) -> Matches:
         *map(np.asarray, (hit, size, yaw)),
         integers[1],
     )
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """IoU of two boxes x, y, w, h."""
-    corners = [(x, y, x + w, y + h) for x, y, w, h in (map(float, box) for box in (one, other))]
-    return detection.iou(*corners)
 
 
 def rates(found: Matches, threshold: float) -> dict[str, float]:

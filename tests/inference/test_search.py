@@ -7,7 +7,7 @@ import pytest
 
 from mlcm_jax import landmarks
 from mlcm_jax.data import image_file
-from mlcm_jax.evaluation.detections import overlap
+from mlcm_jax.detection import box_iou
 from mlcm_jax.inference import search
 from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.synthetic import generate
@@ -43,7 +43,7 @@ def test_the_landmarks_correct_the_box(judging, pair, change):
     x, y, w, h = pair["box"]
     wrong = x + change[0] * w, y + change[1] * h, change[2] * w, change[3] * h
     faces = found(judging, pair, wrong)
-    assert len(faces) == 1 and overlap(faces.boxes[0], pair["box"]) > max(0.8, overlap(wrong, pair["box"]) + 0.05)
+    assert len(faces) == 1 and box_iou(faces.boxes[0], pair["box"]) > max(0.8, box_iou(wrong, pair["box"]) + 0.05)
     np.testing.assert_allclose(faces.boxes[0], landmarks.box_from_points(faces.landmarks[0]), rtol=1e-5)
     apart = np.linalg.norm(faces.landmarks[0] - pair["landmarks"], axis=-1).mean()
     assert apart < 0.05 * np.sqrt(w * h)
@@ -52,9 +52,9 @@ def test_the_landmarks_correct_the_box(judging, pair, change):
 def test_two_boxes_of_one_face_become_one(judging, pair):
     x, y, w, h = pair["box"]
     lower = x, y + 0.3 * h, w, h
-    assert overlap(lower, pair["box"]) < 0.6
+    assert box_iou(lower, pair["box"]) < 0.6
     faces = found(judging, pair, lower, (x, y, w, h), scores=[0.9, 0.8])
-    assert len(faces) == 1 and overlap(faces.boxes[0], pair["box"]) > 0.8
+    assert len(faces) == 1 and box_iou(faces.boxes[0], pair["box"]) > 0.8
 
 
 def test_the_probability_counts_both_scores_and_sorts(judging, pair):
@@ -63,7 +63,7 @@ def test_the_probability_counts_both_scores_and_sorts(judging, pair):
     two = np.concatenate([empty, pair["thermal"]], 1)
     right = pair["box"] + np.float32([two.shape[0], 0, 0, 0])
     faces = found(judging, {"thermal": two}, pair["box"], right, scores=[0.95, 0.9], min_score=1e-9)
-    assert overlap(faces.boxes[0], right) > 0.8 and (np.diff(faces.detections) < 0).all()
+    assert box_iou(faces.boxes[0], right) > 0.8 and (np.diff(faces.detections) < 0).all()
     logit = np.log(faces.scores[0] / (1 - faces.scores[0])) + np.log(0.9 / 0.1)
     assert faces.detections[0] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-3)
     assert len(found(judging, {"thermal": two}, pair["box"], right, max_faces=1, min_score=1e-9)) == 1
