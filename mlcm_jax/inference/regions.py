@@ -39,7 +39,8 @@ _POLYGONS = {
         (33, 19, 1.1), (33, 21, 1.14), (33, 22, 1.14), (33, 24, 1.1), (33, 23, 1.42), (33, 22, 1.44), (33, 21, 1.44),
         (33, 20, 1.42),
     ),
-    "nose_tip": _polygon((29, 30, 0.4), (30, 35, 0.65), (30, 33, 0.75), (30, 31, 0.65)),
+    "nose_tip": _polygon((29, 30, 0.4), (30, 35, 0.6), (30, 33, 0.65), (30, 31, 0.6)),
+    "nostrils": _polygon((31, 30, 0.1), (33, 30, 0.2), (35, 30, 0.1), (35, 53, 0.25), (33, 51, 0.3), (31, 49, 0.25)),
     "right_cheek": _polygon((40, 48, 0.35), (31, 48, 0.35), (48, 4, 0.3), (3, 31, 0.3), (2, 40, 0.4)),
     "left_cheek": _polygon((47, 54, 0.35), (35, 54, 0.35), (54, 12, 0.3), (13, 35, 0.3), (14, 47, 0.4)),
     "upper_lip": _polygon(
@@ -56,10 +57,11 @@ NAMES = (*_DISCS, *_POLYGONS)
 # A region whose median is this many kelvins below the 75th percentile of the face is covered: by glasses, hair, a hand
 # or a mask. Of rendered regions without a cover, 1 to 3 % are colder (benchmarks/regions.py).
 _COLDER = {
-    "right_eye_corner": 1.5, "left_eye_corner": 1.5, "forehead": 0.6, "nose_tip": 4.0, "right_cheek": 2.5,
-    "left_cheek": 2.5, "upper_lip": 1.7, "chin": 2.9,
+    "right_eye_corner": 1.5, "left_eye_corner": 1.5, "forehead": 0.6, "nose_tip": 4.0, "nostrils": 4.0,
+    "right_cheek": 2.5, "left_cheek": 2.5, "upper_lip": 1.7, "chin": 2.9,
 }  # fmt: skip
-_MASK, _MASKED = 1.6, ("upper_lip", "chin", "nose_tip", "right_cheek", "left_cheek")  # both of the first two: a mask
+_MASK = 1.6  # if the upper lip and the chin are this much colder, there is a mask, which covers these
+_MASKED = ("upper_lip", "chin", "nose_tip", "nostrils", "right_cheek", "left_cheek")
 _TURNED = 0.2  # a cheek with less than this share of the other's area is turned away
 _INSIDE = 0.5  # share of a region that must lie in the image
 

@@ -32,8 +32,8 @@ class OneEuro(NamedTuple):
         derivative: cutoff for the speed itself, Hz.
     """
 
-    cutoff: float = 1.5
-    speed: float = 12.0
+    cutoff: float = 1.0
+    speed: float = 8.0
     derivative: float = 3.0
 
 

@@ -74,7 +74,7 @@ def test_an_eye_corner_has_the_maximum_of_a_small_disc(pair):
     [
         (EYES, set(EYES)),
         (("forehead",), {"forehead"}),
-        (("upper_lip", "chin"), {"upper_lip", "chin", "nose_tip", "right_cheek", "left_cheek"}),  # a mask
+        (("upper_lip", "chin"), {"upper_lip", "chin", "nose_tip", "nostrils", "right_cheek", "left_cheek"}),  # a mask
         ((), set()),
     ],
 )
