@@ -1,0 +1,204 @@
+"""The command `mlcm video`: the faces of a video, frame by frame, with the temperatures of their regions."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TextIO
+
+import cv2
+import numpy as np
+from etils import epath
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mlcm_jax.console import progress, say
+from mlcm_jax.data import draw, frames, image_file
+from mlcm_jax.errors import InputError
+from mlcm_jax.inference import regions, track
+from mlcm_jax.inference.predictor import Predictor
+
+_SIDE = 480  # smallest longer side of the overlay video in pixels
+_SHOWN = {  # what the plot shows: region -> statistic
+    "right_eye_corner": "max", "left_eye_corner": "max", "forehead": "mean", "nose_tip": "mean", "nostrils": "mean",
+    "right_cheek": "mean", "left_cheek": "mean",
+}  # fmt: skip
+
+
+class Files(NamedTuple):
+    """The files that `follow` writes."""
+
+    faces: epath.Path
+    temperatures: epath.Path
+    overlay: epath.Path
+    plot: epath.Path
+
+
+def follow(  # noqa: PLR0913
+    source: str | int,
+    *,
+    out: str,
+    model: str | None = None,
+    stage: str | None = None,
+    celsius: str = "auto",
+    rate: float = 0.0,
+    max_faces: int = 20,
+    smooth: bool = True,
+    most: int | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Follows the faces of a video, and writes what is found to the folder `out`.
+
+    NAME.jsonl has a line per frame: {"frame", "time", "faces": [{"person", "box", "landmarks", "score"}]}. With
+    temperatures, NAME_regions.csv has a row per frame, person and region, and NAME_regions.png their course over time.
+    NAME_landmarks.mp4 is the video with landmarks. What was written before an error stays whole.
+
+    Args:
+        source: see `frames.open_clip`.
+        out: folder, created if it is missing.
+        model: see `Predictor`.
+        stage: see `Predictor`.
+        celsius: see `frames.open_clip`.
+        rate: frames per second; 0 takes that of the source.
+        max_faces: the largest number of faces in a frame.
+        smooth: whether the One-Euro filter smooths the landmarks.
+        most: the number of frames after which to stop; None reads all.
+        overwrite: whether files of an earlier call may be replaced.
+
+    Returns:
+        {"frames", "people", "with_faces"}: numbers of frames, of people, and of frames with a face.
+
+    Raises:
+        InputError: a source that cannot be read, frames of different sizes, or files that exist already.
+    """
+    if most is not None and most < 1:
+        raise InputError(f"--frames={most} must be at least 1.")
+    clip = frames.open_clip(source, celsius=celsius, rate=rate)
+    files = _files(source, epath.Path(out), overwrite=overwrite)
+    tracker = track.Tracker(
+        Predictor(model, stage=stage), constants=track.DEFAULT if smooth else None, max_faces=max_faces
+    )
+    image, clip = frames.first(clip)
+    for note in (*image.notes, *clip.notes):
+        say(f"{source}: {note}")
+    total = min(clip.count or most or 0, most or clip.count or 0) or None
+    measured: list[tuple[float, int, dict[str, regions.Region]]] = []
+    seen, people, with_faces = 0, set(), 0
+    with _opened(files, image, clip.rate, total) as sinks:
+        for number, frame in enumerate(clip.frames):
+            if number == most:
+                break
+            _check_size(frame, image, number, source)
+            time = number / clip.rate
+            found = tracker(frame, time)
+            sinks.write(number, time, frame, found)
+            if frame.celsius is not None and found.faces.layout == regions.LAYOUT:
+                rows = zip(found.people.tolist(), found.faces.regions(frame.celsius), strict=True)
+                measured += [(time, person, one) for person, one in rows]
+            seen, with_faces = number + 1, with_faces + bool(len(found.people))
+            people.update(found.people.tolist())
+    if measured:
+        _plot(files.plot, measured)
+    if clip.count and seen < min(clip.count, most or clip.count):
+        say(f"{source}: it announces {clip.count} frames, of which {seen} could be read.")
+    written = [path.name for path in files if path.exists()]
+    say(f"{seen} frames, {len(people)} people, a face in {with_faces} frames. Wrote {', '.join(written)} to {out}.")
+    return {"frames": seen, "people": len(people), "with_faces": with_faces}
+
+
+def _files(source: str | int, folder: epath.Path, *, overwrite: bool) -> Files:
+    name = f"camera{source}" if isinstance(source, int) else epath.Path(source).name
+    files = Files(*(folder / f"{name}{end}" for end in (".jsonl", "_regions.csv", "_landmarks.mp4", "_regions.png")))
+    there = [path for path in files if path.exists()]
+    if there and not overwrite:
+        raise InputError(f"{there[0]} exists already; replace it by --overwrite, or give another --out.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in there:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"Cannot write to the folder {folder}: {error}; give another --out.") from error
+    return files
+
+
+def _check_size(frame: image_file.Image, first: image_file.Image, number: int, source: str | int) -> None:
+    if frame.values.shape != first.values.shape:
+        sizes = [" x ".join(map(str, one.values.shape[::-1])) for one in (frame, first)]
+        raise InputError(f"Frame {number} of {source} has {sizes[0]} pixels, and the first one {sizes[1]}.")
+
+
+@dataclasses.dataclass
+class _Sinks:
+    """The open files."""
+
+    lines: TextIO
+    table: TextIO | None
+    video: cv2.VideoWriter
+    advance: Any
+
+    def write(self, number: int, time: float, frame: image_file.Image, found: track.Tracked) -> None:
+        """Writes what was found in a frame to all files."""
+        faces = found.faces
+        entries = [
+            {
+                "person": int(person),
+                "box": faces.boxes[k].round(2).tolist(),
+                "landmarks": faces.landmarks[k].round(2).tolist(),
+                "score": round(float(faces.scores[k]), 3),
+            }
+            for k, person in enumerate(found.people)
+        ]
+        self.lines.write(json.dumps({"frame": number, "time": round(time, 4), "faces": entries}) + "\n")
+        self.lines.flush()
+        if self.table and faces.layout == regions.LAYOUT:
+            writer = csv.writer(self.table, lineterminator="\n")
+            for person, one in zip(found.people.tolist(), faces.regions(frame.celsius), strict=True):
+                for name, values in regions.rounded(one).items():
+                    numbers = ["" if value is None else value for value in list(values.values())[:-1]]
+                    writer.writerow([number, round(time, 4), person, name, *numbers, int(values["hidden"])])
+        drawn = [{"landmarks": points, "layout": faces.layout, "box": None} for points in faces.landmarks]
+        overlay = draw.draw_faces(frame.gray, drawn, smallest=_SIDE)
+        for person, (x, y, *_) in zip(found.people.tolist(), faces.boxes, strict=True):
+            scale = overlay.shape[1] / frame.gray.shape[1]
+            place = int(scale * x), max(12, int(scale * y) - 4)
+            cv2.putText(overlay, str(person), place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 90), 1, cv2.LINE_AA)
+        self.video.write(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+        self.advance(number + 1, "")
+
+
+@contextlib.contextmanager
+def _opened(files: Files, image: image_file.Image, rate: float, total: int | None) -> Iterator[_Sinks]:
+    """Opens the files, and closes them whatever happens, so that they are whole."""
+    size = draw.draw_faces(image.gray, [], smallest=_SIDE).shape[1::-1]
+    video = cv2.VideoWriter(str(files.overlay), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+    if not video.isOpened():
+        raise InputError(f"Cannot write the video {files.overlay}; give another --out.")
+    with contextlib.ExitStack() as stack:
+        stack.callback(video.release)
+        lines = stack.enter_context(files.faces.open("w"))
+        table = stack.enter_context(files.temperatures.open("w")) if image.celsius is not None else None
+        if table:
+            fields = [field.name for field in dataclasses.fields(regions.Region)]
+            table.write(",".join(["frame", "time", "person", "region", *fields]) + "\n")
+        advance = stack.enter_context(progress("frames", total=total, start=0, unit_size=1))
+        yield _Sinks(lines, table, video, advance)
+
+
+def _plot(path: epath.Path, measured: list[tuple[float, int, dict[str, regions.Region]]]) -> None:
+    """Draws the temperatures of each person over time."""
+    people = sorted({person for _, person, _ in measured})[:4]
+    figure = Figure(figsize=(10, 3.2 * len(people)), layout="constrained")
+    for axis, person in zip(figure.subplots(len(people), 1, squeeze=False)[:, 0], people, strict=True):
+        mine = [(time, found) for time, one, found in measured if one == person]
+        for name, statistic in _SHOWN.items():
+            values = [getattr(found[name], statistic) for _, found in mine]
+            if np.isfinite(values).any():
+                axis.plot([time for time, _ in mine], values, label=f"{name} ({statistic})", linewidth=1)
+        axis.set(title=f"person {person}", xlabel="time in s", ylabel="°C")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7, ncols=2)
+    FigureCanvasAgg(figure)
+    figure.savefig(str(path), dpi=110)
