@@ -7,48 +7,16 @@ import dataclasses
 import hashlib
 import io
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from mlcm_jax import images, landmarks
+from mlcm_jax import cores, images, landmarks
 from mlcm_jax.errors import InputError
-from tfds_builders import formats, measures, suspicion
-
-# An image file, or a function that returns the pixels of an image in a container file.
-Source = pathlib.Path | Callable[[], np.ndarray]
-
-
-@dataclasses.dataclass(eq=False)
-class Face:
-    """A labelled face as a builder's `parse` finds it; its images are read later.
-
-    Attributes:
-        key: the image's path in the dataset, with `#2` for its second face; unique, and the same on every machine.
-        rgb: the RGB image, if the dataset has one.
-        thermal: the thermal image, if the dataset has one.
-        landmarks: float [K, 2] in pixels (x, y) of the thermal image, or of the RGB image if there is no thermal one;
-            None: unlabelled.
-        known: bool [K], True for labelled landmarks; the others are placeholders. None: all are labelled.
-        visible: bool [K]; None: all are visible.
-        box: x, y, w, h in the same pixels; None: derived from the landmarks, or the whole image if there are none.
-        stated: width and height of the image on which the label was made, if the label file states them.
-        subject: the person; "" if the dataset does not name people.
-        extra: the values of the features that the builder adds.
-    """
-
-    key: str
-    rgb: Source | None = None
-    thermal: Source | None = None
-    landmarks: np.ndarray | None = None
-    known: np.ndarray | None = None
-    visible: np.ndarray | None = None
-    box: Sequence[float] | None = None
-    stated: tuple[int, int] | None = None
-    subject: str = ""
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+from tfds_builders import face_labels, formats, readings, resume, suspicion
+from tfds_builders.face import Face, Source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +41,9 @@ class Thermal:
     inverted: bool = False
 
 
-def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: str | None = None) -> dict[str, Any]:
+def example(
+    face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: str | None = None, doubted: bool = False
+) -> dict[str, Any]:
     """Makes the example of a face: encoded images, checked landmarks, `known`, `visible`, `box`, `_facts` for `Tally`.
 
     Landmarks outside the image are kept and marked invisible; unknown ones are invisible too. An RGB image of another
@@ -84,6 +54,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: 
         layout: the layout of its landmarks.
         thermal: how its thermal image is stored.
         measure: what the landmarks and the box of the face are measured in, one of `measures.MEASURES`; None: pixels.
+        doubted: whether other readings of the labels are tried (`readings.votes`).
 
     Raises:
         InputError: an image that is missing, damaged or of another kind than the dataset's; landmarks with NaN, of a
@@ -102,25 +73,40 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: 
         size = size or rgb_size
         digests.append(digest)
         result["rgb"] = content
-    convert = {"measure": measure, "size": size, "rgb": rgb_size}
-    stated = _stated(face, **convert)
-    points, known, visible, odd = _labels(face, layout, **convert)
-    odd |= stated
-    box = face.box
-    if box is not None and measure:
-        box = measures.box_in_pixels(np.asarray(box, np.float64), **convert)
-    elif box is None:
-        box = _box(points[known], layout, face.key) if known.any() else (0.0, 0.0, *map(float, size))
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which `checked` refuses
-        box = np.asarray(box, np.float32)
-    landmarks.check_box_inside(landmarks.check_box(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
+    points, known, visible, box, odd = face_labels.in_pixels(face, layout, measure, size, rgb_size)
+    odd |= readings.votes(face, layout, measure, size, rgb_size) if doubted else set()
     if shown is not None:
         where = box if known.any() or face.box is not None else None
         odd |= suspicion.of_image(shown, where, celsius=thermal.kind == "counts")
-    odd |= suspicion.of_labels(points[known], layout, box, size, rgb_size)
+    odd |= suspicion.of_labels(points[known], layout, box)
     facts = {"digests": digests, "size": size, "plausible": suspicion.plausible(points, layout, known), "odd": odd}
     labels = {"landmarks": points, "known": known, "visible": visible, "box": box}
     return result | labels | {"subject": face.subject, "key": face.key} | face.extra | {"_facts": facts}
+
+
+def reading(faces: Sequence[Face], layout: landmarks.Layout, measure: str | None) -> str:
+    """Says which options would mend the labels of faces, some of which cannot be used as they are; "" if none would.
+
+    Args:
+        faces: all faces of a dataset, whose images are files.
+        layout: the layout of their landmarks.
+        measure: what the landmarks were taken to be measured in, see `example`.
+    """
+
+    def of_face(face: Face) -> tuple[str, set[str]]:
+        try:
+            found = [_open(source, face.key)[0] for source in (face.thermal, face.rgb) if source is not None]
+            sizes = [(image.display if image.display is not None else image.array).shape[1::-1] for image in found]
+            rgb = sizes[-1] if face.rgb is not None else None
+            return face.key, readings.votes(face, layout, measure, sizes[0], rgb)
+        except InputError:  # another fault, which is reported when this one is mended
+            return face.key, set()
+
+    odd: dict[str, list[str]] = {}
+    for key, kinds in resume.in_threads(of_face, faces, cores.available()):
+        for kind in kinds:
+            odd.setdefault(kind, []).append(key)
+    return readings.refusal(odd, len(faces), broken=True)
 
 
 # What a split's checksum covers beside the images, so that changed labels are noticed when a run resumes.
@@ -132,16 +118,18 @@ class Tally:
 
     Args:
         expected: split -> published number of examples, if it is known.
+        settled: options about the labels that the user gave, which are not doubted any more.
 
     Attributes:
         duplicates: (key, split, earlier key, earlier split) of every image that is in two splits.
     """
 
-    def __init__(self, expected: Mapping[str, int] | None = None) -> None:
+    def __init__(self, expected: Mapping[str, int] | None = None, settled: Collection[str] = ()) -> None:
         self._expected = dict(expected or {})
         self._splits: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, tuple[str, str]] = {}
         self._odd: dict[str, list[str]] = {}
+        self._settled = set(settled)
         self.duplicates: list[tuple[str, str, str, str]] = []
 
     def add(self, split: str, item: dict[str, Any]) -> None:
@@ -156,6 +144,8 @@ class Tally:
         mine["points"] += int(known.sum())
         mine["implausible"] += not facts["plausible"]
         for kind in facts.get("odd", ()):
+            if kind.partition("=")[0] in self._settled:
+                continue
             self._odd.setdefault(kind, []).append(item["key"])
         labels = (np.asarray(item[name]).tobytes() for name in _LABELS if name in item)
         mine["hash"].update(b"".join([*(digest.encode() for digest in facts["digests"]), *labels]))
@@ -183,7 +173,8 @@ class Tally:
 
     def refusal(self) -> str:
         """Returns a sentence about labels that cannot be right, or ""."""
-        return suspicion.refusal(self._odd, sum(mine["examples"] for mine in self._splits.values()))
+        faces = sum(mine["examples"] for mine in self._splits.values())
+        return suspicion.refusal(self._odd, faces) or readings.refusal(self._odd, faces)
 
     def remarks(self) -> list[str]:
         """Returns warnings for the user: implausible faces, images in two splits, counts that are not as published."""
@@ -199,7 +190,8 @@ class Tally:
                 )
             if mine["points"] and mine["hidden"] == mine["points"]:
                 found.append(f"No landmark of the split {split} is visible; is that right, or are the flags inverted?")
-        found += suspicion.sentences(self._odd, sum(mine["examples"] for mine in self._splits.values()))
+        faces = sum(mine["examples"] for mine in self._splits.values())
+        found += [*suspicion.sentences(self._odd, faces), *readings.remarks(self._odd, faces)]
         if self.duplicates:
             found.append(self.describe_duplicates())
         counts = {name: mine["examples"] for name, mine in self._splits.items()}
@@ -234,70 +226,6 @@ def missing_images(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str
             if source is None or (isinstance(source, pathlib.Path) and not source.is_file()):
                 lacking[face.key] = str(source) if source else f"its {modality} image"
     return lacking
-
-
-def _box(points: np.ndarray, layout: landmarks.Layout, key: str) -> np.ndarray:
-    try:
-        return landmarks.box_from_points(points, layout)
-    except InputError as error:
-        raise InputError(f"{key}: {error} Fix it, or name it in a file for --exclude.") from None
-
-
-def _stated(face: Face, measure: str | None, size: measures.Size, rgb: measures.Size | None) -> set[str]:
-    """Returns what is odd about the size of the image on which the label was made, according to the label's file."""
-    stated, needed = face.stated, (rgb or size) if measure == "rgb" else size
-    if stated in (None, needed):
-        return set()
-    if stated not in (rgb, size):
-        return {"stated"}
-    which, flag = ("RGB", "with") if stated == rgb else ("thermal", "without")
-    raise InputError(
-        f"{face.key}: its label was made on an image of {stated[0]} x {stated[1]}, which is the size of the {which} "
-        f"image; build {flag} --points=rgb."
-    )
-
-
-def _labels(
-    face: Face, layout: landmarks.Layout, *, measure: str | None, size: measures.Size, rgb: measures.Size | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, set[str]]:
-    """Returns landmarks float32 [K, 2], `known` bool [K] and `visible` bool [K] of a face, and what is odd."""
-    if face.landmarks is None:
-        nothing = np.zeros(layout.count, bool)
-        return np.full((layout.count, 2), np.nan, np.float32), nothing, nothing, set()
-    try:
-        points = landmarks.check(np.asarray(face.landmarks, np.float32), layout)
-    except InputError as error:
-        raise InputError(f"{face.key}: {error} Fix it, or name it in a file for --exclude.") from None
-    known, visible = (_flags(flags, layout, face.key) for flags in (face.known, face.visible))
-    empty = suspicion.placeholders(points)
-    odd = {"missing"} if (known & empty).any() else set()
-    known = known & ~empty
-    points = measures.points_in_pixels(points, measure, size, rgb)
-    if known.sum() > 1 and np.abs(points[known]).max() <= 1.0:
-        raise InputError(
-            f"{face.key}: all landmarks lie between -1 and 1, in the first pixel; if they are shares of the image's "
-            "width and height, build with --points=normalized."
-        )
-    inside = ((points > -0.5 - 1e-3) & (points < np.array(size) - 0.5 + 1e-3)).all(1)
-    count, outside = int(known.sum()), int((known & ~inside).sum())
-    if not count:
-        raise InputError(f"{face.key}: none of its landmarks is known; fix it, or name it in a file for --exclude.")
-    if outside > 0.5 * count:
-        which = f"{outside} of {formats.counted(count, 'landmark', 'landmarks')}"
-        raise InputError(
-            f"{face.key}: {which} {'lies' if outside == 1 else 'lie'} outside the image, which is {size[0]} x "
-            f"{size[1]}; fix it, or name it in a file for --exclude."
-        )
-    return points, known, visible & inside & known, odd
-
-
-def _flags(given: np.ndarray | None, layout: landmarks.Layout, key: str) -> np.ndarray:
-    """Returns flags of landmarks as bool [K]; None gives all True."""
-    flags = np.ones(layout.count, bool) if given is None else np.asarray(given, bool)
-    if flags.shape != (layout.count,):
-        count = formats.counted(flags.size, "flag", "flags")
-        raise InputError(f"{key}: {count} for {formats.counted(layout.count, 'landmark', 'landmarks')}.")
-    return flags
 
 
 def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:
