@@ -1,4 +1,4 @@
-"""FLIR's radiometric files: °C from the counts in a JPEG's APP1 segments, or in the first frame of FFF and SEQ files.
+"""FLIR's radiometric files: °C from the counts in a JPEG's APP1 segments, or in the first frame of FFF, SEQ, CSQ files.
 
 ExifTool documents where the records and fields lie: https://exiftool.org/TagNames/FLIR.html.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from mlcm_jax.errors import InputError
 
 MAGIC = (b"FFF\0", b"AFF\0")
-_PNG, _JPEG_LS = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xf7"
+_PNG, _JPEG_LS = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _RAW, _CAMERA = 0x01, 0x20  # types of records
 _LARGEST = 1 << 26  # pixels; no sensor has more
 # Place of each number in the camera's record.
@@ -153,7 +153,7 @@ def _counts(record: bytes) -> np.ndarray:
     if not 0 < width * height <= _LARGEST:
         raise InputError(f"FLIR's data hold an image of {width} x {height} pixels.")
     if content.startswith(_JPEG_LS):
-        raise InputError("FLIR's counts are compressed as JPEG-LS, which is not supported; export them as TIFF.")
+        return _jpeg_ls(content, (height, width))
     if not content.startswith(_PNG):
         if len(content) < 2 * width * height:
             raise InputError("FLIR's data are cut off.")
@@ -167,6 +167,24 @@ def _counts(record: bytes) -> np.ndarray:
     both = (image, image.byteswap())
     rough = [float(np.abs(np.diff(one.astype(np.int32), axis=1)).mean()) if width > 1 else 0.0 for one in both]
     return both[int(rough[1] <= rough[0])].astype(np.float64)
+
+
+def _jpeg_ls(content: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """Decodes the counts of CSQ files, float64 [H, W]."""
+    try:
+        import imagecodecs
+    except ImportError:
+        raise InputError(
+            "FLIR's counts are compressed as JPEG-LS, as in CSQ files: install imagecodecs (pip install imagecodecs), "
+            "or export them as TIFF."
+        ) from None
+    header = re.search(rb"\xff\xf7\0.\x10(....)\x01", content[:4096], re.DOTALL)  # 16 bits, height, width, one channel
+    if not header or struct.unpack(">HH", header[1]) != shape:
+        raise InputError("FLIR's data hold counts of another size or kind than they say.")
+    try:
+        return imagecodecs.jpegls_decode(content).reshape(shape).astype(np.float64)
+    except Exception:  # the library's own error, which is a RuntimeError
+        raise InputError("FLIR's data hold a JPEG-LS image that is damaged.") from None
 
 
 def _numbers(record: bytes) -> dict[str, float]:

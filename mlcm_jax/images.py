@@ -18,7 +18,7 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_bytes
 
 # What is taken for an image in a folder, in small letters. CSV files there may be labels, so patterns must name them.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".npy", ".raw", ".fff", ".seq")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".npy", ".raw", ".fff", ".seq", ".csq")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ def read(path: epath.PathLike) -> ImageFile:
     orientation of EXIF and TIFF is applied. An .npy file may hold real numbers of any type, [H, W] or [H, W, 1], or
     uint8 [H, W, 3]. Tables of numbers (`csv_images`) and raw files (`raw_images`) are known by their endings.
 
-    The radiometric JPEG, FFF and SEQ files of FLIR give °C (`flir`), with as many pixels as the picture of the JPEG if
-    that has the same shape: boxes and landmarks lie where the picture shows them.
+    The radiometric JPEG, FFF, SEQ and CSQ files of FLIR give °C (`flir`), with as many pixels as the picture of a JPEG
+    if that has the same shape: boxes and landmarks lie where the picture shows them.
 
     Raises:
         InputError: a file that is missing, empty, truncated, or not an image.

@@ -1,6 +1,8 @@
 """FLIR's radiometric files: the temperatures of made-up files in every form, and damaged ones."""
 
 import struct
+import sys
+import types
 
 import cv2
 import made_flir
@@ -113,3 +115,35 @@ def test_damaged_data_raise_one_kind_of_error(data):
     except InputError:
         return
     assert found.ndim == 2 and np.isfinite(found).any()
+
+
+def test_csq_files_need_a_decoder_and_are_read_with_it(tmp_path, monkeypatch):
+    raw = made_flir.counts(CELSIUS)
+    head = b"\xff\xd8\xff\xf7\0\x0b\x10" + struct.pack(">2H", *raw.shape) + b"\x01\x01\x11\0"
+    (tmp_path / "a.csq").write_bytes(made_flir.fff(raw, packed=head + bytes(99)))
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(InputError, match=r"a\.csq cannot be read: .*JPEG-LS.*pip install imagecodecs"):
+        read_image(tmp_path / "a.csq")
+    decoder = types.SimpleNamespace(jpegls_decode=lambda content: raw if content[:4] == head[:4] else None)
+    monkeypatch.setitem(sys.modules, "imagecodecs", decoder)
+    np.testing.assert_allclose(read_image(tmp_path / "a.csq").celsius, CELSIUS, atol=0.05)
+    wrong = head[:7] + struct.pack(">2H", 60000, 60000) + head[11:]  # is never decoded
+    (tmp_path / "a.csq").write_bytes(made_flir.fff(raw, packed=wrong + bytes(99)))
+    with pytest.raises(InputError, match="counts of another size or kind than they say"):
+        read_image(tmp_path / "a.csq")
+    decoder.jpegls_decode = lambda content: struct.unpack("I", b"")
+    (tmp_path / "a.csq").write_bytes(made_flir.fff(raw, packed=head + bytes(99)))
+    with pytest.raises(InputError, match="JPEG-LS image that is damaged"):
+        read_image(tmp_path / "a.csq")
+
+
+def test_csq_files_of_the_real_encoder(tmp_path):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    raw = made_flir.counts(CELSIUS)
+    content = made_flir.fff(raw, packed=imagecodecs.jpegls_encode(raw))
+    (tmp_path / "a.csq").write_bytes(content)
+    np.testing.assert_allclose(read_image(tmp_path / "a.csq").celsius, CELSIUS, atol=0.05)
+    for end in range(300, len(content) - 1100, 31):
+        (tmp_path / "a.csq").write_bytes(content[:end])
+        with pytest.raises(InputError, match="FLIR's"):
+            read_image(tmp_path / "a.csq")

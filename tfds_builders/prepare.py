@@ -7,13 +7,14 @@ import dataclasses
 import hashlib
 import io
 import pathlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from mlcm_jax import cores, images, landmarks
+from mlcm_jax import cores, images, landmarks, units
 from mlcm_jax.errors import InputError
 from tfds_builders import face_labels, formats, readings, resume, suspicion
 from tfds_builders.face import Face, Source
@@ -32,6 +33,7 @@ class Thermal:
         offset: °C at value 0, for "counts".
         palette: uint8 [N, 3] RGB from cold to hot, for "palette"; None: one of the known palettes.
         inverted: whether cold is bright, in files without temperatures.
+        given: whether the user stated the unit, which then is also that of files that state another one.
     """
 
     kind: str = "gray"
@@ -39,6 +41,7 @@ class Thermal:
     offset: float = 0.0
     palette: np.ndarray | None = None
     inverted: bool = False
+    given: bool = False
 
 
 def example(
@@ -62,14 +65,15 @@ def example(
     """
     result: dict[str, Any] = {}
     digests: list[str] = []
+    told: dict[str, str] = {}
     size = rgb_size = shown = None
     if face.thermal is not None:
-        content, shown, digest = _thermal(face.thermal, face.key, thermal)
+        content, shown, digest, told["thermal"] = _thermal(face.thermal, face.key, thermal)
         size = shown.shape[1], shown.shape[0]
         digests.append(digest)
         result |= content
     if face.rgb is not None:
-        content, rgb_size, digest = _rgb(face.rgb, face.key, size)
+        content, rgb_size, digest, told["RGB"] = _rgb(face.rgb, face.key, size)
         size = size or rgb_size
         digests.append(digest)
         result["rgb"] = content
@@ -80,6 +84,7 @@ def example(
         odd |= suspicion.of_image(shown, where, celsius=thermal.kind == "counts")
     odd |= suspicion.of_labels(points[known], layout, box)
     facts = {"digests": digests, "size": size, "plausible": suspicion.plausible(points, layout, known), "odd": odd}
+    facts["told"] = {what: text for what, text in told.items() if text}
     labels = {"landmarks": points, "known": known, "visible": visible, "box": box}
     return result | labels | {"subject": face.subject, "key": face.key} | face.extra | {"_facts": facts}
 
@@ -129,6 +134,7 @@ class Tally:
         self._splits: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, tuple[str, str]] = {}
         self._odd: dict[str, list[str]] = {}
+        self._told: dict[str, tuple[list[str], str]] = {}
         self._settled = set(settled)
         self.duplicates: list[tuple[str, str, str, str]] = []
 
@@ -147,6 +153,9 @@ class Tally:
             if kind.partition("=")[0] in self._settled:
                 continue
             self._odd.setdefault(kind, []).append(item["key"])
+        for what, text in facts.get("told", {}).items():  # sentences that differ in their numbers alone are one
+            kind = f"{what}: {re.sub(r'[0-9][0-9.,]*', '#', text)}"
+            self._told.setdefault(kind, ([], f"{what} image: {text}"))[0].append(item["key"])
         labels = (np.asarray(item[name]).tobytes() for name in _LABELS if name in item)
         mine["hash"].update(b"".join([*(digest.encode() for digest in facts["digests"]), *labels]))
         earlier = [self._seen.setdefault(digest, (item["key"], split)) for digest in facts["digests"]]
@@ -191,6 +200,8 @@ class Tally:
             if mine["points"] and mine["hidden"] == mine["points"]:
                 found.append(f"No landmark of the split {split} is visible; is that right, or are the flags inverted?")
         faces = sum(mine["examples"] for mine in self._splits.values())
+        for keys, text in [*self._told.values()][:5]:
+            found.append(f"{formats.counted(len(keys), 'face', 'faces')}, such as {keys[0]}, {text}.")
         found += [*suspicion.sentences(self._odd, faces), *readings.remarks(self._odd, faces)]
         if self.duplicates:
             found.append(self.describe_duplicates())
@@ -228,9 +239,10 @@ def missing_images(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str
     return lacking
 
 
-def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:
-    """Returns the encoded image in the given size, its own width and height, and the digest."""
+def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str, str]:
+    """Returns the encoded image in the given size, its own width and height, the digest, and what else the file has."""
     image, content = _open(source, key)
+    more = "" if image.display is not None else image.more  # the temperatures in the file are not wanted here
     if image.display is not None:
         image = images.from_array(image.display, image.name)
     if image.kind not in ("colour", "gray8"):
@@ -246,12 +258,13 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
             )
         shrinks = own[0] > size[0]
         array, content = cv2.resize(array, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), None
-    return _encoded(array, content), own, digest
+    return _encoded(array, content), own, digest, more
 
 
-def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], np.ndarray, str]:
-    """Returns the encoded images, °C (NaN in holes) or else the gray image [H, W], and the digest."""
+def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], np.ndarray, str, str]:
+    """Returns the encoded images, °C (NaN in holes) or else the gray image [H, W], the digest, and what else it has."""
     image, content = _open(source, key)
+    more = image.more
     if image.display is not None and thermal.kind in ("gray", "palette"):
         image = images.from_array(image.display, image.name)
     array, result, shown = image.array, {}, None
@@ -262,7 +275,10 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
             )
         values = np.where(images.holes(image), np.nan, array.astype(np.float64))
         if thermal.kind == "counts":
-            shown = values = values * thermal.scale + thermal.offset
+            scale, offset = (thermal.scale, thermal.offset)
+            if image.unit and not thermal.given:
+                scale, offset = units.parse(image.unit)
+            shown = values = values * scale + offset
             result["celsius"] = _encoded(_centikelvin(values, image.name), None)
         gray = images.gain8(values, image.name)[0]
     elif thermal.kind == "palette":
@@ -283,7 +299,7 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
         gray = array
     gray = 255 - gray if thermal.inverted else gray
     same = content if gray is array else None
-    return result | {"thermal": _encoded(gray, same)}, gray if shown is None else shown, _digest(content, array)
+    return result | {"thermal": _encoded(gray, same)}, gray if shown is None else shown, _digest(content, array), more
 
 
 def _centikelvin(celsius: np.ndarray, name: str) -> np.ndarray:
