@@ -24,6 +24,10 @@ _FIELDS = {
 _OFFSET = 0x308  # of Planck's O, an integer
 
 
+class NoConstantsError(InputError):
+    """FLIR's data hold counts, but not the constants of the camera by which they become °C."""
+
+
 def find(content: bytes) -> bytes | None:
     """Returns the FFF data of a file, or None if it holds none.
 
@@ -77,12 +81,14 @@ def celsius(data: bytes) -> tuple[np.ndarray, str]:
         float32 [H, W] in °C, NaN where the radiance is not positive; and a sentence about what was assumed.
 
     Raises:
+        NoConstantsError: data with counts alone, which `counts` reads.
         InputError: data that are damaged, or of a kind that cannot be read.
     """
     records = _records(data)
-    for kind, what in ((_RAW, "no counts"), (_CAMERA, "no constants of the camera")):
-        if kind not in records:
-            raise InputError(f"FLIR's data hold {what}.")
+    if _RAW not in records:
+        raise InputError("FLIR's data hold no counts.")
+    if _CAMERA not in records:
+        raise NoConstantsError("FLIR's data hold no constants of the camera.")
     counts, n = _counts(records[_RAW]), _numbers(records[_CAMERA])
 
     def radiance(kelvin: float) -> float:
@@ -107,6 +113,22 @@ def celsius(data: bytes) -> tuple[np.ndarray, str]:
     unset = "" if n["reflected"] else ", because the temperature of what it reflects is not set"
     assumed = f"distance {n['distance']:.1f} m, emissivity {emissivity:.2f}{unset}"
     return found, f"temperatures were computed from FLIR's counts ({assumed})"
+
+
+def counts(data: bytes) -> tuple[np.ndarray, str]:
+    """Reads the sensor's counts of the first frame, for data without the constants of the camera.
+
+    Returns:
+        uint16 [H, W], and a sentence about them.
+
+    Raises:
+        InputError: see `celsius`.
+    """
+    records = _records(data)
+    if _RAW not in records:
+        raise InputError("FLIR's data hold no counts.")
+    note = "FLIR's counts were read; the file holds no constants of the camera, by which they would become °C"
+    return _counts(records[_RAW]).astype(np.uint16), note
 
 
 def _through_air(n: dict[str, float]) -> float:

@@ -77,7 +77,7 @@ def test_a_turned_picture_turns_the_values(tmp_path):
     assert np.abs(images.read(tmp_path / "a.jpg").array - CELSIUS[::-1, ::-1]).max() < 0.05
 
 
-@pytest.mark.parametrize("fault", ["a piece", "cut", "no camera", "no counts", "odd constants", "JPEG-LS", "size"])
+@pytest.mark.parametrize("fault", ["a piece", "cut", "no counts", "odd constants", "JPEG-LS", "size"])
 def test_what_cannot_be_read_is_told_and_the_picture_is_used(tmp_path, fault):
     raw, changes = made_flir.counts(CELSIUS), {"r1": -1.0} if fault == "odd constants" else {}
     data = made_flir.fff(raw, png=fault == "size", **changes)
@@ -87,9 +87,8 @@ def test_what_cannot_be_read_is_told_and_the_picture_is_used(tmp_path, fault):
         data = data.replace(struct.pack(">II", 32, 24), struct.pack(">II", 32000, 24000))
     elif fault == "JPEG-LS":
         data = data.replace(raw.tobytes()[:8], b"\xff\xd8\xff\xf7" + bytes(4))
-    elif fault in ("no camera", "no counts"):
-        kind = {"no camera": 32, "no counts": 1}[fault]
-        data = data.replace(struct.pack(">HHI", kind, 0, 100), struct.pack(">HHI", 7, 0, 100))
+    elif fault == "no counts":
+        data = data.replace(struct.pack(">HHI", 1, 0, 100), struct.pack(">HHI", 7, 0, 100))
     content = made_flir.jpeg(data, PICTURE, piece=500)
     if fault == "a piece":
         content = content.replace(b"FLIR\0\1\1", b"FLIX\0\1\1")
@@ -101,6 +100,20 @@ def test_what_cannot_be_read_is_told_and_the_picture_is_used(tmp_path, fault):
         (tmp_path / "a.fff").write_bytes(data)
         with pytest.raises(InputError, match=r"The image .*a\.fff cannot be read: .*FLIR's"):
             read_image(tmp_path / "a.fff")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "fff"])
+def test_counts_without_constants_are_counts(tmp_path, ending):
+    raw = ((CELSIUS + 273.15) * 100).round().astype(np.uint16)
+    data = made_flir.fff(raw, png=True, swapped=True)
+    data = data.replace(struct.pack(">HHI", 32, 0, 100), struct.pack(">HHI", 7, 0, 100))
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(made_flir.jpeg(data, 255 - PICTURE) if ending == "jpg" else data)
+    image = read_image(path)
+    np.testing.assert_array_equal(image.values, raw)  # and not the picture, which may be black-hot
+    np.testing.assert_allclose(image.celsius, CELSIUS, atol=0.0051)
+    assert "no constants of the camera" in image.notes[0] and "hundredths of a kelvin" in image.notes[1]
+    assert read_image(path, celsius="none").celsius is None
 
 
 @settings(max_examples=150, deadline=None)
