@@ -160,3 +160,50 @@ def test_csq_files_of_the_real_encoder(tmp_path):
         (tmp_path / "a.csq").write_bytes(content[:end])
         with pytest.raises(InputError, match="FLIR's"):
             read_image(tmp_path / "a.csq")
+
+
+# The constants of a camera of FLIR's, and the formulas, that Thermimage publishes:
+# https://github.com/gtatters/Thermimage/blob/master/R/raw2temp.R
+PUBLISHED = {"r1": 21106.77, "b": 1501.0, "f": 1.0, "r2": 0.012545258}
+PUBLISHED_O = -7340
+
+
+def published(raw, e, distance, reflected, air, humidity):
+    """°C of counts by the published formulas. They halve the air at a window; FLIR does not, which matters far away."""
+    water = humidity * np.exp(1.5587 + 0.06939 * air - 0.00027816 * air**2 + 0.00000068455 * air**3)
+    root = np.sqrt(distance / 2)
+    tau = 1.9 * np.exp(-root * (0.006569 - 0.002276 * np.sqrt(water)))
+    tau += (1 - 1.9) * np.exp(-root * (0.01262 - 0.00667 * np.sqrt(water)))
+
+    def counts(celsius):
+        return 21106.77 / (0.012545258 * (np.exp(1501 / (celsius + 273.15)) - 1)) + 7340
+
+    seen = raw / e / tau**2 - (1 - tau) / e / tau * counts(air) - (1 - tau) / e / tau**2 * counts(air)
+    seen = seen - (1 - e) / e * counts(reflected)
+    return 1501 / np.log(21106.77 / (0.012545258 * (seen - 7340)) + 1) - 273.15
+
+
+@pytest.mark.parametrize(
+    ("e", "distance", "reflected", "air", "humidity"),
+    [
+        (1.0, 0.0, 20.0, 20.0, 0.5),
+        (0.95, 0.0, 15.0, 20.0, 0.5),
+        (0.98, 1.0, 22.0, 21.0, 0.4),
+        (0.97, 0.5, 30.0, 28.0, 0.6),
+    ],
+)
+def test_the_conversion_is_that_of_published_constants(monkeypatch, e, distance, reflected, air, humidity):
+    raw = np.linspace(16_000, 22_000, 32 * 24).reshape(24, 32).round().astype(np.uint16)
+    monkeypatch.setattr(made_flir, "OFFSET", PUBLISHED_O)
+    seen = {"emissivity": e, "distance": distance, "reflected": reflected + 273.15, "air": air + 273.15}
+    found = flir.celsius(made_flir.fff(raw, **PUBLISHED, **seen, humidity=humidity))[0]
+    expected = published(raw.astype(np.float64), e, distance, reflected, air, humidity)
+    assert expected.min() < 15 and expected.max() > 40
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_a_black_body_by_hand(monkeypatch):
+    """18109 counts: 1501 / ln(21106.77 / (0.012545258 · (18109 - 7340)) + 1) = 1501 / ln(157.231) = 296.774 K."""
+    monkeypatch.setattr(made_flir, "OFFSET", PUBLISHED_O)
+    data = made_flir.fff(np.full((8, 8), 18_109, np.uint16), **PUBLISHED, emissivity=1.0, distance=0.0)
+    np.testing.assert_allclose(flir.celsius(data)[0], 23.624, atol=0.002)
