@@ -1,5 +1,6 @@
 """The flags of one call of the command `mlcm`."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,6 +60,11 @@ def explain(error: flags.Error, name: str, commands: Mapping[str, Command]) -> s
         name: the command.
         commands: all commands by name, because a flag may be that of another one.
     """
+    wrong = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL)
+    if wrong and isinstance(error, flags.IllegalFlagValueError) and wrong[1] in commands[name].flags:
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        kind = kinds.get(type(commands[name].flags[wrong[1]][0]), "text")
+        return f"--{wrong[1]}={wrong[2]} must be {kind}."
     if not isinstance(error, flags.UnrecognizedFlagError):
         return next(line.strip() for line in str(error).splitlines() if line.strip())
     word = error.flagname

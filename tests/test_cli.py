@@ -176,6 +176,8 @@ TRAIN = ["train", "--workdir=w", "--config=configs/tiny.py"]
         (["train", "--workdir=w", "--config=configs/tinny.py"], "did you mean 'configs/tiny.py'?"),
         (["train", "--workdir=w", "--config=mine/tiny.py"], "There is no config file mine/tiny.py"),
         (["train", "--wrkdir=w"], "--wrkdir is no flag of `mlcm train`; did you mean '--workdir'?"),
+        (["predict", "--max_faces=some", "--out=o", "a.png"], "--max_faces=some must be a whole number."),
+        (["predict", "--overwrite=maybe", "--out=o", "a.png"], "--overwrite=maybe must be true or false."),
         (["train", "--confg=a"], "did you mean '--config'?"),
         (["predict", "--ot=w", "a.png"], "did you mean '--out'?"),
         (["predict", "--manual_dir=w"], "--manual_dir is no flag of `mlcm predict`, but of build; see `mlcm predict"),
