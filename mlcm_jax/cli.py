@@ -5,29 +5,26 @@ Exit codes: 0 done; 1 failed or interrupted; 2 wrong usage; 75 rerun the command
 process of the run has died).
 """
 
-import inspect
 import logging
 import os
 import re
 import signal
 import sys
-import textwrap
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
-from mlcm_jax import __version__
+from mlcm_jax import __version__, help_texts
 from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, Interrupted, did_you_mean
-from mlcm_jax.flags import Flags, FlagTable, UsageError
+from mlcm_jax.flags import Command, Flags, UsageError, explain
 from tfds_builders.options import OPTIONS, SWITCHES
 
 RESTART = 75  # exit code that asks a scheduler to rerun the command (EX_TEMPFAIL in sysexits.h)
-_WIDTH = 120  # of help texts, in characters
 
 _DATA_DIR = {"data_dir": (None, "Where built datasets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")}
 _WORKDIR = {"workdir": (None, "Where checkpoints, results and plots go; a run found there is resumed.")}
@@ -126,6 +123,7 @@ _PREDICT = {
     "boxes": ("", 'A JSON file of boxes by image: {"file name": [x, y, w, h]}.'),
     "celsius": ("auto", "Unit of 16-bit or float images: scale,offset that give °C, kelvin, centikelvin, … or none."),
     "out": (None, "Folder for predictions.json and an overlay of each image."),
+    "demo": (False, "Predict the image that comes with the package: a rendered face."),
     "overwrite": (False, "Replace predictions of the same images in --out."),
     "max_faces": (20, "The largest number of faces that are looked for in an image without a given box."),
     "min_score": ("", "The smallest score of such a face, between 0 and 1; default: the detector's own."),
@@ -138,13 +136,15 @@ def predict(words: Sequence[str], given: Flags) -> None:
     Give files, folders or patterns. Without a box, a detector finds the faces. A box reaches from a little above the
     brows to the chin: the landmarks' extent plus 4.5 % left and right, 13.5 % at the top, 4 % below.
     """
+    from mlcm_jax.inference.open_network import SHIPPED
     from mlcm_jax.inference.predict_files import predict_files
 
     out = given.require("out")
     if given.stage and not given.model:
         raise UsageError("--stage names a stage of a run, so --model is needed too.")
+    words = [*words, str(SHIPPED / "demo.png")] if given.demo else words
     if not words:
-        raise UsageError("predict needs at least one image or folder.")
+        raise UsageError("predict needs at least one image or folder; try it with --demo.")
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
     options = {"model": given.model or None, "stage": given.stage or None, "min_score": given.min_score}
@@ -196,16 +196,6 @@ def label(_: Sequence[str], given: Flags) -> None:
     pseudo_labels.label(model, dataset, out=out, stage=given.stage, split=given.split, data_dir=given.data_folder())
 
 
-class Command(NamedTuple):
-    """A command: its function, flags and usage, and whether it reads a config or takes positional arguments."""
-
-    run: Callable[[Sequence[str], Flags], None]
-    flags: FlagTable
-    usage: str
-    configured: bool = False
-    takes_words: bool = False
-
-
 COMMANDS = {
     "build": Command(
         build,
@@ -231,7 +221,7 @@ COMMANDS = {
     "predict": Command(
         predict,
         _PREDICT,
-        "--out=DIR [--model=DIR [--stage=NAME]] [--box=x,y,w,h | --boxes=FILE.json] IMAGE…",
+        "--out=DIR [--model=DIR [--stage=NAME]] [--box=x,y,w,h | --boxes=FILE.json] IMAGE… | --demo",
         takes_words=True,
     ),
     "export": Command(export, _EXPORT, "--format=tflite|onnx --out=FILE [--model=DIR [--stage=NAME]]"),
@@ -241,42 +231,6 @@ COMMANDS = {
         "--model=DIR --dataset=paired_folder/NAME --out=DIR/landmarks [--stage=teacher] [--split=unlabelled]",
     ),
 }
-
-
-def _overview() -> str:
-    title = f"mlcm {__version__}: facial landmarks in thermal images, and what an RGB model can teach a thermal one"
-    lines = [line for name, command in COMMANDS.items() for line in _column(name, _doc(command).splitlines()[0], 8)]
-    first = "mlcm train --config=configs/tiny.py --workdir=runs/tiny"
-    return "\n".join([title, "", *lines, "", f"See `mlcm COMMAND --help` for more. Start with: {first}"])
-
-
-def _doc(command: Command) -> str:
-    return inspect.cleandoc(command.run.__doc__)
-
-
-def _column(name: str, text: str, width: int) -> list[str]:
-    """Lays out `name` in a column of its own, with `text` wrapped beside it."""
-    wrapped = textwrap.wrap(text, _WIDTH - width - 4)
-    first = wrapped.pop(0) if len(name) <= width else ""
-    return [f"  {name:<{width}}  {first}".rstrip(), *(" " * (width + 4) + line for line in wrapped)]
-
-
-def _command_help(name: str) -> str:
-    command = COMMANDS[name]
-    texts = {flag: meaning for flag, (_, meaning) in command.flags.items()}
-    if command.configured:
-        shipped = ", ".join(path.stem for path in sorted(configs.shipped().glob("*.py")))
-        texts = {"config": f"The config file, such as configs/NAME.py[:variant]; the package ships {shipped}."} | texts
-    lines = [f"mlcm {name} {command.usage}", "", _doc(command), "", "Flags:"]
-    width = max(map(len, texts)) + 2
-    for flag, text in texts.items():
-        lines += _column(f"--{flag}", text, width)
-    if command.configured:
-        lines += ["", "Keys of the config, set by --config.KEY=VALUE, with their defaults and [what they decide]:"]
-        for key_name, key in configs.SCHEMA.items():
-            default = "" if key.type is dict else f" = {key.default!r}"
-            lines += _column(f"{key_name}{default}", f"{key.comment} [{key.decides}]", 34)
-    return "\n".join(lines)
 
 
 def _take_config(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -314,7 +268,7 @@ def _parse(name: str, words: Sequence[str]) -> tuple[list[str], Flags]:
     except InputError as error:
         raise UsageError(str(error)) from error
     except flags.Error as error:
-        raise UsageError(next(line.strip() for line in str(error).splitlines() if line.strip())) from error
+        raise UsageError(explain(error, name, COMMANDS)) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a value of the wrong type
         raise UsageError(f"{', '.join(overrides)}: {' '.join(str(error).split())}") from error
     if words and not command.takes_words:
@@ -324,13 +278,13 @@ def _parse(name: str, words: Sequence[str]) -> tuple[list[str], Flags]:
 
 def _dispatch(words: Sequence[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help", "--version"):
-        print(__version__ if words and words[0] == "--version" else _overview())
+        print(__version__ if words and words[0] == "--version" else help_texts.overview(COMMANDS))
         return
     name, rest = words[0], list(words[1:])
     if name not in COMMANDS:
         raise UsageError(f"There is no command {name!r}; {did_you_mean(name, COMMANDS)}")
     if any(word in ("--help", "-h", "--helpshort", "--helpfull") for word in rest):
-        print(_command_help(name))
+        print(help_texts.of_command(name, COMMANDS[name]))
         return
     COMMANDS[name].run(*_parse(name, rest))
 

@@ -5,6 +5,7 @@ nothing but this module. `SCHEMA` is the only table of keys: `base`, `check`, re
 `mlcm train --help` all read it.
 """
 
+import difflib
 import os
 import re
 import runpy
@@ -275,7 +276,9 @@ def check_overrides(config: ConfigDict, words: Sequence[str]) -> None:
             raise InputError(
                 f"{word}: set {name!r} in the config file; the command line only changes what is set: {hint}"
             )
-        raise InputError(f"{word}: {name!r} is not a key of the config; {did_you_mean(name, known)}")
+        within = [one for one in known if difflib.get_close_matches(name, [one.rpartition(".")[2]], cutoff=0.8)]
+        hint = f"did you mean {' or '.join(map(repr, within[:3]))}?" if within else did_you_mean(name, known)
+        raise InputError(f"{word}: {name!r} is not a key of the config; {hint}")
 
 
 def add_grid(config: ConfigDict, grid: Mapping[str, Mapping[str, Any]], **ablation: Any) -> ConfigDict:

@@ -71,6 +71,8 @@ def read(content: bytes, name: str) -> tuple[np.ndarray, str, str]:
     largest = max(table.size for table in found[form])
     tables = [table for table in found[form] if 2 * table.size >= largest]  # smaller ones are settings, say
     table = tables[0]
+    if table.width < _SMALLEST:  # before millions of rows are read
+        _check_size((len(table.rows), table.width), name)
     values = np.stack([_numbers(lines[k], form) for k in table.rows])
     if all(not lines[k].rpartition(form.separator)[2].strip(' "') for k in table.rows):
         values = values[:, :-1]  # every row has a closing separator
@@ -83,11 +85,7 @@ def read(content: bytes, name: str) -> tuple[np.ndarray, str, str]:
     used = {k for one in tables for k in one.rows}
     others = {k: line for k, line in enumerate(lines) if k not in used}
     _check_others(others, table, form, name)
-    if min(values.shape) < _SMALLEST:
-        raise InputError(
-            f"The file {name} holds a table of {values.shape[1]} x {values.shape[0]} numbers; an image has at least "
-            f"{_SMALLEST} x {_SMALLEST}."
-        )
+    _check_size(values.shape, name)
     text = list(others.values())
     skipped = sum(1 for line in text if line.strip(' \t;,"'))
     unit = _unit(text)
@@ -98,6 +96,14 @@ def read(content: bytes, name: str) -> tuple[np.ndarray, str, str]:
     notes += [f"its text says that the unit is {unit}"] if unit else []
     with np.errstate(over="ignore"):  # 1e99 becomes infinite, a value that no thermometer gives
         return values.astype(np.float32), "; ".join(notes), unit
+
+
+def _check_size(shape: tuple[int, ...], name: str) -> None:
+    if min(shape) < _SMALLEST:
+        raise InputError(
+            f"The file {name} holds a table of {shape[1]} x {shape[0]} numbers; an image has at least {_SMALLEST} x "
+            f"{_SMALLEST}."
+        )
 
 
 def _lines(content: bytes, name: str) -> list[str]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mlcm_jax import raw_images, tiff
+from mlcm_jax import raw_images, tiff, vendors
 from mlcm_jax.errors import InputError
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -35,9 +35,9 @@ def from_npy(content: bytes, name: str) -> np.ndarray:
             if math.prod(shape) * dtype.itemsize > len(content):  # numpy would ask for all of the memory first
                 raise ValueError(f"it lacks most of the {math.prod(shape):,} values of its shape {shape}")
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    # numpy parses the header as Python and trusts its shape, so a damaged header can raise any of these.
-    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, OverflowError, TypeError) as error:
-        raise InputError(f"The image {name} is not a complete .npy file: {str(error).splitlines()[0]}.") from None
+    except Exception as error:  # numpy parses the header as Python, so that a damaged one raises errors of many types
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The image {name} is not a complete .npy file: {reason}.") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"The image {name} is an archive of arrays (.npz), not one array.")
     return array
@@ -68,6 +68,8 @@ def from_image(content: bytes, name: str) -> tuple[np.ndarray, str]:
             counts = _deep_gray(image, content) if deep else None
             image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
+        if named := vendors.not_read(name):
+            raise InputError(named) from None
         kind = f" that is read: it is TIFF of {found.kind}" if found.kind else ""
         raise InputError(f"The file {name} is not an image of a known format{kind}.") from None
     except Image.DecompressionBombError:
@@ -80,6 +82,7 @@ def from_image(content: bytes, name: str) -> tuple[np.ndarray, str]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"The image {name} is damaged or incomplete: {reason}.") from None
     notes = [found.more, f"the file holds {frames} images, of which the first was read" if frames > 1 else ""]
+    notes.append(vendors.unread(content, name))
     if deep and counts is None:
         raise InputError(
             f"The image {name} has 16 bits in each of several channels, half of which would be lost; save it as "

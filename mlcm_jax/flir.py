@@ -1,4 +1,4 @@
-"""FLIR's radiometric files: °C from the counts in a JPEG's APP1 segments, or in the first frame of FFF and SEQ files.
+"""FLIR's radiometric files: °C from the counts in a JPEG's APP1 segments, or in the first frame of FFF, SEQ, CSQ files.
 
 ExifTool documents where the records and fields lie: https://exiftool.org/TagNames/FLIR.html.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from mlcm_jax.errors import InputError
 
 MAGIC = (b"FFF\0", b"AFF\0")
-_PNG, _JPEG_LS = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xf7"
+_PNG, _JPEG_LS = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _RAW, _CAMERA = 0x01, 0x20  # types of records
 _LARGEST = 1 << 26  # pixels; no sensor has more
 # Place of each number in the camera's record.
@@ -22,6 +22,10 @@ _FIELDS = {
     "x": 0x80, "r2": 0x30C,
 }  # fmt: skip
 _OFFSET = 0x308  # of Planck's O, an integer
+
+
+class NoConstantsError(InputError):
+    """FLIR's data hold counts, but not the constants of the camera by which they become °C."""
 
 
 def find(content: bytes) -> bytes | None:
@@ -77,12 +81,14 @@ def celsius(data: bytes) -> tuple[np.ndarray, str]:
         float32 [H, W] in °C, NaN where the radiance is not positive; and a sentence about what was assumed.
 
     Raises:
+        NoConstantsError: data with counts alone, which `counts` reads.
         InputError: data that are damaged, or of a kind that cannot be read.
     """
     records = _records(data)
-    for kind, what in ((_RAW, "no counts"), (_CAMERA, "no constants of the camera")):
-        if kind not in records:
-            raise InputError(f"FLIR's data hold {what}.")
+    if _RAW not in records:
+        raise InputError("FLIR's data hold no counts.")
+    if _CAMERA not in records:
+        raise NoConstantsError("FLIR's data hold no constants of the camera.")
     counts, n = _counts(records[_RAW]), _numbers(records[_CAMERA])
 
     def radiance(kelvin: float) -> float:
@@ -107,6 +113,22 @@ def celsius(data: bytes) -> tuple[np.ndarray, str]:
     unset = "" if n["reflected"] else ", because the temperature of what it reflects is not set"
     assumed = f"distance {n['distance']:.1f} m, emissivity {emissivity:.2f}{unset}"
     return found, f"temperatures were computed from FLIR's counts ({assumed})"
+
+
+def counts(data: bytes) -> tuple[np.ndarray, str]:
+    """Reads the sensor's counts of the first frame, for data without the constants of the camera.
+
+    Returns:
+        uint16 [H, W], and a sentence about them.
+
+    Raises:
+        InputError: see `celsius`.
+    """
+    records = _records(data)
+    if _RAW not in records:
+        raise InputError("FLIR's data hold no counts.")
+    note = "FLIR's counts were read; the file holds no constants of the camera, by which they would become °C"
+    return _counts(records[_RAW]).astype(np.uint16), note
 
 
 def _through_air(n: dict[str, float]) -> float:
@@ -153,7 +175,7 @@ def _counts(record: bytes) -> np.ndarray:
     if not 0 < width * height <= _LARGEST:
         raise InputError(f"FLIR's data hold an image of {width} x {height} pixels.")
     if content.startswith(_JPEG_LS):
-        raise InputError("FLIR's counts are compressed as JPEG-LS, which is not supported; export them as TIFF.")
+        return _jpeg_ls(content, (height, width))
     if not content.startswith(_PNG):
         if len(content) < 2 * width * height:
             raise InputError("FLIR's data are cut off.")
@@ -167,6 +189,24 @@ def _counts(record: bytes) -> np.ndarray:
     both = (image, image.byteswap())
     rough = [float(np.abs(np.diff(one.astype(np.int32), axis=1)).mean()) if width > 1 else 0.0 for one in both]
     return both[int(rough[1] <= rough[0])].astype(np.float64)
+
+
+def _jpeg_ls(content: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """Decodes the counts of CSQ files, float64 [H, W]."""
+    try:
+        import imagecodecs
+    except ImportError:
+        raise InputError(
+            "FLIR's counts are compressed as JPEG-LS, as in CSQ files: install imagecodecs (pip install imagecodecs), "
+            "or export them as TIFF."
+        ) from None
+    header = re.search(rb"\xff\xf7\0.\x10(....)\x01", content[:4096], re.DOTALL)  # 16 bits, height, width, one channel
+    if not header or struct.unpack(">HH", header[1]) != shape:
+        raise InputError("FLIR's data hold counts of another size or kind than they say.")
+    try:
+        return imagecodecs.jpegls_decode(content).reshape(shape).astype(np.float64)
+    except Exception:  # the library's own error, which is a RuntimeError
+        raise InputError("FLIR's data hold a JPEG-LS image that is damaged.") from None
 
 
 def _numbers(record: bytes) -> dict[str, float]:

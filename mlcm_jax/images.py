@@ -18,7 +18,7 @@ from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_bytes
 
 # What is taken for an image in a folder, in small letters. CSV files there may be labels, so patterns must name them.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".npy", ".raw", ".fff", ".seq")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".npy", ".raw", ".fff", ".seq", ".csq")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ def read(path: epath.PathLike) -> ImageFile:
     orientation of EXIF and TIFF is applied. An .npy file may hold real numbers of any type, [H, W] or [H, W, 1], or
     uint8 [H, W, 3]. Tables of numbers (`csv_images`) and raw files (`raw_images`) are known by their endings.
 
-    The radiometric JPEG, FFF and SEQ files of FLIR give °C (`flir`), with as many pixels as the picture of the JPEG if
-    that has the same shape: boxes and landmarks lie where the picture shows them.
+    The radiometric JPEG, FFF, SEQ and CSQ files of FLIR give °C (`flir`), with as many pixels as the picture of a JPEG
+    if that has the same shape: boxes and landmarks lie where the picture shows them.
 
     Raises:
         InputError: a file that is missing, empty, truncated, or not an image.
@@ -65,12 +65,12 @@ def read(path: epath.PathLike) -> ImageFile:
         return from_array(decoding.from_npy(content, name), name)
     if content.startswith(flir.MAGIC):
         try:
-            celsius, note = flir.celsius(content)
+            values, note, unit = _flir(content)
         except InputError as error:
             raise InputError(f"The image {name} cannot be read: {error}") from None
         count = flir.frames(content)
         note += f"; the file holds {count} frames, of which the first was read" if count > 1 else ""
-        return ImageFile(celsius, "float", name, note, "celsius")
+        return dataclasses.replace(from_array(values, name), more=note, unit=unit)
     if ending.endswith(csv_images.SUFFIXES) or (ending.endswith(raw_images.SUFFIXES) and not decoding.known(content)):
         reader = csv_images.read if ending.endswith(csv_images.SUFFIXES) else raw_images.read_raw
         array, note, unit = reader(content, name)
@@ -93,8 +93,8 @@ def _orientation(content: bytes) -> int:
 
 def _radiometric(data: bytes, shown: ImageFile, orientation: int) -> ImageFile:
     """Reads the temperatures of FLIR's data, and turns and resizes them to fit the picture."""
-    celsius, note = flir.celsius(data)
-    turned = Image.fromarray(celsius)
+    values, note, unit = _flir(data)
+    turned = Image.fromarray(values.astype(np.float32))
     turned.getexif()[ExifTags.Base.Orientation] = orientation
     celsius = np.asarray(ImageOps.exif_transpose(turned))
     (height, width), (high, wide) = celsius.shape, shown.array.shape[:2]
@@ -106,7 +106,16 @@ def _radiometric(data: bytes, shown: ImageFile, orientation: int) -> ImageFile:
         else:
             note += f"; they are {width} x {height}, and of another shape than the picture of {wide} x {high} pixels"
     note = "; ".join(one for one in (note, shown.more) if one)
-    return ImageFile(celsius, "float", shown.name, note, "celsius", shown.array)
+    file = from_array(celsius if unit else celsius.round().astype(np.uint16), shown.name)
+    return dataclasses.replace(file, more=note, unit=unit, display=shown.array)
+
+
+def _flir(data: bytes) -> tuple[np.ndarray, str, str]:
+    """Returns °C, or the counts of a file without constants; a sentence about them; and the unit."""
+    try:
+        return *flir.celsius(data), "celsius"
+    except flir.NoConstantsError:
+        return *flir.counts(data), ""
 
 
 def from_array(array: np.ndarray, name: str) -> ImageFile:

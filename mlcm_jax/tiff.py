@@ -18,7 +18,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LARGEST = 1 << 26  # pixels that are decoded; no thermal sensor has more
 _MOST = 10_000  # images that are counted in a file
 _NONE, _DEFLATE = 1, (8, 32946)  # compressions; Pillow's libtiff reads the others
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
 
 
 class Tiff(NamedTuple):
@@ -109,20 +109,29 @@ def _count(content: bytes) -> int:
 def _decode(page: Any, content: bytes) -> tuple[np.ndarray | None, str]:
     """Returns the pixels of a page, and what was done with them; None for what Pillow should read."""
     gray, palette = page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO), page.photometric == _PALETTE
-    if not (gray or palette) or page.dtype is None or page.dtype.kind not in "uif":
+    # Pillow reads no big-endian BigTIFF.
+    colours = content.startswith(b"MM\0+") and page.photometric == _RGB and page.dtype == np.uint8
+    colours = colours and page.samplesperpixel in (3, 4)
+    if not (gray or palette or colours) or page.dtype is None or page.dtype.kind not in "uif":
         return None, ""
     if page.bitspersample != 8 * page.dtype.itemsize:
         return None, ""
     if page.imagedepth != 1 or not _whole(page, content):
         return None, ""
-    array = page.asarray(squeeze=False, maxworkers=1).reshape(page.shaped)[0, 0, :, :, 0]
+    array = page.asarray(squeeze=False, maxworkers=1).reshape(page.shaped)
+    tag = page.tags.get(274)
+    orientation = tag.value if tag else 1
+    if colours:
+        planes = array[0, 0] if len(array) == 1 else array[:, 0, :, :, 0].transpose(1, 2, 0)
+        alpha = "the alpha channel was not read" if page.samplesperpixel == 4 else ""
+        return _turned(planes[..., :3], orientation), alpha
+    array = array[0, 0, :, :, 0]
     notes = [] if page.samplesperpixel == 1 else [f"of {page.samplesperpixel} channels, only the first was read"]
     if palette:
         array = (page.colormap[:, array] >> 8).astype(np.uint8).transpose(1, 2, 0)
     elif page.photometric == _WHITE_IS_ZERO and page.dtype.kind != "f":
         array = np.iinfo(array.dtype).max - array if page.dtype.kind == "u" else -1 - array
-    tag = page.tags.get(274)
-    return _turned(array, tag.value if tag else 1), "; ".join(notes)
+    return _turned(array, orientation), "; ".join(notes)
 
 
 def _turned(array: np.ndarray, orientation: int) -> np.ndarray:

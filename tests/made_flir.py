@@ -34,7 +34,7 @@ def counts(celsius, **changes):
     return (through * behind + (1 - through) * radiance(c["air"])).round().astype(np.uint16)
 
 
-def fff(raw, *, order="<", header=">", png=False, swapped=False, extra=(), **changes):
+def fff(raw, *, order="<", header=">", png=False, swapped=False, extra=(), packed=None, **changes):
     """The data of one frame: header, directory, counts and constants of the camera.
 
     Args:
@@ -44,12 +44,14 @@ def fff(raw, *, order="<", header=">", png=False, swapped=False, extra=(), **cha
         png: whether the counts are a PNG; else they are plain.
         swapped: whether the bytes of the PNG are in the wrong order.
         extra: further records, (type, bytes).
+        packed: the counts as a file of another form.
         changes: to the constants.
     """
     height, width = raw.shape
     content = raw.astype(f"{order}u2").tobytes()
     if png:
         content = cv2.imencode(".png", raw.byteswap() if swapped else raw)[1].tobytes()
+    content = content if packed is None else packed
     camera = bytearray(1100)
     struct.pack_into(order + "H", camera, 0, 2)
     for name, value in (CONSTANTS | changes).items():

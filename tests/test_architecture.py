@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
     "core": {
         "errors", "files", "console", "cores", "kinds", "layouts", "landmarks", "layout_file", "flir", "units",
-        "tiff", "raw_images", "csv_images", "decoding", "images",
+        "tiff", "vendors", "raw_images", "csv_images", "decoding", "images",
         "config", "codecs", "detection", "dikd", "losses", "metrics", "shape_model",
     },
     "models": {"models"},
@@ -28,7 +28,7 @@ PARTS = {
     "training": {"training"},
     "inference": {"inference"},
     "evaluation": {"evaluation"},
-    "command": {"cli", "flags", "__init__"},
+    "command": {"cli", "flags", "help_texts", "__init__"},
 }  # fmt: skip
 BELOW = {
     "core": set(),
@@ -150,7 +150,12 @@ def test_only_two_modules_open_datasets_and_the_command_reads_only_their_options
 
 def test_only_training_and_the_layers_above_it_read_configs():
     """Everything below training takes arguments, so that it can be used without a config."""
-    assert {name.split("/")[0] for name in importers_of("config")} == {"training", "evaluation", "cli"}
+    assert {name.split("/")[0] for name in importers_of("config")} == {
+        "training",
+        "evaluation",
+        "cli",
+        "help_texts",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(PARTS["core"] | {"synthetic"}))

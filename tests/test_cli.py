@@ -62,6 +62,26 @@ def test_help_of_a_command_shows_its_flags(name, capsys):
     assert all(len(line) <= 132 for line in shown.splitlines())
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_help_fits_into_the_terminal(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for words in ([], *([name, "--help"] for name in cli.COMMANDS if name != "train" and name != "ablate")):
+        cli.main(words)
+        lines = capsys.readouterr().out.splitlines()
+        assert all(len(line) <= min(width, 120) for line in lines), max(lines, key=len)
+    cli.main(["build", "--help"])
+    shown = capsys.readouterr().out
+    column = shown.index("Folder with the files") - shown.rindex("\n", 0, shown.index("Folder with the files")) - 1
+    flags = [line for line in shown.split("Flags:\n")[1].splitlines() if not line.startswith("  --")]
+    assert flags and all(line.startswith(" " * column) and line[column] != " " for line in flags)
+
+
+def test_help_of_train_names_the_shipped_configs(capsys):
+    cli.main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(path.stem in shown for path in configs.shipped().glob("*.py"))
+
+
 def test_help_of_train_explains_every_key_of_the_config(capsys):
     cli.main(["train", "--help"])
     lines = capsys.readouterr().out.splitlines()
@@ -155,7 +175,15 @@ TRAIN = ["train", "--workdir=w", "--config=configs/tiny.py"]
         (["train", "--workdir=w", "--config"], "--config is missing"),
         (["train", "--workdir=w", "--config=configs/tinny.py"], "did you mean 'configs/tiny.py'?"),
         (["train", "--workdir=w", "--config=mine/tiny.py"], "There is no config file mine/tiny.py"),
-        (["train", "--wrkdir=w"], "Did you mean"),
+        (["train", "--wrkdir=w"], "--wrkdir is no flag of `mlcm train`; did you mean '--workdir'?"),
+        (["predict", "--max_faces=some", "--out=o", "a.png"], "--max_faces=some must be a whole number."),
+        (["predict", "--overwrite=maybe", "--out=o", "a.png"], "--overwrite=maybe must be true or false."),
+        (["train", "--confg=a"], "did you mean '--config'?"),
+        (["predict", "--ot=w", "a.png"], "did you mean '--out'?"),
+        (["predict", "--manual_dir=w"], "--manual_dir is no flag of `mlcm predict`, but of build; see `mlcm predict"),
+        (["build", "--nooverwrit"], "no flag of `mlcm build`"),
+        ([*TRAIN, "--config.betta=2"], "did you mean 'transfer.beta'"),
+        (["predict", "--out=o"], "try it with --demo"),
         (["train", "--workdir=w", "--config=configs/tiny.py:lnog"], "no variant 'lnog'"),
         (["train", "stray", *TRAIN[1:]], "stray"),
         ([*TRAIN, "--distributed=automatic"], "--distributed=automatic must be auto"),

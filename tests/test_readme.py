@@ -1,7 +1,12 @@
 """The README: its picture of the tree equals the tree, its links exist, and its example of the loss runs."""
 
 import re
+import shlex
 from pathlib import Path
+
+import pytest
+
+from mlcm_jax import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -54,3 +59,26 @@ def test_example_of_the_loss_runs():
     names: dict = {}
     exec(example, names)
     assert names["loss"].shape == (8,) and set(names["parts"]) == {"forward", "reverse"}
+
+
+BLOCKS = re.findall(r"```bash\n(.*?)```", README.replace("\\\n", " "), re.S)
+COMMANDS = [
+    shlex.split(line, comments=True)[1:] for block in BLOCKS for line in block.splitlines() if line[:5] == "mlcm "
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_work_as_they_are_pasted(words):
+    """Their flags exist, and so does what they read, or an earlier command makes it."""
+    name, *rest = words
+    left, given = cli._parse(name, rest)
+    if name == "predict":
+        assert given.out and given.demo and not left
+        assert given.model in ("", "runs/tiny")  # which the command of "Two commands" makes
+    if cli.COMMANDS[name].configured:
+        assert (ROOT / next(word for word in rest if word.startswith("--config=")).split("=")[1].split(":")[0]).exists()
+
+
+def test_the_first_command_puts_the_environment_on_the_path():
+    assert "source .venv/bin/activate" in BLOCKS[0].splitlines()[0]
+    assert (ROOT / re.search(r'Predictor\(\)\("(.*?)"\)', README)[1]).exists()

@@ -28,7 +28,7 @@ import tensorflow_datasets as tfds
 
 from mlcm_jax import cores, landmarks
 from mlcm_jax.errors import InputError, did_you_mean
-from tfds_builders import formats, options, prepare, resume
+from tfds_builders import face_labels, formats, options, prepare, resume
 from tfds_builders.base import Builder, tensor
 from tfds_builders.prepare import Face, Thermal
 
@@ -177,13 +177,20 @@ class FaceBuilder(Builder, skip_registration=True):
             raise InputError(f"{folder} holds no faces of {self.name}/{self.builder_config.name}. {advice}")
         faces = [face for mine in splits.values() for face in mine]
         how = {"layout": landmarks.get(self.LAYOUT), "thermal": self.thermal(), "measure": self.options.get("points")}
+        how["doubted"] = self.OWN_SPLITS
 
         def examples(some: Sequence[Face]) -> Generator[dict[str, Any], None, None]:
-            return resume.in_threads(lambda face: prepare.example(face, **how), some, cores.available())
+            try:
+                yield from resume.in_threads(lambda face: prepare.example(face, **how), some, cores.available())
+            except face_labels.LabelError:
+                if reason := prepare.reading(faces, how["layout"], how["measure"]) if self.OWN_SPLITS else "":
+                    raise InputError(f"{reason} Nothing was built.") from None
+                raise
 
         facts = (str(folder.resolve()), self.info.full_name, self.options, *map(_stamp, faces))
         stream = self._resumed(faces, examples, facts)
-        tally = prepare.Tally(self.EXPECTED.get(self.builder_config.name))
+        settled = [flag for flag in ("points", "box_format") if self.options.get(flag)]
+        tally = prepare.Tally(self.EXPECTED.get(self.builder_config.name), settled)
         last = list(splits)[-1]
         return {
             split: self._generate_examples(stream, split, len(mine), tally, remarks if split == last else None)

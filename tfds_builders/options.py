@@ -26,9 +26,9 @@ PAIRED_FOLDER = {
     # Without it: boxes.csv or boxes.json, if there is one.
     "boxes": "File of face boxes, CSV or JSON.",
     # Without it, pixels of the thermal image from (0, 0).
-    "points": "What landmarks and boxes are measured in: rgb (pixels of that image), normalized, one_based or yx.",
+    "points": "What landmarks and boxes are measured in: pixels, rgb (of that image), normalized, one_based or yx.",
     # Without it: xywh.
-    "box_format": "xywh (corner and size) or xyxy (two corners) of all boxes.",
+    "box_format": "Numbers of boxes: xywh, xyxy (corners), cxcywh, yxhw or yxyx; xyxy_normalized and so on are shares.",
     # Without it, coloured thermal images are refused, and the message suggests a palette.
     "colormap": "Palette of coloured thermal images: a name, or a CSV file of r,g,b rows from cold to hot.",
     # Without it: the unit that the first file states, or else a guess, which is printed.

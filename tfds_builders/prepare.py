@@ -7,48 +7,17 @@ import dataclasses
 import hashlib
 import io
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from mlcm_jax import images, landmarks
+from mlcm_jax import cores, images, landmarks, units
 from mlcm_jax.errors import InputError
-from tfds_builders import formats, measures, suspicion
-
-# An image file, or a function that returns the pixels of an image in a container file.
-Source = pathlib.Path | Callable[[], np.ndarray]
-
-
-@dataclasses.dataclass(eq=False)
-class Face:
-    """A labelled face as a builder's `parse` finds it; its images are read later.
-
-    Attributes:
-        key: the image's path in the dataset, with `#2` for its second face; unique, and the same on every machine.
-        rgb: the RGB image, if the dataset has one.
-        thermal: the thermal image, if the dataset has one.
-        landmarks: float [K, 2] in pixels (x, y) of the thermal image, or of the RGB image if there is no thermal one;
-            None: unlabelled.
-        known: bool [K], True for labelled landmarks; the others are placeholders. None: all are labelled.
-        visible: bool [K]; None: all are visible.
-        box: x, y, w, h in the same pixels; None: derived from the landmarks, or the whole image if there are none.
-        stated: width and height of the image on which the label was made, if the label file states them.
-        subject: the person; "" if the dataset does not name people.
-        extra: the values of the features that the builder adds.
-    """
-
-    key: str
-    rgb: Source | None = None
-    thermal: Source | None = None
-    landmarks: np.ndarray | None = None
-    known: np.ndarray | None = None
-    visible: np.ndarray | None = None
-    box: Sequence[float] | None = None
-    stated: tuple[int, int] | None = None
-    subject: str = ""
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+from tfds_builders import face_labels, formats, readings, resume, suspicion
+from tfds_builders.face import Face, Source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,6 +33,7 @@ class Thermal:
         offset: °C at value 0, for "counts".
         palette: uint8 [N, 3] RGB from cold to hot, for "palette"; None: one of the known palettes.
         inverted: whether cold is bright, in files without temperatures.
+        given: whether the user stated the unit, which then is also that of files that state another one.
     """
 
     kind: str = "gray"
@@ -71,9 +41,12 @@ class Thermal:
     offset: float = 0.0
     palette: np.ndarray | None = None
     inverted: bool = False
+    given: bool = False
 
 
-def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: str | None = None) -> dict[str, Any]:
+def example(
+    face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: str | None = None, doubted: bool = False
+) -> dict[str, Any]:
     """Makes the example of a face: encoded images, checked landmarks, `known`, `visible`, `box`, `_facts` for `Tally`.
 
     Landmarks outside the image are kept and marked invisible; unknown ones are invisible too. An RGB image of another
@@ -84,6 +57,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: 
         layout: the layout of its landmarks.
         thermal: how its thermal image is stored.
         measure: what the landmarks and the box of the face are measured in, one of `measures.MEASURES`; None: pixels.
+        doubted: whether other readings of the labels are tried (`readings.votes`).
 
     Raises:
         InputError: an image that is missing, damaged or of another kind than the dataset's; landmarks with NaN, of a
@@ -91,36 +65,53 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: 
     """
     result: dict[str, Any] = {}
     digests: list[str] = []
+    told: dict[str, str] = {}
     size = rgb_size = shown = None
     if face.thermal is not None:
-        content, shown, digest = _thermal(face.thermal, face.key, thermal)
+        content, shown, digest, told["thermal"] = _thermal(face.thermal, face.key, thermal)
         size = shown.shape[1], shown.shape[0]
         digests.append(digest)
         result |= content
     if face.rgb is not None:
-        content, rgb_size, digest = _rgb(face.rgb, face.key, size)
+        content, rgb_size, digest, told["RGB"] = _rgb(face.rgb, face.key, size)
         size = size or rgb_size
         digests.append(digest)
         result["rgb"] = content
-    convert = {"measure": measure, "size": size, "rgb": rgb_size}
-    stated = _stated(face, **convert)
-    points, known, visible, odd = _labels(face, layout, **convert)
-    odd |= stated
-    box = face.box
-    if box is not None and measure:
-        box = measures.box_in_pixels(np.asarray(box, np.float64), **convert)
-    elif box is None:
-        box = _box(points[known], layout, face.key) if known.any() else (0.0, 0.0, *map(float, size))
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which `checked` refuses
-        box = np.asarray(box, np.float32)
-    landmarks.check_box_inside(landmarks.check_box(box, f"The box of {face.key}"), *size, f"The box of {face.key}")
+    points, known, visible, box, odd = face_labels.in_pixels(face, layout, measure, size, rgb_size)
+    odd |= readings.votes(face, layout, measure, size, rgb_size) if doubted else set()
     if shown is not None:
         where = box if known.any() or face.box is not None else None
         odd |= suspicion.of_image(shown, where, celsius=thermal.kind == "counts")
-    odd |= suspicion.of_labels(points[known], layout, box, size, rgb_size)
+    odd |= suspicion.of_labels(points[known], layout, box)
     facts = {"digests": digests, "size": size, "plausible": suspicion.plausible(points, layout, known), "odd": odd}
+    facts["told"] = {what: text for what, text in told.items() if text}
     labels = {"landmarks": points, "known": known, "visible": visible, "box": box}
     return result | labels | {"subject": face.subject, "key": face.key} | face.extra | {"_facts": facts}
+
+
+def reading(faces: Sequence[Face], layout: landmarks.Layout, measure: str | None) -> str:
+    """Says which options would mend the labels of faces, some of which cannot be used as they are; "" if none would.
+
+    Args:
+        faces: all faces of a dataset, whose images are files.
+        layout: the layout of their landmarks.
+        measure: what the landmarks were taken to be measured in, see `example`.
+    """
+
+    def of_face(face: Face) -> tuple[str, set[str]]:
+        try:
+            found = [_open(source, face.key)[0] for source in (face.thermal, face.rgb) if source is not None]
+            sizes = [(image.display if image.display is not None else image.array).shape[1::-1] for image in found]
+            rgb = sizes[-1] if face.rgb is not None else None
+            return face.key, readings.votes(face, layout, measure, sizes[0], rgb)
+        except InputError:  # another fault, which is reported when this one is mended
+            return face.key, set()
+
+    odd: dict[str, list[str]] = {}
+    for key, kinds in resume.in_threads(of_face, faces, cores.available()):
+        for kind in kinds:
+            odd.setdefault(kind, []).append(key)
+    return readings.refusal(odd, len(faces), broken=True)
 
 
 # What a split's checksum covers beside the images, so that changed labels are noticed when a run resumes.
@@ -132,16 +123,19 @@ class Tally:
 
     Args:
         expected: split -> published number of examples, if it is known.
+        settled: options about the labels that the user gave, which are not doubted any more.
 
     Attributes:
         duplicates: (key, split, earlier key, earlier split) of every image that is in two splits.
     """
 
-    def __init__(self, expected: Mapping[str, int] | None = None) -> None:
+    def __init__(self, expected: Mapping[str, int] | None = None, settled: Collection[str] = ()) -> None:
         self._expected = dict(expected or {})
         self._splits: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, tuple[str, str]] = {}
         self._odd: dict[str, list[str]] = {}
+        self._told: dict[str, tuple[list[str], str]] = {}
+        self._settled = set(settled)
         self.duplicates: list[tuple[str, str, str, str]] = []
 
     def add(self, split: str, item: dict[str, Any]) -> None:
@@ -156,7 +150,12 @@ class Tally:
         mine["points"] += int(known.sum())
         mine["implausible"] += not facts["plausible"]
         for kind in facts.get("odd", ()):
+            if kind.partition("=")[0] in self._settled:
+                continue
             self._odd.setdefault(kind, []).append(item["key"])
+        for what, text in facts.get("told", {}).items():  # sentences that differ in their numbers alone are one
+            kind = f"{what}: {re.sub(r'[0-9][0-9.,]*', '#', text)}"
+            self._told.setdefault(kind, ([], f"{what} image: {text}"))[0].append(item["key"])
         labels = (np.asarray(item[name]).tobytes() for name in _LABELS if name in item)
         mine["hash"].update(b"".join([*(digest.encode() for digest in facts["digests"]), *labels]))
         earlier = [self._seen.setdefault(digest, (item["key"], split)) for digest in facts["digests"]]
@@ -183,7 +182,8 @@ class Tally:
 
     def refusal(self) -> str:
         """Returns a sentence about labels that cannot be right, or ""."""
-        return suspicion.refusal(self._odd, sum(mine["examples"] for mine in self._splits.values()))
+        faces = sum(mine["examples"] for mine in self._splits.values())
+        return suspicion.refusal(self._odd, faces) or readings.refusal(self._odd, faces)
 
     def remarks(self) -> list[str]:
         """Returns warnings for the user: implausible faces, images in two splits, counts that are not as published."""
@@ -199,7 +199,10 @@ class Tally:
                 )
             if mine["points"] and mine["hidden"] == mine["points"]:
                 found.append(f"No landmark of the split {split} is visible; is that right, or are the flags inverted?")
-        found += suspicion.sentences(self._odd, sum(mine["examples"] for mine in self._splits.values()))
+        faces = sum(mine["examples"] for mine in self._splits.values())
+        for keys, text in [*self._told.values()][:5]:
+            found.append(f"{formats.counted(len(keys), 'face', 'faces')}, such as {keys[0]}, {text}.")
+        found += [*suspicion.sentences(self._odd, faces), *readings.remarks(self._odd, faces)]
         if self.duplicates:
             found.append(self.describe_duplicates())
         counts = {name: mine["examples"] for name, mine in self._splits.items()}
@@ -236,73 +239,10 @@ def missing_images(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str
     return lacking
 
 
-def _box(points: np.ndarray, layout: landmarks.Layout, key: str) -> np.ndarray:
-    try:
-        return landmarks.box_from_points(points, layout)
-    except InputError as error:
-        raise InputError(f"{key}: {error} Fix it, or name it in a file for --exclude.") from None
-
-
-def _stated(face: Face, measure: str | None, size: measures.Size, rgb: measures.Size | None) -> set[str]:
-    """Returns what is odd about the size of the image on which the label was made, according to the label's file."""
-    stated, needed = face.stated, (rgb or size) if measure == "rgb" else size
-    if stated in (None, needed):
-        return set()
-    if stated not in (rgb, size):
-        return {"stated"}
-    which, flag = ("RGB", "with") if stated == rgb else ("thermal", "without")
-    raise InputError(
-        f"{face.key}: its label was made on an image of {stated[0]} x {stated[1]}, which is the size of the {which} "
-        f"image; build {flag} --points=rgb."
-    )
-
-
-def _labels(
-    face: Face, layout: landmarks.Layout, *, measure: str | None, size: measures.Size, rgb: measures.Size | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, set[str]]:
-    """Returns landmarks float32 [K, 2], `known` bool [K] and `visible` bool [K] of a face, and what is odd."""
-    if face.landmarks is None:
-        nothing = np.zeros(layout.count, bool)
-        return np.full((layout.count, 2), np.nan, np.float32), nothing, nothing, set()
-    try:
-        points = landmarks.check(np.asarray(face.landmarks, np.float32), layout)
-    except InputError as error:
-        raise InputError(f"{face.key}: {error} Fix it, or name it in a file for --exclude.") from None
-    known, visible = (_flags(flags, layout, face.key) for flags in (face.known, face.visible))
-    empty = suspicion.placeholders(points)
-    odd = {"missing"} if (known & empty).any() else set()
-    known = known & ~empty
-    points = measures.points_in_pixels(points, measure, size, rgb)
-    if known.sum() > 1 and np.abs(points[known]).max() <= 1.0:
-        raise InputError(
-            f"{face.key}: all landmarks lie between -1 and 1, in the first pixel; if they are shares of the image's "
-            "width and height, build with --points=normalized."
-        )
-    inside = ((points > -0.5 - 1e-3) & (points < np.array(size) - 0.5 + 1e-3)).all(1)
-    count, outside = int(known.sum()), int((known & ~inside).sum())
-    if not count:
-        raise InputError(f"{face.key}: none of its landmarks is known; fix it, or name it in a file for --exclude.")
-    if outside > 0.5 * count:
-        which = f"{outside} of {formats.counted(count, 'landmark', 'landmarks')}"
-        raise InputError(
-            f"{face.key}: {which} {'lies' if outside == 1 else 'lie'} outside the image, which is {size[0]} x "
-            f"{size[1]}; fix it, or name it in a file for --exclude."
-        )
-    return points, known, visible & inside & known, odd
-
-
-def _flags(given: np.ndarray | None, layout: landmarks.Layout, key: str) -> np.ndarray:
-    """Returns flags of landmarks as bool [K]; None gives all True."""
-    flags = np.ones(layout.count, bool) if given is None else np.asarray(given, bool)
-    if flags.shape != (layout.count,):
-        count = formats.counted(flags.size, "flag", "flags")
-        raise InputError(f"{key}: {count} for {formats.counted(layout.count, 'landmark', 'landmarks')}.")
-    return flags
-
-
-def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:
-    """Returns the encoded image in the given size, its own width and height, and the digest."""
+def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str, str]:
+    """Returns the encoded image in the given size, its own width and height, the digest, and what else the file has."""
     image, content = _open(source, key)
+    more = "" if image.display is not None else image.more  # the temperatures in the file are not wanted here
     if image.display is not None:
         image = images.from_array(image.display, image.name)
     if image.kind not in ("colour", "gray8"):
@@ -318,12 +258,13 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
             )
         shrinks = own[0] > size[0]
         array, content = cv2.resize(array, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), None
-    return _encoded(array, content), own, digest
+    return _encoded(array, content), own, digest, more
 
 
-def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], np.ndarray, str]:
-    """Returns the encoded images, °C (NaN in holes) or else the gray image [H, W], and the digest."""
+def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], np.ndarray, str, str]:
+    """Returns the encoded images, °C (NaN in holes) or else the gray image [H, W], the digest, and what else it has."""
     image, content = _open(source, key)
+    more = image.more
     if image.display is not None and thermal.kind in ("gray", "palette"):
         image = images.from_array(image.display, image.name)
     array, result, shown = image.array, {}, None
@@ -334,7 +275,10 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
             )
         values = np.where(images.holes(image), np.nan, array.astype(np.float64))
         if thermal.kind == "counts":
-            shown = values = values * thermal.scale + thermal.offset
+            scale, offset = (thermal.scale, thermal.offset)
+            if image.unit and not thermal.given:
+                scale, offset = units.parse(image.unit)
+            shown = values = values * scale + offset
             result["celsius"] = _encoded(_centikelvin(values, image.name), None)
         gray = images.gain8(values, image.name)[0]
     elif thermal.kind == "palette":
@@ -355,7 +299,7 @@ def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.B
         gray = array
     gray = 255 - gray if thermal.inverted else gray
     same = content if gray is array else None
-    return result | {"thermal": _encoded(gray, same)}, gray if shown is None else shown, _digest(content, array)
+    return result | {"thermal": _encoded(gray, same)}, gray if shown is None else shown, _digest(content, array), more
 
 
 def _centikelvin(celsius: np.ndarray, name: str) -> np.ndarray:

@@ -25,12 +25,6 @@ _TOLD = {
     "apart": (0.1, "have a box that does not fit their landmarks. Look at preview.png."),
     "stated": (0.0, "have a label whose file states another size of the image. Look at preview.png, and scale the "
                     "labels if they do not fit."),
-    "larger": (0.02, "have landmarks outside the thermal image, and a larger RGB image. If the landmarks were set on "
-                     "that, build with --points=rgb."),
-}  # fmt: skip
-_REFUSED = {
-    "corners": (0.5, "have a box that fits their landmarks only if its numbers are two corners; build them with "
-                     "--box_format=xyxy."),
 }  # fmt: skip
 
 
@@ -64,40 +58,22 @@ def of_image(values: np.ndarray, box: np.ndarray | None, *, celsius: bool) -> se
     return found
 
 
-def of_labels(
-    points: np.ndarray,
-    layout: landmarks.Layout,
-    box: np.ndarray,
-    size: tuple[int, int],
-    rgb: tuple[int, int] | None,
-) -> set[str]:
+def of_labels(points: np.ndarray, layout: landmarks.Layout, box: np.ndarray) -> set[str]:
     """Finds what is odd about labels.
 
     Args:
         points: the known landmarks [N, 2] in pixels.
         layout: their layout.
         box: x, y, w, h of the face.
-        size: width and height of the image that they belong to.
-        rgb: those of the RGB image.
 
     Returns:
-        Some of the keys of `_TOLD` and `_REFUSED`.
+        Some of the keys of `_TOLD`.
     """
-    found = set()
-    outside = ((points < -0.5) | (points > np.array(size) - 0.5)).any()
-    if outside and rgb and rgb[0] > 1.02 * size[0]:
-        found.add("larger")
     try:
         own = landmarks.box_from_points(points, layout)
     except InputError:  # too few points
-        return found
-    x, y, w, h = box
-    fit, of_corners = _overlap(own, box), _overlap(own, (x, y, w - x, h - y)) if w > x and h > y else 0.0
-    if of_corners > max(0.5, fit + 0.05):
-        found.add("corners")
-    elif fit < 0.3:
-        found.add("apart")
-    return found
+        return set()
+    return {"apart"} if overlap(own, box) < 0.3 else set()
 
 
 def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | None = None) -> bool:
@@ -124,7 +100,7 @@ def plausible(points: np.ndarray, layout: landmarks.Layout, known: np.ndarray | 
     return not eyes or mouth is None or bool(np.mean(eyes, axis=0)[1] < mouth[1])
 
 
-def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
     """Computes the intersection over the union of two boxes."""
     sides = [min(one[k] + one[k + 2], other[k] + other[k + 2]) - max(one[k], other[k]) for k in (0, 1)]
     shared = max(0.0, sides[0]) * max(0.0, sides[1])
@@ -138,20 +114,16 @@ def placeholders(points: np.ndarray) -> np.ndarray:
 
 def sentences(odd: Mapping[str, Sequence[str]], faces: int) -> list[str]:
     """Says what is odd about a dataset of `faces` faces; `odd` has the keys of the odd ones by kind."""
-    return _sentences(odd, faces, _TOLD)
+    some = formats.counted(faces, "face", "faces")
+    return [
+        f"{len(odd[kind]):,} of {some}, such as {odd[kind][0]}, {text}"
+        for kind, (share, text) in _TOLD.items()
+        if len(odd.get(kind, ())) > share * faces
+    ]
 
 
 def refusal(odd: Mapping[str, Sequence[str]], faces: int) -> str:
     """Says why a dataset cannot be built as it is; "" if it can."""
     if len(odd.get("flat", ())) == faces > 0:
         return "All thermal images are of one value only, such as those of a closed shutter."
-    return " ".join(_sentences(odd, faces, _REFUSED))
-
-
-def _sentences(odd: Mapping[str, Sequence[str]], faces: int, told: Mapping[str, tuple[float, str]]) -> list[str]:
-    some = formats.counted(faces, "face", "faces")
-    return [
-        f"{len(odd[kind]):,} of {some}, such as {odd[kind][0]}, {text}"
-        for kind, (share, text) in told.items()
-        if len(odd.get(kind, ())) > share * faces
-    ]
+    return ""

@@ -220,6 +220,7 @@ def collect(
         found = [_scored(one, row.stage) for one in done[row.name].values()]
         if found:
             entry |= summarize({key: [one[key] for one in found] for key in _NUMBERS})
+            entry |= {"images": found[0]["images"]} if "images" in found[0] else {}
         table.append(entry | {"paired": against(row.name, row.control) if row.control else None})
     return evaluate.results(rows[0].config, table) | {
         "seeds": list(seeds),
@@ -262,8 +263,9 @@ def _difference(found: dict[str, Any]) -> str:
 def markdown(content: dict[str, Any]) -> str:
     """Formats ablation.json as a Markdown table, with the notes that are needed to read it."""
     seeds = ("seeds " if len(content["seeds"]) > 1 else "seed ") + ", ".join(map(str, content["seeds"]))
+    images = evaluate.over(content["rows"])
     lines = [
-        f"{content['dataset']}, split {content['split']}; NME in per cent of "
+        f"{content['dataset']}, split {content['split']}{', ' * bool(images)}{images}; NME in per cent of "
         f"{metrics.NORMALIZERS[content['normalizer']]}; mean ± standard deviation over {seeds}. The difference is in "
         "points of NME, row − control, paired by seed, with its 95 % interval (Student's t, over seeds alone). It is "
         "negative where the row is better.",

@@ -288,7 +288,11 @@ def report(
 
 
 def _print(content: Mapping[str, Any]) -> None:
-    table = Table(title=f"{content['dataset']}, split {content['split']}: boxes with an IoU of {content['iou']:g}")
+    count = content["rows"][0]["images"]
+    table = Table(
+        title=f"{content['dataset']}, split {content['split']}, {count:,} images: "
+        f"boxes with an IoU of {content['iou']:g}"
+    )
     for column in ("row", "params", "MFLOPs", "threshold", "recall %", "precision %", "false alarms %", "AP"):
         table.add_column(column, justify="left" if column == "row" else "right")
     for row in content["rows"]:

@@ -227,7 +227,7 @@ def evaluate_networks(trained: Mapping[str, Trained], examples: Examples, *, con
             predict = predictor(network, modality, mesh)
         found = collect(predict, eval_batches(examples, of, mesh), of, target)
         result = scores(found, normalizer=of.normalizer, layout=target)
-        row |= result["row"]
+        row |= result["row"] | {"images": len(result["errors"])}
         if of.normalizer != "outer_eyes" and target.eye_corners and front is not None and front.any():
             part = {key: value[front] for key, value in found.items()}
             row["nme_outer_eyes_frontal"] = scores(part, normalizer="outer_eyes", layout=target)["row"]["nme"]
@@ -252,10 +252,20 @@ def open_test(config: ConfigDict, *, data_dir: str) -> Examples:
     return open_examples(name, config.test_split, gain=stages.gain(config), **options)
 
 
+def over(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Says over how many images rows of results.json are, such as "640 images"; "" for files that do not say so."""
+    counts = sorted({int(row["images"]) for row in rows if row.get("images")})
+    if not counts:
+        return ""
+    some = " to ".join(f"{count:,}" for count in sorted({counts[0], counts[-1]}))
+    return f"{some} image{'' if counts == [1] else 's'}"
+
+
 def print_table(content: dict[str, Any]) -> None:
     """Prints the rows of results.json."""
     normalizer = metrics.NORMALIZERS[content["normalizer"]]
-    table = Table(title=f"{content['dataset']}, split {content['split']}: NME in per cent of {normalizer}")
+    where = ", ".join(filter(None, (content["dataset"], f"split {content['split']}", over(content["rows"]))))
+    table = Table(title=f"{where}: NME in per cent of {normalizer}")
     columns = ("row", "reads", "params", "MFLOPs", "NME %", "FR@10", "AUC@10", "eyes*")
     for column in columns:  # they fit into 80 characters; results.json has more
         table.add_column(column, justify="left" if column in ("row", "reads") else "right", no_wrap=True)

@@ -126,7 +126,7 @@ def combine(results: Sequence[Mapping[str, Any]], seeds: Sequence[int], workdir:
     """
     rows, nme = [], {}
     for group in zip(*(result["rows"] for result in results), strict=True):
-        row = {key: group[0][key] for key in ("name", "modality", "params", "flops")}
+        row = {key: group[0][key] for key in ("name", "modality", "params", "flops", "images") if key in group[0]}
         for key in [key for key in group[0] if key not in row]:
             row |= dict(zip((key, f"{key}_std"), mean_and_deviation([member[key] for member in group]), strict=True))
         rows.append(row)
@@ -155,8 +155,10 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _print(combined: Mapping[str, Any]) -> None:
+    images = evaluate.over(combined["rows"])
     title = (
-        f"{combined['dataset']}, split {combined['split']}, seeds {', '.join(map(str, combined['seeds']))}: "
+        f"{combined['dataset']}, split {combined['split']}{', ' * bool(images)}{images}, "
+        f"seeds {', '.join(map(str, combined['seeds']))}: "
         f"mean ± std; NME in per cent of {metrics.NORMALIZERS[combined['normalizer']]}"
     )
     table = Table(title=title)

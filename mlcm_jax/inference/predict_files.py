@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from mlcm_jax import detection, landmarks, units
+from mlcm_jax import detection, landmarks, units, vendors
 from mlcm_jax.console import say
 from mlcm_jax.data import boxes as box_input
 from mlcm_jax.data import draw, gain, image_file
@@ -19,6 +19,8 @@ from mlcm_jax.files import read_json, write_json
 from mlcm_jax.images import SUFFIXES
 from mlcm_jax.inference.faces import Faces
 from mlcm_jax.inference.predictor import Predictor
+
+_OVERLAY = "_landmarks.png"  # added to the name of an image
 
 
 def predict_files(  # noqa: PLR0913
@@ -95,7 +97,7 @@ def predict_files(  # noqa: PLR0913
             found[key] = entry
             say(_told(key, entry))
             try:
-                _draw(image, entry, folder / f"{key}_landmarks.png")  # a.npy and a.png may both be given
+                _draw(image, entry, folder / f"{key}{_OVERLAY}")  # a.npy and a.png may both be given
             except InputError as error:
                 undrawn.append(str(error))
     finally:
@@ -127,7 +129,11 @@ def _images(paths: Sequence[str], out: epath.Path) -> dict[str, epath.Path]:
     for text in paths:
         path = epath.Path(text)
         if path.is_dir():
-            inside = [one for one in _below(path) if written not in one.resolve().parents]
+            inner = path.resolve() in written.parents  # of what earlier calls wrote into it, nothing is an image
+            inside = [one for one in _below(path, SUFFIXES) if not (inner and written in one.resolve().parents)]
+            if others := _below(path, tuple(vendors.ENDINGS)):
+                kinds = ", ".join(sorted({one.suffix.lower() for one in others}))
+                say(f"{text}: {len(others)} files of forms that are not read ({kinds}) were left out.")
             if not inside:
                 raise InputError(f"The folder {text} holds no image ({', '.join(SUFFIXES)}).")
             some = {one.relative_to(path).as_posix(): one for one in inside}
@@ -142,6 +148,8 @@ def _images(paths: Sequence[str], out: epath.Path) -> dict[str, epath.Path]:
         else:
             some = {path.name: path}
         for key, one in some.items():
+            if one.name.endswith(_OVERLAY) and one.with_name(one.name.removesuffix(_OVERLAY)).exists():
+                continue
             if found.setdefault(key, one) != one:
                 raise InputError(
                     f"Two images would both be called {key}, {found[key]} and {one}; give a folder that holds both, or "
@@ -150,15 +158,15 @@ def _images(paths: Sequence[str], out: epath.Path) -> dict[str, epath.Path]:
     return found
 
 
-def _below(folder: epath.Path) -> list[epath.Path]:
-    """Lists the images in a folder and its folders, sorted; hidden ones are skipped."""
+def _below(folder: epath.Path, endings: Sequence[str]) -> list[epath.Path]:
+    """Lists the files with some endings in a folder and its folders, sorted; hidden ones are skipped."""
     found = []
     for one in sorted(folder.iterdir()):
         if one.name.startswith("."):
             continue
         if one.is_dir():
-            found += _below(one)
-        elif one.suffix.lower() in SUFFIXES:
+            found += _below(one, endings)
+        elif one.suffix.lower() in endings:
             found.append(one)
     return found
 
@@ -208,8 +216,8 @@ def _predict(
     for note in image.notes:
         say(f"{path}: {note}")
     height, width = image.values.shape
-    if box is not None:
-        landmarks.check_box_inside(box, width, height, f"The box of {path}")
+    if box is not None and (doubt := box_input.check_face(box, width, height, f"The box of {path}")):
+        say(f"{path}: {doubt}.")
     faces = predictor(image, None if box is None else np.asarray([box], np.float32), **limits)
     if image.celsius is not None:
         parts = [(gain.inside(image.values, one), gain.inside(image.celsius, one)) for one in faces.boxes]

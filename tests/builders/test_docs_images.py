@@ -128,12 +128,12 @@ def built(path, colormap=None):
 
 
 def test_the_table_has_a_row_for_every_image_of_this_test():
-    assert [row[0] for row in rows("Images")] == list(WRITE)
+    assert [row[0] for row in rows("Images")] == [*WRITE, "FLIR's CSQ"]  # tests/test_flir.py has the last one
     named = {ending for row in rows("Images") for ending in row[1].strip("`").split()}
     assert named | {".jpeg"} == set(images.SUFFIXES) | {".csv", ".tsv", ".txt", ".bin"}
 
 
-@pytest.mark.parametrize("row", rows("Images"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", rows("Images")[:-1], ids=lambda row: row[0])
 def test_a_row(tmp_path, row):
     name, endings, predict, build, _ = row
     endings = endings.strip("`").split()

@@ -126,3 +126,28 @@ def test_unreadable_file_is_refused(tmp_path):
         boxes.read_boxes(tmp_path / "none.json")
     with pytest.raises(InputError, match="cannot be read"):
         boxes.read_boxes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((10, 10, 7.9, 20), "only 7.9 pixels wide or high"),
+        ((10, 10, 9, 40), "too flat"),
+        ((-41, 10, 80, 60), "mostly outside"),
+        ((50, 40, 95, 70), "mostly outside .* as two corners, its numbers would be the box 50,40,45,30"),
+        ((101, 10, 20, 20), "outside the image"),
+        ((0.3, 0.2, 0.4, 0.5), "give pixels, not shares"),
+    ],
+)
+def test_boxes_that_no_face_has_are_refused(box, message):
+    with pytest.raises(InputError, match=f"^The box of a.*{message}"):
+        boxes.check_face(box, 100, 80, "The box of a")
+
+
+@pytest.mark.parametrize(
+    ("box", "doubt"),
+    [((-39, 10, 80, 60), ""), ((0, 0, 100, 80), ""), ((20, 10, 90, 75), "two corners"), ((9, 9, 8, 9), "")],
+)
+def test_boxes_that_a_face_may_have_are_taken(box, doubt):
+    found = boxes.check_face(box, 100, 80, "The box of a")
+    assert doubt in found and bool(doubt) == bool(found)

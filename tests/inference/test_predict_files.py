@@ -172,6 +172,11 @@ def test_a_file_that_holds_no_predictions_is_not_overwritten(smoke_run, folder, 
         ({"box": "900,900,20,20"}, "outside"),
         ({"box": "1,2,3"}, "four numbers"),
         ({"box": "1,2,nan,3"}, "finite"),
+        ({"box": "20,20,4,40"}, "only 4 pixels wide or high"),
+        ({"box": "0.3,0.2,0.4,0.5"}, "give pixels, not shares of the image"),
+        ({"box": "10,20,9,60"}, "too flat for a face"),
+        ({"box": "-80,-80,100,100"}, "mostly outside the image"),
+        ({"box": "50,45,60,60"}, "mostly outside .*; as two corners, its numbers would be the box 50,45,10,15"),
         ({"stage": "compres"}, "no stage 'compres'"),
     ],
 )
@@ -221,6 +226,36 @@ def test_folders_and_patterns_keep_the_paths_below_them(model, tree, tmp_path, w
     found = predict_files([str(tree / word)], **model, out=str(tmp_path / "out"))
     assert list(found) == keys and json.loads((tmp_path / "out/predictions.json").read_text()) == found
     assert all((tmp_path / "out" / f"{key}_landmarks.png").exists() for key in keys)
+
+
+def test_an_output_folder_may_be_that_of_the_images(model, tree):
+    first = predict_files([str(tree)], **model, out=str(tree))
+    assert list(first) == ["a/1.png", "b/1.png", "b/c/2.PNG"]
+    assert (tree / "a/1.png_landmarks.png").exists()
+    assert list(predict_files([str(tree)], **model, out=str(tree), overwrite=True)) == list(first)
+    again = predict_files([str(tree / "a/*")], **model, out=str(tree / "other"))
+    assert list(again) == ["1.png"]
+
+
+def test_files_of_forms_that_are_not_read_are_told(model, tree, tmp_path, capsys):
+    for name in ("x.is2", "b/y.BMT", "b/z.is2"):
+        (tree / name).write_bytes(b"PK")
+    predict_files([str(tree)], **model, out=str(tmp_path / "out"))
+    assert "3 files of forms that are not read (.bmt, .is2) were left out." in capsys.readouterr().out
+
+
+def test_a_box_that_may_be_two_corners_is_told(model, folder, tmp_path, capsys):
+    predict_files([str(folder / "gray8.png")], **model, box="20,15,58,55", out=str(tmp_path))
+    expected = "the box reaches beyond the image; as two corners, its numbers would be the box 20,15,38,40."
+    assert expected in capsys.readouterr().out
+
+
+def test_the_image_of_the_package_is_predicted_from_any_folder(tmp_path):
+    result = run_mlcm("predict", "--demo", "--out=out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (face,) = json.loads((tmp_path / "out/predictions.json").read_text())["demo.png"]["faces"]
+    assert face["score"] > 0.9 and (tmp_path / "out/demo.png_landmarks.png").exists()
+    np.testing.assert_allclose(face["box"], [107, 70, 109, 117], atol=20)
 
 
 @pytest.mark.parametrize("relative", [False, True])

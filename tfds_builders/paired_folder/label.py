@@ -29,6 +29,7 @@ class Label:
         size: width and height of the image on which the label was made, if the file says so.
         tool: the file, if its form is an annotation tool's, which may hold points of any kind; else "".
         sized: whether the file's form says that its box is x, y, w, h, so that --box_format does not concern it.
+        first: what was subtracted from the landmarks, because the file's form counts pixels from there.
     """
 
     landmarks: np.ndarray | None = None
@@ -41,6 +42,7 @@ class Label:
     size: tuple[int, int] | None = None
     tool: str = ""
     sized: bool = False
+    first: float = 0.0
 
 
 def make(points: Any, where: str, entry: Mapping[str, Any]) -> Label:

@@ -100,7 +100,9 @@ def _read(path: pathlib.Path, word: str | None) -> tuple[Rows, list[str], Unread
         points = formats.read_npy(path)
     else:
         points = formats.read_pts(path) if ending == ".pts" else formats.read_points(path)
-    return [(word, [face_label.make([tuple(row) for row in points.tolist()], where, {})])], [], nothing
+    label = face_label.make([tuple(row) for row in points.tolist()], where, {})
+    label.first = 1.0 if ending == ".pts" else 0.0
+    return [(word, [label])], [], nothing
 
 
 def _read_json(path: pathlib.Path, word: str | None) -> tuple[Rows, list[str], Unread]:

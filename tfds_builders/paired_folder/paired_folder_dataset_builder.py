@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from mlcm_jax import landmarks, layout_file
 from mlcm_jax.errors import InputError, did_you_mean
 from tfds_builders import faces, formats, options, resume, tree
-from tfds_builders.measures import MEASURES
+from tfds_builders.measures import MEASURES, check_form
 from tfds_builders.paired_folder import folder as folders
 from tfds_builders.paired_folder import labels as label_files
 from tfds_builders.paired_folder import sources, splits, thermal_kind
@@ -118,6 +118,7 @@ class PairedFolder(faces.FaceBuilder):
             for k, label in enumerate(mine):
                 mark = f"#{k + 1}" if k else ""
                 count = landmarks.get(self.LAYOUT).count
+                stated = label.sized and f"{name}{mark}" not in boxes
                 confidence = np.zeros(count, np.float32) if label.confidence is None else label.confidence
                 face = faces.Face(
                     formats.composed(f"{path}{mark}"),
@@ -127,6 +128,8 @@ class PairedFolder(faces.FaceBuilder):
                     known=label.known,
                     visible=label.visible,
                     box=boxes.get(f"{name}{mark}", label.box),
+                    form="" if stated else self.facts["options"]["box_format"] or "xywh",
+                    first=label.first,
                     subject=subjects.get(f"{name}{mark}") or subjects.get(name) or label.subject,
                     extra={"confidence": confidence, "pseudo": label.pseudo, "name": name},
                 )
@@ -235,9 +238,9 @@ def _read_folder(options: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"--{flag}={options[flag]} is for thermal images, and {folder} has none.")
     if options["points"] and options["points"] not in MEASURES:
         raise InputError(f"--points={options['points']} is unknown; {did_you_mean(options['points'], MEASURES)}")
+    check_form(options["box_format"] or "xywh")
     place = sources.locate(folder, options["boxes"], ("boxes.csv", "boxes.json"), "boxes")
     boxes = label_files.read_boxes(place, resolve) if place else {}
-    boxes = {name: sources.as_size(box, options["box_format"]) for name, box in boxes.items()}
     subjects = _subjects(tree.locate(folder, "subjects.csv"), resolve)
     strays = {
         words: [name for name in some if not resolve.known(name)]

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
-from mlcm_jax.errors import InputError, did_you_mean
+from mlcm_jax.errors import InputError
 from tfds_builders import faces, formats, tree
 from tfds_builders.paired_folder import cvat, label_tables
 from tfds_builders.paired_folder import folder as folders
@@ -48,7 +48,7 @@ def read(
     Args:
         folder: the user's folder.
         options: `labels`, which names the sources (None: the folder `landmarks`, or else the only file of labels in
-            `folder`), and `box_format`, which does not concern the boxes of tools that state their form.
+            `folder`).
         images: the files of the images, which are no labels, not even arrays in a folder of labels.
         resolve: maps a name that a label file writes to the pair's name.
         wanted: what the user said about the layout.
@@ -70,10 +70,6 @@ def read(
         for name, some in labelled.items():
             if all(label.landmarks is None for label in found.faces.get(name, [])):
                 found.faces[name] = some
-    for label in (label for some in found.faces.values() for label in some):
-        # COCO is a tool's form too, but some programs write two corners into it.
-        if label.box and not label.sized:
-            label.box = as_size(label.box, options["box_format"])
     return found
 
 
@@ -104,14 +100,6 @@ def unread(folder: pathlib.Path, read: Collection[pathlib.Path], options: Sequen
         f"Some images have no landmarks, and {count} not read: {formats.listed(others, 10)}. Known are landmarks/NAME"
         f"{forms} and one JSON, XML or CSV file for all images; name others by --labels."
     ]
-
-
-def as_size(box: Sequence[float], box_format: str | None) -> tuple[float, ...]:
-    """Returns a box as x, y, w, h; raises InputError for an unknown --box_format."""
-    if box_format not in (None, "xywh", "xyxy"):
-        raise InputError(f"--box_format={box_format} is unknown; {did_you_mean(box_format, ('xywh', 'xyxy'))}")
-    x, y, w, h = box
-    return (x, y, w - x, h - y) if box_format == "xyxy" else (x, y, w, h)
 
 
 def locate(folder: pathlib.Path, given: str | None, usual: Sequence[str], flag: str) -> pathlib.Path | None:

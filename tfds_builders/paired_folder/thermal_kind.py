@@ -77,7 +77,7 @@ def of_image(
             return Thermal("values", inverted=inverted)
         if inverted:
             raise InputError(f"--polarity={polarity} is for images without temperatures; add --celsius=none.")
-        return Thermal("counts", *unit)
+        return Thermal("counts", *unit, given=celsius not in (None, "", "auto"))
     if celsius and celsius != "auto":
         raise InputError(f"--celsius={celsius} is for 16-bit or float images; {path} is {_kind(image)}.")
     if image.kind == "gray8":
