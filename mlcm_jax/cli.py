@@ -152,6 +152,39 @@ def predict(words: Sequence[str], given: Flags) -> None:
     predict_files(words, **options, out=out)
 
 
+_VIDEO = {
+    "model": ("", "The work directory of a run; default: the network that ships with this package."),
+    "stage": ("", "The stage that predicts; default: the run's last stage."),
+    "camera": (-1, "Instead of a file: the number of a camera, from 0."),
+    "celsius": ("auto", "Unit of 16-bit or float frames: scale,offset that give °C, kelvin, centikelvin, … or none."),
+    "fps": (0.0, "Frames per second; default: those that the file states, or 25."),
+    "frames": (0, "Stop after this many frames; default: all."),
+    "smooth": (True, "Smooth the landmarks with the One-Euro filter."),
+    "max_faces": (20, "The largest number of faces in a frame."),
+    "out": (None, "Folder for the landmarks, the temperatures, their plot and the video with landmarks."),
+    "overwrite": (False, "Replace what an earlier call wrote to --out."),
+}
+
+
+def video(words: Sequence[str], given: Flags) -> None:
+    """Follows the faces of a video, and measures the temperatures of their regions.
+
+    Takes .mp4 and .avi of gray levels or of a palette's colours, radiometric stacks (.npy [T, H, W], TIFF, FLIR's SEQ
+    and CSQ), a folder of images, or a camera. Writes a line of JSON per frame, a table and a plot of temperatures, and
+    the video with landmarks.
+    """
+    from mlcm_jax.inference.video import follow
+
+    out, camera = given.require("out"), given.camera >= 0
+    if len(words) + camera != 1:
+        raise UsageError("video takes one file or folder, or --camera=0.")
+    if given.stage and not given.model:
+        raise UsageError("--stage names a stage of a run, so --model is needed too.")
+    options = {"model": given.model or None, "stage": given.stage or None, "rate": given.fps}
+    options |= {name: getattr(given, name) for name in ("celsius", "smooth", "max_faces", "overwrite")}
+    follow(given.camera if camera else words[0], **options, most=given.frames or None, out=out)
+
+
 _EXPORT = {
     "model": ("", "The work directory of a run; default: the network that ships with this package."),
     "stage": ("", "The stage to export; default: the run's last stage."),
@@ -224,6 +257,7 @@ COMMANDS = {
         "--out=DIR [--model=DIR [--stage=NAME]] [--box=x,y,w,h | --boxes=FILE.json] IMAGE… | --demo",
         takes_words=True,
     ),
+    "video": Command(video, _VIDEO, "--out=DIR [--fps=25] [--frames=N] FILE | FOLDER | --camera=0", takes_words=True),
     "export": Command(export, _EXPORT, "--format=tflite|onnx --out=FILE [--model=DIR [--stage=NAME]]"),
     "label": Command(
         label,
@@ -325,6 +359,8 @@ def _quiet_libraries() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable

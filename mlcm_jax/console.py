@@ -15,12 +15,12 @@ def say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(title: str, *, total: int, start: int, unit_size: int) -> Iterator[Callable[[int, str], None]]:
+def progress(title: str, *, total: int | None, start: int, unit_size: int) -> Iterator[Callable[[int, str], None]]:
     """Shows a progress bar; yields `advance(step, text)`, which moves it to a step and shows a text beside it.
 
     Args:
         title: the text before the bar.
-        total: number of steps.
+        total: number of steps; None if it is not known.
         start: number of steps that are already done.
         unit_size: number of images in a step, from which the speed is computed.
     """

@@ -3,6 +3,7 @@
 ExifTool documents where the records and fields lie: https://exiftool.org/TagNames/FLIR.html.
 """
 
+import itertools
 import re
 import struct
 
@@ -60,11 +61,15 @@ def find(content: bytes) -> bytes | None:
     return b"".join(pieces[k] for k in sorted(pieces))
 
 
-def frames(data: bytes) -> int:
-    """Counts the frames of an FFF or SEQ file, by their headers."""
-    starts = (found.start() for found in re.finditer(rb"[FA]FF\0", data))
-    versions = (data[start + 0x14 : start + 0x18] for start in starts)
-    return sum(any(100 <= int.from_bytes(one, order) < 200 for order in ("little", "big")) for one in versions)
+def split(data: bytes) -> list[bytes]:
+    """Splits an FFF, SEQ or CSQ file into its frames, by their headers."""
+    starts = [found.start() for found in re.finditer(rb"[FA]FF\0", data)]
+    starts = [
+        start
+        for start in starts
+        if any(100 <= int.from_bytes(data[start + 0x14 : start + 0x18], order) < 200 for order in ("little", "big"))
+    ]
+    return [data[start:end] for start, end in itertools.pairwise([*starts, len(data)])]
 
 
 def celsius(data: bytes) -> tuple[np.ndarray, str]:

@@ -68,7 +68,7 @@ def read(path: epath.PathLike) -> ImageFile:
             values, note, unit = _flir(content)
         except InputError as error:
             raise InputError(f"The image {name} cannot be read: {error}") from None
-        count = flir.frames(content)
+        count = len(flir.split(content))
         note += f"; the file holds {count} frames, of which the first was read" if count > 1 else ""
         return dataclasses.replace(from_array(values, name), more=note, unit=unit)
     if ending.endswith(csv_images.SUFFIXES) or (ending.endswith(raw_images.SUFFIXES) and not decoding.known(content)):

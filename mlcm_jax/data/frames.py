@@ -1,7 +1,9 @@
-"""The frames of a video, one after the other: videos of gray levels or colours, radiometric stacks, folders, cameras."""
+"""The frames of a video, one by one: gray levels or colours, radiometric stacks, folders of images, cameras."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -85,12 +87,18 @@ def _files(paths: Iterable[epath.Path], celsius: str) -> Iterator[image_file.Ima
 
 
 def _images(arrays: Iterable[np.ndarray], name: str, celsius: str) -> Iterator[image_file.Image]:
-    """Frames as images, all in the unit that fits the first."""
+    """Frames as images, all in the unit, or by the palette, that fits the first."""
+    palette = None
     for number, array in enumerate(arrays):
         file = images.from_array(array, f"{name}, frame {number}")
-        if celsius == "auto" and number == 0 and file.kind not in ("gray8", "colour"):
+        if number == 0 and celsius == "auto" and file.kind not in ("gray8", "colour"):
             unit, _ = units.guess(file.array.astype(np.float32), counts=file.kind == "gray16")
             celsius = f"{unit.scale!r},{unit.offset!r}" if unit else "none"
+        if number == 0 and file.kind == "colour":
+            palette = images.palettes().get(images.fit_palette(file.array)[0])
+        elif file.kind == "colour" and palette is not None:
+            gray = images.invert_palette(file.array, palette)
+            file = dataclasses.replace(file, array=gray, kind="gray8")
         yield image_file.of_file(file, celsius)
 
 
@@ -110,34 +118,34 @@ def _npy(path: epath.Path) -> tuple[Iterator[np.ndarray], int, str]:
 def _tiff(path: epath.Path) -> tuple[Iterator[np.ndarray], int, str]:
     import tifffile
 
+    def refused(error: Exception) -> InputError:  # tifffile raises errors of almost any type
+        return InputError(f"The video {path} cannot be read; is it a TIFF, and whole? ({str(error)[:100]})")
+
+    stack = contextlib.ExitStack()
     try:
-        file = tifffile.TiffFile(Path(path))
-        series = file.series[0]
-        count = len(file.pages) if len(file.series) != 1 else int(np.prod(series.shape[:-2]))
-    except Exception as error:  # tifffile raises errors of almost any type for damaged files
-        raise InputError(f"The video {path} is damaged, or no TIFF ({str(error)[:100]}).") from None
+        file = stack.enter_context(tifffile.TiffFile(Path(path)))
+        shape = file.series[0].shape
+        count = len(file.pages) if len(file.series) != 1 else int(np.prod(shape[:-2]))
+    except Exception as error:
+        stack.close()
+        raise refused(error) from None
 
     def frames() -> Iterator[np.ndarray]:
-        try:
-            if len(file.pages) >= count:
-                yield from (page.asarray() for page in file.pages)
-            else:  # one page announces all frames, as ImageJ writes them
-                yield from series.asarray().reshape(count, *series.shape[-2:])
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"The video {path} is damaged ({str(error)[:100]}).") from None
-        finally:
-            file.close()
+        with stack:
+            try:  # where one page announces all frames, as ImageJ writes them, they are read at once
+                whole = None if len(file.pages) >= count else file.series[0].asarray().reshape(count, *shape[-2:])
+                for number in range(count):
+                    yield file.pages[number].asarray() if whole is None else whole[number]
+            except Exception as error:
+                raise refused(error) from None
 
     return frames(), count, "auto"
 
 
 def _flir(path: epath.Path) -> tuple[Iterator[np.ndarray], int, str]:
-    content = path.read_bytes()
-    if not content.startswith(flir.MAGIC):
+    parts = flir.split(path.read_bytes())
+    if not parts:
         raise InputError(f"The video {path} is not one of FLIR's, or it is damaged.")
-    parts = flir.split(content)
 
     def frames() -> Iterator[np.ndarray]:
         for number, part in enumerate(parts):

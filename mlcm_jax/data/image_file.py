@@ -68,7 +68,7 @@ def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
     """
     if celsius != "auto":
         units.parse(celsius)  # a mistake is reported before anything is read
-    return _image(images.read(path), celsius)
+    return of_file(images.read(path), celsius)
 
 
 def as_image(given: Any) -> Image:
@@ -94,14 +94,15 @@ def as_image(given: Any) -> Image:
             f"The image must be an array [H, W], or [H, W, 3] of uint8, not of shape {array.shape} and {array.dtype}."
         )
     array = array.astype(np.float32) if array.dtype == np.bool_ else array
-    return _image(images.from_array(array, "given"), "auto")
+    return of_file(images.from_array(array, "given"), "auto")
 
 
 def _coloured(array: np.ndarray) -> bool:
     return array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8
 
 
-def _image(file: images.ImageFile, celsius: str) -> Image:
+def of_file(file: images.ImageFile, celsius: str) -> Image:
+    """Converts the content of a file; see `read_image`."""
     if file.kind in ("gray8", "colour"):
         gray, note = images.to_gray8(file)
         rgb = file.array if file.kind == "colour" else None

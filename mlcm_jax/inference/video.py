@@ -82,12 +82,15 @@ def follow(  # noqa: PLR0913
         Predictor(model, stage=stage), constants=track.DEFAULT if smooth else None, max_faces=max_faces
     )
     image, clip = frames.first(clip)
+    if isinstance(source, int):
+        say(f"{source}: press Ctrl-C to stop")
     for note in (*image.notes, *clip.notes):
         say(f"{source}: {note}")
     total = min(clip.count or most or 0, most or clip.count or 0) or None
     measured: list[tuple[float, int, dict[str, regions.Region]]] = []
     seen, people, with_faces = 0, set(), 0
-    with _opened(files, image, clip.rate, total) as sinks:
+    # A camera has no end but Ctrl-C.
+    with _opened(files, image, clip.rate, total) as sinks, contextlib.suppress(KeyboardInterrupt):
         for number, frame in enumerate(clip.frames):
             if number == most:
                 break
@@ -145,8 +148,8 @@ class _Sinks:
         entries = [
             {
                 "person": int(person),
-                "box": faces.boxes[k].round(2).tolist(),
-                "landmarks": faces.landmarks[k].round(2).tolist(),
+                "box": [round(value, 2) for value in faces.boxes[k].tolist()],
+                "landmarks": [[round(x, 2), round(y, 2)] for x, y in faces.landmarks[k].tolist()],
                 "score": round(float(faces.scores[k]), 3),
             }
             for k, person in enumerate(found.people)
@@ -199,6 +202,6 @@ def _plot(path: epath.Path, measured: list[tuple[float, int, dict[str, regions.R
                 axis.plot([time for time, _ in mine], values, label=f"{name} ({statistic})", linewidth=1)
         axis.set(title=f"person {person}", xlabel="time in s", ylabel="°C")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, ncols=2)
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     FigureCanvasAgg(figure)
     figure.savefig(str(path), dpi=110)
