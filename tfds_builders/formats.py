@@ -184,7 +184,8 @@ def read_table(path: str | os.PathLike, required: tuple[str, ...] = ()) -> list[
         raise InputError(f"The file {path} has two columns {twice!r}.")
     missing = [name for name in required if name not in names]
     if missing:
-        raise InputError(f"The file {path} has no column {missing[0]!r}; its columns are {', '.join(names)[:200]}.")
+        found = " ".join(", ".join(names).split())[:200]
+        raise InputError(f"The file {path} has no column {missing[0]!r}; its columns are {found}.")
     for k, row in enumerate(rows[1:], 2):
         if len(row) != len(names):
             columns = counted(len(row), "column", "columns")

@@ -18,7 +18,7 @@ from tfds_builders.paired_folder import folder, labels, thermal_kind
 from tfds_builders.paired_folder import paired_folder_dataset_builder as builder
 from tfds_builders.paired_folder.named_points import Wanted
 
-FUZZ = settings(max_examples=300, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FORMS = {name: text for name, text in page.EXAMPLES.items() if name != ".npy"}
 NOISE = st.sampled_from(
     ["", "0", "-", "1e999", "NaN", "null", "[", "{", '"', "<", ",", ";", "\n", "\0", "é", "9" * 5000]
@@ -39,11 +39,14 @@ def damaged(data, text):
 
 def check(path, read):
     """Reads a file; returns what was read, or None if it was refused in one line."""
+    start = time.thread_time()  # of this thread's own work, so that a busy machine does not matter
     try:
         return read(path)
     except InputError as error:
         assert "\n" not in str(error).strip()
         return None
+    finally:
+        assert time.thread_time() - start < 1.5
 
 
 @FUZZ
@@ -112,10 +115,9 @@ LARGE = {
 def test_large_files_are_read_or_refused_at_once(tmp_path, name):
     path = tmp_path / name
     path.write_text(LARGE[name])
-    resolve, start = folder.Names({"rgb": {"a": "rgb/a.png"}}, tmp_path), time.process_time()
+    resolve = folder.Names({"rgb": {"a": "rgb/a.png"}}, tmp_path)
     found = check(path, lambda path: labels.read_each({"a": path}, resolve, Wanted(3)))
     assert (found is None) == (name not in ("rows.txt", "comments.pts"))
-    assert time.process_time() - start < 1.5
 
 
 def test_labels_survive_json(tmp_path):
