@@ -125,6 +125,7 @@ _PREDICT = {
     "box": ("", "The box of the face, the same in every image: x,y,w,h in pixels."),
     "boxes": ("", 'A JSON file of boxes by image: {"file name": [x, y, w, h]}.'),
     "celsius": ("auto", "Unit of 16-bit or float images: scale,offset that give °C, kelvin, centikelvin, … or none."),
+    "polarity": ("white_hot", "black_hot inverts images without temperatures, in which cold is bright."),
     "out": (None, "Folder for predictions.json and an overlay of each image."),
     "overwrite": (False, "Replace predictions of the same images in --out."),
     "max_faces": (20, "The largest number of faces that are looked for in an image without a given box."),
@@ -140,16 +141,15 @@ def predict(words: Sequence[str], given: Flags) -> None:
     """
     from mlcm_jax.inference.predict_files import predict_files
 
-    out = given.require("out")
+    given.require("out")
     if given.stage and not given.model:
         raise UsageError("--stage names a stage of a run, so --model is needed too.")
     if not words:
         raise UsageError("predict needs at least one image or folder.")
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    options = {"model": given.model or None, "stage": given.stage or None, "min_score": given.min_score}
-    options |= {name: getattr(given, name) for name in ("box", "boxes", "celsius", "overwrite", "max_faces")}
-    predict_files(words, **options, out=out)
+    options = {name: getattr(given, name) for name in _PREDICT if name not in ("model", "stage")}
+    predict_files(words, **options, model=given.model or None, stage=given.stage or None)
 
 
 _EXPORT = {

@@ -100,7 +100,9 @@ def test_celsius_with_holes(tmp_path, suffix):
     assert image.kind == "float"
     np.testing.assert_array_equal(image.array, celsius)
     gray, note = images.to_gray8(image)
-    assert gray[3, 4] == 0 and gray[5, 6] == 0
+    assert all(
+        gray[y, x] in gray[y - 1 : y + 2, x - 1 : x + 2][[0, 1, 1, 2], [1, 0, 2, 1]] for y, x in ((3, 4), (5, 6))
+    )
     finite = np.isfinite(celsius)
     order = np.argsort(celsius[finite])
     assert (np.diff(gray[finite][order].astype(int)) >= 0).all()  # hot stays bright

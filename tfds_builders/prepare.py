@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import io
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -15,10 +15,8 @@ import numpy as np
 
 from mlcm_jax import images, landmarks
 from mlcm_jax.errors import InputError
-from tfds_builders import formats, measures, suspicion
-
-# An image file, or a function that returns the pixels of an image in a container file.
-Source = pathlib.Path | Callable[[], np.ndarray]
+from tfds_builders import formats, measures, suspicion, thermal_images
+from tfds_builders.thermal_images import Source, Thermal
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,28 +49,6 @@ class Face:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Thermal:
-    """How the files of a dataset store thermal images.
-
-    Attributes:
-        kind: "gray": 8 bits, hot = bright (three equal channels count as gray);
-            "counts": 16 bits or floats, °C = scale · value + offset;
-            "values": 16 bits or floats without a unit;
-            "palette": coloured with `palette`.
-        scale: °C per unit, for "counts".
-        offset: °C at value 0, for "counts".
-        palette: uint8 [N, 3] RGB from cold to hot, for "palette"; None: one of the known palettes.
-        inverted: whether cold is bright, in files without temperatures.
-    """
-
-    kind: str = "gray"
-    scale: float = 1.0
-    offset: float = 0.0
-    palette: np.ndarray | None = None
-    inverted: bool = False
-
-
 def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: str | None = None) -> dict[str, Any]:
     """Makes the example of a face: encoded images, checked landmarks, `known`, `visible`, `box`, `_facts` for `Tally`.
 
@@ -92,8 +68,9 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: 
     result: dict[str, Any] = {}
     digests: list[str] = []
     size = rgb_size = shown = None
+    lost: set[str] = set()
     if face.thermal is not None:
-        content, shown, digest = _thermal(face.thermal, face.key, thermal)
+        content, shown, digest, lost = thermal_images.encode(face.thermal, face.key, thermal)
         size = shown.shape[1], shown.shape[0]
         digests.append(digest)
         result |= content
@@ -105,7 +82,7 @@ def example(face: Face, *, layout: landmarks.Layout, thermal: Thermal, measure: 
     convert = {"measure": measure, "size": size, "rgb": rgb_size}
     stated = _stated(face, **convert)
     points, known, visible, odd = _labels(face, layout, **convert)
-    odd |= stated
+    odd |= stated | lost
     box = face.box
     if box is not None and measure:
         box = measures.box_in_pixels(np.asarray(box, np.float64), **convert)
@@ -302,13 +279,13 @@ def _flags(given: np.ndarray | None, layout: landmarks.Layout, key: str) -> np.n
 
 def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str]:
     """Returns the encoded image in the given size, its own width and height, and the digest."""
-    image, content = _open(source, key)
+    image, content = thermal_images.open_source(source, key)
     if image.display is not None:
         image = images.from_array(image.display, image.name)
     if image.kind not in ("colour", "gray8"):
         raise InputError(f"The RGB image {image.name} has {image.array.dtype} pixels; 8 bits are needed.")
     array = images.to_rgb8(image)[0]
-    digest = _digest(content, array)
+    digest = thermal_images.digest_of(content, array)
     own = array.shape[1], array.shape[0]
     if size and own != size:
         if abs(own[0] * size[1] / (own[1] * size[0]) - 1.0) > 0.02:
@@ -318,82 +295,4 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
             )
         shrinks = own[0] > size[0]
         array, content = cv2.resize(array, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), None
-    return _encoded(array, content), own, digest
-
-
-def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], np.ndarray, str]:
-    """Returns the encoded images, °C (NaN in holes) or else the gray image [H, W], and the digest."""
-    image, content = _open(source, key)
-    if image.display is not None and thermal.kind in ("gray", "palette"):
-        image = images.from_array(image.display, image.name)
-    array, result, shown = image.array, {}, None
-    if thermal.kind in ("counts", "values"):
-        if image.kind not in ("gray16", "float"):
-            raise InputError(
-                f"The thermal image {image.name} has {array.dtype} pixels; 16-bit counts or float °C are needed."
-            )
-        values = np.where(images.holes(image), np.nan, array.astype(np.float64))
-        if thermal.kind == "counts":
-            shown = values = values * thermal.scale + thermal.offset
-            result["celsius"] = _encoded(_centikelvin(values, image.name), None)
-        gray = images.gain8(values, image.name)[0]
-    elif thermal.kind == "palette":
-        if image.kind == "gray16" or image.kind == "float":
-            raise InputError(f"The thermal image {image.name} has {array.dtype} pixels, not colours of a palette.")
-        if thermal.palette is None:
-            gray = images.to_gray8(image)[0]
-        elif image.kind == "colour":
-            gray = images.invert_palette(array, thermal.palette)
-        else:
-            raise InputError(
-                f"The thermal image {image.name} is gray, but those of this dataset are coloured with a palette."
-            )
-    else:
-        if image.kind != "gray8":
-            what = "colours" if image.kind == "colour" else f"{array.dtype} pixels"
-            raise InputError(f"The thermal image {image.name} has {what}; 8-bit gray is needed.")
-        gray = array
-    gray = 255 - gray if thermal.inverted else gray
-    same = content if gray is array else None
-    return result | {"thermal": _encoded(gray, same)}, gray if shown is None else shown, _digest(content, array)
-
-
-def _centikelvin(celsius: np.ndarray, name: str) -> np.ndarray:
-    """°C as hundredths of a kelvin, uint16 [H, W], 0 in holes; raises InputError if most cannot be °C."""
-    raw = np.where(np.isfinite(celsius), (celsius + 273.15) * 100.0, np.nan)
-    middle = float(np.nanmedian(raw)) if np.isfinite(raw).any() else np.nan
-    if not 200_00 < middle < 400_00:
-        raise InputError(
-            f"The thermal image {name} would be at {middle / 100 - 273.15:.0f} °C; state its unit by "
-            "--celsius=scale,offset (°C = scale · value + offset), kelvin, centikelvin, decikelvin or fahrenheit, or "
-            "that it has none by --celsius=none."
-        )
-    return np.nan_to_num(np.clip(raw.round(), 1, 65535)).astype(np.uint16)
-
-
-def _open(source: Source, key: str) -> tuple[images.ImageFile, bytes | None]:
-    if isinstance(source, pathlib.Path):
-        image = images.read(source)
-        return image, source.read_bytes()
-    array = np.asarray(source())
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    kind = {"uint8": "colour" if array.ndim == 3 else "gray8", "uint16": "gray16"}.get(array.dtype.name, "float")
-    return images.ImageFile(array, kind, key), None
-
-
-def _digest(content: bytes | None, array: np.ndarray) -> str:
-    return hashlib.sha1(content or np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
-    """Returns a JPEG file's own bytes if TFDS would decode them to this image, and else the image as PNG."""
-    if content and content.startswith(b"\xff\xd8"):
-        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if decoded is not None and decoded.ndim == 3 and decoded.shape[2] == 3:
-            decoded = decoded[..., ::-1]
-        same_kind = decoded is not None and decoded.shape == array.shape and decoded.dtype == array.dtype
-        # JPEG decoders differ in rounding; a rotated or mirrored image differs by far more.
-        if same_kind and np.abs(decoded.astype(np.int32) - array).mean() < 1.0:
-            return io.BytesIO(content)
-    return io.BytesIO(images.png(array))
+    return thermal_images.encoded(array, content), own, digest

@@ -14,7 +14,7 @@ from scipy import special
 
 from mlcm_jax import codecs, detection, landmarks
 from mlcm_jax.data import augment, image_file
-from mlcm_jax.data.gain import FEWEST, inside
+from mlcm_jax.data.gain import inside, shows_nothing
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference.detector import Detector
 from mlcm_jax.inference.open_network import load
@@ -22,6 +22,9 @@ from mlcm_jax.models import network as networks
 
 # Mean distance of the predictions for a crop and its mirror image, over the crop's side, at which the score is 0.5.
 _APART = 0.05
+# Below this score, landmarks are probably wrong. On disturbed rendered faces, wrong boxes and images without a face
+# (benchmarks/disturbed.py, whose results are in docs/real_faces.md), XX % of the bad answers lie below it.
+DOUBTFUL = 0.8
 # Of the detector's boxes, the landmarks in this many are judged, from this score on.
 _CANDIDATES, _LOWEST = 20, 0.15
 
@@ -173,7 +176,7 @@ class Predictor:
             if card.calibration:
                 uncertainty = card.calibration[0] * uncertainty ** card.calibration[1]
             uncertainty = side * uncertainty
-        if _shows_nothing(inside(image, box)):
+        if shows_nothing(inside(image, box)):
             score = 0.0
         elif card.calibration and spreads is not None:
             score = score_of(uncertainty.mean() / side_of(points, layout), *card.calibration[2:])
@@ -234,9 +237,3 @@ def _boxes(given: ArrayLike) -> np.ndarray:
     if boxes.shape[1:] != (4,):
         raise InputError(f"Boxes have shape {boxes.shape}, not [F, 4] (x, y, w, h).")
     return boxes
-
-
-def _shows_nothing(part: np.ndarray) -> bool:
-    """Whether a part of an image has one value or colour only, or too few pixels with a value."""
-    pixels = part.reshape(-1, 3) if part.ndim == 3 else part[np.isfinite(part)]
-    return len(pixels) < FEWEST or bool((pixels.min(0) == pixels.max(0)).all())

@@ -202,7 +202,7 @@ def test_temperatures_are_converted_with_the_range_of_the_training():
     celsius = np.array([[10.0, 20.0], [30.0, 50.0], [np.nan, 40.0]], np.float32)
     options = {"modality": "thermal", "thermal_range": (20.0, 40.0), "gain": "box"}
     found = image_file.for_network(image_file.as_image(celsius), **options)
-    np.testing.assert_array_equal(found, [[0, 0], [128, 255], [0, 255]])
+    np.testing.assert_array_equal(found, [[0, 0], [128, 255], [128, 255]])  # a hole takes what is next to it
     with pytest.raises(InputError, match="holds no temperatures, which this network reads"):
         image_file.for_network(image_file.as_image(STORED["gray8"]), **options)
 
@@ -210,7 +210,8 @@ def test_temperatures_are_converted_with_the_range_of_the_training():
 def test_fixed_range_is_linear_and_clipped():
     celsius = np.array([[-10, 20, 25, 30, 40, 90, np.nan]])
     gray = image_file.fixed_range(celsius, 20.0, 40.0)
-    assert gray.dtype == np.uint8 and gray.tolist() == [[0, 0, 64, 128, 255, 255, 0]]
+    assert gray.dtype == np.uint8 and gray.tolist() == [[0, 0, 64, 128, 255, 255, 255]]
+    assert image_file.fixed_range(np.full((2, 2), np.nan), 20.0, 40.0).tolist() == [[0, 0], [0, 0]]
     for low, high in ((40.0, 20.0), (20.0, 20.0)):
         with pytest.raises(InputError, match=r"config\.thermal_range=.* must be increasing"):
             image_file.fixed_range(celsius, low, high)
