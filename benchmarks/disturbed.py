@@ -287,7 +287,7 @@ def main() -> None:
         console.say(f"| {name} | {100 * share:.1f} | {' | '.join(cells)} |")
 
 
-THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 if __name__ == "__main__":

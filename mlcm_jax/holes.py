@@ -47,8 +47,9 @@ def find(array: np.ndarray, *, dead: bool = True) -> Holes:
     - Dead rows and columns: 1 to 4 that have one value only (in nine of ten pixels), between others that hardly have
       equal neighbours, or of which half the pixels differ by 15 % of the range of the image (from percentile 5 to 95).
     - Isolated dead pixels: those above, or below, all their eight neighbours but one. They must be farther from them
-      than the neighbours from each other, farther than eleven times the noise (of the pixels that differ from the
-      median of 3 x 3, a quarter differs more), than 2 % of the range of the image, and, in 8 bits, than 8 levels.
+      than the neighbours from each other, farther than eleven times the noise (a quarter of the pixels that differ from
+      the median of 3 x 3 differ more, or one pixel in forty), than 2 % of the range of the image, and, in 8 bits, than
+      8 levels.
 
     Args:
         array: [H, W] of uint8, uint16 or float32, in any unit.
@@ -184,10 +185,10 @@ def _dead(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     values = np.array(filled(values, found), order="C")
     smooth = cv2.medianBlur(values, 3)
     distance = cv2.absdiff(values, smooth)
-    # Most of an image may have one value, and two dead pixels in a hundred are more of those that differ.
-    differ = _some(distance)
-    differ = differ[differ > 0]
-    noise = float(np.percentile(differ, 75)) if differ.size else 0.0
+    # Most of an image may have one value, so that only differences count; in a smooth one, only dead pixels differ.
+    every = _some(distance)
+    differ = every[every > 0]
+    noise = float(min(np.percentile(differ, 75), np.percentile(every, 97.5))) if differ.size else 0.0
     limit = max(_SHARE * (high - low), _TIMES * noise, _LEVELS if levels else 0.0)
     rows, columns = np.nonzero((distance > limit) & ~(known | found))
     for _ in range(2):  # the second time finds those that touch another

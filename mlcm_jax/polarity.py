@@ -47,7 +47,7 @@ def darker(values: np.ndarray, box: np.ndarray) -> bool:
         mask[rows, max(0, int(np.ceil(x - more * w))) : max(0, int(np.ceil(x + (1 + more) * w)))] = True
     known = np.isfinite(values)
     inside, around = values[face & known], values[wider & ~face & known]
-    if not (inside.size and around.size):
+    if not inside.size or not around.size:
         return False
     low, high = np.percentile(values[known], (5, 95))
     return bool(np.median(inside) + min(_DARKER, max(1.0, 0.1 * float(high - low))) < np.median(around))

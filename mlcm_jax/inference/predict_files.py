@@ -18,7 +18,7 @@ from mlcm_jax.data import draw, gain, image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.images import SUFFIXES
-from mlcm_jax.inference.predictor import DOUBTFUL, Faces, Predictor
+from mlcm_jax.inference.predictor import Faces, Predictor
 
 
 def predict_files(  # noqa: PLR0913
@@ -39,7 +39,7 @@ def predict_files(  # noqa: PLR0913
 
     An image that cannot be used does not stop the others: they are predicted and saved first, and then an InputError
     reports those that failed. An image, or a box, with one value only is one of those. A face with a score below
-    `predictor.DOUBTFUL` is told. Predictions of other images that `out` holds from an earlier call are kept.
+    `Predictor.doubtful` is told. Predictions of other images that `out` holds from an earlier call are kept.
 
     Args:
         paths: image files (see `data.image_file.read_image`), folders of them, and patterns such as `a/*.png`.
@@ -234,9 +234,9 @@ def _predict(
         if dark:
             say(f"{path}: {_counted(dark, faces)} darker than the surroundings; {_POLARITY[reading['polarity']]}.")
     for k, score in enumerate(faces.scores):
-        if score < DOUBTFUL:
+        if score < predictor.doubtful:
             which = "the face" if len(faces) == 1 else f"face {k + 1} of {len(faces)}"
-            say(f"Warning: {path}: {which} has the score {score:.2f}; below {DOUBTFUL:g}, {_DOUBT}.")
+            say(f"Warning: {path}: {which} has the score {score:.2f}; below {predictor.doubtful:g}, {_DOUBT}.")
     entries = [_entry(faces, k, box) for k in range(len(faces))]
     first = {key: entries[0][key] if entries else None for key in ("box", "layout", "landmarks")}
     return image.gray if seen is image.values else image.rgb, {"faces": entries, **first}

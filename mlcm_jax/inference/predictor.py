@@ -25,6 +25,7 @@ _APART = 0.05
 # Below this score, landmarks are probably wrong. On disturbed rendered faces, wrong boxes and images without a face
 # (benchmarks/disturbed.py, whose results are in docs/real_faces.md), XX % of the bad answers lie below it.
 DOUBTFUL = 0.8
+APART_DOUBTFUL = 0.6  # of networks without calibration, whose score is another
 # Of the detector's boxes, the landmarks in this many are judged, from this score on.
 _CANDIDATES, _LOWEST = 20, 0.15
 
@@ -65,6 +66,7 @@ class Predictor:
         layout: the name of the landmarks' layout.
         card: the description of the network (`models.stored.Card`).
         detector: finds the faces where the caller gives no boxes; None: it takes the whole image.
+        doubtful: landmarks with a score below this are probably wrong.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Predictor:
         self._target = landmarks.get(layout or self.card.layout)
         landmarks.convert(np.zeros((1, self.card.layout.count, 2), np.float32), self.card.layout, self._target)
         self.layout = self._target.name
+        self.doubtful = DOUBTFUL if self.card.calibration else APART_DOUBTFUL
         self._run = jax.jit(networks.run)
         self.detector = Detector() if detector and self.card.modality == "thermal" else None
         # The shipped network looks at every box that the detector finds.
