@@ -39,9 +39,9 @@ def find(array: np.ndarray, *, dead: bool = True) -> Holes:
     """Finds the holes of an image.
 
     - Telemetry: 1 to 4 rows at the top or the bottom that are unlike the next row of the image, and jump from pixel to
-      pixel. Not looked for in 8 bits.
+      pixel in a seventh of the places, or lie far from any temperature. Not looked for in 8 bits.
     - Values that no thermometer gives: NaN and infinity; floats below -150 or above 2000 if most of the image is
-      between them, or if they are all the same number; 0, and in counts and kelvins whatever is below; -9999, -32768,
+      between them, or if they are all the same number; 0, and in counts and kelvins whatever is below; -9999,
       1023, 4095, 16383, 32767, 65535 and more, if these values are far from the rest (three times its range, from
       percentile 3 to 97, and at least 3). In 8 bits, none.
     - Dead rows and columns: 1 to 4 that have one value only (in nine of ten pixels), between others that hardly have

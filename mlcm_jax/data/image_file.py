@@ -142,9 +142,14 @@ def _image(file: images.ImageFile, celsius: str) -> Image:
         possible = degrees >= units.ZERO
         if possible.any():
             values, degrees = (np.where(possible, one, np.float32(np.nan)) for one in (values, degrees))
-    rows = [f"the {which} {count} rows" for which, count in (("first", found.top), ("last", found.bottom)) if count]
+    rows = [
+        f"the {which} row" if count == 1 else f"the {which} {count} rows"
+        for which, count in (("first", found.top), ("last", found.bottom))
+        if count
+    ]
     if rows:
-        notes.append(f"{' and '.join(rows)} hold telemetry in place of temperatures, and were treated as missing")
+        hold, were = ("holds", "was") if found.top + found.bottom == 1 else ("hold", "were")
+        notes.append(f"{' and '.join(rows)} {hold} telemetry in place of temperatures, and {were} treated as missing")
     lost = np.count_nonzero(np.isnan(values)) - (found.top + found.bottom) * values.shape[1]
     if lost:
         notes.append(f"{_share(lost, values)} hold no temperature and were treated as missing")
