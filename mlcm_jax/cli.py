@@ -122,6 +122,7 @@ _PREDICT = {
     "box": ("", "The box of the face, the same in every image: x,y,w,h in pixels."),
     "boxes": ("", 'A JSON file of boxes by image: {"file name": [x, y, w, h]}.'),
     "celsius": ("auto", "Unit of 16-bit or float images: scale,offset that give °C, kelvin, centikelvin, … or none."),
+    "polarity": ("white_hot", "black_hot inverts images without temperatures, in which cold is bright."),
     "out": (None, "Folder for predictions.json and an overlay of each image."),
     "demo": (False, "Predict the image that comes with the package: a rendered face."),
     "overwrite": (False, "Replace predictions of the same images in --out."),
@@ -139,7 +140,7 @@ def predict(words: Sequence[str], given: Flags) -> None:
     from mlcm_jax.inference.open_network import SHIPPED
     from mlcm_jax.inference.predict_files import predict_files
 
-    out = given.require("out")
+    given.require("out")
     if given.stage and not given.model:
         raise UsageError("--stage names a stage of a run, so --model is needed too.")
     words = [*words, str(SHIPPED / "demo.png")] if given.demo else words
@@ -147,9 +148,8 @@ def predict(words: Sequence[str], given: Flags) -> None:
         raise UsageError("predict needs at least one image or folder; try it with --demo.")
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    options = {"model": given.model or None, "stage": given.stage or None, "min_score": given.min_score}
-    options |= {name: getattr(given, name) for name in ("box", "boxes", "celsius", "overwrite", "max_faces")}
-    predict_files(words, **options, out=out)
+    options = {name: getattr(given, name) for name in _PREDICT if name not in ("model", "stage")}
+    predict_files(words, **options, model=given.model or None, stage=given.stage or None)
 
 
 _VIDEO = {

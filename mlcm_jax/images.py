@@ -5,6 +5,7 @@ palette. A note says in one sentence how the values were changed.
 """
 
 import dataclasses
+import functools
 import io
 
 import cv2
@@ -16,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from mlcm_jax import csv_images, decoding, flir, raw_images
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_bytes
+from mlcm_jax.holes import filled
 
 # What is taken for an image in a folder, in small letters. CSV files there may be labels, so patterns must name them.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".npy", ".raw", ".fff", ".seq", ".csq")
@@ -171,7 +173,10 @@ def to_gray8(image: ImageFile) -> tuple[np.ndarray, str]:
             f"colours follow the palette {palette!r} (median distance {distance:.1f} of 255), which was inverted"
         )
     luminance = cv2.cvtColor(image.array, cv2.COLOR_RGB2GRAY)
-    return luminance, "colours follow no known thermal palette closely, so their luminance was used"
+    return luminance, (
+        f"colours follow no known thermal palette closely (median distance {distance:.1f} of 255 from the nearest), so "
+        "their luminance was used"
+    )
 
 
 def to_rgb8(image: ImageFile) -> tuple[np.ndarray, str]:
@@ -186,7 +191,7 @@ def to_rgb8(image: ImageFile) -> tuple[np.ndarray, str]:
 def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, float]:
     """Applies automatic gain: maps percentiles 0.5 and 99.5 of the finite values linearly to 0 and 255, and clips.
 
-    Pixels that are not finite become 0 (cold); an image of one value becomes 128.
+    Pixels that are not finite take the gray level of the nearest one that is; an image of one value becomes 128.
 
     Returns:
         (uint8 [H, W], the value mapped to 0, the value mapped to 255).
@@ -204,8 +209,8 @@ def gain8(values: np.ndarray, name: str = "image") -> tuple[np.ndarray, float, f
     if high > low:
         gray = np.clip((np.where(finite, values, low) - low) * (255.0 / (high - low)), 0.0, 255.0).round()
     else:
-        gray = np.where(finite, 128.0, 0.0)
-    return gray.astype(np.uint8), low, high
+        gray = np.full(values.shape, 128.0)
+    return filled(gray.astype(np.uint8), ~finite), low, high
 
 
 # FLIR's "iron" palette, cold to hot in equal steps, read off published figures of SpeakingFaces (MIT licence).
@@ -227,13 +232,26 @@ _IRONBOW = (
 )  # fmt: skip
 
 
+# Matplotlib's, from cold to hot; those that end with _r are usually shown with blue for cold.
+_PALETTES = """
+inferno magma plasma viridis cividis jet turbo hot rainbow nipy_spectral gist_heat afmhot copper pink gnuplot
+gnuplot2 CMRmap cubehelix gist_ncar gist_rainbow_r terrain cool winter autumn summer spring Wistia coolwarm bwr seismic
+RdBu_r RdYlBu_r RdYlGn_r Spectral_r PiYG PRGn BrBG PuOr_r Blues Greens Oranges Reds Purples YlOrBr YlOrRd OrRd PuRd
+RdPu BuPu GnBu PuBu YlGnBu PuBuGn BuGn YlGn
+"""
+
+
+@functools.cache
 def palettes() -> dict[str, np.ndarray]:
-    """Returns the known thermal palettes by name: float32 [256, 3], RGB from 0 to 255, from cold to hot."""
+    """Returns the known thermal palettes by name: float32 [256, 3], RGB from 0 to 255, from cold to hot.
+
+    A reversed palette has the same colours, so it is not known apart; the option --polarity tells them.
+    """
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     found = {}
-    for name in ("inferno", "magma", "plasma", "viridis", "jet", "turbo", "hot", "rainbow", "nipy_spectral"):
+    for name in _PALETTES.split():
         found[name] = 255 * matplotlib.colormaps[name](np.arange(256))[:, :3]
-    for name in ("RAINBOW", "HOT", "JET"):  # OpenCV's differ from matplotlib's of the same name
+    for name in ("RAINBOW", "HOT", "JET", "OCEAN", "PARULA"):  # those that differ from matplotlib's
         found[f"opencv {name.lower()}"] = cv2.applyColorMap(ramp, getattr(cv2, f"COLORMAP_{name}"))[:, 0, ::-1]
     for name, knots in (("iron", _IRON), ("printed iron", _IRON_PRINTED), ("ironbow", _IRONBOW)):
         knots = np.array(knots, np.float64)
@@ -250,36 +268,15 @@ def fit_palette(image: np.ndarray) -> tuple[str, float]:
     Args:
         image: uint8 [H, W, 3] RGB. Only every n-th pixel is compared, so that there are about 4,096 to 8,192 of them.
     """
-    flat = image.reshape(-1, 3)
+    flat, known = image.reshape(-1, 3), palettes()
     sample = flat[:: max(1, len(flat) // 4096)].astype(np.float32)
-    distances = {name: np.sqrt(_nearest(sample, colours)[1]) for name, colours in palettes().items()}
+    few = sample[:: max(1, len(sample) // 512)]
+    rough = {name: float(np.sqrt(_nearest(few, colours)[1]).mean()) for name, colours in known.items()}
+    likely = sorted(rough, key=rough.__getitem__)[:6]
+    distances = {name: np.sqrt(_nearest(sample, known[name])[1]) for name in likely}
     best = min(distances, key=lambda name: distances[name].mean())
     median, most = np.percentile(distances[best], (50, 90)).tolist()
     return (best, median) if median <= 8 and most <= 30 else ("", median)
-
-
-_NEVER = (0, 65535)  # what dead pixels, invalid rows and cut-out backgrounds hold in counts and kelvins
-_COLDEST, _HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sentinels such as -9999 lie outside
-
-
-def holes(file: ImageFile) -> np.ndarray:
-    """Finds where an image of counts or floats holds no value that a thermometer gives, bool [H, W]."""
-    array = file.array
-    low, high = _NEVER
-    lost = ~np.isfinite(array)
-    never = (array == low) | (array == high)
-    others = array[~(lost | never)]
-    if never.any() and len(others):
-        coldest, hottest = np.percentile(others, (1, 99))
-        reach = 3 * max(hottest - coldest, 1.0)
-        lost |= ((array == low) & (low + reach < coldest)) | ((array == high) & (hottest + reach < high))
-    if file.kind == "float":
-        odd = ~lost & ((array < _COLDEST) | (array > _HOTTEST))
-        found, others = array[odd], array.size - np.count_nonzero(lost | odd)
-        # In images of another unit, most values are odd, and differ. A fill value may also cover most of an image.
-        if len(found) and others and (len(found) < others or found.min() == found.max()):
-            lost |= odd
-    return lost
 
 
 def png(image: np.ndarray) -> bytes:

@@ -9,6 +9,7 @@ from mlcm_jax.errors import InputError, did_you_mean
 
 COLDEST_FACE, HOTTEST_FACE = -10.0, 45.0  # °C, between which the median of a face lies
 COLDEST, HOTTEST = -60.0, 150.0  # °C, between which the median of an image lies if its unit is guessed right
+ZERO = -273.14  # °C, below which nothing is: 0 K, and what rounding adds
 
 
 class Unit(NamedTuple):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
     "core": {
         "errors", "files", "console", "cores", "kinds", "layouts", "landmarks", "layout_file", "flir", "units",
-        "tiff", "vendors", "raw_images", "csv_images", "decoding", "images",
+        "tiff", "vendors", "raw_images", "csv_images", "decoding", "holes", "polarity", "images",
         "config", "codecs", "detection", "dikd", "losses", "metrics", "shape_model",
     },
     "models": {"models"},

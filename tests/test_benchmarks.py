@@ -14,6 +14,7 @@ import pytest
 import tfds_builders
 from benchmarks import (
     check_synthetic,
+    disturbed,
     kd_curves,
     kd_sensitivity,
     ktl,
@@ -23,8 +24,9 @@ from benchmarks import (
     strong_teacher,
 )
 from mlcm_jax import config as configs
-from mlcm_jax import landmarks
+from mlcm_jax import landmarks, read_image
 from mlcm_jax.evaluation import ablation_rows, seeds
+from mlcm_jax.inference.predictor import DOUBTFUL, Predictor
 from mlcm_jax.synthetic import generate
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -152,3 +154,41 @@ def test_real_faces_draws_fewer_faces_than_a_row(tmp_path):
     truths = [rng.uniform(20, 50, (54, 2)) for _ in images]
     real_faces.draw(str(tmp_path / "a.png"), images, truths, [truth + 1 for truth in truths], boxes)
     assert cv2.imread(str(tmp_path / "a.png")).shape == (240, 1200, 3)
+
+
+def test_disturbances_cost_hardly_anything():
+    """Dead pixels, rows without values, telemetry and things in view, in files of three kinds, with the true box."""
+    faces = 6
+    found, wrong = disturbed.measure(Predictor(layout="ibug68", detector=False), faces)
+    nme = {key: np.mean([one.nme for one in answers]) for key, answers in found.items()}
+    assert len(nme) == 3 * 7 - 1 and all(len(answers) == faces for answers in found.values())
+    assert 0.5 < nme["plain", "16-bit"] < 4
+    assert max(nme.values()) < nme["plain", "16-bit"] + 0.3
+    answers = [one for some in found.values() for one in some]
+    assert disturbed.rates(answers, DOUBTFUL)[0] < 0.05  # good ones that are warned of
+    nothing = [
+        one for name in ("closed shutter (noise)", "clouds", "gradient", "3 times the size") for one in wrong[name]
+    ]
+    assert disturbed.rates(nothing, DOUBTFUL)[1] > 0.9
+
+
+def test_what_is_disturbed_is_in_the_files(tmp_path):
+    one, rng = disturbed.scene(1), np.random.default_rng(0)
+    for name, change in disturbed.DISTURBANCES.items():
+        changed = change(one, np.random.default_rng(3))
+        path, corner = disturbed.write(changed, "16-bit", tmp_path, rng)
+        image = read_image(path)
+        height = len(one.celsius)
+        assert len(image.values) == height + abs(changed.telemetry)
+        seen = image.celsius[int(corner[1]) : int(corner[1]) + height]
+        holes = np.isnan(seen)
+        assert holes.mean() == pytest.approx(
+            {"2 % dead pixels": 0.02, "rows without values": 13 / height}.get(name, 0), abs=2e-3
+        )
+        hot, cold = (seen > 100).any(), (seen < -10).any()
+        assert hot == (name == "lamp") and cold == (name == "cold window")
+        same = np.abs(seen - one.celsius)[~holes] < 0.02
+        x, y, w, h = one.box.round().astype(int)
+        face = np.zeros(seen.shape, bool)
+        face[y : y + h, x + 2 : x + w - 2] = True
+        assert same[face[~holes]].mean() > 0.95

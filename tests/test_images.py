@@ -1,6 +1,7 @@
 """Image files: every kind is converted to 8 bits, and damaged files are refused."""
 
 import io
+import re
 import struct
 import time
 import tracemalloc
@@ -100,7 +101,9 @@ def test_celsius_with_holes(tmp_path, suffix):
     assert image.kind == "float"
     np.testing.assert_array_equal(image.array, celsius)
     gray, note = images.to_gray8(image)
-    assert gray[3, 4] == 0 and gray[5, 6] == 0
+    assert all(
+        gray[y, x] in gray[y - 1 : y + 2, x - 1 : x + 2][[0, 1, 1, 2], [1, 0, 2, 1]] for y, x in ((3, 4), (5, 6))
+    )
     finite = np.isfinite(celsius)
     order = np.argsort(celsius[finite])
     assert (np.diff(gray[finite][order].astype(int)) >= 0).all()  # hot stays bright
@@ -366,3 +369,24 @@ def test_tiff_images_in_which_white_is_zero_are_inverted(tmp_path, dtype):
     stored[tag + 8 : tag + 10] = b"\x00\x00"
     path.write_bytes(stored)
     np.testing.assert_array_equal(images.read(path).array, np.iinfo(dtype).max - values)
+
+
+@pytest.mark.parametrize("name", ["Blues", "coolwarm", "RdYlBu_r", "YlOrRd", "cividis"])
+def test_palettes_whose_hot_end_is_dark_keep_the_order_of_temperatures(name):
+    colours = (255 * matplotlib.colormaps[name](np.arange(256))[:, :3]).round().astype(np.uint8)
+    gray = heat()
+    found, note = images.to_gray8(images.ImageFile(colours[gray], "colour", "x"))
+    assert np.abs(found.astype(int) - gray).max() <= 3
+    assert f"colours follow the palette '{name}' (median distance 0." in note
+
+
+def test_reversed_palettes_are_those_of_the_same_colours():
+    colours = (255 * matplotlib.colormaps["inferno_r"](np.arange(256))[:, :3]).round().astype(np.uint8)
+    gray = heat()
+    found, note = images.to_gray8(images.ImageFile(colours[gray], "colour", "x"))
+    assert np.abs(found.astype(int) - (255 - gray)).max() <= 3 and "'inferno'" in note  # --polarity=black_hot mends it
+
+
+def test_a_photograph_tells_its_distance_from_the_nearest_palette():
+    _, note = images.to_gray8(images.ImageFile(COLOUR, "colour", "x"))
+    assert re.search(r"no known thermal palette closely \(median distance \d+\.\d of 255 from the nearest\)", note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import hashlib
 import io
 import pathlib
@@ -14,34 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mlcm_jax import cores, images, landmarks, units
+from mlcm_jax import cores, images, landmarks
 from mlcm_jax.errors import InputError
-from tfds_builders import face_labels, formats, readings, resume, suspicion
+from tfds_builders import face_labels, formats, readings, resume, suspicion, thermal_images
 from tfds_builders.face import Face, Source
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Thermal:
-    """How the files of a dataset store thermal images.
-
-    Attributes:
-        kind: "gray": 8 bits, hot = bright (three equal channels count as gray);
-            "counts": 16 bits or floats, °C = scale · value + offset;
-            "values": 16 bits or floats without a unit;
-            "palette": coloured with `palette`.
-        scale: °C per unit, for "counts".
-        offset: °C at value 0, for "counts".
-        palette: uint8 [N, 3] RGB from cold to hot, for "palette"; None: one of the known palettes.
-        inverted: whether cold is bright, in files without temperatures.
-        given: whether the user stated the unit, which then is also that of files that state another one.
-    """
-
-    kind: str = "gray"
-    scale: float = 1.0
-    offset: float = 0.0
-    palette: np.ndarray | None = None
-    inverted: bool = False
-    given: bool = False
+from tfds_builders.thermal_images import Thermal
 
 
 def example(
@@ -67,8 +43,9 @@ def example(
     digests: list[str] = []
     told: dict[str, str] = {}
     size = rgb_size = shown = None
+    lost: set[str] = set()
     if face.thermal is not None:
-        content, shown, digest, told["thermal"] = _thermal(face.thermal, face.key, thermal)
+        content, shown, digest, lost, told["thermal"] = thermal_images.encode(face.thermal, face.key, thermal)
         size = shown.shape[1], shown.shape[0]
         digests.append(digest)
         result |= content
@@ -78,7 +55,7 @@ def example(
         digests.append(digest)
         result["rgb"] = content
     points, known, visible, box, odd = face_labels.in_pixels(face, layout, measure, size, rgb_size)
-    odd |= readings.votes(face, layout, measure, size, rgb_size) if doubted else set()
+    odd |= lost | (readings.votes(face, layout, measure, size, rgb_size) if doubted else set())
     if shown is not None:
         where = box if known.any() or face.box is not None else None
         odd |= suspicion.of_image(shown, where, celsius=thermal.kind == "counts")
@@ -100,7 +77,11 @@ def reading(faces: Sequence[Face], layout: landmarks.Layout, measure: str | None
 
     def of_face(face: Face) -> tuple[str, set[str]]:
         try:
-            found = [_open(source, face.key)[0] for source in (face.thermal, face.rgb) if source is not None]
+            found = [
+                thermal_images.open_source(source, face.key)[0]
+                for source in (face.thermal, face.rgb)
+                if source is not None
+            ]
             sizes = [(image.display if image.display is not None else image.array).shape[1::-1] for image in found]
             rgb = sizes[-1] if face.rgb is not None else None
             return face.key, readings.votes(face, layout, measure, sizes[0], rgb)
@@ -241,14 +222,14 @@ def missing_images(faces: Sequence[Face], modalities: Sequence[str]) -> dict[str
 
 def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.BytesIO, tuple[int, int], str, str]:
     """Returns the encoded image in the given size, its own width and height, the digest, and what else the file has."""
-    image, content = _open(source, key)
+    image, content = thermal_images.open_source(source, key)
     more = "" if image.display is not None else image.more  # the temperatures in the file are not wanted here
     if image.display is not None:
         image = images.from_array(image.display, image.name)
     if image.kind not in ("colour", "gray8"):
         raise InputError(f"The RGB image {image.name} has {image.array.dtype} pixels; 8 bits are needed.")
     array = images.to_rgb8(image)[0]
-    digest = _digest(content, array)
+    digest = thermal_images.digest_of(content, array)
     own = array.shape[1], array.shape[0]
     if size and own != size:
         if abs(own[0] * size[1] / (own[1] * size[0]) - 1.0) > 0.02:
@@ -258,86 +239,4 @@ def _rgb(source: Source, key: str, size: tuple[int, int] | None) -> tuple[io.Byt
             )
         shrinks = own[0] > size[0]
         array, content = cv2.resize(array, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), None
-    return _encoded(array, content), own, digest, more
-
-
-def _thermal(source: Source, key: str, thermal: Thermal) -> tuple[dict[str, io.BytesIO], np.ndarray, str, str]:
-    """Returns the encoded images, °C (NaN in holes) or else the gray image [H, W], the digest, and what else it has."""
-    image, content = _open(source, key)
-    more = image.more
-    if image.display is not None and thermal.kind in ("gray", "palette"):
-        image = images.from_array(image.display, image.name)
-    array, result, shown = image.array, {}, None
-    if thermal.kind in ("counts", "values"):
-        if image.kind not in ("gray16", "float"):
-            raise InputError(
-                f"The thermal image {image.name} has {array.dtype} pixels; 16-bit counts or float °C are needed."
-            )
-        values = np.where(images.holes(image), np.nan, array.astype(np.float64))
-        if thermal.kind == "counts":
-            scale, offset = (thermal.scale, thermal.offset)
-            if image.unit and not thermal.given:
-                scale, offset = units.parse(image.unit)
-            shown = values = values * scale + offset
-            result["celsius"] = _encoded(_centikelvin(values, image.name), None)
-        gray = images.gain8(values, image.name)[0]
-    elif thermal.kind == "palette":
-        if image.kind == "gray16" or image.kind == "float":
-            raise InputError(f"The thermal image {image.name} has {array.dtype} pixels, not colours of a palette.")
-        if thermal.palette is None:
-            gray = images.to_gray8(image)[0]
-        elif image.kind == "colour":
-            gray = images.invert_palette(array, thermal.palette)
-        else:
-            raise InputError(
-                f"The thermal image {image.name} is gray, but those of this dataset are coloured with a palette."
-            )
-    else:
-        if image.kind != "gray8":
-            what = "colours" if image.kind == "colour" else f"{array.dtype} pixels"
-            raise InputError(f"The thermal image {image.name} has {what}; 8-bit gray is needed.")
-        gray = array
-    gray = 255 - gray if thermal.inverted else gray
-    same = content if gray is array else None
-    return result | {"thermal": _encoded(gray, same)}, gray if shown is None else shown, _digest(content, array), more
-
-
-def _centikelvin(celsius: np.ndarray, name: str) -> np.ndarray:
-    """°C as hundredths of a kelvin, uint16 [H, W], 0 in holes; raises InputError if most cannot be °C."""
-    raw = np.where(np.isfinite(celsius), (celsius + 273.15) * 100.0, np.nan)
-    middle = float(np.nanmedian(raw)) if np.isfinite(raw).any() else np.nan
-    if not 200_00 < middle < 400_00:
-        raise InputError(
-            f"The thermal image {name} would be at {middle / 100 - 273.15:.0f} °C; state its unit by "
-            "--celsius=scale,offset (°C = scale · value + offset), kelvin, centikelvin, decikelvin or fahrenheit, or "
-            "that it has none by --celsius=none."
-        )
-    return np.nan_to_num(np.clip(raw.round(), 1, 65535)).astype(np.uint16)
-
-
-def _open(source: Source, key: str) -> tuple[images.ImageFile, bytes | None]:
-    if isinstance(source, pathlib.Path):
-        image = images.read(source)
-        return image, source.read_bytes()
-    array = np.asarray(source())
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    kind = {"uint8": "colour" if array.ndim == 3 else "gray8", "uint16": "gray16"}.get(array.dtype.name, "float")
-    return images.ImageFile(array, kind, key), None
-
-
-def _digest(content: bytes | None, array: np.ndarray) -> str:
-    return hashlib.sha1(content or np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _encoded(array: np.ndarray, content: bytes | None) -> io.BytesIO:
-    """Returns a JPEG file's own bytes if TFDS would decode them to this image, and else the image as PNG."""
-    if content and content.startswith(b"\xff\xd8"):
-        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if decoded is not None and decoded.ndim == 3 and decoded.shape[2] == 3:
-            decoded = decoded[..., ::-1]
-        same_kind = decoded is not None and decoded.shape == array.shape and decoded.dtype == array.dtype
-        # JPEG decoders differ in rounding; a rotated or mirrored image differs by far more.
-        if same_kind and np.abs(decoded.astype(np.int32) - array).mean() < 1.0:
-            return io.BytesIO(content)
-    return io.BytesIO(images.png(array))
+    return thermal_images.encoded(array, content), own, digest, more

@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlcm_jax import landmarks
+from mlcm_jax import landmarks, polarity
 from mlcm_jax.errors import InputError
 from mlcm_jax.units import COLDEST_FACE, HOTTEST_FACE
 from tfds_builders import formats
 
-_DARKER = 8  # gray levels by which a face that is darker than its surroundings is not so by chance
 # What is noticed: the share of the faces from which it is told, and what is said after "N of M faces".
 _TOLD = {
     "flat": (0.0, "have a thermal image of one value only, such as that of a closed shutter. Leave them out with "
                   "--exclude."),
     "holes": (0.0, "have a thermal image in which some pixels hold no temperature; these count as missing."),
-    "dark": (0.5, "are darker than what surrounds them. If cold is bright in these images, build them with "
+    "telemetry": (0.0, "have a thermal image with rows of telemetry at its top or bottom; these count as missing."),
+    "dead": (0.0, "have a thermal image with dead pixels, which were given the gray level of their neighbours."),
+    "dark": (0.1, "are darker than what surrounds them. If cold is bright in these images, build them with "
                   "--polarity=black_hot."),
     "unlikely": (0.1, f"have a median temperature outside {COLDEST_FACE:g} to {HOTTEST_FACE:g} °C, which no face has. "
                       "If the unit is another one, state it by --celsius, such as --celsius=fahrenheit."),
@@ -42,20 +43,15 @@ def of_image(values: np.ndarray, box: np.ndarray | None, *, celsius: bool) -> se
     finite = values[np.isfinite(values)]
     if not finite.size or finite.min() == finite.max():
         return {"flat"}
-    found = {"holes"} if finite.size < values.size else set()
     if box is None:
-        return found
+        return set()
+    if not celsius:
+        return {"dark"} if polarity.darker(values, box) else set()
     x, y, w, h = map(float, box)
-    face, wider = np.zeros(values.shape, bool), np.zeros(values.shape, bool)
-    for mask, more in ((face, 0.0), (wider, 0.3)):
-        rows = slice(max(0, int(np.ceil(y - more * h))), max(0, int(np.ceil(y + (1 + more) * h))))
-        mask[rows, max(0, int(np.ceil(x - more * w))) : max(0, int(np.ceil(x + (1 + more) * w)))] = True
-    inside, around = (values[mask & np.isfinite(values)] for mask in (face, wider & ~face))
-    if inside.size and celsius and not COLDEST_FACE <= np.median(inside) <= HOTTEST_FACE:
-        found.add("unlikely")
-    if inside.size and around.size and not celsius and np.median(inside) + _DARKER < np.median(around):
-        found.add("dark")
-    return found
+    rows = slice(max(0, int(np.ceil(y))), max(0, int(np.ceil(y + h))))
+    face = values[rows, max(0, int(np.ceil(x))) : max(0, int(np.ceil(x + w)))]
+    face = face[np.isfinite(face)]
+    return {"unlikely"} if face.size and not COLDEST_FACE <= np.median(face) <= HOTTEST_FACE else set()
 
 
 def of_labels(points: np.ndarray, layout: landmarks.Layout, box: np.ndarray) -> set[str]:

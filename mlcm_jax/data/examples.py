@@ -155,7 +155,8 @@ class Examples(Sequence):
         if "rgb" in raw:
             images["rgb"] = _decode(raw["rgb"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if self._range:
-            celsius = _decode(raw["celsius"]).astype(np.float32) / 100.0 - 273.15  # from 1/100 kelvin
+            kelvin = _decode(raw["celsius"]).astype(np.float32) / 100.0
+            celsius = np.where(kelvin > 0, kelvin - 273.15, np.nan)  # 0 is a hole
             images["thermal"] = image_file.fixed_range(celsius, *self._range)[..., None]
         elif self._values:
             kelvin = _decode(raw["celsius"])[..., None]  # 0 is a hole

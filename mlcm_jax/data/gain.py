@@ -5,6 +5,8 @@ import math
 import cv2
 import numpy as np
 
+from mlcm_jax.holes import nearest
+
 _PERCENTILES = (2.0, 98.0)
 _LEVELS = (0.1 * 255.0, 0.9 * 255.0)  # what the percentiles become: hotter and colder pixels keep some contrast
 _KNOTS = np.linspace(0.0, 100.0, 33)  # percentiles of `scene_gain`
@@ -46,7 +48,7 @@ def gain(values: np.ndarray, box: np.ndarray) -> np.ndarray:
         return np.zeros(values.shape, np.uint8)
     known = region[np.isfinite(region)]
     whole = values[~holes]
-    return _stretched(whole[_nearest(holes)], *_limits(known if len(known) >= FEWEST else whole))
+    return _stretched(whole[nearest(holes)], *_limits(known if len(known) >= FEWEST else whole))
 
 
 def scene_gain(values: np.ndarray) -> np.ndarray:
@@ -71,7 +73,7 @@ def scene_gain(values: np.ndarray) -> np.ndarray:
         if holes.all():
             return np.zeros(values.shape, np.uint8)
         whole = values[~holes]
-        values = whole[_nearest(holes)]
+        values = whole[nearest(holes)]
     else:
         whole = values
     if values.dtype == np.uint8:  # the percentiles of its histogram, and a table of its 256 levels
@@ -96,13 +98,10 @@ def inside(values: np.ndarray, box: np.ndarray) -> np.ndarray:
     return values[rows, columns]
 
 
-def _nearest(holes: np.ndarray) -> np.ndarray:
-    """For every pixel, the number of the nearest that is no hole, in the order of `values[~holes]`."""
-    # OpenCV numbers the pixels that are no holes from 1 on, row by row, and is three times as fast as scipy. In large
-    # holes, the pixel that it finds may be up to 4 % farther away than the nearest.
-    kind = cv2.DIST_LABEL_PIXEL
-    _, nearest = cv2.distanceTransformWithLabels(holes.view(np.uint8), cv2.DIST_L2, 5, labelType=kind)
-    return nearest - 1
+def shows_nothing(part: np.ndarray) -> bool:
+    """Whether a part of an image, [h, w] or [h, w, 3], has one value or colour only, or hardly a pixel with a value."""
+    pixels = part.reshape(-1, 3) if part.ndim == 3 else part[np.isfinite(part)]
+    return len(pixels) < FEWEST or bool((pixels.min(0) == pixels.max(0)).all())
 
 
 def _limits(known: np.ndarray) -> tuple[float, float]:

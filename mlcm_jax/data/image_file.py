@@ -9,7 +9,8 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
-from mlcm_jax import decoding, images, units
+from mlcm_jax import decoding, holes, images, units
+from mlcm_jax import polarity as polarities
 from mlcm_jax.errors import InputError
 
 
@@ -37,12 +38,15 @@ class Image:
     def gray(self) -> np.ndarray:
         """uint8 [H, W], hot = bright, for display and for networks that read 8 bits as they are.
 
-        Gray levels are unchanged. Other values are stretched by the image's percentiles (`images.gain8`).
+        Gray levels are unchanged. Other values are stretched by the image's percentiles (`images.gain8`). Holes take
+        the gray level of the nearest pixel that has a value.
         """
-        return self.values.astype(np.uint8) if self.levels else images.gain8(self.values, self.name)[0]
+        if not self.levels:
+            return images.gain8(self.values, self.name)[0]
+        return holes.filled(self.values, np.isnan(self.values)).astype(np.uint8)
 
 
-def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
+def read_image(path: epath.PathLike, *, celsius: str = "auto", polarity: str = "white_hot") -> Image:
     """Reads an image file of any kind that `images.read` knows.
 
     - 8-bit gray: `values` are the file's gray levels.
@@ -51,9 +55,8 @@ def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
     - 16 bits and floats: `values` are the file's, and `celsius` follows from them and the argument `celsius`.
     - FLIR's radiometric files: `values` are °C, and `rgb` the picture that the camera shows, if it is coloured.
 
-    Values that no thermometer gives are holes: NaN and infinity; floats below -150 or above 2000 if most of the image
-    is between them, or if they are all the same number; 0 and 65535, except in 8 bits, if the other values are far away
-    (three times their range, from percentile 1 to 99).
+    Rows of telemetry, values that no thermometer gives, and isolated dead pixels are holes (`holes.find`). So are
+    0 K and below, if the unit is stated. Rows stay in the image, so that boxes and landmarks are in pixels of the file.
 
     Args:
         path: the file.
@@ -61,14 +64,24 @@ def read_image(path: epath.PathLike, *, celsius: str = "auto") -> Image:
             the unit that the file states, or else the first in which the median is between -60 and 150 °C: hundredths
             of a kelvin for counts; °C, kelvins or hundredths of a kelvin for floats. "none" takes the values for gray
             levels without a unit.
+        polarity: "black_hot" inverts `values` if cold is large in the file, which then must hold no temperatures.
 
     Raises:
         InputError: a file that cannot be read, or that holds no value at all; a unit that is unknown, or that is given
-            for an image of 8 bits.
+            for an image of 8 bits; an unknown polarity, or "black_hot" for temperatures.
     """
     if celsius != "auto":
         units.parse(celsius)  # a mistake is reported before anything is read
-    return of_file(images.read(path), celsius)
+    black_hot = polarities.is_black_hot(polarity)
+    image = of_file(images.read(path), celsius)
+    if not black_hot:
+        return image
+    if image.celsius is not None:
+        raise InputError(
+            f"--polarity={polarity} is for images without temperatures; if the values of {path} are none, add "
+            "--celsius=none."
+        )
+    return dataclasses.replace(image, values=polarities.inverted(image.values, levels=image.levels))
 
 
 def as_image(given: Any) -> Image:
@@ -109,27 +122,51 @@ def of_file(file: images.ImageFile, celsius: str) -> Image:
         if celsius != "auto" and units.parse(celsius):
             what = "coloured" if rgb is not None else "8-bit gray"
             raise InputError(f"--celsius={celsius} is for 16-bit or float images; {file.name} is {what}.")
-        notes = tuple(one for one in (note, file.more) if one)
-        return Image(gray.astype(np.float32), None, rgb, notes, file.name, True)
+        found = holes.find(gray)
+        notes = [one for one in (note, file.more) if one]
+        if found.mask.any():
+            dead = _share(np.count_nonzero(found.mask), gray)
+            notes.append(f"{dead} are dead, and were given the gray level of their neighbours")
+        values = np.where(found.mask, np.float32(np.nan), gray.astype(np.float32))
+        return Image(values, None, rgb, tuple(notes), file.name, True)
     values, rgb = file.array.astype(np.float32), None
     if file.display is not None and file.display.ndim == 3 and file.display.shape[:2] == values.shape:
         rgb = file.display
-    holes = images.holes(file)
-    if holes.all():
+    found = holes.find(file.array)
+    if found.mask.all():
         raise InputError(f"The image {file.name} holds no value that a thermometer could give.")
     notes = [file.more] if file.more else []
-    if holes.any():
-        values = np.where(holes, np.nan, values)
-        notes.append(f"{100 * holes.mean():.2g} % of the pixels hold no temperature and were treated as missing")
-    if celsius != "auto":
-        unit = units.parse(celsius)
-    elif file.unit:
-        unit = units.parse(file.unit)
-    else:
-        unit, note = units.guess(values, counts=file.kind == "gray16")
-        notes.append(note)
+    values = np.where(found.mask, np.float32(np.nan), values)
+    unit, told = _unit(file, values, celsius)
     degrees = units.to_celsius(values, unit) if unit else None
-    return Image(values, degrees, rgb, tuple(notes), file.name, False)
+    if unit and not told:  # a guess is no reason to drop values
+        possible = degrees >= units.ZERO
+        if possible.any():
+            values, degrees = (np.where(possible, one, np.float32(np.nan)) for one in (values, degrees))
+    rows = [
+        f"the {which} row" if count == 1 else f"the {which} {count} rows"
+        for which, count in (("first", found.top), ("last", found.bottom))
+        if count
+    ]
+    if rows:
+        hold, were = ("holds", "was") if found.top + found.bottom == 1 else ("hold", "were")
+        notes.append(f"{' and '.join(rows)} {hold} telemetry in place of temperatures, and {were} treated as missing")
+    lost = np.count_nonzero(np.isnan(values)) - (found.top + found.bottom) * values.shape[1]
+    if lost:
+        notes.append(f"{_share(lost, values)} hold no temperature and were treated as missing")
+    return Image(values, degrees, rgb, (*notes, *told), file.name, False)
+
+
+def _share(count: int, values: np.ndarray) -> str:
+    return f"{100 * count / values.size:.2g} % of the pixels"
+
+
+def _unit(file: images.ImageFile, values: np.ndarray, celsius: str) -> tuple[units.Unit | None, list[str]]:
+    """Returns the unit of the values, NaN in holes, and how it was guessed."""
+    if celsius != "auto" or file.unit:
+        return units.parse(celsius if celsius != "auto" else file.unit), []
+    unit, note = units.guess(values, counts=file.kind == "gray16")
+    return unit, [note]
 
 
 def for_network(
@@ -163,7 +200,9 @@ def for_network(
 
 
 def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Maps temperatures in °C linearly to uint8, `low` to 0 and `high` to 255, and clips; NaN becomes 0 (cold).
+    """Maps temperatures in °C linearly to uint8, `low` to 0 and `high` to 255, and clips.
+
+    NaN takes the gray level of the nearest pixel that has a value; an image of NaN alone becomes 0.
 
     Raises:
         InputError: `low` is not below `high`.
@@ -171,4 +210,5 @@ def fixed_range(celsius: np.ndarray, low: float, high: float) -> np.ndarray:
     if not low < high:
         raise InputError(f"config.thermal_range=({low:g}, {high:g}) must be increasing, such as (20, 40).")
     share = np.clip((np.asarray(celsius, np.float32) - low) / (high - low), 0.0, 1.0)
-    return (np.nan_to_num(share) * 255.0).round().astype(np.uint8)
+    gray = (np.nan_to_num(share) * 255.0).round().astype(np.uint8)
+    return holes.filled(gray, np.isnan(share))

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from mlcm_jax import detection, landmarks, units, vendors
+from mlcm_jax import polarity as polarities
 from mlcm_jax.console import say
 from mlcm_jax.data import boxes as box_input
 from mlcm_jax.data import draw, gain, image_file
@@ -31,6 +32,7 @@ def predict_files(  # noqa: PLR0913
     box: str = "",
     boxes: str = "",
     celsius: str = "auto",
+    polarity: str = "white_hot",
     out: str,
     overwrite: bool = False,
     max_faces: int = 20,
@@ -39,7 +41,8 @@ def predict_files(  # noqa: PLR0913
     """Predicts the faces in every image, and writes `predictions.json` and an overlay of each image to `out`.
 
     An image that cannot be used does not stop the others: they are predicted and saved first, and then an InputError
-    reports those that failed. Predictions of other images that `out` holds from an earlier call are kept.
+    reports those that failed. An image, or a box, with one value only is one of those. A face with a score below
+    `Predictor.doubtful` is told. Predictions of other images that `out` holds from an earlier call are kept.
 
     Args:
         paths: image files (see `data.image_file.read_image`), folders of them, and patterns such as `a/*.png`.
@@ -49,6 +52,8 @@ def predict_files(  # noqa: PLR0913
         boxes: a JSON file of boxes by key (see below) or by file name, or "".
         celsius: the unit of 16-bit and float images, see `data.image_file.read_image`. A face that would be colder than
             -10 °C or hotter than 45 °C is told.
+        polarity: "black_hot" inverts images in which cold is bright, see `data.image_file.read_image`. In an image
+            without temperatures, a face that is darker than its surroundings is told.
         out: folder, created if it is missing and anything is predicted.
         overwrite: whether predictions of an earlier call for the same key may be replaced.
         max_faces: the largest number of faces that the detector finds in an image without a given box.
@@ -66,6 +71,7 @@ def predict_files(  # noqa: PLR0913
     """
     if celsius != "auto":
         units.parse(celsius)
+    polarities.is_black_hot(polarity)
     folder = epath.Path(out)
     images = _images(paths, folder)
     given = box_input.parse_box(box) if box else None
@@ -89,7 +95,7 @@ def predict_files(  # noqa: PLR0913
             elif here is None and boxes:
                 say(f"{path}: {boxes} has no box of {key}, so the detector looks for faces.")
             try:
-                image, entry = _predict(path, predictor, here, limits, celsius)
+                image, entry = _predict(path, predictor, here, limits, {"celsius": celsius, "polarity": polarity})
             except InputError as error:
                 failures.append(str(error))
                 continue
@@ -209,24 +215,54 @@ def _make(folder: epath.Path) -> None:
 
 
 def _predict(
-    path: epath.Path, predictor: Predictor, box: Sequence[float] | None, limits: Mapping[str, Any], celsius: str
+    path: epath.Path,
+    predictor: Predictor,
+    box: Sequence[float] | None,
+    limits: Mapping[str, Any],
+    reading: Mapping[str, str],
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the image to draw on, and the entry of predictions.json."""
-    image = image_file.read_image(path, celsius=celsius)
+    image = image_file.read_image(path, **reading)
     for note in image.notes:
         say(f"{path}: {note}")
     height, width = image.values.shape
     if box is not None and (doubt := box_input.check_face(box, width, height, f"The box of {path}")):
         say(f"{path}: {doubt}.")
+    seen = image.rgb if predictor.card.modality == "rgb" and image.rgb is not None else image.values
+    if gain.shows_nothing(seen):
+        raise InputError(f"{path} shows nothing: all its pixels have one value, such as those of a closed shutter.")
+    if box is not None and gain.shows_nothing(gain.inside(seen, box)):
+        raise InputError(f"The box of {path} shows nothing: all pixels in it have one value, or it has hardly any.")
     faces = predictor(image, None if box is None else np.asarray([box], np.float32), **limits)
     if image.celsius is not None:
         parts = [(gain.inside(image.values, one), gain.inside(image.celsius, one)) for one in faces.boxes]
         for doubt in dict.fromkeys(filter(None, (units.doubt(*part) for part in parts))):
             say(f"{path}: {doubt}.")
+    elif predictor.card.modality == "thermal":
+        dark = sum(polarities.darker(image.gray, one) for one in faces.boxes)
+        if dark:
+            say(f"{path}: {_counted(dark, faces)} darker than the surroundings; {_POLARITY[reading['polarity']]}.")
+    for k, score in enumerate(faces.scores):
+        if score < predictor.doubtful:
+            which = "the face" if len(faces) == 1 else f"face {k + 1} of {len(faces)}"
+            say(f"Warning: {path}: {which} has the score {score:.2f}; below {predictor.doubtful:g}, {_DOUBT}.")
     entries = [_entry(faces, k, box) for k in range(len(faces))]
     first = {key: entries[0][key] if entries else None for key in ("box", "layout", "landmarks")}
-    shown = image.rgb if predictor.card.modality == "rgb" and image.rgb is not None else image.gray
-    return shown, {"faces": entries, **first}
+    return image.gray if seen is image.values else image.rgb, {"faces": entries, **first}
+
+
+# What is said of faces that are darker than their surroundings, by --polarity.
+_POLARITY = {
+    "white_hot": "if cold is bright in the image, add --polarity=black_hot",
+    "black_hot": "is cold really bright in the image, as --polarity=black_hot says?",
+}
+_DOUBT = "the landmarks are probably wrong: look at the overlay, and give a box that fits the face"
+
+
+def _counted(dark: int, faces: Faces) -> str:
+    if len(faces) == 1:
+        return "the face is"
+    return f"{dark} of {len(faces)} faces {'is' if dark == 1 else 'are'}"
 
 
 def _entry(faces: Faces, k: int, box: Sequence[float] | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from scipy import special
 
 from mlcm_jax import codecs, detection, landmarks
 from mlcm_jax.data import augment, image_file
-from mlcm_jax.data.gain import FEWEST, inside
+from mlcm_jax.data.gain import inside, shows_nothing
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference import search
 from mlcm_jax.inference.detector import Detector
@@ -24,6 +24,10 @@ from mlcm_jax.models import network as networks
 
 # Mean distance of the predictions for a crop and its mirror image, over the crop's side, at which the score is 0.5.
 _APART = 0.05
+# Below this score, landmarks are probably wrong: so are 97.9 % of the bad answers for wrong boxes and images without a
+# face, and fewer than one in a thousand good ones for disturbed images (docs/real_faces.md, "Disturbed images").
+DOUBTFUL = 0.8
+APART_DOUBTFUL = 0.6  # of networks without calibration, whose score is another
 
 
 class Predictor:
@@ -33,6 +37,7 @@ class Predictor:
         layout: the name of the landmarks' layout.
         card: the description of the network (`models.stored.Card`).
         detector: finds the faces where the caller gives no boxes; None: it takes the whole image.
+        doubtful: landmarks with a score below this are probably wrong.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Predictor:
         self._target = landmarks.get(layout or self.card.layout)
         landmarks.convert(np.zeros((1, self.card.layout.count, 2), np.float32), self.card.layout, self._target)
         self.layout = self._target.name
+        self.doubtful = DOUBTFUL if self.card.calibration else APART_DOUBTFUL
         self._run = jax.jit(networks.run)
         self.detector = Detector() if detector and self.card.modality == "thermal" else None
         self._shipped = path is None
@@ -151,7 +157,7 @@ class Predictor:
             if card.calibration:
                 uncertainty = card.calibration[0] * uncertainty ** card.calibration[1]
             uncertainty = side * uncertainty
-        if _shows_nothing(inside(image, box)):
+        if shows_nothing(inside(image, box)):
             score = 0.0
         elif card.calibration and spreads is not None:
             score = score_of(uncertainty.mean() / side_of(points, layout), *card.calibration[2:])
@@ -206,9 +212,3 @@ def _boxes(given: ArrayLike) -> np.ndarray:
     if boxes.shape[1:] != (4,):
         raise InputError(f"Boxes have shape {boxes.shape}, not [F, 4] (x, y, w, h).")
     return boxes
-
-
-def _shows_nothing(part: np.ndarray) -> bool:
-    """Whether a part of an image has one value or colour only, or too few pixels with a value."""
-    pixels = part.reshape(-1, 3) if part.ndim == 3 else part[np.isfinite(part)]
-    return len(pixels) < FEWEST or bool((pixels.min(0) == pixels.max(0)).all())

@@ -34,7 +34,7 @@ def gray(face, around, seed=0, box=BOX):
         (np.full((96, 80), np.nan), True, {"flat"}),
         (gray(34, 20).astype(float), True, set()),
         (gray(90, 70).astype(float), True, {"unlikely"}),
-        (np.where(gray(34, 20) == 21, np.nan, gray(34, 20)), True, {"holes"}),
+        (np.where(gray(34, 20) == 21, np.nan, gray(34, 20)), True, set()),
     ],
 )
 def test_thermal_images(values, celsius, found):
@@ -55,7 +55,7 @@ def test_what_is_told_depends_on_the_share_of_the_faces():
     keys = list("abcdef")
     (sentence,) = suspicion.sentences({"dark": keys}, 10)
     assert sentence.startswith("6 of 10 faces, such as a, are darker than what surrounds them")
-    assert suspicion.sentences({"dark": keys[:5], "unlikely": ["a"]}, 10) == []
+    assert suspicion.sentences({"dark": keys[:1], "unlikely": ["a"]}, 10) == []
     assert suspicion.refusal({"dark": keys, "unlikely": keys}, 6) == ""
     assert "All thermal images are of one value" in suspicion.refusal({"flat": keys[:3]}, 3)
     assert "1 of 3 faces, such as f, have a thermal image of one value" in suspicion.sentences({"flat": ["f"]}, 3)[0]
@@ -188,7 +188,11 @@ def test_counts_without_a_unit_and_dead_pixels(folder):
     builder = build(place, celsius="none")
     found = read(builder)["a"]
     assert "celsius" not in found and found["thermal"].dtype == np.uint8
-    assert np.median(found["thermal"][25:65, 25:55]) > 200 and found["thermal"][5, 7] == 0
+    assert (
+        np.median(found["thermal"][25:65, 25:55]) > 200
+        and found["thermal"][5, 7] in found["thermal"][4:7, 6:9][[0, 1, 1, 2], [1, 0, 2, 1]]
+    )
+    assert any("some pixels hold no temperature" in one for one in builder.info.metadata["remarks"])
 
 
 @pytest.mark.parametrize("measure", [None, "normalized"])

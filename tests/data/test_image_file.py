@@ -202,7 +202,7 @@ def test_temperatures_are_converted_with_the_range_of_the_training():
     celsius = np.array([[10.0, 20.0], [30.0, 50.0], [np.nan, 40.0]], np.float32)
     options = {"modality": "thermal", "thermal_range": (20.0, 40.0), "gain": "box"}
     found = image_file.for_network(image_file.as_image(celsius), **options)
-    np.testing.assert_array_equal(found, [[0, 0], [128, 255], [0, 255]])
+    np.testing.assert_array_equal(found, [[0, 0], [128, 255], [128, 255]])  # a hole takes what is next to it
     with pytest.raises(InputError, match="holds no temperatures, which this network reads"):
         image_file.for_network(image_file.as_image(STORED["gray8"]), **options)
 
@@ -210,7 +210,61 @@ def test_temperatures_are_converted_with_the_range_of_the_training():
 def test_fixed_range_is_linear_and_clipped():
     celsius = np.array([[-10, 20, 25, 30, 40, 90, np.nan]])
     gray = image_file.fixed_range(celsius, 20.0, 40.0)
-    assert gray.dtype == np.uint8 and gray.tolist() == [[0, 0, 64, 128, 255, 255, 0]]
+    assert gray.dtype == np.uint8 and gray.tolist() == [[0, 0, 64, 128, 255, 255, 255]]
+    assert image_file.fixed_range(np.full((2, 2), np.nan), 20.0, 40.0).tolist() == [[0, 0], [0, 0]]
     for low, high in ((40.0, 20.0), (20.0, 20.0)):
         with pytest.raises(InputError, match=r"config\.thermal_range=.* must be increasing"):
             image_file.fixed_range(celsius, low, high)
+
+
+@pytest.mark.parametrize("end", ["top", "bottom"])
+def test_telemetry_stays_in_the_image_as_holes_and_is_told(end):
+    words = np.random.default_rng(5).integers(0, 65536, (2, 50)).astype(np.uint16)
+    image = np.concatenate([words, COUNTS] if end == "top" else [COUNTS, words])
+    found = image_file.as_image(image)
+    rows = slice(2) if end == "top" else slice(40, None)
+    assert found.values.shape == (42, 50) and np.isnan(found.values[rows]).all() and np.isnan(found.celsius[rows]).all()
+    others = np.delete(found.values, rows, axis=0)
+    np.testing.assert_array_equal(others, COUNTS.astype(np.float32))
+    which = "first" if end == "top" else "last"
+    told = f"the {which} 2 rows hold telemetry in place of temperatures, and were treated as missing"
+    assert found.notes[0] == told and len(found.notes) == 2
+    assert not (found.gray[rows] == 0).all()  # filled by what is next to it
+
+
+def test_dead_pixels_of_gray_levels_are_filled_and_told():
+    gray = (100 + 20 * np.sin(np.arange(2000).reshape(40, 50) / 300)).round().astype(np.uint8)
+    spoilt = gray.copy()
+    spoilt[5, 7], spoilt[20, 30], spoilt[0, 0] = 0, 255, 255
+    found = image_file.as_image(spoilt)
+    assert np.argwhere(np.isnan(found.values)).tolist() == [[0, 0], [5, 7], [20, 30]]
+    np.testing.assert_allclose(found.gray.astype(int), gray, atol=4)
+    assert found.notes == ("0.15 % of the pixels are dead, and were given the gray level of their neighbours",)
+    np.testing.assert_array_equal(image_file.for_network(found, modality="thermal", gain="box"), found.gray)
+
+
+def test_nothing_is_at_or_below_absolute_zero_in_a_stated_unit(tmp_path):
+    kelvin = FACE + 273.15
+    kelvin[:10], kelvin[10:20] = -1.0, 0.0
+    np.save(tmp_path / "a.npy", kelvin)
+    found = image_file.read_image(tmp_path / "a.npy", celsius="kelvin")
+    np.testing.assert_array_equal(np.isnan(found.celsius), np.arange(40)[:, None].repeat(50, 1) < 20)
+    fahrenheit = (FACE * 1.8 + 32).astype(np.float32)
+    fahrenheit[3, :30] = -459.67
+    np.save(tmp_path / "b.npy", fahrenheit)
+    assert np.isnan(image_file.read_image(tmp_path / "b.npy", celsius="fahrenheit").values).sum() == 30
+
+
+def test_black_hot_images_are_inverted_on_request(tmp_path):
+    gray = (60 + 100 * (FACE - 30)).round().astype(np.uint8)
+    np.save(tmp_path / "a.npy", 255 - gray)
+    found = image_file.read_image(tmp_path / "a.npy", polarity="black_hot")
+    np.testing.assert_array_equal(found.values, gray)
+    np.testing.assert_array_equal(found.gray, gray)
+    np.save(tmp_path / "b.npy", COUNTS)
+    with pytest.raises(InputError, match=r"--polarity=black_hot is for images without temperatures; .* --celsius=none"):
+        image_file.read_image(tmp_path / "b.npy", polarity="black_hot")
+    found = image_file.read_image(tmp_path / "b.npy", polarity="black_hot", celsius="none").values
+    np.testing.assert_array_equal(found, (COUNTS.min() + COUNTS.max() - COUNTS.astype(int)).astype(np.float32))
+    with pytest.raises(InputError, match="--polarity=whitehot is unknown; did you mean 'white_hot'"):
+        image_file.read_image(tmp_path / "a.npy", polarity="whitehot")

@@ -14,6 +14,7 @@ from mlcm_jax import cli
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference import predict_files as module
 from mlcm_jax.inference.predict_files import predict_files
+from mlcm_jax.synthetic import generate
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def test_prediction_works_without_the_libraries_for_training(smoke_run, predicto
 import numpy as np
 from mlcm_jax import Predictor
 from mlcm_jax.inference.predict_files import predict_files
+from mlcm_jax.synthetic import generate
 image = np.load({str(tmp_path / "image.npy")!r})
 faces = Predictor({str(smoke_run)!r})(image, np.array({face["box"][None].tolist()}))
 np.savez({str(tmp_path / "found.npz")!r}, points=faces.landmarks, scores=faces.scores)
@@ -310,3 +312,64 @@ def test_an_interrupted_call_keeps_what_it_has(model, tree, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         predict_files([str(tree)], **model, out=str(tmp_path / "out"))
     assert list(json.loads((tmp_path / "out/predictions.json").read_text())) == ["a/1.png"]
+
+
+@pytest.fixture(scope="module")
+def good():
+    """A rendered face that the shipped network knows, in a wider image of 8 bits, and its box."""
+    pair = generate.example(7, 4, size=96)
+    wide = cv2.copyMakeBorder(pair["thermal"], 40, 40, 40, 40, cv2.BORDER_REPLICATE)
+    x, y, w, h = pair["box"].tolist()
+    return wide, (x + 40, y + 40, w, h)
+
+
+def predicted(tmp_path, capsys, image, box, **options):
+    """Predicts one image with the shipped network; returns the first face, and what was said about it."""
+    path = tmp_path / "a.npy"
+    np.save(path, image)
+    found = predict_files([str(path)], box=",".join(map(str, box)), out=str(tmp_path / "out"), **options)
+    return found["a.npy"]["faces"][0], capsys.readouterr().out
+
+
+def test_a_low_score_is_warned_of_and_a_high_one_is_not(tmp_path, capsys, good):
+    image, box = good
+    face, told = predicted(tmp_path, capsys, image, box)
+    assert face["score"] > 0.95 and "Warning" not in told
+    x, y, w, h = box
+    face, told = predicted(tmp_path, capsys, image, (x + w, y, w, h), overwrite=True)
+    assert face["score"] < 0.5
+    warning = f"Warning: {tmp_path / 'a.npy'}: the face has the score {face['score']:.2f}; below "
+    assert warning in told and "the landmarks are probably wrong" in told
+
+
+def test_dark_faces_are_told_and_inverted_on_request(tmp_path, capsys, good):
+    image, box = good
+    white, told = predicted(tmp_path, capsys, image, box)
+    assert "darker" not in told
+    _, told = predicted(tmp_path, capsys, 255 - image, box, overwrite=True)
+    assert "the face is darker than the surroundings; if cold is bright in the image, add --polarity=black_hot." in told
+    black, told = predicted(tmp_path, capsys, 255 - image, box, overwrite=True, polarity="black_hot")
+    assert "darker" not in told and black == white
+    with pytest.raises(InputError, match="--polarity=black is unknown; did you mean 'black_hot'"):
+        predict_files([str(tmp_path / "a.npy")], polarity="black", out=str(tmp_path / "b"))
+
+
+def test_images_and_boxes_with_nothing_in_them_are_refused(tmp_path, good, capsys):
+    image, box = good
+    np.save(tmp_path / "flat.npy", np.full((176, 176), 29500, np.uint16))
+    np.save(tmp_path / "good.npy", image)
+    files = [str(tmp_path / name) for name in ("flat.npy", "good.npy")]
+    with pytest.raises(
+        InputError, match=r"1 of 2 images were left out: .*flat\.npy shows nothing: all its pixels have"
+    ):
+        predict_files(files, out=str(tmp_path / "out"), box=",".join(map(str, box)))
+    assert list(json.loads((tmp_path / "out/predictions.json").read_text())) == ["good.npy"]
+    image = image.copy()
+    image[:30, :30] = 7
+    np.save(tmp_path / "corner.npy", image)
+    with pytest.raises(InputError, match=r"The box of .*corner\.npy shows nothing: all pixels in it have one value"):
+        predict_files([str(tmp_path / "corner.npy")], out=str(tmp_path / "c"), box="2,2,20,20")
+    assert not (tmp_path / "c").exists()
+    capsys.readouterr()
+    with pytest.raises(InputError, match=r"shows nothing"):
+        predict_files([files[0]], out=str(tmp_path / "d"))

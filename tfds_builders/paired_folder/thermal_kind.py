@@ -7,11 +7,12 @@ import pathlib
 import matplotlib
 import numpy as np
 
-from mlcm_jax import images, units
+from mlcm_jax import holes, images, units
+from mlcm_jax import polarity as polarities
 from mlcm_jax.console import say
 from mlcm_jax.errors import InputError, did_you_mean
 from tfds_builders import formats
-from tfds_builders.prepare import Thermal
+from tfds_builders.thermal_images import Thermal
 
 
 def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
@@ -42,9 +43,6 @@ def read_palette(name: str, folder: pathlib.Path) -> np.ndarray:
     raise InputError(f"--colormap={name} is not a known palette; {hint}")
 
 
-_POLARITIES = ("white_hot", "black_hot")
-
-
 def of_image(
     path: pathlib.Path,
     palette: np.ndarray | None,
@@ -66,22 +64,20 @@ def of_image(
         InputError: a coloured image without --colormap, or an option that does not fit the image.
     """
     image = images.read(path)
-    if polarity and polarity not in _POLARITIES:
-        raise InputError(f"--polarity={polarity} is unknown; {did_you_mean(polarity, _POLARITIES)}")
-    inverted = polarity == "black_hot"
+    inverted = polarities.is_black_hot(polarity)
     if colormap and image.kind != "colour":
         raise InputError(f"--colormap={colormap} is for coloured thermal images; {path} is {_kind(image)}.")
     if image.kind in ("gray16", "float"):
         unit = units.parse(celsius) if celsius not in (None, "", "auto") else _unit(image)
         if unit is None:
-            return Thermal("values", inverted=inverted)
+            return Thermal("values", inverted=inverted, dead=True)
         if inverted:
             raise InputError(f"--polarity={polarity} is for images without temperatures; add --celsius=none.")
-        return Thermal("counts", *unit, given=celsius not in (None, "", "auto"))
+        return Thermal("counts", *unit, given=celsius not in (None, "", "auto"), dead=True)
     if celsius and celsius != "auto":
         raise InputError(f"--celsius={celsius} is for 16-bit or float images; {path} is {_kind(image)}.")
     if image.kind == "gray8":
-        return Thermal("gray", inverted=inverted)
+        return Thermal("gray", inverted=inverted, dead=True)
     if palette is None:
         best, distance = images.fit_palette(image.array)
         hint = (
@@ -92,7 +88,7 @@ def of_image(
             )
         )
         raise InputError(f"The thermal image {path} is coloured: {hint}.")
-    return Thermal("palette", palette=palette, inverted=inverted)
+    return Thermal("palette", palette=palette, inverted=inverted, dead=True)
 
 
 def _unit(image: images.ImageFile) -> units.Unit:
@@ -100,10 +96,10 @@ def _unit(image: images.ImageFile) -> units.Unit:
     if image.unit:
         return units.parse(image.unit)
     usual = units.CENTIKELVIN if image.kind == "gray16" else units.CELSIUS
-    holes = images.holes(image)
-    if holes.all():
+    mask = holes.find(image.array).mask
+    if mask.all():
         return usual
-    unit, note = units.guess(np.where(holes, np.nan, image.array), counts=image.kind == "gray16")
+    unit, note = units.guess(np.where(mask, np.nan, image.array), counts=image.kind == "gray16")
     say(f"{image.name}: {note}. State another unit by --celsius.")
     return unit or usual
 
