@@ -124,6 +124,7 @@ _PREDICT = {
     "celsius": ("auto", "Unit of 16-bit or float images: scale,offset that give °C, kelvin, centikelvin, … or none."),
     "polarity": ("white_hot", "black_hot inverts images without temperatures, in which cold is bright."),
     "out": (None, "Folder for predictions.json and an overlay of each image."),
+    "regions": (False, "Also measure the temperatures of forehead, eye corners, nose and more; regions.csv has them."),
     "demo": (False, "Predict the image that comes with the package: a rendered face."),
     "overwrite": (False, "Replace predictions of the same images in --out."),
     "max_faces": (20, "The largest number of faces that are looked for in an image without a given box."),
@@ -148,7 +149,7 @@ def predict(words: Sequence[str], given: Flags) -> None:
         raise UsageError("predict needs at least one image or folder; try it with --demo.")
     if given.box and given.boxes:
         raise UsageError("--box and --boxes exclude each other.")
-    options = {name: getattr(given, name) for name in _PREDICT if name not in ("model", "stage")}
+    options = {name: getattr(given, name) for name in _PREDICT if name not in ("model", "stage", "demo")}
     predict_files(words, **options, model=given.model or None, stage=given.stage or None)
 
 

@@ -18,6 +18,7 @@ from mlcm_jax.data import draw, gain, image_file
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.images import SUFFIXES
+from mlcm_jax.inference import regions as face_regions
 from mlcm_jax.inference.faces import Faces
 from mlcm_jax.inference.predictor import Predictor
 
@@ -33,6 +34,7 @@ def predict_files(  # noqa: PLR0913
     boxes: str = "",
     celsius: str = "auto",
     polarity: str = "white_hot",
+    regions: bool = False,
     out: str,
     overwrite: bool = False,
     max_faces: int = 20,
@@ -54,6 +56,8 @@ def predict_files(  # noqa: PLR0913
             -10 °C or hotter than 45 °C is told.
         polarity: "black_hot" inverts images in which cold is bright, see `data.image_file.read_image`. In an image
             without temperatures, a face that is darker than its surroundings is told.
+        regions: whether to measure the temperatures of the regions of each face (`regions.measure`), which then are in
+            predictions.json and in regions.csv. An image without temperatures is one that cannot be used.
         out: folder, created if it is missing and anything is predicted.
         overwrite: whether predictions of an earlier call for the same key may be replaced.
         max_faces: the largest number of faces that the detector finds in an image without a given box.
@@ -62,8 +66,9 @@ def predict_files(  # noqa: PLR0913
     Returns:
         The content of predictions.json: {key: {"faces": [{"box", "layout", "landmarks", "score", "detection",
         "uncertainty"}], "box", "layout", "landmarks"}}, in pixels of the original image; the last three repeat the
-        first face, and are None without one. The key of an image is its path in the folder that was given, or in the
-        folder before the first * of a pattern. The key of a single file is its name.
+        first face, and are None without one. Faces have "regions" if these are asked for. The key of an image is its
+        path in the folder that was given, or in the folder before the first * of a pattern. The key of a single file
+        is its name.
 
     Raises:
         InputError: no image, two images with one key, a key that `out` holds already, bad boxes, or images that could
@@ -95,7 +100,8 @@ def predict_files(  # noqa: PLR0913
             elif here is None and boxes:
                 say(f"{path}: {boxes} has no box of {key}, so the detector looks for faces.")
             try:
-                image, entry = _predict(path, predictor, here, limits, {"celsius": celsius, "polarity": polarity})
+                reading = {"celsius": celsius, "polarity": polarity}
+                image, entry = _predict(path, predictor, here, limits, reading, regions=regions)
             except InputError as error:
                 failures.append(str(error))
                 continue
@@ -109,10 +115,13 @@ def predict_files(  # noqa: PLR0913
     finally:
         if found:
             write_json(folder / "predictions.json", kept | found)
+            if regions:
+                _write_regions(folder / "regions.csv", kept | found)
     if found:
         others = len(kept.keys() - found.keys())
         also = f"; predictions.json also has {others} of earlier calls" * (others > 0)
-        say(f"Wrote predictions.json and {len(found) - len(undrawn)} overlays to {folder}{also}.")
+        what = "predictions.json, regions.csv" if regions else "predictions.json"
+        say(f"Wrote {what} and {len(found) - len(undrawn)} overlays to {folder}{also}.")
     if failures or undrawn:
         lost = [f"{len(failures)} of {len(images)} images were left out: {' '.join(failures)}"] * bool(failures)
         lost += [f"{len(undrawn)} overlays are missing: {' '.join(undrawn)}"] * bool(undrawn)
@@ -220,6 +229,8 @@ def _predict(
     box: Sequence[float] | None,
     limits: Mapping[str, Any],
     reading: Mapping[str, str],
+    *,
+    regions: bool,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the image to draw on, and the entry of predictions.json."""
     image = image_file.read_image(path, **reading)
@@ -247,6 +258,13 @@ def _predict(
             which = "the face" if len(faces) == 1 else f"face {k + 1} of {len(faces)}"
             say(f"Warning: {path}: {which} has the score {score:.2f}; below {predictor.doubtful:g}, {_DOUBT}.")
     entries = [_entry(faces, k, box) for k in range(len(faces))]
+    if regions:
+        try:
+            found = faces.regions(image.celsius)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        for entry, one in zip(entries, found, strict=True):
+            entry["regions"] = face_regions.rounded(one)
     first = {key: entries[0][key] if entries else None for key in ("box", "layout", "landmarks")}
     return image.gray if seen is image.values else image.rgb, {"faces": entries, **first}
 
@@ -276,6 +294,13 @@ def _entry(faces: Faces, k: int, box: Sequence[float] | None) -> dict[str, Any]:
         "detection": None if np.isnan(detection) else round(detection, 4),
         "uncertainty": [None if np.isnan(value) else round(float(value), 3) for value in faces.uncertainty[k]],
     }
+
+
+def _write_regions(path: epath.Path, predictions: Mapping[str, Mapping[str, Any]]) -> None:
+    try:
+        path.write_text(face_regions.table(predictions))
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error}; predictions.json has the same numbers.") from error
 
 
 def _told(key: str, entry: Mapping[str, Any]) -> str:

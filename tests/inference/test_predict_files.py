@@ -303,10 +303,10 @@ def test_an_overlay_that_cannot_be_written_does_not_cost_the_landmarks(model, tr
 def test_an_interrupted_call_keeps_what_it_has(model, tree, tmp_path, monkeypatch):
     whole = module._predict
 
-    def once(path, *rest):
+    def once(path, *rest, **options):
         if "/b/" in str(path):
             raise KeyboardInterrupt
-        return whole(path, *rest)
+        return whole(path, *rest, **options)
 
     monkeypatch.setattr(module, "_predict", once)
     with pytest.raises(KeyboardInterrupt):

@@ -4,11 +4,13 @@ import csv
 import io
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference import regions
+from mlcm_jax.inference.predict_files import predict_files
 from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.synthetic import generate
 
@@ -130,6 +132,21 @@ def test_json_and_csv_hold_what_was_measured(pair):
     assert by_name["chin"]["max"] == "34.0" and by_name["chin"]["face"] == "1" and by_name["chin"]["hidden"] == "0"
     assert by_name["forehead"]["mean"] == "" and by_name["forehead"]["hidden"] == "1"
     assert int(by_name["face"]["pixels"]) == entry["face"]["pixels"]
+
+
+def test_the_command_writes_regions_and_keeps_those_of_earlier_calls(tmp_path, pair):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", pair["celsius"])
+        found = predict_files([str(tmp_path / f"{name}.npy")], out=str(tmp_path / "out"), regions=True)
+    rows = list(csv.DictReader((tmp_path / "out/regions.csv").read_text().splitlines()))
+    assert [row["image"] for row in rows] == ["a.npy"] * len(regions.NAMES) + ["b.npy"] * len(regions.NAMES)
+    face = found["b.npy"]["faces"][0]
+    wanted = regions.measure(np.float32(face["landmarks"]), pair["celsius"])
+    assert face["regions"]["chin"]["mean"] == pytest.approx(wanted["chin"].mean, abs=0.02)
+    cv2.imwrite(str(tmp_path / "gray.png"), pair["thermal"])
+    with pytest.raises(InputError, match=r"1 of 1 images were left out: .*gray\.png: The image has gray levels"):
+        predict_files([str(tmp_path / "gray.png")], out=str(tmp_path / "new"), regions=True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_gray_levels_and_other_layouts_are_refused(pair):
