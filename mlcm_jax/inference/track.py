@@ -33,7 +33,7 @@ class OneEuro(NamedTuple):
     """
 
     cutoff: float = 1.0
-    speed: float = 8.0
+    speed: float = 7.0
     derivative: float = 3.0
 
 
