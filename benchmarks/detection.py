@@ -30,10 +30,8 @@ Side = Callable[[image_file.Image], tuple[np.ndarray, np.ndarray]]  # boxes [F, 
 
 
 def ours(model: str | None, min_score: float | None) -> Side:
-    """The shipped predictor, with its own detector or that of a folder."""
-    predictor = Predictor()
-    if model:
-        predictor.detector = Detector(model)
+    """The boxes of `finder`."""
+    predictor = finder(model)
 
     def find(image: image_file.Image) -> tuple[np.ndarray, np.ndarray]:
         faces = predictor(image, min_score=min_score)
@@ -126,49 +124,50 @@ def empty_scenes(count: int) -> list[tuple[str, image_file.Image, list]]:
     return [(str(k), image_file.as_image(scene), []) for k, scene in enumerate(scenes)]
 
 
-def landmark_errors(side: Side, folder: Path, images: list) -> dict[str, np.ndarray]:
-    """Computes the NME in per cent by the eye corners, with true boxes and with those of a detector."""
+def finder(model: str | None, layout: str | None = None) -> Predictor:
+    """The shipped predictor, with its own detector or that of a folder."""
+    predictor = Predictor(layout=layout)
+    if model:
+        predictor.detector = Detector(model)
+    return predictor
+
+
+def landmark_errors(model: str | None, folder: Path, images: list) -> dict[str, np.ndarray]:
+    """Computes the NME in per cent by the eye corners: with true boxes, as faces are found, and cropped again."""
     from benchmarks.real_faces import errors
 
     labels = json.loads((folder / "labelled" / "labels.json").read_text())
-    predictor = Predictor(layout="sf_tl54", detector=False)
-    found: dict[str, list] = {"true boxes": [], "boxes of the detector": [], "cropped again": []}
+    predictor = finder(model, "sf_tl54")
+    found: dict[str, list] = {"true boxes": [], "as found": [], "cropped again": []}
     for name, image, boxes in images:
         truth = np.array(labels[Path(name).stem]["landmarks"], float)
-        mine, _ = side(image)
-        if not len(mine):
+        first = predictor(image, max_faces=1)
+        if not len(first):
             continue
-        first = predictor(image, mine[:1])
-        again = predictor(image, _around(first.landmarks))
         for key, points in (
             ("true boxes", predictor(image, np.float32(boxes)).landmarks[0]),
-            ("boxes of the detector", first.landmarks[0]),
-            ("cropped again", again.landmarks[0]),
+            ("as found", first.landmarks[0]),
+            ("cropped again", predictor(image, first.boxes).landmarks[0]),
         ):
             found[key].append(errors(points, truth))
     return {key: np.mean(values, 0) for key, values in found.items() if values}
 
 
-def rendered_errors(side: Side, count: int) -> dict[str, float]:
-    """Computes the NME on rendered faces, in per cent of √(w·h), with true boxes and with those of a detector."""
-    predictor = Predictor(detector=False)
-    found: dict[str, list] = {"true boxes": [], "boxes of the detector": []}
+def rendered_errors(model: str | None, count: int) -> dict[str, float]:
+    """Computes the NME on rendered faces, in per cent of √(w·h), with true boxes and as faces are found."""
+    predictor = finder(model)
+    found: dict[str, list] = {"true boxes": [], "as found": []}
     for k in range(count):
         pair = generate.example(91, 4 * k, size=(96, 192))
         image, truth = image_file.as_image(pair["thermal"]), pair["landmarks"]
-        mine, _ = side(image)
-        right = [k for k, box in enumerate(mine) if detection.box_iou(box, pair["box"]) >= detections.IOU]
+        mine = predictor(image)
+        right = [k for k, box in enumerate(mine.boxes) if detection.box_iou(box, pair["box"]) >= detections.IOU]
         if right:
-            for key, box in (("true boxes", pair["box"]), ("boxes of the detector", mine[right[0]])):
-                distance = np.linalg.norm(predictor(image, box[None]).landmarks[0] - truth, axis=-1).mean()
+            true = predictor(image, pair["box"][None]).landmarks[0]
+            for key, points in (("true boxes", true), ("as found", mine.landmarks[right[0]])):
+                distance = np.linalg.norm(points - truth, axis=-1).mean()
                 found[key].append(100 * distance / np.sqrt(pair["box"][2] * pair["box"][3]))
     return {f"{key} ({len(values)} of {count} faces found)": float(np.mean(values)) for key, values in found.items()}
-
-
-def _around(points: np.ndarray) -> np.ndarray:
-    from mlcm_jax import landmarks
-
-    return np.float32([landmarks.box_from_points(points[0], "sf_tl54")])
 
 
 def overlays(path: str, side: Side, images: list) -> None:
@@ -219,9 +218,9 @@ def main() -> None:
                 f"{name:10s} {kind:10s} {100 * recall[0]:19.1f} {100 * recall[1]:11.1f} {100 * precision:10.1f} "
                 f"{100 * alarms[0]:6.1f} {100 * alarms[1]:6.1f}"
             )
-    for key, values in landmark_errors(sides["ours"], given.folder, parts["labelled"]).items():
+    for key, values in landmark_errors(given.model, given.folder, parts["labelled"]).items():
         say(f"NME of the shipped landmarks, {key}: {values[0]:.2f} / {values[1]:.2f}")
-    for key, value in rendered_errors(sides["ours"], 300).items():
+    for key, value in rendered_errors(given.model, 300).items():
         say(f"NME of the shipped landmarks, rendered faces, {key}: {value:.2f}")
     if given.overlays:
         shown = [one for one in parts["labelled"] if one[0].startswith("s5")][::6]
