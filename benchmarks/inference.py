@@ -120,6 +120,7 @@ def main() -> None:
         find = detector_exported(Path(finds), detector)
         sides["detector exported, TFLite"] = lambda *one: find(one[0])
         sides["Detector, JAX"] = lambda *_: detector(image)
+        sides["Predictor without a box, JAX"] = lambda *one: predictor(one[0])
         sizes = {"exported, TFLite": path.stat().length, "detector exported, TFLite": finds.stat().length}
         sizes |= {"MediaPipe face_landmark, TFLite": given.mediapipe.stat().st_size} if given.mediapipe else {}
         times: dict[str, list[float]] = {name: [] for name in sides}
