@@ -1,14 +1,14 @@
-"""A test for every kind of input that once went wrong, as the folders of ../shared/cases hold them: input -> right value.
+"""A test for every kind of input that once went wrong: input -> right value.
 
-The table says which tests cover which folder; a test below checks that they exist. The tests make their own inputs.
+The table says which tests cover which reported case; a test below checks that they exist. The tests make their own inputs.
 
-| folder | what must be right | tests |
+| case | what must be right | tests |
 |---|---|---|
-| 01-invalid-pixels-ruin-gain | values that no thermometer gives are holes | data/test_image_file.py::test_values_that_no_thermometer_gives_are_holes, data/test_gain.py |
+| 01-invalid-pixels-ruin-gain | values that no thermometer gives are holes | test_holes.py::test_values_that_no_thermometer_gives, test_holes.py::test_telemetry_is_found_at_both_ends, test_holes.py::test_isolated_dead_pixels_in_the_face_and_elsewhere, data/test_image_file.py::test_values_that_no_thermometer_gives_are_holes, data/test_gain.py |
 | 02-build-dead-pixels-squeeze-gray | the same in a build, told | builders/test_suspicion.py::test_counts_without_a_unit_and_dead_pixels, test_cases.py::test_dead_pixels_do_not_squeeze_the_gray_levels |
 | 04-build-flat-pictures | images of one value are refused or counted | test_cases.py::test_flat_images |
 | 05-whiteiszero-16bit | WhiteIsZero at every depth | test_tiff.py::test_orientation_and_white_is_zero_are_obeyed_at_every_depth |
-| 06-black-hot | either polarity is as good | inference/test_shipped.py::test_inverted_images_are_as_good |
+| 06-black-hot | either polarity is as good | inference/test_shipped.py::test_inverted_images_are_as_good, test_polarity.py::test_a_dark_face_is_known_also_in_faded_images |
 | 07-build-black-hot | told, and an option | builders/test_suspicion.py::test_black_hot_images_are_told_and_the_option_inverts_them |
 | 09-fahrenheit-built-as-celsius | told, and an option | builders/test_suspicion.py::test_units_of_temperatures_in_a_word |
 | 11-coco-zero-zero-visible | (0, 0) and (-1, -1) are no landmarks | test_cases.py::test_coco_points_that_nobody_set, builders/test_readings.py::test_placeholders_in_pts_files |
