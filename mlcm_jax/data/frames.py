@@ -91,15 +91,16 @@ def _images(arrays: Iterable[np.ndarray], name: str, celsius: str) -> Iterator[i
     palette = None
     for number, array in enumerate(arrays):
         file = images.from_array(array, f"{name}, frame {number}")
-        if number == 0 and celsius == "auto" and file.kind not in ("gray8", "colour"):
-            unit, _ = units.guess(file.array.astype(np.float32), counts=file.kind == "gray16")
-            celsius = f"{unit.scale!r},{unit.offset!r}" if unit else "none"
         if number == 0 and file.kind == "colour":
             palette = images.palettes().get(images.fit_palette(file.array)[0])
         elif file.kind == "colour" and palette is not None:
             gray = images.invert_palette(file.array, palette)
             file = dataclasses.replace(file, array=gray, kind="gray8")
-        yield image_file.of_file(file, celsius)
+        image = image_file.of_file(file, celsius)
+        if number == 0 and celsius == "auto" and not image.levels:
+            unit, _ = units.guess(image.values, counts=file.kind == "gray16")
+            celsius = f"{unit.scale!r},{unit.offset!r}" if unit else "none"
+        yield image
 
 
 def _npy(path: epath.Path) -> tuple[Iterator[np.ndarray], int, str]:

@@ -108,7 +108,8 @@ def follow(  # noqa: PLR0913
     if clip.count and seen < min(clip.count, most or clip.count):
         say(f"{source}: it announces {clip.count} frames, of which {seen} could be read.")
     written = [path.name for path in files if path.exists()]
-    say(f"{seen} frames, {len(people)} people, a face in {with_faces} frames. Wrote {', '.join(written)} to {out}.")
+    counted = f"{seen} frame{'s' * (seen != 1)}, {len(people)} {'person' if len(people) == 1 else 'people'}"
+    say(f"{counted}, a face in {with_faces} of the frames. Wrote {', '.join(written)} to {out}.")
     return {"frames": seen, "people": len(people), "with_faces": with_faces}
 
 

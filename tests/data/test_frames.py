@@ -124,6 +124,15 @@ def test_other_mistakes_are_told(tmp_path):
         frames.open_clip(97)
 
 
+def test_frames_without_a_value_are_named(tmp_path):
+    stack = CELSIUS.copy()
+    for number in (1, 0):
+        stack[number] = np.nan
+        np.save(tmp_path / "a.npy", stack)
+        with pytest.raises(InputError, match=rf"frame {number} holds no value"):
+            read(tmp_path / "a.npy")
+
+
 def test_a_frame_that_is_damaged_is_named(tmp_path):
     good = made_flir.fff(made_flir.counts(CELSIUS[0]))
     (tmp_path / "a.seq").write_bytes(good + good[: len(good) // 2])

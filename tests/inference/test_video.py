@@ -40,7 +40,8 @@ def test_a_radiometric_stack(tmp_path, moving, pair, capsys):
     np.save(tmp_path / "a.npy", moving)
     summary = video.follow(str(tmp_path / "a.npy"), out=str(tmp_path / "out"), rate=10.0)
     assert summary == {"frames": COUNT, "people": 1, "with_faces": COUNT}
-    assert "6 frames, 1 people, a face in 6 frames" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "6 frames, 1 person, a face in 6 of the frames" in told and "values were taken for °C" in told
     found = lines(tmp_path / "out/a.npy.jsonl")
     assert [one["frame"] for one in found] == list(range(COUNT)) and found[3]["time"] == 0.3
     side = np.sqrt(pair["box"][2] * pair["box"][3])
