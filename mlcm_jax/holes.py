@@ -18,6 +18,7 @@ _SMALLEST = 16  # rows and columns of an image, in which rows of telemetry can b
 _MOST_ROWS = 4  # of telemetry at one end
 _SHARE, _TIMES, _LEVELS = 0.02, 11.0, 8.0  # see `find`, isolated dead pixels
 _ALIKE = 0.9  # share of equal neighbours in a dead row, which may have dead pixels of its own
+_SENSOR = 1 << 22  # pixels; larger images were enlarged, and have no isolated ones
 _SAMPLE = 20_000  # pixels, whose percentiles stand for those of a larger image
 
 
@@ -53,7 +54,7 @@ def find(array: np.ndarray, *, dead: bool = True) -> Holes:
 
     Args:
         array: [H, W] of uint8, uint16 or float32, in any unit.
-        dead: whether dead rows, columns and isolated pixels are looked for.
+        dead: whether dead rows, columns and isolated pixels are looked for; in more than 4 megapixels, they never are.
     """
     levels = array.dtype == np.uint8
     top, bottom = (0, 0) if levels else telemetry(array)
@@ -62,7 +63,7 @@ def find(array: np.ndarray, *, dead: bool = True) -> Holes:
     image, lost = array[body], mask[body]
     if not levels:
         lost |= _never(image)
-    if dead:
+    if dead and array.size <= _SENSOR:
         lost |= _dead(filled(image, lost), lost)
     mask[:top] = mask[len(array) - bottom :] = True
     return Holes(mask, top, bottom)
