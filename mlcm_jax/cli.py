@@ -18,7 +18,7 @@ import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
-from mlcm_jax import __version__, help_texts
+from mlcm_jax import __version__, compiled, help_texts
 from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, Interrupted, did_you_mean
 from mlcm_jax.flags import Command, Flags, UsageError, explain
@@ -327,6 +327,7 @@ def _dispatch(words: Sequence[str]) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command `mlcm`; `words` are its arguments, by default those of this process."""
     _quiet_libraries()
+    compiled.keep_programs()
     if words is None:  # holds until a training loop, or JAX's service for several processes, takes over
         signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -153,8 +153,11 @@ def _loss(
     }
     # All means are taken at once: over several devices, that is one reduction instead of one for each term.
     stacked = jnp.stack(list(parts.values()))
-    metrics = dict(zip(parts, dikd.masked_mean(stacked, jnp.broadcast_to(batch["mask"], stacked.shape)), strict=True))
-    return metrics["loss"], (metrics, {"backbone": backbone_stats, "head": head_stats})
+    means = dikd.masked_mean(stacked, jnp.broadcast_to(batch["mask"], stacked.shape))
+    # The gradient passes through `means[-1]` alone. That of a row of scalars holds constants in an order that changes
+    # from process to process, so that no compilation cache would find the program again.
+    metrics = dict(zip(parts, jax.lax.stop_gradient(means), strict=True))
+    return means[-1], (metrics, {"backbone": backbone_stats, "head": head_stats})
 
 
 def _weights(batch: Batch, recipe: Recipe) -> jax.Array:
