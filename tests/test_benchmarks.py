@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmarks import (
     layout_images,
     preview_synthetic,
     real_faces,
+    steps,
     strong_teacher,
 )
 from mlcm_jax import config as configs
@@ -123,6 +125,12 @@ def test_ktl(capsys):
 
 
 @pytest.mark.slow
+def test_steps_are_timed(capsys):
+    steps.main(["--rows=mobilenet_v2 0.25 32 4 train,mobilenet_v2 0.25 32 4 forward", "--turns=2", "--steps=1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mobilenet")]
+    assert len(rows) == 2 and all(re.search(r"\d ms, [1-9]\d* images/s, 412,328 parameters", row) for row in rows)
+
+
 def test_strong_teacher(smoke_run, data_dir, tmp_path, capsys):
     flags = [f"--config={SMOKE}", f"--run={smoke_run}", f"--data_dir={data_dir}"]
     strong_teacher.main([*flags, f"--workdir={tmp_path}"])
