@@ -18,7 +18,7 @@ import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
-from mlcm_jax import __version__, compiled, help_texts
+from mlcm_jax import __version__, compiled, help_texts, report_command
 from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, Interrupted, did_you_mean
 from mlcm_jax.flags import Command, Flags, UsageError, explain
@@ -265,6 +265,7 @@ COMMANDS = {
         _LABEL | _DATA_DIR,
         "--model=DIR --dataset=paired_folder/NAME --out=DIR/landmarks [--stage=teacher] [--split=unlabelled]",
     ),
+    "report": report_command.COMMAND,
 }
 
 

@@ -28,7 +28,7 @@ PARTS = {
     "training": {"training"},
     "inference": {"inference"},
     "evaluation": {"evaluation"},
-    "command": {"cli", "flags", "help_texts", "__init__"},
+    "command": {"cli", "flags", "help_texts", "report_command", "__init__"},
 }  # fmt: skip
 BELOW = {
     "core": set(),

@@ -4,13 +4,12 @@ A network trained with `losses.laplace` predicts its expected errors on augmente
 network on plain images are smaller, so a factor is fitted on validation images; the score is fitted there too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
 
-from mlcm_jax.data.examples import Examples
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference.predictor import Predictor, side_of
 
@@ -19,7 +18,7 @@ GOOD = 0.1  # a face whose NME by √(w·h) of the box is below this counts as f
 
 def predictions(
     predictor: Predictor,
-    examples: Examples,
+    examples: Sequence[Mapping[str, Any]],
     *,
     change: Callable[[np.ndarray], np.ndarray] = lambda image: image,
     factor: float = 1.0,
@@ -28,7 +27,7 @@ def predictions(
 
     Args:
         predictor: a network with uncertainties.
-        examples: labelled examples in the network's layout.
+        examples: labelled examples (`data.examples`) in the network's layout.
         change: what is done to each image before it is predicted.
         factor: by which the box grows around its middle.
 

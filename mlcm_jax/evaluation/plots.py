@@ -1,4 +1,4 @@
-"""Plots examples, cumulative error curves, loss curves and ablations with Matplotlib, without a display."""
+"""Plots examples, errors, losses and ablations with Matplotlib, without a display."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from numpy.typing import ArrayLike
 
 from mlcm_jax import landmarks, metrics
@@ -90,7 +92,9 @@ def ced(path: epath.PathLike, errors: Mapping[str, ArrayLike], normalizer: str) 
     save(figure, path)
 
 
-def loss_curves(path: epath.PathLike, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+def loss_curves(
+    path: epath.PathLike, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, label: str = "task loss"
+) -> None:
     """Plots training losses by stage, given as (steps, losses); losses that are not finite leave a gap."""
     figure, axis = _axes()
     values = [np.asarray(losses, np.float64) for _, losses in curves.values()]
@@ -99,7 +103,7 @@ def loss_curves(path: epath.PathLike, curves: Mapping[str, tuple[Sequence[float]
     known = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.zeros(0)
     if known.size and known.min() > 0:
         axis.set_yscale("log")
-    axis.set(xlabel="step", ylabel="task loss", title="Training loss of every stage")
+    axis.set(xlabel="step", ylabel=label, title=f"{label[0].upper()}{label[1:]} of every stage")
     if curves:
         axis.legend()
     save(figure, path)
@@ -146,6 +150,56 @@ def ablation(path: epath.PathLike, rows: Sequence[Mapping[str, Any]], normalizer
     save(figure, path)
 
 
+def bands(path: epath.PathLike, errors: Mapping[str, Mapping[str, float]], *, title: str, normalizer: str) -> None:
+    """Plots errors by band as groups of bars, one bar per row of the table.
+
+    Args:
+        path: a .png or .svg file to write.
+        errors: row -> band -> error as a fraction, all with the same bands; a band that is NaN has no bar.
+        title: title of the figure.
+        normalizer: the normaliser in words, for the label.
+    """
+    names = list(next(iter(errors.values())))
+    figure, axis = _axes()
+    wide = 0.8 / len(errors)
+    for k, (row, values) in enumerate(errors.items()):
+        places = np.arange(len(names)) + (k - (len(errors) - 1) / 2) * wide
+        axis.bar(places, [100 * values[name] for name in names], wide, label=row)
+    axis.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=20, ha="right")
+    axis.set(ylabel=f"error, per cent of\n{normalizer}", title=title)
+    axis.legend(fontsize=8)
+    save(figure, path)
+
+
+def landmark_errors(
+    path: epath.PathLike, shape: ArrayLike, errors: ArrayLike, *, layout: landmarks.Layout, title: str
+) -> None:
+    """Plots a face whose landmarks have circles with the radius of their mean error.
+
+    Args:
+        path: a .png or .svg file to write.
+        shape: [K, 2], the face to draw, y down, in the unit of the errors.
+        errors: [K]; a landmark that is NaN has no circle.
+        layout: of the landmarks.
+        title: title of the figure.
+    """
+    shape, errors = np.asarray(shape), np.asarray(errors)
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axis = figure.add_subplot()
+    for first, second in layout.edges:
+        axis.plot(*shape[[first, second]].T, color="0.7", linewidth=1)
+    largest = np.nanmax(errors, initial=1e-9)
+    for point, error in zip(shape, errors, strict=True):
+        if np.isfinite(error):
+            axis.add_patch(Circle(tuple(point), error, color=colormaps["viridis_r"](error / largest), alpha=0.7))
+    axis.plot(*shape.T, "k.", markersize=2)
+    axis.set_aspect("equal")
+    axis.invert_yaxis()
+    axis.set_axis_off()
+    axis.set_title(title, fontsize=10)
+    save(figure, path)
+
+
 def _show(axis: Axes, image: np.ndarray) -> None:
     axis.imshow(as_rgb(image), interpolation="nearest")
     axis.autoscale(False)  # landmarks beyond the image must not shrink it
@@ -166,8 +220,8 @@ def _axes() -> tuple[Figure, Axes]:
 
 
 def save(figure: Figure, path: epath.PathLike) -> None:
-    """Writes a figure as PNG."""
+    """Writes a figure as PNG, or as SVG if the path ends so."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="svg" if epath.Path(path).suffix == ".svg" else "png", dpi=110)
     write_image(path, buffer)

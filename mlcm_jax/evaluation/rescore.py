@@ -3,6 +3,8 @@
 from typing import Any
 
 from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from mlcm_jax.console import say
 from mlcm_jax.errors import InputError
@@ -10,6 +12,20 @@ from mlcm_jax.evaluation import detections, evaluate
 from mlcm_jax.files import write_json
 from mlcm_jax.training import distributed, sharding, stages
 from mlcm_jax.training.workdir import checkpoint_folder, load_config, load_stage
+
+
+def fit_to_devices(config: ConfigDict) -> Mesh:
+    """Returns a mesh for scoring a run, and makes `config.eval_batch_size` a multiple of what it splits.
+
+    The mesh is that of the run if it fits the devices, or else all of them in a row.
+    """
+    try:
+        mesh = sharding.make_mesh(shape=config.mesh)
+    except InputError:  # the run was trained on another number of devices
+        mesh = sharding.make_mesh()
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    config.eval_batch_size = -(-config.eval_batch_size // parts) * parts
+    return mesh
 
 
 def rescore(workdir: epath.PathLike, *, dataset: str = "", split: str = "test", data_dir: str) -> dict[str, Any]:
@@ -28,12 +44,7 @@ def rescore(workdir: epath.PathLike, *, dataset: str = "", split: str = "test", 
         InputError: not a work directory, nothing trained in it, or an unknown dataset or split.
     """
     config = load_config(workdir)
-    try:
-        mesh = sharding.make_mesh(shape=config.mesh)
-    except InputError:  # the run was trained on another number of devices
-        mesh = sharding.make_mesh()
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    config.eval_batch_size = -(-config.eval_batch_size // parts) * parts
+    mesh = fit_to_devices(config)
     config.test_dataset, config.test_split = dataset or config.test_dataset or config.dataset, split
     names = [name for name in stages.STAGES if checkpoint_folder(workdir, name, config).exists()]
     if not names:

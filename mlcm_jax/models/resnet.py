@@ -121,7 +121,8 @@ class ResNet(nnx.Module):
             x = self.stem(normalise(x, self.dtype))
             if self.pools:
                 x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-            if self.strides:
+        if self.strides:
+            with jax.named_scope("second"):
                 x = self.second(x)
         maps = run_stages(self.stages, x)
         if self.pyramid is None:

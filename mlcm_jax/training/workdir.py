@@ -2,7 +2,7 @@
 
 W/config.json   the config of the run
 W/layout/       a copy of the landmarks' layout, if it is the user's own
-W/origin.json   the code and the data with which the run trains
+W/origin.json   the code and the data with which the run trains, and the date, versions and devices of its start
 W/<stage>/      checkpoints/ (or below config.checkpoint_dir), metrics.jsonl, parameters.txt (shapes and shardings),
                 skipped.json (steps that were not finite); model.safetensors and model.json of a finished stage
 W/.lock         held by the process that trains
@@ -34,7 +34,7 @@ from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.files import read_json, read_text, write_json
 from mlcm_jax.models import stored
 from mlcm_jax.models.network import Network
-from mlcm_jax.training import checkpoint, distributed, sharding, stages
+from mlcm_jax.training import checkpoint, distributed, environment, sharding, stages
 
 # Parts of the package that do not affect training; `configs` is inside the package in a wheel.
 _AFTER_TRAINING = ("cli.py", "configs", "evaluation", "inference")
@@ -130,9 +130,10 @@ def claim(workdir: epath.PathLike, config: ConfigDict, data: Mapping[str, str]) 
         write_json(folder / "config.json", json.loads(config.to_json()))
         origin = folder / "origin.json"
         if not origin.exists() or _changes(workdir, data):
-            old = _read_origin(origin) if origin.exists() else {}
+            old = read_origin(origin) if origin.exists() else {}
             before = [*old.pop("before", []), old] if old else []
-            write_json(origin, {"code": code_version(), "data": dict(data)} | ({"before": before} if before else {}))
+            now = {"code": code_version(), "data": dict(data), "environment": environment.describe()}
+            write_json(origin, now | ({"before": before} if before else {}))
     except OSError as error:
         raise _unwritable(workdir, error) from error
 
@@ -301,7 +302,7 @@ def _read_config(path: epath.Path) -> ConfigDict:
     return config
 
 
-def _read_origin(path: epath.Path) -> dict[str, Any]:
+def read_origin(path: epath.Path) -> dict[str, Any]:
     """Reads origin.json; raises InputError for a damaged file."""
     try:
         content = read_json(path)
@@ -318,7 +319,7 @@ def _changes(workdir: epath.PathLike, data: Mapping[str, str]) -> list[str]:
     path = epath.Path(workdir) / "origin.json"
     if not path.exists():
         return []
-    content = _read_origin(path)
+    content = read_origin(path)
     old = {"code": content.get("code", "absent")} | {f"data.{k}": v for k, v in content.get("data", {}).items()}
     new = {"code": code_version()} | {f"data.{name}": digest for name, digest in data.items()}
     return [
