@@ -13,7 +13,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parents[1] / "colab"
-PLAYGROUND, DISTILL = "dikd_playground.ipynb", "distill.ipynb"
+DEMO, PLAYGROUND, DISTILL = "demo.ipynb", "dikd_playground.ipynb", "distill.ipynb"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 
 
@@ -58,8 +58,15 @@ def images(notebook):
     return {name: len(outputs) for name, outputs in shown.items() if outputs}
 
 
-def test_both_notebooks_exist():
-    assert set(NOTEBOOKS) == {PLAYGROUND, DISTILL}
+def test_all_notebooks_exist():
+    assert set(NOTEBOOKS) == {DEMO, PLAYGROUND, DISTILL}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_first_code_cell_installs_from_a_repository(name):
+    source = code(read(name))[0].source
+    assert re.search(r'^REPOSITORY = "\.\."  # @param \{type:"string"\}', source, re.M)
+    assert re.search(r'^ +%pip install -q .*"\{REPOSITORY\}"', source, re.M)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -184,3 +191,33 @@ def test_distill_trains_from_scratch(execute, tmp_path, monkeypatch):
     monkeypatch.setenv("MLCM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("MLCM_VARIANT", "smoke")
     check_distill(execute(read(DISTILL)), tmp_path / "runs" / "distill_smoke")
+
+
+def check_demo(notebook, folder, frames):
+    assert streams(notebook, "stderr") == ""
+    assert images(notebook) == {"overlay": 1, "plot": 1, "frames": 1}
+    printed = streams(notebook, "stdout")
+    assert "values were taken for °C" in printed
+    found = re.search(r"1 face, score (1\.00|0\.9\d), mean error ([\d.]+) %", printed)
+    assert float(found[2]) < 2.5
+    corners = [float(value) for value in re.findall(r"eye_corner +[\d.]+ +([\d.]+)$", printed, re.M)]
+    assert len(corners) == 2 and all(36.5 < value < 38.5 for value in corners)
+    lines = [json.loads(line) for line in (folder / "clip.npy.jsonl").read_text().splitlines()]
+    assert len(lines) == frames and all([face["person"] for face in line["faces"]] == [1] for line in lines)
+    rows = [row.split(",") for row in (folder / "clip.npy_regions.csv").read_text().splitlines()]
+    region, mean = rows[0].index("region"), rows[0].index("mean")
+    return np.array([float(row[mean]) for row in rows if row[region] == "nostrils"])
+
+
+def test_demo_measures_an_image_and_a_short_clip(execute, tmp_path):
+    notebook = read(DEMO)
+    cell = next(cell for cell in notebook.cells if cell.id == "clip")
+    cell.source = cell.source.replace("FPS, FRAMES, BREATHS = 8.0, 48, 0.5", "FPS, FRAMES, BREATHS = 8.0, 8, 0.5")
+    assert len(check_demo(execute(notebook), tmp_path / "demo" / "out", 8)) == 8
+
+
+@pytest.mark.slow
+def test_demo_shows_the_breath(execute, tmp_path):
+    course = check_demo(execute(read(DEMO)), tmp_path / "demo" / "out", 48)
+    power = np.abs(np.fft.rfft(course - course.mean()))  # of 6 s, in steps of 1/6 Hz
+    assert power.argmax() == 3 and np.ptp(course) > 0.5
