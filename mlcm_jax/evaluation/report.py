@@ -4,6 +4,7 @@ What the run's own files say is shown as they say it; everything about single fa
 lacks is listed at the top.
 """
 
+import math
 import pathlib
 import tempfile
 from typing import Any
@@ -117,7 +118,11 @@ def _measured(run: report_files.Run, lacks: list[str], *, data_dir: str) -> meas
 def _summary(run: report_files.Run) -> str:
     dataset = run.results.get("dataset") or run.config.test_dataset or run.config.dataset
     split = run.results.get("split") or run.config.test_split
-    rows = [row for row in run.results.get("rows", []) if row["name"] in stages.STAGES and "nme" in row]
+    rows = [
+        row
+        for row in run.results.get("rows", [])
+        if row["name"] in stages.STAGES and math.isfinite(row.get("nme", math.nan))
+    ]
     start = f"Scored on {dataset}, split {split}."
     if not rows:
         return start

@@ -129,7 +129,7 @@ def _table(content: Mapping[str, Any]) -> str:
             _number(row.get("auc10"), 3), _number(row.get("nme_outer_eyes_frontal"), 2),
         ])  # fmt: skip
     header = ("row", "reads", "parameters", "MFLOPs", "NME %", "difference", "FR@8 %", "FR@10 %", "AUC@8")
-    best = int(np.argmin([row["nme"] for row in rows]))
+    best = int(np.argmin([row["nme"] if math.isfinite(row["nme"]) else math.inf for row in rows]))
     where = [content["dataset"], f"split {content['split']}"] if "dataset" in content else []
     where.append(evaluate.over(rows))
     notes = [
@@ -166,7 +166,7 @@ def _gains(measured: measure.Measured) -> str:
     if not rows:
         return ""
     header = ("row", "control", "difference of the NME in points", "faces that are better")
-    note = "± is the 95 % interval over the test faces. It does not hold the chance of the seed, which is often larger."
+    note = "± is the 95 % interval over the test faces. It leaves out the chance of the seed, which is often larger."
     return f"<h3>Gain over the control</h3>{page.table(header, rows)}{page.paragraph(note, note=True)}"
 
 

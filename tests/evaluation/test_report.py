@@ -213,6 +213,18 @@ def test_results_that_differ_from_the_predictions_are_told():
     assert report_files._differences(content, fake) == []
 
 
+def test_the_best_row_has_a_number(bare, tmp_path):
+    rows = [
+        {"name": name, "nme": nme, "params": 1, "flops": 1}
+        for name, nme in (("transfer", float("nan")), ("compress", 3.5))
+    ]
+    (bare / "results.json").write_text(json.dumps({"normalizer": "box", "rows": rows}))
+    text = written(bare, tmp_path)
+    assert "compress has the smallest error, an NME of 3.50 %" in text
+    assert re.findall("<tr class=best><td>(.*?)<", section(text, "Results")) == ["compress"]
+    assert tables(section(text, "Results"))[0][1][4] == "not finite"
+
+
 def test_a_detector_has_its_own_table(bare, tmp_path):
     row = {"name": "light_alone", "params": 1234, "flops": 5e6, "threshold": 0.4, "ap": 0.9, "recall": 0.8}
     (bare / "results.json").write_text(json.dumps({"iou": 0.5, "rows": [row]}))
