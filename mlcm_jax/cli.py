@@ -209,6 +209,13 @@ def export(_: Sequence[str], given: Flags) -> None:
     exports.export(model, stage=stage, **what)
 
 
+def demo(_: Sequence[str], given: Flags) -> None:
+    """Writes a page that finds faces and measures temperatures in a browser: one HTML file, which needs no network."""
+    from mlcm_jax.demo import page
+
+    page.demo(given.require("out"), given.ort)
+
+
 _LABEL = {
     "model": (None, "The work directory of a run."),
     "stage": ("teacher", "The stage that predicts: teacher reads RGB images, the others thermal ones."),
@@ -260,6 +267,7 @@ COMMANDS = {
     ),
     "video": Command(video, _VIDEO, "--out=DIR [--fps=25] [--frames=N] FILE | FOLDER | --camera=0", takes_words=True),
     "export": Command(export, _EXPORT, "--format=tflite|onnx --out=FILE [--model=DIR [--stage=NAME]]"),
+    "demo": Command(demo, help_texts.DEMO, "--out=FILE.html [--ort=onnxruntime-web.tgz]"),
     "label": Command(
         label,
         _LABEL | _DATA_DIR,

@@ -28,6 +28,7 @@ PARTS = {
     "training": {"training"},
     "inference": {"inference"},
     "evaluation": {"evaluation"},
+    "demo": {"demo"},
     "command": {"cli", "flags", "help_texts", "report_command", "__init__"},
 }  # fmt: skip
 BELOW = {
@@ -39,6 +40,7 @@ BELOW = {
     "training": {"core", "models", "data"},
     "inference": {"core", "models", "data"},
     "evaluation": {"core", "models", "data", "training", "inference"},
+    "demo": {"core", "models", "synthetic", "data", "inference"},
     "command": set(PARTS) - {"command"},
 }
 

@@ -58,7 +58,7 @@ def test_help_of_a_command_shows_its_flags(name, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(f"mlcm {name} ")
     assert all(f"--{flag} " in shown for flag in cli.COMMANDS[name].flags)
-    assert ("--data_dir" in shown) == (name not in ("predict", "video", "export"))
+    assert ("--data_dir" in shown) == (name not in ("predict", "video", "export", "demo"))
     assert all(len(line) <= 132 for line in shown.splitlines())
 
 
