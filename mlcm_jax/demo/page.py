@@ -3,6 +3,7 @@
 import base64
 import gzip
 import html
+import importlib.util
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from mlcm_jax import __version__
-from mlcm_jax.console import say
+from mlcm_jax.console import console, say
 from mlcm_jax.demo import runtime as runtimes
 from mlcm_jax.demo.constants import constants
 from mlcm_jax.demo.samples import Sample, samples
@@ -43,6 +44,7 @@ def demo(out: str, ort: str = "") -> Path:
     """
     path = Path(out)
     _check_free(path)
+    _check_converter()
     runtime = runtimes.read(ort) if ort else runtimes.fetch()
     text = build(runtime, _graphs(), samples())
     size = len(text.encode())
@@ -71,15 +73,34 @@ def _check_free(path: Path) -> None:
         raise InputError(f"{path} exists and is no page of this command; remove it, or give another --out.")
 
 
+def _check_converter() -> None:
+    """Raises InputError without the library that makes ONNX files, before anything is downloaded."""
+    if not importlib.util.find_spec("jax2onnx"):
+        raise InputError("The page needs its networks as ONNX: run `pip install 'mlcm_jax[export]'` first.")
+
+
 def _graphs() -> dict[str, bytes]:
     """Both shipped networks as ONNX, by the names of `exports.NETWORKS`."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("landmarks", "detector"):
-            path = Path(exports.export(network=name, format="onnx", out=f"{folder}/{name}.onnx"))
+            with console.capture():  # the files are not kept, so they are not told
+                path = Path(exports.export(network=name, format="onnx", out=f"{folder}/{name}.onnx"))
             (file,) = [path] if path.is_file() else path.rglob("*.onnx")
-            found[name] = file.read_bytes()
+            found[name] = _without_inner_shapes(file.read_bytes())
     return found
+
+
+def _without_inner_shapes(graph: bytes) -> bytes:
+    """Leaves out the shapes of inner arrays, which the runtime infers.
+
+    jax2onnx 0.13 states some of them wrongly. ONNX Runtime warns of that, but its WebAssembly build refuses the graph.
+    """
+    import onnx  # comes with jax2onnx
+
+    model = onnx.load_from_string(graph)
+    del model.graph.value_info[:]
+    return model.SerializeToString()
 
 
 def build(runtime: runtimes.Runtime, graphs: Mapping[str, bytes], offered: Sequence[Sample]) -> str:

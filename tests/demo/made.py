@@ -1,10 +1,12 @@
 """Rendered thermal images in files of every kind that the page reads."""
 
+import struct
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from mlcm_jax.synthetic import generate
 
@@ -44,6 +46,21 @@ def radiometric(celsius, shape=None, **options):
     return made_flir.jpeg(made_flir.fff(raw, **options), picture)
 
 
+def turned(content, way=6):
+    """A JPEG with the orientation of EXIF, as cameras that are held upright write it."""
+    exif = Image.Exif()
+    exif[0x112] = way
+    inside = exif.tobytes()
+    inside = inside if inside.startswith(b"Exif") else b"Exif\0\0" + inside
+    return content[:2] + b"\xff\xe1" + struct.pack(">H", len(inside) + 2) + inside + content[2:]
+
+
+def drone(picture):
+    """A JPEG with thermal data in the form of DJI's."""
+    inside = b"\xaa\x55\x12\x06" + bytes(60)
+    return picture[:2] + b"\xff\xe4" + struct.pack(">H", len(inside) + 2) + inside + picture[2:]
+
+
 def files():
     """The files on which the page is compared with Python: name -> (content, its settings)."""
     noise = np.random.default_rng(0).integers(0, 255, (120, 160), np.uint8)
@@ -62,6 +79,8 @@ def files():
         "german.csv": (csv(face(28)["celsius"], ";", ","), {}),
         "camera.jpg": (radiometric(camera, png=True, swapped=True), {}),
         "doubled.jpg": (radiometric(camera, (320, 320)), {}),
+        "turned.jpg": (turned(radiometric(np.rot90(camera))), {}),
+        "drone.jpg": (drone(cv2.imencode(".jpg", face(36)["thermal"])[1].tobytes()), {}),
         "palette.png": (png(cv2.applyColorMap(face(32)["thermal"], cv2.COLORMAP_INFERNO)), {}),
         "picture.jpg": (cv2.imencode(".jpg", face(36)["thermal"], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes(), {}),
         "no_face.png": (png(cv2.GaussianBlur(noise, (0, 0), 9)), {}),

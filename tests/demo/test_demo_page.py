@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import importlib.util
 import io
 import json
 import re
@@ -48,6 +49,8 @@ def offered():
 def written(tmp_path, monkeypatch, offered):
     """The page that the command writes, with a made-up runtime and graphs."""
     monkeypatch.setattr(page, "samples", lambda: offered)
+    monkeypatch.setattr(page, "_check_converter", lambda: None)
+    monkeypatch.setattr(page, "_without_inner_shapes", lambda graph: graph)
     monkeypatch.setattr(
         page.exports, "export", lambda network, out, **_: Path(out).write_bytes(network.encode()) and Path(out)
     )
@@ -171,6 +174,7 @@ def test_a_file_that_is_missing_or_cut_off_is_refused(tmp_path):
 
 def test_without_npm_and_file_one_sentence_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(page, "_check_converter", lambda: None)
     with pytest.raises(SystemExit) as raised:
         cli.main(["demo", f"--out={tmp_path / 'demo.html'}"])
     assert raised.value.code == 1
@@ -181,12 +185,35 @@ def test_without_npm_and_file_one_sentence_says_what_to_do(tmp_path, monkeypatch
     assert not (tmp_path / "demo.html").exists()
 
 
+def test_without_the_converter_one_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(
+        InputError, match=r"^The page needs its networks as ONNX: run `pip install 'mlcm_jax\[export\]'`"
+    ):
+        page.demo(str(tmp_path / "demo.html"), str(package(tmp_path / "ort.tgz")))
+
+
 def test_an_npm_that_fails_is_reported_in_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "npm").write_text("#!/bin/sh\necho 'no connection' >&2\nexit 1\n")
     (tmp_path / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(InputError, match=r"npm could not download onnxruntime-web@.* \(no connection\); on another"):
         runtime.fetch()
+
+
+def test_graphs_lose_the_shapes_of_inner_arrays_but_compute_the_same():
+    """jax2onnx 0.13 states some wrongly, and the runtime of the page then refuses the graph."""
+    onnx = pytest.importorskip("onnx", reason="onnx, of the extra `export`, is missing")
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Add", ["x", "x"], ["inner"]), onnx.helper.make_node("Neg", ["inner"], ["y"])]
+    ends = [[value(name, onnx.TensorProto.FLOAT, [1, 2])] for name in "xy"]
+    wrong = [value("inner", onnx.TensorProto.FLOAT, [3, 2])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "graph", *ends, value_info=wrong))
+    found = onnx.load_from_string(page._without_inner_shapes(model.SerializeToString()))
+    assert not found.graph.value_info
+    assert (found.graph.node, found.graph.input, found.graph.output) == (
+        model.graph.node, model.graph.input, model.graph.output,
+    )  # fmt: skip
 
 
 def test_a_page_is_written_anew_but_nothing_else_is_overwritten(tmp_path, written, monkeypatch, offered):
