@@ -22,8 +22,8 @@ import numpy as np
 from mlcm_jax import detection, landmarks
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, image_file
+from mlcm_jax.export.export import export
 from mlcm_jax.inference.detector import Detector
-from mlcm_jax.inference.export import export
 from mlcm_jax.inference.predictor import Predictor
 from mlcm_jax.synthetic import generate
 
@@ -108,7 +108,7 @@ def main() -> None:
     box = landmarks.box_from_points(pair["landmarks"] + [40, 0])
     predictor = Predictor()
     with tempfile.TemporaryDirectory() as folder:
-        path = export(format="tflite", out=Path(folder) / "network.tflite")
+        path = export(format="tflite", out=Path(folder) / "landmarks")
         sides = {
             "exported, TFLite": ours(Path(path), predictor),
             "Predictor, JAX": lambda *one: predictor(one[0], one[1][None]),
@@ -116,7 +116,7 @@ def main() -> None:
         if given.mediapipe:
             sides["MediaPipe face_landmark, TFLite"] = mediapipe(given.mediapipe)
         detector, image = Detector(), image_file.as_image(gray)
-        finds = export(network="detector", format="tflite", out=Path(folder) / "detector.tflite")
+        finds = export(network="detector", format="tflite", out=Path(folder) / "detector")
         find = detector_exported(Path(finds), detector)
         sides["detector exported, TFLite"] = lambda *one: find(one[0])
         sides["Detector, JAX"] = lambda *_: detector(image)

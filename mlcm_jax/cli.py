@@ -18,7 +18,7 @@ import absl.logging
 from absl import flags
 from ml_collections import config_flags
 
-from mlcm_jax import __version__, compiled, help_texts, report_command
+from mlcm_jax import __version__, compiled, export_command, help_texts, report_command
 from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, Interrupted, did_you_mean
 from mlcm_jax.flags import Command, Flags, UsageError, explain
@@ -186,29 +186,6 @@ def video(words: Sequence[str], given: Flags) -> None:
     follow(given.camera if camera else words[0], **options, most=given.frames or None, out=out)
 
 
-_EXPORT = {
-    "model": ("", "The work directory of a run; default: the network that ships with this package."),
-    "stage": ("", "The stage to export; default: the run's last stage."),
-    "network": ("", "Which shipped network, if no --model is given: landmarks (default) or detector."),
-    "format": (None, "tflite or onnx."),
-    "out": (None, "The file to write."),
-}
-
-
-def export(_: Sequence[str], given: Flags) -> None:
-    """Writes a network as TFLite or ONNX, for phones and boards; needs the extra `export`.
-
-    The graph takes a crop and returns the landmarks, or a detector's maps; OUT.json says how the crop is made.
-    """
-    from mlcm_jax.inference import export as exports
-
-    model, stage = given.model or None, given.stage or None
-    if (stage and not model) or (given.network and model):
-        raise UsageError("--stage names a stage of --model; --network names a shipped network and excludes --model.")
-    what = {"network": given.network or "landmarks", "format": given.require("format"), "out": given.require("out")}
-    exports.export(model, stage=stage, **what)
-
-
 def demo(_: Sequence[str], given: Flags) -> None:
     """Writes a page that finds faces and measures temperatures in a browser: one HTML file, which needs no network."""
     from mlcm_jax.demo import page
@@ -266,7 +243,7 @@ COMMANDS = {
         takes_words=True,
     ),
     "video": Command(video, _VIDEO, "--out=DIR [--fps=25] [--frames=N] FILE | FOLDER | --camera=0", takes_words=True),
-    "export": Command(export, _EXPORT, "--format=tflite|onnx --out=FILE [--model=DIR [--stage=NAME]]"),
+    "export": export_command.COMMAND,
     "demo": Command(demo, help_texts.DEMO, "--out=FILE.html [--ort=onnxruntime-web.tgz]"),
     "label": Command(
         label,

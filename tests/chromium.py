@@ -5,8 +5,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-MISSING = "Chromium is not installed (apt install chromium)"
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
+PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+MISSING = "Chromium is not installed (apt install chromium-headless-shell)"
 
 
 def load(path: Path, *, screenshot: Path | None = None) -> tuple[str, list[str]]:

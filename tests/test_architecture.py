@@ -27,9 +27,10 @@ PARTS = {
     "data": {"data"},
     "training": {"training"},
     "inference": {"inference"},
+    "export": {"export"},
     "evaluation": {"evaluation"},
     "demo": {"demo"},
-    "command": {"cli", "flags", "help_texts", "report_command", "__init__"},
+    "command": {"cli", "flags", "help_texts", "export_command", "report_command", "__init__"},
 }  # fmt: skip
 BELOW = {
     "core": set(),
@@ -39,8 +40,9 @@ BELOW = {
     "data": {"core", "tfds_builders"},
     "training": {"core", "models", "data"},
     "inference": {"core", "models", "data"},
+    "export": {"core", "models", "synthetic", "data", "inference"},
     "evaluation": {"core", "models", "data", "training", "inference"},
-    "demo": {"core", "models", "synthetic", "data", "inference"},
+    "demo": {"core", "models", "synthetic", "data", "inference", "export"},
     "command": set(PARTS) - {"command"},
 }
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from mlcm_jax.holes import nearest
 
-_PERCENTILES = (2.0, 98.0)
-_LEVELS = (0.1 * 255.0, 0.9 * 255.0)  # what the percentiles become: hotter and colder pixels keep some contrast
-_KNOTS = np.linspace(0.0, 100.0, 33)  # percentiles of `scene_gain`
+PERCENTILES = (2.0, 98.0)
+LEVELS = (0.1 * 255.0, 0.9 * 255.0)  # what the percentiles become: hotter and colder pixels keep some contrast
+KNOTS = np.linspace(0.0, 100.0, 33)  # percentiles of `scene_gain`
 FEWEST = 16  # pixels with a value, without which a box is too small to set the gain
 
 
@@ -78,13 +78,13 @@ def scene_gain(values: np.ndarray) -> np.ndarray:
         whole = values
     if values.dtype == np.uint8:  # the percentiles of its histogram, and a table of its 256 levels
         ends = np.cumsum(np.bincount(values.ravel(), minlength=256))
-        knots = np.searchsorted(ends, _KNOTS / 100 * (ends[-1] - 1), side="right").astype(np.float64)
+        knots = np.searchsorted(ends, KNOTS / 100 * (ends[-1] - 1), side="right").astype(np.float64)
         return cv2.LUT(values, _curve(np.arange(256.0), knots))
     # Some 20,000 pixels, from all columns, give the percentiles as well as all, and are sorted in a tenth of the time.
     step = whole.size // 20_000 + 1
     while math.gcd(step, values.shape[1]) > 1:
         step += 1
-    knots = np.percentile(whole.ravel()[::step], _KNOTS)
+    knots = np.percentile(whole.ravel()[::step], KNOTS)
     knots[0], knots[-1] = whole.min(), whole.max()
     return _curve(values, knots)
 
@@ -106,7 +106,7 @@ def shows_nothing(part: np.ndarray) -> bool:
 
 def _limits(known: np.ndarray) -> tuple[float, float]:
     """The two percentiles; the smallest and the largest value if they are equal."""
-    low, high = np.percentile(known, _PERCENTILES).tolist()
+    low, high = np.percentile(known, PERCENTILES).tolist()
     # A few warm pixels on a uniform background are still an image.
     return (low, high) if high > low else (float(known.min()), float(known.max()))
 
@@ -118,7 +118,7 @@ def _limits_of_levels(levels: np.ndarray) -> tuple[float, float]:
     counts = cv2.calcHist([levels], [0], None, [256], [0, 256]) if few else np.bincount(levels.ravel(), minlength=256)
     ends = np.cumsum(counts.ravel().astype(np.int64))
     found = []
-    for percent in _PERCENTILES:
+    for percent in PERCENTILES:
         place = percent / 100 * (ends[-1] - 1)
         below, above = np.searchsorted(ends, (int(place), min(int(place) + 1, ends[-1] - 1)), side="right").tolist()
         found.append(below + (above - below) * (place - int(place)))
@@ -128,8 +128,8 @@ def _limits_of_levels(levels: np.ndarray) -> tuple[float, float]:
 def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Maps the limits to their gray levels, and all other values by the same line."""
     if high > low:
-        slope = (_LEVELS[1] - _LEVELS[0]) / (high - low)
-        gray = (values - low) * slope + _LEVELS[0]
+        slope = (LEVELS[1] - LEVELS[0]) / (high - low)
+        gray = (values - low) * slope + LEVELS[0]
     else:
         gray = np.where(values > low, 255.0, np.where(values < low, 0.0, 128.0))
     return np.clip(gray, 0.0, 255.0).round().astype(np.uint8)

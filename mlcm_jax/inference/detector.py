@@ -14,7 +14,7 @@ from mlcm_jax.inference.open_network import SHIPPED, load
 from mlcm_jax.models import network as networks
 
 SHIPPED_DETECTOR = SHIPPED / "detector"
-_LONGEST = 640  # larger images are reduced first: the network sees 160 pixels
+LONGEST = 640  # larger images are reduced first: the network sees 160 pixels
 
 
 class Found(NamedTuple):
@@ -64,7 +64,7 @@ class Detector:
         image = image_file.as_image(image)
         card, threshold = self.card, self.card.threshold if min_score is None else min_score
         pixels = image_file.for_network(image, modality=card.modality, gain=card.gain)
-        pixels, scale = _reduced(pixels)
+        pixels, scale = reduced(pixels)
         height, width = pixels.shape[:2]
         example = {card.modality: pixels, "box": (0.0, 0.0, float(width), float(height))}
         example |= {"landmarks": np.zeros((card.layout.count, 2), np.float32)}
@@ -75,14 +75,14 @@ class Detector:
         boxes = detection.to_original(boxes, crop["to_image"], card.image_size)
         boxes[:, :2] = (boxes[:, :2] + 0.5) * scale - 0.5
         boxes[:, 2:] *= scale
-        inside = [_overlaps(box, image.values.shape) for box in boxes]
+        inside = [overlaps(box, image.values.shape) for box in boxes]
         return Found(boxes[inside].astype(np.float32), scores[inside])
 
 
-def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, float]:
-    """The image with a longer side of at most `_LONGEST`, and how many original pixels one of its pixels takes."""
+def reduced(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """The image with a longer side of at most `LONGEST`, and how many original pixels one of its pixels takes."""
     height, width = pixels.shape[:2]
-    factor = max(height, width) / _LONGEST
+    factor = max(height, width) / LONGEST
     if factor <= 1.0:
         return pixels, 1.0
     size = max(1, round(width / factor)), max(1, round(height / factor))
@@ -91,7 +91,7 @@ def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), factor
 
 
-def _overlaps(box: np.ndarray, shape: tuple[int, ...]) -> bool:
+def overlaps(box: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether a box is larger than a pixel, and its middle lies inside the image, not in the letterbox's padding."""
     (x, y), larger = box[:2] + box[2:] / 2, bool((box[2:] > 1.5).all())
     return larger and bool(0 <= x < shape[1] - 0.5 and 0 <= y < shape[0] - 0.5)

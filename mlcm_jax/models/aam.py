@@ -150,18 +150,26 @@ class AAM(nnx.Module):
 
     def __call__(self, features: jax.Array, rngs: nnx.Rngs | None = None) -> Prediction:
         """All heads take `rngs`; this one draws no random numbers."""
+        fused, points, edges = self._maps(features)
+        if self.decoder == "nearest":
+            # Repeating cells last is cheaper and gives the same: all of the above works cell by cell, or on means over
+            # cells.
+            fused, points, edges = (None if m is None else self._repeat(m) for m in (fused, points, edges))
+        return Prediction(codecs.expectation(fused, floor=1e-6), fused, points, edges)
+
+    def fused(self, features: jax.Array) -> jax.Array:
+        """F before its cells are repeated, float32 [B, h, w, K]; repeating them moves no landmark."""
+        return self._maps(features)[0]
+
+    def _maps(self, features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """F, P and E before their cells are repeated."""
         x = features if self.reduce is None else self.reduce(features)
         for block in self.blocks:
             x = block(x)
         heat = jax.nn.relu(instance_norm(self.heat(x)))
         points = jax.nn.sigmoid(self.points(x))
         edges = None if self.edges is None else jax.nn.sigmoid(self.edges(x))
-        fused = fuse(heat, points, edges, self.chains)
-        if self.decoder == "nearest":
-            # Repeating cells last is cheaper and gives the same: all of the above works cell by cell, or on means over
-            # cells.
-            fused, points, edges = (None if m is None else self._repeat(m) for m in (fused, points, edges))
-        return Prediction(codecs.expectation(fused, floor=1e-6), fused, points, edges)
+        return fuse(heat, points, edges, self.chains), points, edges
 
     def _repeat(self, maps: jax.Array) -> jax.Array:
         return maps.repeat(self.upsample, axis=1).repeat(self.upsample, axis=2)

@@ -6,11 +6,35 @@ get the convolution. `jax.lax.platform_dependent` chooses when the program is lo
 device that the program is for, not the one that traces it. For timings see `benchmarks/RESULTS.md`.
 """
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+_PLAIN = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def as_convolution() -> Iterator[None]:
+    """While it lasts, `chosen` traces the convolution for every platform: exported files should have one operation."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
+def exporting() -> bool:
+    """Whether `as_convolution` lasts."""
+    return _PLAIN.get()
+
+
+def chosen(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`depthwise`, or `convolution` inside `as_convolution`."""
+    return (convolution if exporting() else depthwise)(x, kernel, stride)
 
 
 def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

@@ -100,14 +100,18 @@ class Uncertainty(nnx.Module):
         Returns:
             float32 [B, K] in u.
         """
-        pooled = features.mean((1, 2), dtype=jnp.float32)
-        logs = jnp.matmul(pooled, self.kernel[...], precision=jax.lax.Precision.HIGHEST) + self.bias[...].reshape(1, -1)
+        logs = self.pooled(features)
         if maps is not None:
             means, variance = maps
             logs += (means * self.local[...][None]).sum(-1)
             # The deviation counts relative to a tenth of the image.
             logs += self.slope[...].reshape(1, -1) * (0.5 * jnp.log(jnp.maximum(variance, 1e-6)) - math.log(0.1))
         return jnp.exp(jnp.clip(logs, math.log(1e-3), 0.0))
+
+    def pooled(self, features: jax.Array) -> jax.Array:
+        """The logarithms that do not depend on maps, float32 [B, K], from features [B, h, w, C]."""
+        mean = features.mean((1, 2), dtype=jnp.float32)
+        return jnp.matmul(mean, self.kernel[...], precision=jax.lax.Precision.HIGHEST) + self.bias[...].reshape(1, -1)
 
 
 class Coordinates(nnx.Module):

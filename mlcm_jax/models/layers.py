@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from mlcm_jax.errors import InputError
-from mlcm_jax.models.depthwise import depthwise
+from mlcm_jax.models.depthwise import chosen, exporting
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -147,11 +147,13 @@ def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype: DTy
 
 def _pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
     """A 1×1 convolution as a matrix product, which XLA on a CPU runs 2 to 3 times faster, gradient included."""
+    if exporting() and 1 in (*x.shape[1:3], kernel.shape[3]):  # the converter to TFLite fails at such products
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return jnp.einsum("bhwc,cd->bhwd", x[:, :: strides[0], :: strides[1]], kernel[0, 0])
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
-    return depthwise(x, kernel, strides[0])
+    return chosen(x, kernel, strides[0])
 
 
 def conv(

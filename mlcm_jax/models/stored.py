@@ -21,6 +21,7 @@ from mlcm_jax.files import read_json, write_json
 from mlcm_jax.models import network as networks
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+EXPORTED = "exported network"  # `kind` of a model.json beside an exported file
 _FORMAT = 1
 _AGAIN = "run the training command again, which writes it anew."
 _PREPROCESSING = {
@@ -157,6 +158,8 @@ def _shapes(card: Card, path: epath.Path) -> networks.Network:
 def _card(path: epath.Path) -> tuple[Card, str]:
     """Reads model.json, and the digest of the weights in it; raises InputError if it is not what `save` writes."""
     content = read_json(path)
+    if isinstance(content, dict) and content.get("kind") == EXPORTED:
+        raise InputError(f"{path} describes an exported file; give the work directory of the run that it came from.")
     if not isinstance(content, dict) or "format" not in content:
         raise InputError(f"{path} does not describe a model; {_AGAIN}")
     if content["format"] != _FORMAT:

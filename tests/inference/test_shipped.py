@@ -13,8 +13,8 @@ from scipy import stats
 
 from mlcm_jax import landmarks, metrics
 from mlcm_jax.errors import InputError
+from mlcm_jax.export.export import export
 from mlcm_jax.inference import open_network
-from mlcm_jax.inference.export import export
 from mlcm_jax.inference.open_network import SHIPPED
 from mlcm_jax.inference.predictor import Predictor, side_of
 from mlcm_jax.models import stored
