@@ -15,14 +15,14 @@ from mlcm_jax.errors import InputError
 MAGIC = (b"FFF\0", b"AFF\0")
 _PNG, _JPEG_LS = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _RAW, _CAMERA = 0x01, 0x20  # types of records
-_LARGEST = 1 << 26  # pixels; no sensor has more
+LARGEST = 1 << 26  # pixels; no sensor has more
 # Place of each number in the camera's record.
-_FIELDS = {
+FIELDS = {
     "emissivity": 0x20, "distance": 0x24, "reflected": 0x28, "air": 0x2C, "window": 0x30, "transmission": 0x34,
     "humidity": 0x3C, "r1": 0x58, "b": 0x5C, "f": 0x60, "alpha1": 0x70, "alpha2": 0x74, "beta1": 0x78, "beta2": 0x7C,
     "x": 0x80, "r2": 0x30C,
 }  # fmt: skip
-_OFFSET = 0x308  # of Planck's O, an integer
+OFFSET = 0x308  # of Planck's O, an integer
 
 
 class NoConstantsError(InputError):
@@ -177,7 +177,7 @@ def _counts(record: bytes) -> np.ndarray:
     order = _order(record)
     width, height = (_unpack(order, "H", record, place) for place in (2, 4))
     content = record[32:]
-    if not 0 < width * height <= _LARGEST:
+    if not 0 < width * height <= LARGEST:
         raise InputError(f"FLIR's data hold an image of {width} x {height} pixels.")
     if content.startswith(_JPEG_LS):
         return _jpeg_ls(content, (height, width))
@@ -215,10 +215,10 @@ def _jpeg_ls(content: bytes, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _numbers(record: bytes) -> dict[str, float]:
-    """Reads the constants and settings by their names in `_FIELDS`, and "o"; temperatures are in kelvin."""
+    """Reads the constants and settings by their names in `FIELDS`, and "o"; temperatures are in kelvin."""
     order = _order(record)
-    found = {name: _unpack(order, "f", record, place) for name, place in _FIELDS.items()}
-    found["o"] = _unpack(order, "i", record, _OFFSET)
+    found = {name: _unpack(order, "f", record, place) for name, place in FIELDS.items()}
+    found["o"] = _unpack(order, "i", record, OFFSET)
     kelvin = [found[name] for name in ("air", "reflected", "window")]
     positive = min(found[name] for name in ("r1", "b", "r2")) > 0 and min(kelvin) >= 0
     if not (np.isfinite(list(found.values())).all() and positive):

@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 
 # What dead pixels, invalid rows and cut-out backgrounds hold beside 0: a sentinel, or the full scale of some bits.
-_LOWEST, _FULL_SCALES = -9999, (1023, 4095, 16383, 32767, 65535)
-_KELVINS = 150.0  # values all above this are counts or kelvins, so that none is below 0
-_COLDEST, _HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sentinels such as -9999 lie outside
-_SMALLEST = 16  # rows and columns of an image, in which rows of telemetry can be told apart
-_MOST_ROWS = 4  # of telemetry at one end
-_SHARE, _TIMES, _LEVELS = 0.02, 11.0, 8.0  # see `find`, isolated dead pixels
-_ALIKE = 0.9  # share of equal neighbours in a dead row, which may have dead pixels of its own
-_SENSOR = 1 << 22  # pixels; larger images were enlarged, and have no isolated ones
-_SAMPLE = 20_000  # pixels, whose percentiles stand for those of a larger image
+LOWEST, FULL_SCALES = -9999, (1023, 4095, 16383, 32767, 65535)
+KELVINS = 150.0  # values all above this are counts or kelvins, so that none is below 0
+COLDEST, HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sentinels such as -9999 lie outside
+SMALLEST = 16  # rows and columns of an image, in which rows of telemetry can be told apart
+MOST_ROWS = 4  # of telemetry at one end
+SHARE, TIMES, LEVELS = 0.02, 11.0, 8.0  # see `find`, isolated dead pixels
+ALIKE = 0.9  # share of equal neighbours in a dead row, which may have dead pixels of its own
+SENSOR = 1 << 22  # pixels; larger images were enlarged, and have no isolated ones
+SAMPLE = 20_000  # pixels, whose percentiles stand for those of a larger image
 
 
 class Holes(NamedTuple):
@@ -63,7 +63,7 @@ def find(array: np.ndarray, *, dead: bool = True) -> Holes:
     image, lost = array[body], mask[body]
     if not levels:
         lost |= _never(image)
-    if dead and array.size <= _SENSOR:
+    if dead and array.size <= SENSOR:
         lost |= _dead(filled(image, lost), lost)
     mask[:top] = mask[len(array) - bottom :] = True
     return Holes(mask, top, bottom)
@@ -91,10 +91,10 @@ def filled(values: np.ndarray, holes: np.ndarray) -> np.ndarray:
 
 def telemetry(array: np.ndarray) -> tuple[int, int]:
     """Counts the rows of telemetry of an image [H, W] of uint16 or float32 at the top and the bottom, 0 to 4 each."""
-    if min(array.shape) < _SMALLEST:
+    if min(array.shape) < SMALLEST:
         return 0, 0
     rows = array.astype(np.float32)
-    body = rows[_MOST_ROWS:-_MOST_ROWS]
+    body = rows[MOST_ROWS:-MOST_ROWS]
     with np.errstate(invalid="ignore", over="ignore"):
         steps = [_some(np.abs(np.diff(body, axis=axis))) for axis in (0, 1)]
     ordinary, *steps = (one[np.isfinite(one)] for one in (_some(body), *steps))
@@ -135,7 +135,7 @@ def _alien(rows: np.ndarray, jump: float, unlike: Callable[[np.ndarray], np.ndar
 
     found = 0
     with np.errstate(invalid="ignore", over="ignore"):
-        for count in range(1, _MOST_ROWS + 1):
+        for count in range(1, MOST_ROWS + 1):
             block, first, second = rows[:count], rows[count], rows[count + 1]
             # Some of the rows may be all 0, as those are that cameras keep for later use.
             if all(apart(row, first) for row in block) and not apart(first, second) and any(map(counters, block)):
@@ -146,8 +146,8 @@ def _alien(rows: np.ndarray, jump: float, unlike: Callable[[np.ndarray], np.ndar
 def _never(array: np.ndarray) -> np.ndarray:
     """Finds values that no thermometer gives in counts or floats, bool [H, W]."""
     lost = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
-    suspects = (array <= 0) | (array >= _FULL_SCALES[-1])
-    for value in (_LOWEST, *_FULL_SCALES[:-1]):
+    suspects = (array <= 0) | (array >= FULL_SCALES[-1])
+    for value in (LOWEST, *FULL_SCALES[:-1]):
         suspects |= array == value
     suspects &= ~lost
     others = _some(array[~(lost | suspects)])
@@ -155,10 +155,10 @@ def _never(array: np.ndarray) -> np.ndarray:
         coldest, hottest = np.percentile(others, (3, 97)).tolist()
         reach = 3 * max(hottest - coldest, 1.0)
         below, above = array + reach < coldest, array > hottest + reach
-        fitting = (array == 0) | (array == _LOWEST) | ((array < 0) & (coldest > _KELVINS))
+        fitting = (array == 0) | (array == LOWEST) | ((array < 0) & (coldest > KELVINS))
         lost |= suspects & ((below & fitting) | above)
     if array.dtype.kind == "f":
-        odd = ~lost & ((array < _COLDEST) | (array > _HOTTEST))
+        odd = ~lost & ((array < COLDEST) | (array > HOTTEST))
         found, count = array[odd], array.size - np.count_nonzero(lost | odd)
         # In images of another unit, most values are odd, and differ. A fill value may also cover most of an image.
         if len(found) and count and (len(found) < count or found.min() == found.max()):
@@ -179,9 +179,9 @@ def _dead(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     low, high = np.percentile(_some(values), (5, 95)).tolist()
     if not high > low:
         return found
-    if min(values.shape) >= _SMALLEST:
+    if min(values.shape) >= SMALLEST:
         for lines, mask in ((values, found), (values.T, found.T)):
-            mask[_lines(lines, max(0.15 * (high - low), _LEVELS if levels else 0.0))] = True
+            mask[_lines(lines, max(0.15 * (high - low), LEVELS if levels else 0.0))] = True
         found &= ~known
     values = np.array(filled(values, found), order="C")
     smooth = cv2.medianBlur(values, 3)
@@ -190,7 +190,7 @@ def _dead(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     every = _some(distance)
     differ = every[every > 0]
     noise = float(min(np.percentile(differ, 75), np.percentile(every, 97.5))) if differ.size else 0.0
-    limit = max(_SHARE * (high - low), _TIMES * noise, _LEVELS if levels else 0.0)
+    limit = max(SHARE * (high - low), TIMES * noise, LEVELS if levels else 0.0)
     suspects = np.flatnonzero((distance > limit) & ~(known | found))  # much faster than in two dimensions
     rows, columns = np.unravel_index(suspects, values.shape)
     for _ in range(2 if len(suspects) else 0):  # the second time finds those that touch another
@@ -211,14 +211,14 @@ def _lines(rows: np.ndarray, limit: float) -> np.ndarray:
     """Finds dead rows, bool [H]; those at the ends may be a frame around the image, and are none."""
     found = np.zeros(len(rows), bool)
     alike = (rows[:, 1:] == rows[:, :-1]).mean(1)
-    flat = alike >= _ALIKE
+    flat = alike >= ALIKE
     if not flat.any():
         return found
     values = np.median(rows[:, :: max(1, rows.shape[1] // 101)], axis=1).astype(np.float32)
     # Runs of rows of one value: they begin and end where a row is not flat, or its value is another.
     breaks = np.flatnonzero((flat[1:] != flat[:-1]) | (np.abs(np.diff(values)) > limit)) + 1
     for start, stop in zip([0, *breaks], [*breaks, len(rows)], strict=True):
-        if not flat[start] or stop - start > _MOST_ROWS or start == 0 or stop == len(rows):
+        if not flat[start] or stop - start > MOST_ROWS or start == 0 or stop == len(rows):
             continue
         beside = [start - 1, stop]
         far = all((np.abs(rows[k].astype(np.float32) - values[start]) > limit).mean() > 0.5 for k in beside)
@@ -233,6 +233,6 @@ def _reflected(places: np.ndarray, size: int) -> np.ndarray:
 
 
 def _some(values: np.ndarray) -> np.ndarray:
-    """At most about `_SAMPLE` of the values, evenly spread."""
-    step = values.size // _SAMPLE + 1
+    """At most about `SAMPLE` of the values, evenly spread."""
+    step = values.size // SAMPLE + 1
     return values.ravel()[:: step | 1]  # an odd step takes pixels of all columns

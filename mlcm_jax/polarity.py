@@ -5,7 +5,7 @@ import numpy as np
 from mlcm_jax.errors import InputError, did_you_mean
 
 NAMES = ("white_hot", "black_hot")
-_DARKER = 8.0  # gray levels by which a face that is darker than its surroundings is not so by chance
+DARKER = 8.0  # gray levels by which a face that is darker than its surroundings is not so by chance
 
 
 def is_black_hot(name: str | None) -> bool:
@@ -50,4 +50,4 @@ def darker(values: np.ndarray, box: np.ndarray) -> bool:
     if not inside.size or not around.size:
         return False
     low, high = np.percentile(values[known], (5, 95))
-    return bool(np.median(inside) + min(_DARKER, max(1.0, 0.1 * float(high - low))) < np.median(around))
+    return bool(np.median(inside) + min(DARKER, max(1.0, 0.1 * float(high - low))) < np.median(around))

@@ -25,7 +25,7 @@ NAMES = {
     "fahrenheit": Unit(5 / 9, -160 / 9),
 }  # fmt: skip
 # What cameras store beside these: FLIR's high gain, InfiRay's and Topdon's 1/64 K, and Optris's tenths above -100 °C.
-_OF_CAMERAS = ("0.04,-273.15", "0.015625,-273.15", "0.1,-100")
+OF_CAMERAS = ("0.04,-273.15", "0.015625,-273.15", "0.1,-100")
 
 
 def parse(text: str) -> Unit | None:
@@ -111,6 +111,6 @@ def doubt(values: np.ndarray, celsius: np.ndarray) -> str:
 
 def _fitting(middle: float) -> str:
     """Names the values of --celsius by which a median could be that of a face."""
-    units = NAMES | {text: parse(text) for text in _OF_CAMERAS}
+    units = NAMES | {text: parse(text) for text in OF_CAMERAS}
     fit = [name for name, (scale, offset) in units.items() if COLDEST_FACE <= scale * middle + offset <= HOTTEST_FACE]
     return " or ".join(f"--celsius={name}" for name in fit)

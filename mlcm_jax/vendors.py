@@ -11,13 +11,13 @@ ENDINGS = {
     ".ats": "FLIR's", ".sfmov": "FLIR's", ".ptw": "Cedip's",
 }  # fmt: skip
 _EXPORT = "export them as TIFF or CSV to use them"
-_FEW = 512  # bytes of text or padding that programs add
+FEW = 512  # bytes of text or padding that programs add
 # Beginnings of a JPEG's segments, and types of a PNG's chunks, that hold no image, or one that is told elsewhere.
-_USUAL = (
+USUAL = (
     b"JFIF\0", b"JFXX\0", b"Exif\0", b"http://", b"ICC_PROFILE\0", b"MPF\0", b"Photoshop ", b"Adobe", b"Ducky", b"JP",
     b"FLIR\0", b"SPIFF\0", b"urn:iso:", b"FPXR\0", b"HDR_RI",
 )  # fmt: skip
-_CHUNKS = frozenset(
+CHUNKS = frozenset(
     b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI tEXt zTXt iTXt bKGD hIST pHYs sPLT eXIf tIME "
     b"acTL fcTL fdAT caBX".split()
 )
@@ -34,14 +34,14 @@ def unread(content: bytes, name: str) -> str:
     if content.startswith(b"\xff\xd8"):
         segments, rest = _jpeg(content)
         owner = _owner(segments, rest)
-        other = sum(len(data) for _, data in segments if not data.startswith(_USUAL))
+        other = sum(len(data) for _, data in segments if not data.startswith(USUAL))
     else:
         other, rest = _outside(content)
         owner = "Testo's" if name.lower().endswith(".bmt") else ""
     if owner:
         return f"the file holds {owner} thermal data, which are not read, but its picture ({_EXPORT})"
     count = other + len(rest.strip(b"\0\r\n\t "))
-    if count <= _FEW:
+    if count <= FEW:
         return ""
     return f"the file holds {count:,} bytes beside its picture, which are not read; if they are temperatures, {_EXPORT}"
 
@@ -87,9 +87,9 @@ def _owner(segments: list[tuple[int, bytes]], rest: bytes) -> str:
         if kind == 1 and data.startswith(b"PARROT\0"):
             return "Parrot's"
         calibrated = kind == 4 and data.startswith(b"\xaa\x55\x12\x06")
-        if calibrated or (kind == 6 and data.startswith(b"DTAT\0")) or (dji and kind in (3, 5) and len(data) > _FEW):
+        if calibrated or (kind == 6 and data.startswith(b"DTAT\0")) or (dji and kind in (3, 5) and len(data) > FEW):
             return "DJI's"
-    others = [data for _, data in segments if not data.startswith(_USUAL)]
+    others = [data for _, data in segments if not data.startswith(USUAL)]
     return "HIKMICRO's" if any(b"HDRI" in data for data in (*others, rest)) else ""
 
 
@@ -103,7 +103,7 @@ def _outside(content: bytes) -> tuple[int, bytes]:
     other, place = 0, 8
     while content.startswith(b"\x89PNG") and place + 12 <= len(content):
         size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        other += 0 if kind in _CHUNKS else size
+        other += 0 if kind in CHUNKS else size
         place += 12 + size
         if kind == b"IEND":
             return other, content[place:]

@@ -19,7 +19,7 @@ from mlcm_jax import landmarks
 from mlcm_jax.errors import InputError
 
 LAYOUT = "ibug68"
-_DISC = 0.05  # radius of the discs over the distance of the outer eye corners, about 4.5 mm
+DISC = 0.05  # radius of the discs over the distance of the outer eye corners, about 4.5 mm
 
 
 class _Corner(NamedTuple):
@@ -34,7 +34,7 @@ def _polygon(*corners: tuple[int, int, float]) -> tuple[_Corner, ...]:
     return tuple(_Corner(*corner) for corner in corners)
 
 
-_POLYGONS = {
+POLYGONS = {
     "forehead": _polygon(
         (33, 19, 1.1), (33, 21, 1.14), (33, 22, 1.14), (33, 24, 1.1), (33, 23, 1.42), (33, 22, 1.44), (33, 21, 1.44),
         (33, 20, 1.42),
@@ -52,18 +52,18 @@ _POLYGONS = {
         (33, 19, 1.35), (33, 17, 1.1),
     ),
 }  # fmt: skip
-_DISCS = {"right_eye_corner": 39, "left_eye_corner": 42}  # the person's right is on the left of the image
-NAMES = (*_DISCS, *_POLYGONS)
+DISCS = {"right_eye_corner": 39, "left_eye_corner": 42}  # the person's right is on the left of the image
+NAMES = (*DISCS, *POLYGONS)
 # A region whose median is this many kelvins below the 75th percentile of the face is covered: by glasses, hair, a hand
 # or a mask. Of rendered regions without a cover, 1 to 3 % are colder (benchmarks/regions.py).
-_COLDER = {
+COLDER = {
     "right_eye_corner": 1.5, "left_eye_corner": 1.5, "forehead": 0.6, "nose_tip": 4.0, "nostrils": 4.0,
     "right_cheek": 2.5, "left_cheek": 2.5, "upper_lip": 1.7, "chin": 2.9,
 }  # fmt: skip
-_MASK = 1.6  # if the upper lip and the chin are this much colder, there is a mask, which covers these
-_MASKED = ("upper_lip", "chin", "nose_tip", "nostrils", "right_cheek", "left_cheek")
-_TURNED = 0.2  # a cheek with less than this share of the other's area is turned away
-_INSIDE = 0.5  # share of a region that must lie in the image
+MASK = 1.6  # if the upper lip and the chin are this much colder, there is a mask, which covers these
+MASKED = ("upper_lip", "chin", "nose_tip", "nostrils", "right_cheek", "left_cheek")
+TURNED = 0.2  # a cheek with less than this share of the other's area is turned away
+INSIDE = 0.5  # share of a region that must lie in the image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +98,11 @@ def outline(points: np.ndarray, name: str) -> np.ndarray:
         name: one of `NAMES`.
     """
     points = np.asarray(points, np.float64)
-    if name in _DISCS:
-        radius = max(0.75, _DISC * float(np.linalg.norm(points[36] - points[45])))  # holds one pixel at least
+    if name in DISCS:
+        radius = max(0.75, DISC * float(np.linalg.norm(points[36] - points[45])))  # holds one pixel at least
         angle = np.arange(24) * (2 * np.pi / 24)
-        return points[_DISCS[name]] + radius * np.stack([np.cos(angle), np.sin(angle)], 1)
-    first, second, share = (np.array(column) for column in zip(*_POLYGONS[name], strict=True))
+        return points[DISCS[name]] + radius * np.stack([np.cos(angle), np.sin(angle)], 1)
+    first, second, share = (np.array(column) for column in zip(*POLYGONS[name], strict=True))
     return (1 - share[:, None]) * points[first] + share[:, None] * points[second]
 
 
@@ -151,15 +151,15 @@ def _area(corners: np.ndarray) -> float:
 def _outside(points: np.ndarray, values: dict[str, np.ndarray]) -> set[str]:
     """The regions of which less than half lies in the image; `values` holds one number for every pixel in it."""
     area = {name: _area(outline(points, name)) for name in NAMES}
-    return {name for name in NAMES if area[name] > 4 and len(values[name]) < _INSIDE * area[name]}
+    return {name for name in NAMES if area[name] > 4 and len(values[name]) < INSIDE * area[name]}
 
 
 def _turned(points: np.ndarray) -> set[str]:
     """The cheek that is turned away, and the eye corner above it."""
     right, left = (_area(outline(points, name)) for name in ("right_cheek", "left_cheek"))
-    if right < _TURNED * left:
+    if right < TURNED * left:
         return {"right_cheek", "right_eye_corner"}
-    return {"left_cheek", "left_eye_corner"} if left < _TURNED * right else set()
+    return {"left_cheek", "left_eye_corner"} if left < TURNED * right else set()
 
 
 def _covered(values: dict[str, np.ndarray]) -> set[str]:
@@ -167,10 +167,10 @@ def _covered(values: dict[str, np.ndarray]) -> set[str]:
     if not len(values["face"]):
         return set()
     skin = float(np.percentile(values["face"], 75))
-    colder = {name: skin - float(np.median(values[name])) for name in _COLDER if len(values[name])}
-    covered = {name for name, value in colder.items() if value > _COLDER[name]}
-    if all(colder.get(name, 0.0) > _MASK for name in _MASKED[:2]):
-        covered.update(_MASKED)
+    colder = {name: skin - float(np.median(values[name])) for name in COLDER if len(values[name])}
+    covered = {name for name, value in colder.items() if value > COLDER[name]}
+    if all(colder.get(name, 0.0) > MASK for name in MASKED[:2]):
+        covered.update(MASKED)
     return covered
 
 

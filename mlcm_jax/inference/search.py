@@ -17,8 +17,8 @@ from mlcm_jax.inference.faces import Faces
 
 Judge = Callable[[Image, np.ndarray], Faces]  # finds the landmarks in boxes [N, 4]: a `Predictor`
 CANDIDATES, LOWEST = 20, 0.15  # of the detector's boxes, this many are judged, from this score on
-_RAISED = np.float32([[0.1, -0.05, 0.8, 0.8]])  # the second crop: x, y, w, h in a box of size 1
-_OVERLAP = 0.4  # IoU with a better box from which a box is dropped
+RAISED = np.float32([[0.1, -0.05, 0.8, 0.8]])  # the second crop: x, y, w, h in a box of size 1
+OVERLAP = 0.4  # IoU with a better box from which a box is dropped
 
 
 def judge(judging: Judge, image: Image, boxes: np.ndarray) -> Faces:
@@ -32,7 +32,7 @@ def judge(judging: Judge, image: Image, boxes: np.ndarray) -> Faces:
     Returns:
         N faces, in the order of the boxes.
     """
-    raised = np.concatenate([boxes[:, :2], np.zeros_like(boxes[:, 2:])], 1) + _RAISED * np.tile(boxes[:, 2:], 2)
+    raised = np.concatenate([boxes[:, :2], np.zeros_like(boxes[:, 2:])], 1) + RAISED * np.tile(boxes[:, 2:], 2)
     both = judging(image, np.concatenate([boxes, raised]))
     number = np.arange(len(boxes))
     faces = both.chosen(np.where(both.scores[len(boxes) :] > both.scores[: len(boxes)], number + len(boxes), number))
@@ -56,7 +56,7 @@ def search(judging: Judge, detector: Detector, image: Image, *, max_faces: int, 
     found = detection.probability(scores, faces.scores, detector.card.second)
     order = np.argsort(-found, kind="stable")
     order = order[found[order] >= (detector.card.second[3] if min_score is None else min_score)]
-    kept = detection.without_overlaps(faces.boxes[order], _OVERLAP)[:max_faces]
+    kept = detection.without_overlaps(faces.boxes[order], OVERLAP)[:max_faces]
     return dataclasses.replace(faces.chosen(order[kept]), detections=found[order[kept]])
 
 
