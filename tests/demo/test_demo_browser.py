@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 
-import browser
-import made
+import demo_browser
+import demo_images
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,7 +38,7 @@ def _need(there, what):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The page that the command writes."""
-    _need(browser.found(), "Chromium")
+    _need(demo_browser.found(), "Chromium")
     _need(shutil.which("npm"), "npm")
     _need(importlib.util.find_spec("jax2onnx"), "jax2onnx, of the extra `export`,")
     path = tmp_path_factory.mktemp("page") / "demo page.html"
@@ -53,7 +53,7 @@ def page(tmp_path_factory):
 def files(tmp_path_factory):
     """The folder with the images, and their settings."""
     folder = tmp_path_factory.mktemp("images")
-    for name, (content, _) in (all_files := made.files()).items():
+    for name, (content, _) in (all_files := demo_images.files()).items():
         (folder / name).write_bytes(content)
     return folder, {name: settings for name, (_, settings) in all_files.items()}
 
@@ -73,7 +73,7 @@ def shown(request, page, tmp_path_factory):
         address = page.as_uri()
         if request.param == "server":
             address = f"http://127.0.0.1:{server.server_port}/{page.name.replace(' ', '%20')}"
-        with browser.Browser(tmp_path_factory.mktemp("profile")) as one:
+        with demo_browser.Browser(tmp_path_factory.mktemp("profile")) as one:
             one.open(address)
             alert = "document.querySelector('[role=alert]')"
             one.wait(f"{_STATUS}.startsWith('Ready') || {alert} !== null")
@@ -199,7 +199,7 @@ def test_bad_files_are_told_in_one_sentence_and_the_others_are_used(shown, files
     bad = {
         "cut.png": (good.read_bytes()[:4000], "cut off"),
         "flipped.png": (good.read_bytes()[:900] + b"\0" + good.read_bytes()[901:], "damaged"),
-        "flat.png": (made.png(np.full((60, 80), 7, np.uint8)), "one value"),
+        "flat.png": (demo_images.png(np.full((60, 80), 7, np.uint8)), "one value"),
         "empty.png": (b"", "empty"),
         "stack.tif": (b"II*\0" + bytes(100), "TIFF"),
         "words.csv": (b"name,age\nanna,30\n", "no table"),

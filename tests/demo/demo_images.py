@@ -1,17 +1,13 @@
 """Rendered thermal images in files of every kind that the page reads."""
 
 import struct
-import sys
-from pathlib import Path
 
 import cv2
+import made_flir
 import numpy as np
 from PIL import Image
 
 from mlcm_jax.synthetic import generate
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import made_flir
 
 
 def scene(seed=5, size=160):
