@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from mlcm_jax.errors import InputError
 from mlcm_jax.layouts import LAYOUTS
@@ -258,6 +258,8 @@ def fit_second(scores: np.ndarray, seconds: np.ndarray, right: np.ndarray) -> tu
     def loss(numbers: np.ndarray) -> float:
         logits = numbers @ features
         return float(np.logaddexp(0.0, np.where(right, -logits, logits)).sum() + 1e-3 * np.square(numbers).sum())
+
+    from scipy import optimize  # Only this needs it, and the import takes a fifth of a second.
 
     a, b, c = optimize.minimize(loss, np.array([0.0, 1.0, 0.5]), method="Nelder-Mead", options={"maxiter": 4000}).x
     return float(a), float(b), float(c)

@@ -17,7 +17,7 @@ from mlcm_jax import metrics
 from mlcm_jax.console import console, say
 from mlcm_jax.data.examples import Examples
 from mlcm_jax.errors import InputError
-from mlcm_jax.evaluation import detections, evaluate, plots
+from mlcm_jax.evaluation import evaluate
 from mlcm_jax.files import write_json
 from mlcm_jax.training import distributed, run_stage, sharding, stages
 from mlcm_jax.training.log import read_jsonl
@@ -75,22 +75,28 @@ def _train_seed(config: ConfigDict, workdir: epath.Path, *, data_dir: str) -> di
     trained = run_stage.train_stages(run)
     ordered = {name: trained[name] for name in stages.STAGES if name in trained}
     if config.loss.name == "boxes":
+        from mlcm_jax.evaluation import detections
+
         path = workdir / "results.json"
         return detections.report(ordered, test, config=config, mesh=mesh, path=path, data_dir=data_dir)
     found = evaluate.evaluate_networks(ordered, test, config=config, mesh=mesh)
     content = evaluate.results(config, found.rows)
     if distributed.is_main():
         write_json(workdir / "results.json", content)
-        _draw(workdir, list(ordered), test, found)
-        plots.ced(workdir / "ced.png", found.errors, metrics.NORMALIZERS[config.normalizer])
+        _draw(workdir, list(ordered), test, found, metrics.NORMALIZERS[config.normalizer])
     distributed.wait_for_all("plots")
     evaluate.print_table(content)
     say(f"Wrote results.json, samples.png, ced.png and loss.png to {workdir} ({time.monotonic() - began:.0f} s).")
     return content
 
 
-def _draw(workdir: epath.Path, names: Sequence[str], examples: Examples, found: evaluate.Scores) -> None:
-    """Draws samples.png, with predictions of the last stage in the table, and loss.png."""
+def _draw(
+    workdir: epath.Path, names: Sequence[str], examples: Examples, found: evaluate.Scores, normalizer: str
+) -> None:
+    """Draws samples.png, with predictions of the last stage in the table, ced.png and loss.png."""
+    from mlcm_jax.evaluation import plots  # The training need not wait for matplotlib, which takes half a second.
+
+    plots.ced(workdir / "ced.png", found.errors, normalizer)
     last = found.rows[-1]["name"]
     shown = np.linspace(0, len(examples) - 1, 8).round().astype(int)
     rows = [

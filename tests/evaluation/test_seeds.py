@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mlcm_jax import config as configs
 from mlcm_jax.data import pipeline
 from mlcm_jax.errors import InputError
-from mlcm_jax.evaluation import evaluate, seeds
+from mlcm_jax.evaluation import evaluate, plots, seeds
 from mlcm_jax.models import stored
 from mlcm_jax.training import run_stage, sharding, workdir
 from mlcm_jax.training.log import read_jsonl
@@ -88,8 +88,12 @@ def test_the_folder_of_the_last_seed_is_checked_before_the_first_is_trained(tmp_
 class Drawn(list):
     """Records calls of functions of `plots` instead of drawing: (name, arguments, keyword arguments)."""
 
-    def __getattr__(self, name):
-        return lambda path, *arguments, **options: self.append((name, arguments, options))
+    def __init__(self, monkeypatch):
+        def record(name):
+            return lambda path, *arguments, **options: self.append((name, arguments, options))
+
+        for name in ("ced", "samples", "loss_curves"):
+            monkeypatch.setattr(plots, name, record(name))
 
 
 def test_the_samples_are_of_the_last_stage_that_was_scored(smoke_run, tmp_path, data_dir, monkeypatch):
@@ -102,9 +106,9 @@ def test_the_samples_are_of_the_last_stage_that_was_scored(smoke_run, tmp_path, 
     trained = {stage: workdir.load_stage(smoke_run, stage, mesh=mesh) for stage in ("teacher", "compress")}
     found = evaluate.evaluate_networks(trained, test, config=config, mesh=mesh)
     assert [row["name"] for row in found.rows] == ["mean_shape", "teacher"]
-    monkeypatch.setattr(seeds, "plots", drawn := Drawn())
-    seeds._draw(smoke_run, list(trained), test, found)
-    (name, (rows,), options), _ = drawn
+    drawn = Drawn(monkeypatch)
+    seeds._draw(smoke_run, list(trained), test, found, "box")
+    (name, (rows,), options) = next(call for call in drawn if call[0] == "samples")
     assert name == "samples" and options["title"] == "stage teacher"
     np.testing.assert_array_equal(rows[0]["prediction"], found.predictions["teacher"][0])
     assert rows[0]["title"] == f"NME {100 * found.errors['teacher'][0]:.1f} %"
@@ -125,15 +129,16 @@ def test_a_test_set_that_no_stage_can_read_is_reported_before_any_training(tmp_p
 def test_the_loss_curve_has_no_point_where_all_steps_were_skipped(tmp_path, monkeypatch, records):
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    monkeypatch.setattr(seeds, "plots", drawn := Drawn())
+    drawn = Drawn(monkeypatch)
     found = evaluate.Scores([{"name": "teacher"}], {"teacher": np.zeros(1)}, {"teacher": np.zeros((1, 68, 2))})
 
     class Examples(list):
         layout = "ibug68"
 
-    seeds._draw(tmp_path, ["teacher"], Examples([{}]), found)
+    seeds._draw(tmp_path, ["teacher"], Examples([{}]), found, "box")
     known = [record for record in records if "task" in record]
-    assert drawn[1][1] == ({"teacher": ([record["step"] for record in known], [r["task"] for r in known])},)
+    (_, (curves,), _) = next(call for call in drawn if call[0] == "loss_curves")
+    assert curves == {"teacher": ([record["step"] for record in known], [r["task"] for r in known])}
 
 
 # A real run with unusual keys
