@@ -36,7 +36,8 @@ def present(folder: Path) -> set[str]:
 
 def test_picture_of_the_tree_equals_the_tree():
     named = pictured()
-    assert named[""] == {"configs/", "tfds_builders/", "benchmarks/", "docs/", "colab/", "tests/", "mlcm_jax/"}
+    folders = {"configs/", "tfds_builders/", "benchmarks/", "docs/", "examples/", "colab/", "tests/", "mlcm_jax/"}
+    assert named[""] == folders
     assert all((ROOT / folder).is_dir() for folder in named[""])
     assert named["mlcm_jax"] == present(ROOT / "mlcm_jax")
     for folder in {name.rstrip("/") for name in named["mlcm_jax"] if name.endswith("/")} - GENERIC:

@@ -65,6 +65,8 @@ def export(
     made, content = _convert(arrays, card, format, quantize, count)
     decoding = decode.described(arrays, card, made)
     with formats.explained(format, f"The network of stage {card.stage} cannot be run after its conversion"):
+        if format == "tflite" and quantize:
+            formats.survives(content)
         run = formats.runner(content, made, format)
         run(np.zeros(made.shapes[graph.INPUT], np.float32))
     rendered = list(faces.views(card, faces.REPORT, count, boxes=boxes))

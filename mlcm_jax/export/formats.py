@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -89,6 +90,22 @@ def _run_tflite(content: bytes, graph: Graph) -> Run:
     return lambda crop: {name: array.copy() for name, array in runner(**{INPUT: crop}).items() if interpreter}
 
 
+def survives(content: bytes) -> None:
+    """Runs a TFLite file in a process of its own, because LiteRT is killed by some quantised files, such as SwinV2's.
+
+    Raises:
+        RuntimeError: the process died.
+    """
+    code = (
+        "import sys, numpy; from ai_edge_litert.interpreter import Interpreter; "
+        "one = Interpreter(model_content=sys.stdin.buffer.read(), num_threads=1); one.allocate_tensors(); "
+        "one.set_tensor(one.get_input_details()[0]['index'], numpy.zeros(one.get_input_details()[0]['shape'], 'f')); "
+        "one.invoke()"
+    )
+    if subprocess.run([sys.executable, "-c", code], input=content, capture_output=True).returncode:
+        raise RuntimeError("LiteRT crashes when it runs the file")
+
+
 def _onnx(graph: Graph) -> bytes:
     # The library replaces layers of Flax while it traces; a function that is traced already has none.
     traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(graph.call)(*graph.inputs()))
@@ -145,7 +162,7 @@ def session(content: bytes) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
