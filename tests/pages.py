@@ -27,7 +27,7 @@ class Block:
         slow: whether only the nightly tests execute it.
         skipped: the reason why it is not executed; "".
         prints: what its output must have.
-        needs: modules without which it cannot be executed.
+        needs: modules and programs without which it cannot be executed.
     """
 
     page: str

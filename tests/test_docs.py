@@ -245,7 +245,7 @@ def test_blocks_run(page, place, hooks):
 def test_all_blocks_run(page, place, hooks):
     lacking = set()
     for block in executed(page, slow=True):
-        missing = [name for name in block.needs if importlib.util.find_spec(name) is None]
+        missing = [name for name in block.needs if not (importlib.util.find_spec(name) or shutil.which(name))]
         lacking.update(missing)
         if not missing:
             execute(block)
