@@ -12,6 +12,7 @@ import platform
 import time
 import warnings
 import zlib
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
@@ -41,17 +42,24 @@ def keep_programs(root: Path | None = None) -> Path | None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-    atexit.register(note, folder)
+    # Entries without a checksum are those of commands that still run, which will note them, or that were killed.
+    others = frozenset(entry for entry in folder.glob("*-cache") if not _mark(entry).exists())
+    atexit.register(note, folder, others)
     return folder
 
 
-def note(folder: Path) -> None:
-    """Writes a checksum beside every entry that has none. An entry that never gets one was not written to its end."""
+def note(folder: Path, others: Collection[Path] = ()) -> None:
+    """Writes a checksum beside every entry that has none. An entry that never gets one was not written to its end.
+
+    Args:
+        folder: the folder.
+        others: entries that this process did not write.
+    """
     for entry in folder.glob("*-cache"):
         mark = _mark(entry)
         try:
-            if not mark.exists():
-                mark.write_text(_checksum(entry))
+            if entry not in others and not mark.exists():
+                mark.write_bytes(_checksum(entry))
         except OSError:
             continue  # another process removed it
 
@@ -62,7 +70,7 @@ def _clean(folder: Path) -> None:
     for entry in folder.glob("*-cache"):
         mark, about = _mark(entry), entry.stat()
         running = time.time() - about.st_mtime < _HOUR  # a command that still runs may have written it
-        if mark.read_text() == _checksum(entry) if mark.exists() else running:
+        if mark.read_bytes() == _checksum(entry) if mark.exists() else running:
             kept.append((about.st_mtime, about.st_size, entry))
         else:
             _remove(entry)
@@ -83,8 +91,8 @@ def _mark(entry: Path) -> Path:
     return entry.with_name(entry.name.removesuffix("-cache") + "-crc32")
 
 
-def _checksum(entry: Path) -> str:
-    return f"{zlib.crc32(entry.read_bytes()):08x}"
+def _checksum(entry: Path) -> bytes:
+    return f"{zlib.crc32(entry.read_bytes()):08x}".encode()
 
 
 def _machine() -> str:

@@ -73,6 +73,27 @@ def test_entries_that_were_not_written_to_their_end_are_removed(tmp_path):
     assert done.exists() and new.exists() and not cut.exists() and not changed.exists()
 
 
+def test_damaged_checksum_removes_its_entry(tmp_path):
+    folder = compiled.keep_programs(tmp_path)
+    spoiled = entry(folder, "spoiled")
+    (folder / "spoiled-crc32").write_bytes(b"\xff\xfe\0")  # is no text
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR")
+    assert compiled.keep_programs(tmp_path) == folder and not spoiled.exists()
+
+
+def test_a_command_vouches_only_for_what_it_wrote(tmp_path, monkeypatch):
+    noted = []
+    monkeypatch.setattr(compiled.atexit, "register", lambda *call: noted.append(call))
+    folder = compiled.keep_programs(tmp_path)
+    half = entry(folder, "half")  # of another command, which was killed
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR")
+    compiled.keep_programs(tmp_path)
+    entry(folder, "own")
+    function, *words = noted[-1]
+    function(*words)
+    assert (folder / "own-crc32").exists() and half.exists() and not (folder / "half-crc32").exists()
+
+
 def test_oldest_entries_leave_a_folder_that_has_grown_too_large(tmp_path, monkeypatch):
     folder = compiled.keep_programs(tmp_path)
     old, newer, newest = (entry(folder, str(age), b"x" * 100, age) for age in (300.0, 200.0, 100.0))
