@@ -134,6 +134,23 @@ def _decode(page: Any, content: bytes) -> tuple[np.ndarray | None, str]:
     return _turned(array, orientation), "; ".join(notes)
 
 
+def as_shown(page: Any, array: np.ndarray) -> np.ndarray:
+    """What tifffile reads of a page of a stack, as `read` has it: white is large, palettes are colours, no alpha.
+
+    Args:
+        page: the page.
+        array: its pixels, of the shape `page.shape`.
+    """
+    if page.photometric == _WHITE_IS_ZERO and array.dtype.kind != "f":
+        array = np.array((1 << page.bitspersample) - 1, array.dtype) - array if array.dtype.kind == "u" else -1 - array
+    elif page.photometric == _PALETTE:
+        array = (page.colormap[:, array] >> 8).astype(np.uint8).transpose(1, 2, 0)
+    elif page.photometric == _RGB and page.samplesperpixel in (3, 4) and array.ndim == 3:
+        array = (array if page.planarconfig == 1 else array.transpose(1, 2, 0))[..., :3]
+    tag = page.tags.get(274)
+    return _turned(array, tag.value if tag else 1)
+
+
 def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
     """Applies an orientation of TIFF: which sides of the image its first row and column are."""
     if orientation in (5, 6, 7, 8):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from mlcm_jax import flir, images, units
+from mlcm_jax import flir, images, tiff, units
 from mlcm_jax.data import image_file
 from mlcm_jax.errors import InputError
 
@@ -61,7 +62,7 @@ def open_clip(source: str | int, *, celsius: str = "auto", rate: float = 0.0) ->
         files = [one for one in sorted(path.iterdir()) if one.suffix.lower() in images.SUFFIXES]
         if not files:
             raise InputError(f"The folder {source} holds no image ({', '.join(images.SUFFIXES)}).")
-        return _clip(_files(files, celsius), rate, len(files))
+        return _clip(_images(map(images.read, files), celsius), rate, len(files))
     if not path.exists():
         raise InputError(f"The video {source} does not exist.")
     ending = path.suffix.lower()
@@ -72,7 +73,7 @@ def open_clip(source: str | int, *, celsius: str = "auto", rate: float = 0.0) ->
             f"{source} is not a video that can be read: {' '.join(VIDEOS + STACKS)}, a folder of images, or --camera=0."
         )
     arrays, count, unit = {".npy": _npy, ".tif": _tiff, ".tiff": _tiff}.get(ending, _flir)(path)
-    return _clip(_images(arrays, str(source), unit if celsius == "auto" else celsius), rate, count)
+    return _clip(_images(_arrays(arrays, str(source)), unit if celsius == "auto" else celsius), rate, count)
 
 
 def _clip(frames: Iterator[image_file.Image], rate: float, count: int | None) -> Clip:
@@ -81,26 +82,35 @@ def _clip(frames: Iterator[image_file.Image], rate: float, count: int | None) ->
     return Clip(frames, rate or RATE, count, () if rate else assumed)
 
 
-def _files(paths: Iterable[epath.Path], celsius: str) -> Iterator[image_file.Image]:
-    for path in paths:
-        yield image_file.read_image(path, celsius=celsius)
-
-
-def _images(arrays: Iterable[np.ndarray], name: str, celsius: str) -> Iterator[image_file.Image]:
-    """Frames as images, all in the unit, or by the palette, that fits the first."""
-    palette = None
+def _arrays(arrays: Iterable[np.ndarray], name: str) -> Iterator[images.ImageFile]:
     for number, array in enumerate(arrays):
-        file = images.from_array(array, f"{name}, frame {number}")
+        yield images.from_array(array, f"{name}, frame {number}")
+
+
+def _images(files: Iterable[images.ImageFile], celsius: str) -> Iterator[image_file.Image]:
+    """Frames as images, all of the kind and in the unit, or by the palette, that fits the first."""
+    palette, first, unit = None, None, celsius
+    for number, file in enumerate(files):
         if number == 0 and file.kind == "colour":
             palette = images.palettes().get(images.fit_palette(file.array)[0])
         elif file.kind == "colour" and palette is not None:
             gray = images.invert_palette(file.array, palette)
             file = dataclasses.replace(file, array=gray, kind="gray8")
-        image = image_file.of_file(file, celsius)
-        if number == 0 and celsius == "auto" and not image.levels:
-            unit, _ = units.guess(image.values, counts=file.kind == "gray16")
-            celsius = f"{unit.scale!r},{unit.offset!r}" if unit else "none"
+        # What was guessed from the first frame is not for files that state their unit, or can have none.
+        image = image_file.of_file(file, celsius if file.unit or file.kind in ("gray8", "colour") else unit)
+        if number == 0 and celsius == "auto" and not image.levels and not file.unit:
+            guessed, _ = units.guess(image.values, counts=file.kind == "gray16")
+            unit = f"{guessed.scale!r},{guessed.offset!r}" if guessed else "none"
+        first = first or image
+        if (kind := _kind(image)) != _kind(first):
+            raise InputError(f"{file.name} holds {kind}, and the first frame {_kind(first)}; give frames of one kind.")
         yield image
+
+
+def _kind(image: image_file.Image) -> str:
+    if image.levels:
+        return "gray levels or colours"
+    return "values without a unit" if image.celsius is None else "temperatures"
 
 
 def _npy(path: epath.Path) -> tuple[Iterator[np.ndarray], int, str]:
@@ -108,6 +118,8 @@ def _npy(path: epath.Path) -> tuple[Iterator[np.ndarray], int, str]:
         stack = np.load(Path(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} is not an array that numpy saved, or it is damaged ({error}).") from None
+    if not isinstance(stack, np.ndarray):
+        raise InputError(f"{path} is an archive of numpy (.npz); save its array alone by np.save.")
     coloured = stack.ndim == 4 and stack.shape[3] == 3 and stack.dtype == np.uint8
     if stack.dtype.kind not in "uif" or not (stack.ndim == 3 or coloured) or stack.size == 0:
         raise InputError(
@@ -125,8 +137,9 @@ def _tiff(path: epath.Path) -> tuple[Iterator[np.ndarray], int, str]:
     stack = contextlib.ExitStack()
     try:
         file = stack.enter_context(tifffile.TiffFile(Path(path)))
-        shape = file.series[0].shape
-        count = len(file.pages) if len(file.series) != 1 else int(np.prod(shape[:-2]))
+        page = file.pages.first
+        announced = math.prod(file.series[0].shape) // math.prod(page.shape)
+        count = len(file.pages) if len(file.series) != 1 else announced
     except Exception as error:
         stack.close()
         raise refused(error) from None
@@ -134,9 +147,10 @@ def _tiff(path: epath.Path) -> tuple[Iterator[np.ndarray], int, str]:
     def frames() -> Iterator[np.ndarray]:
         with stack:
             try:  # where one page announces all frames, as ImageJ writes them, they are read at once
-                whole = None if len(file.pages) >= count else file.series[0].asarray().reshape(count, *shape[-2:])
+                whole = None if len(file.pages) >= count else file.series[0].asarray().reshape(count, *page.shape)
                 for number in range(count):
-                    yield file.pages[number].asarray() if whole is None else whole[number]
+                    own = page if whole is not None else file.pages[number]
+                    yield tiff.as_shown(own.keyframe, own.asarray() if whole is None else whole[number])
             except Exception as error:
                 raise refused(error) from None
 
@@ -181,7 +195,7 @@ def _captured(source: str | int, name: str, rate: float, celsius: str) -> Clip:
         finally:
             capture.release()
 
-    frames = _images(arrays(), name, "auto")
+    frames = _images(_arrays(arrays(), name), "auto")
     if not 1 <= stated <= 1000:
         return _clip(frames, rate, count if count > 0 else None)
     return Clip(frames, rate or stated, count if count > 0 else None, ())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from mlcm_jax.data import frames
+from mlcm_jax.data import frames, image_file
 from mlcm_jax.errors import InputError
 
 CELSIUS = (np.random.default_rng(0).uniform(20, 37, (3, 24, 32))).astype(np.float32).round(2)
@@ -32,6 +32,30 @@ def test_a_tiff_with_an_image_per_frame(tmp_path, options):
     clip, found = read(tmp_path / "a.tif")
     assert clip.count == len(found) == 3
     np.testing.assert_allclose([image.celsius for image in found], CELSIUS, atol=0.006)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_a_tiff_in_colours_has_whole_frames(tmp_path, planar):
+    colours = np.random.default_rng(0).integers(0, 255, (2, 24, 32, 3), np.uint8)
+    stored = colours if planar == "contig" else colours.transpose(0, 3, 1, 2)
+    for count in (1, 2):
+        tifffile.imwrite(tmp_path / "a.tif", stored[:count], photometric="rgb", planarconfig=planar)
+        clip, found = read(tmp_path / "a.tif")
+        assert clip.count == len(found) == count
+        np.testing.assert_array_equal([image.rgb for image in found], colours[:count])
+
+
+@pytest.mark.parametrize("options", [{}, {"imagej": True}, {"extratags": [(274, "H", 1, 3, True)]}])
+def test_a_tiff_reads_as_its_first_image_does(tmp_path, options):
+    counts = ((CELSIUS + 273.15) * 100).round().astype(np.uint16)
+    white = "minisblack" if "imagej" in options else "miniswhite"
+    tifffile.imwrite(
+        tmp_path / "a.tif", counts if "imagej" in options else 65535 - counts, photometric=white, **options
+    )
+    _, found = read(tmp_path / "a.tif")
+    wanted = image_file.read_image(tmp_path / "a.tif").celsius
+    np.testing.assert_array_equal(found[0].celsius, wanted)
+    assert np.abs(np.median(wanted) - np.median(CELSIUS[0])) < 0.01
 
 
 def test_all_frames_of_a_seq(tmp_path):
@@ -91,6 +115,24 @@ def test_a_folder_in_the_order_of_names(tmp_path):
     np.testing.assert_array_equal([image.celsius for image in found], CELSIUS[[1, 2, 0]])
 
 
+def test_the_unit_of_the_first_file_of_a_folder_holds_for_all(tmp_path):
+    kelvin = CELSIUS + 273.15
+    kelvin[1] -= 150.0  # alone, it would be taken for °C
+    for number, image in enumerate(kelvin):
+        np.save(tmp_path / f"{number}.npy", image)
+    _, found = read(tmp_path)
+    np.testing.assert_allclose([image.celsius for image in found], kelvin - 273.15, atol=1e-3)
+
+
+def test_a_folder_of_two_kinds_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "b.png"), ramps()[0][:24, :32])
+    for name in ("a", "c"):
+        np.save(tmp_path / f"{name}.npy", CELSIUS[0])
+        with pytest.raises(InputError, match=r"holds .*, and the first frame .*; give frames of one kind"):
+            read(tmp_path)
+        (tmp_path / f"{name}.npy").unlink()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -116,6 +158,10 @@ def test_other_mistakes_are_told(tmp_path):
         read(tmp_path)
     np.save(tmp_path / "a.npy", CELSIUS[0])
     with pytest.raises(InputError, match=r"has shape \(24, 32\) .*a video has \[T, H, W\]"):
+        read(tmp_path / "a.npy")
+    np.savez(tmp_path / "a.npz", CELSIUS)
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(InputError, match=r"a\.npy is an archive of numpy"):
         read(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", CELSIUS)
     with pytest.raises(InputError, match="--fps=-1 must be"):
