@@ -25,6 +25,7 @@ from mlcm_jax.flags import Command, Flags, UsageError, explain
 from tfds_builders.options import OPTIONS, SWITCHES
 
 RESTART = 75  # exit code that asks a scheduler to rerun the command (EX_TEMPFAIL in sysexits.h)
+RESUMING = ("build", "train", "ablate")  # commands that go on where they were stopped
 
 _DATA_DIR = {"data_dir": (None, "Where built datasets are kept. Default: $MLCM_DATA_DIR or ~/.cache/mlcm_jax.")}
 _WORKDIR = {"workdir": (None, "Where checkpoints, results and plots go; a run found there is resumed.")}
@@ -316,17 +317,23 @@ def main(words: Sequence[str] | None = None) -> None:
     compiled.keep_programs()
     if words is None:  # holds until a training loop, or JAX's service for several processes, takes over
         signal.signal(signal.SIGTERM, _terminate)
+    words = sys.argv[1:] if words is None else words
+    resumes = bool(words) and words[0] in RESUMING
     try:
-        _dispatch(sys.argv[1:] if words is None else words)
+        _dispatch(words)
     except UsageError as error:
         _fail(str(error), 2)
     except InputError as error:
         _fail(str(error), 1)
     except Interrupted as stop:
         # A scheduler sends SIGTERM to preempt a job, and reruns a job that exits with this code.
-        _fail(f"{stop} Run the same command again to resume.", RESTART if stop.number == signal.SIGTERM else 1)
+        again = " Run the same command again to resume." if resumes else ""
+        _fail(f"{stop}{again}", RESTART if stop.number == signal.SIGTERM else 1)
     except KeyboardInterrupt:
-        _fail("stopped; run the same command again to continue from the last checkpoint.", 1)
+        again = (
+            "run the same command again to continue from the last checkpoint" if resumes else "what was saved is kept"
+        )
+        _fail(f"stopped; {again}.", 1)
     except Exception as error:
         from mlcm_jax.training import distributed
 

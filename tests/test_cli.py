@@ -289,3 +289,13 @@ def test_build_lists_the_datasets_and_whether_they_are_built(tmp_path):
     assert lines["synthetic_faces/base"] == ["rgb", "+", "thermal", "68", "no"]
     assert lines["sf_tl54/gray_all"] == ["rgb", "+", "thermal", "54", "no"] and lines["wflw/all"] == ["rgb", "98", "no"]
     assert {name.split("/")[0] for name in lines} >= {"t_fake", "tfw", "cofw", "paired_folder", "charlotte_thermal"}
+
+
+@pytest.mark.parametrize("error", [Interrupted("Stopped.", signal.SIGTERM), KeyboardInterrupt()])
+def test_a_command_that_cannot_resume_does_not_say_so(monkeypatch, capsys, error):
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mlcm_jax.inference.predict_files.predict_files", stop)
+    code, shown = fails(["predict", "--demo", "--out=o"], capsys)
+    assert code and "topped" in shown and "again" not in shown

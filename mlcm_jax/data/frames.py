@@ -21,6 +21,7 @@ from mlcm_jax.errors import InputError
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".wmv")
 STACKS = (".npy", ".tif", ".tiff", ".seq", ".csq", ".fff")
 RATE = 25.0  # frames per second where a source does not say
+RATES = (0.01, 10_000.0)  # that a video can have
 
 
 class Clip(NamedTuple):
@@ -49,12 +50,13 @@ def open_clip(source: str | int, *, celsius: str = "auto", rate: float = 0.0) ->
         rate: frames per second; 0 takes that which the source states, or 25.
 
     Raises:
-        InputError: a source that is missing, damaged, or of another kind, or a negative rate.
+        InputError: a source that is missing, damaged, or of another kind, or a rate outside `RATES`.
     """
     if celsius != "auto":
         units.parse(celsius)
-    if not (np.isfinite(rate) and rate >= 0):
-        raise InputError(f"--fps={rate:g} must be a number of frames per second above 0.")
+    if rate and not RATES[0] <= rate <= RATES[1]:
+        least, most = RATES
+        raise InputError(f"--fps={rate:g} must be a number of frames per second from {least:g} to {most:g}.")
     if isinstance(source, int):
         return _captured(source, f"camera {source}", rate, celsius)
     path = epath.Path(source)

@@ -6,7 +6,9 @@ import contextlib
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
 import cv2
@@ -15,9 +17,10 @@ from etils import epath
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mlcm_jax import units
 from mlcm_jax.console import progress, say
-from mlcm_jax.data import draw, frames, image_file
-from mlcm_jax.errors import InputError
+from mlcm_jax.data import draw, frames, gain, image_file
+from mlcm_jax.errors import InputError, Interrupted
 from mlcm_jax.inference import regions, track
 from mlcm_jax.inference.predictor import Predictor
 
@@ -54,7 +57,8 @@ def follow(  # noqa: PLR0913
 
     NAME.jsonl has a line per frame: {"frame", "time", "faces": [{"person", "box", "landmarks", "score"}]}. With
     temperatures, NAME_regions.csv has a row per frame, person and region, and NAME_regions.png their course over time.
-    NAME_landmarks.mp4 is the video with landmarks. What was written before an error stays whole.
+    NAME_landmarks.mp4 is the video with landmarks. What was written before an error stays whole. Ctrl-C and SIGTERM let
+    the frame at hand be finished. A face that would be colder than -10 °C or hotter than 45 °C is told once.
 
     Args:
         source: see `frames.open_clip`.
@@ -73,6 +77,7 @@ def follow(  # noqa: PLR0913
 
     Raises:
         InputError: a source that cannot be read, frames of different sizes, or files that exist already.
+        Interrupted: a signal arrived before the end of the source; Ctrl-C is the end of a camera.
     """
     if most is not None and most < 1:
         raise InputError(f"--frames={most} must be at least 1.")
@@ -82,15 +87,15 @@ def follow(  # noqa: PLR0913
         Predictor(model, stage=stage), constants=track.DEFAULT if smooth else None, max_faces=max_faces
     )
     image, clip = frames.first(clip)
+    _remove(files)
     if isinstance(source, int):
         say(f"{source}: press Ctrl-C to stop")
     for note in (*image.notes, *clip.notes):
         say(f"{source}: {note}")
     total = min(clip.count or most or 0, most or clip.count or 0) or None
     measured: list[tuple[float, int, dict[str, regions.Region]]] = []
-    seen, people, with_faces = 0, set(), 0
-    # A camera has no end but Ctrl-C.
-    with _opened(files, image, clip.rate, total) as sinks, contextlib.suppress(KeyboardInterrupt):
+    seen, people, with_faces, doubt = 0, set(), 0, ""
+    with _opened(files, image, clip.rate, total) as sinks, _signals() as stopped:
         for number, frame in enumerate(clip.frames):
             if number == most:
                 break
@@ -103,35 +108,82 @@ def follow(  # noqa: PLR0913
                 measured += [(time, person, one) for person, one in rows]
             seen, with_faces = number + 1, with_faces + bool(len(found.people))
             people.update(found.people.tolist())
+            if not doubt and (doubt := _doubt(frame, found)):
+                say(f"{source}, frame {number}: {doubt}.")
+            if stopped():
+                break
     if measured:
         _plot(files.plot, measured)
-    if clip.count and seen < min(clip.count, most or clip.count):
+    if not stopped() and clip.count and seen < min(clip.count, most or clip.count):
         say(f"{source}: it announces {clip.count} frames, of which {seen} could be read.")
     written = [path.name for path in files if path.exists()]
     counted = f"{seen} frame{'s' * (seen != 1)}, {len(people)} {'person' if len(people) == 1 else 'people'}"
     say(f"{counted}, a face in {with_faces} of the frames. Wrote {', '.join(written)} to {out}.")
+    if stopped() and not (isinstance(source, int) and stopped() == signal.SIGINT):
+        raise Interrupted(f"Stopped after {seen} frames of {source}; --overwrite begins again.", stopped())
     return {"frames": seen, "people": len(people), "with_faces": with_faces}
 
 
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], int]]:
+    """Yields `stopped()`, the number of the signal to stop for, or 0; a second signal stops at once.
+
+    Only the main thread of a program can handle signals.
+    """
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _doubt(frame: image_file.Image, found: track.Tracked) -> str:
+    """Says what is wrong if a face has a temperature that no face has, or ""."""
+    if frame.celsius is None:
+        return ""
+    parts = ((gain.inside(frame.values, box), gain.inside(frame.celsius, box)) for box in found.faces.boxes)
+    return next(filter(None, (units.doubt(*part) for part in parts)), "")
+
+
 def _files(source: str | int, folder: epath.Path, *, overwrite: bool) -> Files:
+    """The files to write, in a folder that exists; raises InputError if they exist and may not be replaced."""
     name = f"camera{source}" if isinstance(source, int) else epath.Path(source).name
+    if name in ("", ".."):  # of a folder such as "."
+        name = epath.Path(source).resolve().name or "frames"
     files = Files(*(folder / f"{name}{end}" for end in (".jsonl", "_regions.csv", "_landmarks.mp4", "_regions.png")))
     there = [path for path in files if path.exists()]
     if there and not overwrite:
         raise InputError(f"{there[0]} exists already; replace it by --overwrite, or give another --out.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in there:
-            path.unlink()
     except OSError as error:
         raise InputError(f"Cannot write to the folder {folder}: {error}; give another --out.") from error
     return files
 
 
+def _remove(files: Files) -> None:
+    """Removes what an earlier call wrote, once there is something to replace it."""
+    try:
+        for path in files:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {files.faces.parent}: {error}; give another --out.") from error
+
+
 def _check_size(frame: image_file.Image, first: image_file.Image, number: int, source: str | int) -> None:
     if frame.values.shape != first.values.shape:
         sizes = [" x ".join(map(str, one.values.shape[::-1])) for one in (frame, first)]
-        raise InputError(f"Frame {number} of {source} has {sizes[0]} pixels, and the first one {sizes[1]}.")
+        raise InputError(
+            f"Frame {number} of {source} has {sizes[0]} pixels, and the first one {sizes[1]}; give frames of one size."
+        )
 
 
 @dataclasses.dataclass

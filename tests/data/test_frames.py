@@ -1,5 +1,7 @@
 """Frames of videos, stacks and folders: the values that were written, their unit and rate, and wrong sources."""
 
+import re
+
 import cv2
 import made_flir
 import numpy as np
@@ -164,8 +166,9 @@ def test_other_mistakes_are_told(tmp_path):
     with pytest.raises(InputError, match=r"a\.npy is an archive of numpy"):
         read(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", CELSIUS)
-    with pytest.raises(InputError, match="--fps=-1 must be"):
-        read(tmp_path / "a.npy", rate=-1.0)
+    for rate in (-1.0, 1e-9, 1e6, np.inf, np.nan):
+        with pytest.raises(InputError, match=rf"--fps={re.escape(f'{rate:g}')} must be .* from 0.01 to 10000"):
+            read(tmp_path / "a.npy", rate=rate)
     with pytest.raises(InputError, match="No frame can be read from camera 97; is it connected"):
         frames.open_clip(97)
 

@@ -2,12 +2,13 @@
 
 import csv
 import json
+import signal
 
 import cv2
 import numpy as np
 import pytest
 
-from mlcm_jax.errors import InputError
+from mlcm_jax.errors import InputError, Interrupted
 from mlcm_jax.inference import regions, video
 from mlcm_jax.synthetic import generate
 
@@ -103,3 +104,50 @@ def test_files_of_an_earlier_call_are_kept_unless_asked(tmp_path, moving):
     assert len(lines(tmp_path / "out/a.npy.jsonl")) == 2
     video.follow(str(tmp_path / "a.npy"), out=str(tmp_path / "out"), most=1, overwrite=True)
     assert len(lines(tmp_path / "out/a.npy.jsonl")) == 1
+
+
+@pytest.mark.parametrize("options", [{"max_faces": 0}, {"model": "/gone"}, {"rate": 1e9}])
+def test_files_of_an_earlier_call_outlive_a_mistake(tmp_path, moving, options):
+    np.save(tmp_path / "a.npy", moving)
+    video.follow(str(tmp_path / "a.npy"), out=str(tmp_path / "out"), most=2)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(InputError):
+        video.follow(str(tmp_path / "a.npy"), out=str(tmp_path / "out"), overwrite=True, **options)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_frame_be_finished(tmp_path, moving, monkeypatch, capsys, number):
+    np.save(tmp_path / "a.npy", moving)
+    writes, handlers = video._Sinks.write, [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+
+    def write(self, at, *words):
+        if at == 2:
+            signal.raise_signal(number)
+        writes(self, at, *words)
+
+    monkeypatch.setattr(video._Sinks, "write", write)
+    with pytest.raises(Interrupted, match=r"Stopped after 3 frames of .*a\.npy; --overwrite begins again") as raised:
+        video.follow(str(tmp_path / "a.npy"), out=str(tmp_path / "out"))
+    assert raised.value.number == number and "could be read" not in capsys.readouterr().out
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert len(lines(tmp_path / "out/a.npy.jsonl")) == 3 and (tmp_path / "out/a.npy_regions.png").exists()
+    assert len(table(tmp_path / "out/a.npy_regions.csv")) == 3 * len(regions.NAMES)
+    capture = cv2.VideoCapture(str(tmp_path / "out/a.npy_landmarks.mp4"))
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
+
+
+def test_temperatures_that_no_face_has_are_told_once(tmp_path, moving, capsys):
+    np.save(tmp_path / "a.npy", moving)
+    video.follow(str(tmp_path / "a.npy"), out=str(tmp_path / "out"), celsius="kelvin", most=2)
+    assert capsys.readouterr().out.count("°C, which no face is; give the unit of the values") == 1
+    video.follow(str(tmp_path / "a.npy"), out=str(tmp_path / "two"), most=2)
+    assert "which no face is" not in capsys.readouterr().out
+
+
+def test_the_folder_at_hand_has_a_name(tmp_path, pair, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    cv2.imwrite(str(tmp_path / "mine/a.png"), pair["thermal"])
+    monkeypatch.chdir(tmp_path / "mine")
+    video.follow(".", out=str(tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine.jsonl", "mine_landmarks.mp4"]
