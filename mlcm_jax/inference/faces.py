@@ -50,7 +50,7 @@ class Faces:
             celsius: float [H, W] in °C, NaN where there is no value: `Image.celsius`.
 
         Raises:
-            InputError: an image without temperatures, or another layout than ibug68.
+            InputError: an image without temperatures, an array of another kind, or another layout than ibug68.
         """
-        regions.check(self.layout, celsius)
+        celsius = regions.check(self.layout, celsius)
         return [regions.measure(points, celsius) for points in self.landmarks]

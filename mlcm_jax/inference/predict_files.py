@@ -115,7 +115,7 @@ def predict_files(  # noqa: PLR0913
     finally:
         if found:
             write_json(folder / "predictions.json", kept | found)
-            if regions:
+            if regions or _has_regions(kept):  # a table of earlier calls must not outlive what they measured
                 _write_regions(folder / "regions.csv", kept | found)
     if found:
         others = len(kept.keys() - found.keys())
@@ -211,9 +211,17 @@ def _earlier(path: epath.Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no predictions and would be overwritten; remove it, or give another --out.")
+    try:
+        face_regions.table(content)  # what cannot be read as predictions cannot become a table
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(
+            f"{path} holds no predictions and would be overwritten; remove it, or give another --out."
+        ) from None
     return content
+
+
+def _has_regions(predictions: Mapping[str, Mapping[str, Any]]) -> bool:
+    return any("regions" in face for entry in predictions.values() for face in entry.get("faces", []))
 
 
 def _make(folder: epath.Path) -> None:
@@ -236,6 +244,11 @@ def _predict(
     image = image_file.read_image(path, **reading)
     for note in image.notes:
         say(f"{path}: {note}")
+    if regions and image.levels:
+        raise InputError(
+            f"{path}: The image has gray levels or colours of 8 bits, which are no temperatures; give the camera's "
+            "radiometric file, or leave out --regions."
+        )
     height, width = image.values.shape
     if box is not None and (doubt := box_input.check_face(box, width, height, f"The box of {path}")):
         say(f"{path}: {doubt}.")
@@ -297,8 +310,10 @@ def _entry(faces: Faces, k: int, box: Sequence[float] | None) -> dict[str, Any]:
 
 
 def _write_regions(path: epath.Path, predictions: Mapping[str, Mapping[str, Any]]) -> None:
+    temporary = path.with_name(f"{path.name}.new")
     try:
-        path.write_text(face_regions.table(predictions))
+        temporary.write_text(face_regions.table(predictions))
+        temporary.replace(path)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error}; predictions.json has the same numbers.") from error
 

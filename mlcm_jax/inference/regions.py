@@ -197,9 +197,23 @@ def table(predictions: Mapping[str, Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def check(layout: str, celsius: np.ndarray | None) -> None:
-    """Raises InputError if the landmarks of a layout have no regions, or the image has no temperatures."""
+def check(layout: str, celsius: Any) -> np.ndarray:
+    """Returns the temperatures as an array.
+
+    Raises:
+        InputError: the landmarks of a layout have no regions, or the image has no temperatures, float [H, W].
+    """
     if landmarks.get(layout).name != LAYOUT:
         raise InputError(f"Regions are defined on the 68 landmarks of {LAYOUT}; the network has the layout {layout}.")
     if celsius is None:
         raise InputError("The image has gray levels and no temperatures; say what they are with --celsius.")
+    try:
+        array = np.asarray(celsius)
+    except (TypeError, ValueError):  # such as lists of different lengths
+        array = np.asarray(None)
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise InputError(
+            f"Regions are measured in °C, an array of floats [H, W] such as `Image.celsius`, not in {array.dtype} of "
+            f"shape {array.shape}."
+        )
+    return array

@@ -160,7 +160,7 @@ def test_predictions_of_earlier_calls_are_kept(smoke_run, folder, tmp_path, face
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("content", ["[]", "no json"])
+@pytest.mark.parametrize("content", ["[]", "no json", '{"a": 3}', '{"a": {"faces": [{"regions": {"chin": {}}}]}}'])
 def test_a_file_that_holds_no_predictions_is_not_overwritten(smoke_run, folder, tmp_path, content):
     (tmp_path / "predictions.json").write_text(content)
     with pytest.raises(InputError, match=r"predictions\.json"):

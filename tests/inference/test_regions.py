@@ -149,6 +149,31 @@ def test_the_command_writes_regions_and_keeps_those_of_earlier_calls(tmp_path, p
     assert not (tmp_path / "new").exists()
 
 
+def test_the_table_of_an_earlier_call_loses_what_is_replaced(tmp_path, pair):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", pair["celsius"])
+    names, out = [str(tmp_path / f"{name}.npy") for name in ("a", "b")], str(tmp_path / "out")
+    predict_files(names, out=out, regions=True)
+    predict_files(names[:1], out=out, overwrite=True)
+    rows = list(csv.DictReader((tmp_path / "out/regions.csv").read_text().splitlines()))
+    assert {row["image"] for row in rows} == {"b.npy"}
+
+
+def test_8_bits_are_not_told_to_give_a_unit(tmp_path, pair):
+    cv2.imwrite(str(tmp_path / "gray.png"), pair["thermal"])
+    with pytest.raises(InputError, match="no temperatures; give the camera's radiometric file, or leave out --regions"):
+        predict_files([str(tmp_path / "gray.png")], out=str(tmp_path / "new"), regions=True)
+
+
+def test_arrays_that_are_no_temperatures_are_refused(pair):
+    faces = Predictor(detector=False)(pair["thermal"], pair["box"][None])
+    celsius = pair["celsius"]
+    for wrong in (pair["thermal"], celsius[..., None], celsius[0], celsius > 30, "text", [[1.0], [1.0, 2.0]]):
+        with pytest.raises(InputError, match=r"in °C, an array of floats \[H, W\] such as `Image.celsius`, not in"):
+            faces.regions(wrong)
+    assert faces.regions(celsius.tolist())[0]["chin"].mean == pytest.approx(faces.regions(celsius)[0]["chin"].mean)
+
+
 def test_gray_levels_and_other_layouts_are_refused(pair):
     faces = Predictor(detector=False)(pair["thermal"], pair["box"][None])
     with pytest.raises(InputError, match=r"gray levels and no temperatures; say what they are with --celsius"):
