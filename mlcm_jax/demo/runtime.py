@@ -1,11 +1,14 @@
 """ONNX Runtime Web: its plain WebAssembly build (SIMD, no GPU), taken from the package of npm."""
 
+import gzip
+import io
 import json
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,15 +58,17 @@ def read(path: str | Path) -> Runtime:
         InputError: a file that is missing or damaged, or another package or version.
     """
     try:
-        with tarfile.open(path) as archive:
+        content = gzip.decompress(Path(path).read_bytes())  # all of it, so that its checksum is looked at
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             about, script, wasm = (_member(archive, name) for name in ("package/package.json", _SCRIPT, _WASM))
         card = json.loads(about)
         version, name = card["version"], card["name"]
         text = script.decode()
     except FileNotFoundError:
         raise InputError(f"The file {path} does not exist; {_REMEDY}.") from None
-    except (OSError, tarfile.TarError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not the whole package onnxruntime-web ({error}); {_REMEDY}.") from None
+    except (OSError, tarfile.TarError, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise InputError(f"{path} is not the whole package onnxruntime-web ({reason}); {_REMEDY}.") from None
     if (name, version) != ("onnxruntime-web", VERSION):
         raise InputError(f"{path} holds {name} {version}, with which the page was not tested; {_REMEDY}.")
     if not wasm.startswith(b"\0asm"):

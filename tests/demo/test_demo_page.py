@@ -10,6 +10,7 @@ import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mlcm_jax.demo
@@ -170,6 +171,17 @@ def test_a_file_that_is_missing_or_cut_off_is_refused(tmp_path):
         (tmp_path / "cut.tgz").write_bytes(content)
         with pytest.raises(InputError, match="is not the whole package onnxruntime-web"):
             runtime.read(tmp_path / "cut.tgz")
+
+
+def test_a_file_with_a_damaged_byte_is_refused(tmp_path):
+    wasm = b"\0asm" + np.random.default_rng(0).integers(0, 60, 5000, np.uint8).tobytes()
+    whole = package(tmp_path / "ort.tgz", wasm=wasm).read_bytes()
+    for place in range(len(whole) // 50, len(whole) - 20, len(whole) // 50):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x5A
+        (tmp_path / "damaged.tgz").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"^[^\n]* is not the whole package onnxruntime-web [^\n]*$"):
+            runtime.read(tmp_path / "damaged.tgz")
 
 
 def test_without_npm_and_file_one_sentence_says_what_to_do(tmp_path, monkeypatch, capsys):
