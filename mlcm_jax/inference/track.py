@@ -145,7 +145,9 @@ class Tracker:
         """
         image = image_file.as_image(image)
         self._tracks = [track for track in self._tracks if time - track.seen <= _FORGET]
-        followed = [track for track in self._tracks if not track.lost and _inside(track.box, image.values.shape)]
+        for track in self._tracks:  # who has left the image may come back there
+            track.lost |= not _inside(track.box, image.values.shape)
+        followed = [track for track in self._tracks if not track.lost]
         found = self._follow(image, followed)
         for track in followed:
             track.lost = all(track is not other for other, _ in found)

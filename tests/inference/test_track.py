@@ -84,6 +84,16 @@ def test_a_face_that_comes_back_at_its_place_is_the_same_and_elsewhere_or_late_a
     assert tracker(frame(faces[:1], [(170, 10)]), 9.0).people.tolist() == [3]
 
 
+def test_a_face_that_sinks_out_of_the_image_keeps_its_number(predictor, faces):
+    tracker, seen = track.Tracker(predictor), set()
+    for k in range(0, 90, 3):
+        canvas = np.full((160, 320), 30, np.uint8)
+        part = faces[0]["thermal"][: 140 - k]
+        canvas[20 + k : 20 + k + len(part), 90:218] = part
+        seen.update(tracker(canvas, k / 3 / FPS).people.tolist())
+    assert seen == {1}
+
+
 def test_a_new_face_is_found_while_another_is_followed(predictor, faces):
     tracker = track.Tracker(predictor)
     for k in range(4):
