@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import absl.logging
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from mlcm_jax import __version__, compiled, export_command, help_texts, report_command
@@ -308,7 +309,19 @@ def _dispatch(words: Sequence[str]) -> None:
     if any(word in ("--help", "-h", "--helpshort", "--helpfull") for word in rest):
         print(help_texts.of_command(name, COMMANDS[name]))
         return
+    _check_addresses(rest)
     COMMANDS[name].run(*_parse(name, rest))
+
+
+def _check_addresses(words: Sequence[str]) -> None:
+    """Raises UsageError for files on the web and streams; buckets, such as gs://, are known to the library of paths."""
+    for word in words:
+        found = re.match(r"(?:--[\w.]+=)?([a-z][a-z0-9+.-]*://.*)", word, re.IGNORECASE | re.DOTALL)
+        try:
+            if found:
+                epath.Path(found[1])
+        except KeyError:
+            raise UsageError(f"{found[1]} is an address, which cannot be read or written; give a file.") from None
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -299,3 +299,17 @@ def test_a_command_that_cannot_resume_does_not_say_so(monkeypatch, capsys, error
     monkeypatch.setattr("mlcm_jax.inference.predict_files.predict_files", stop)
     code, shown = fails(["predict", "--demo", "--out=o"], capsys)
     assert code and "topped" in shown and "again" not in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "http://a.b/c.png", "--out=o"],
+        ["predict", "--demo", "--out=ftp://a.b"],
+        ["video", "rtsp://camera/1", "--out=o"],
+        ["report", "--workdir", "https://a.b"],
+    ],
+)
+def test_an_address_is_no_file(words, capsys):
+    code, shown = fails(words, capsys)
+    assert code == 2 and "is an address, which cannot be read or written; give a file" in shown
