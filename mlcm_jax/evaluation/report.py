@@ -81,7 +81,7 @@ def _open(workdir: epath.Path, config: ConfigDict) -> report_files.Run:
         lacks.append("There is no results.json: the run is not finished, so run the training command again.")
     else:
         try:
-            results = report_files.read_results(path)
+            results = report_files.read_results(path, detects=config.loss.name == "boxes")
         except InputError as error:
             lacks.append(f"{error} The table shows what was predicted for this report.")
     trained: dict[str, measure.Stored] = {}

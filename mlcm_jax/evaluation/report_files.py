@@ -74,17 +74,34 @@ def progress(workdir: epath.Path, stage: str, config: ConfigDict) -> str:
     return f"its log ends at step {logged[-1]['step']:,} of {total:,}" if logged else "it has no log"
 
 
-def read_results(path: epath.Path) -> dict[str, Any]:
-    """Reads results.json, or what `mlcm evaluate` wrote; raises InputError if it is not the table of a run."""
+def read_results(path: epath.Path, *, detects: bool = False) -> dict[str, Any]:
+    """Reads results.json, or what `mlcm evaluate` wrote; raises InputError if it is not the table of such a run."""
     content = read_json(path)
-    rows = content.get("rows") if isinstance(content, dict) else None
-    score = "ap" if isinstance(content, dict) and "iou" in content else "nme"
-    good = isinstance(rows, list) and bool(rows) and all(isinstance(row, dict) for row in rows)
-    good = good and all(isinstance(row.get("name"), str) for row in rows)
-    good = good and all(isinstance(row.get(key), int | float) for row in rows for key in (score, "params", "flops"))
-    if not good or (score == "nme" and content.get("normalizer") not in metrics.NORMALIZERS):
+    if not isinstance(content, dict) or not _is_table(content, "ap" if detects else "nme"):
+        raise InputError(f"The file {path} does not hold the table of a run.")
+    if detects:
+        good = _is_number(content.get("iou"))
+    else:  # what is stated of the data is text
+        stated = [content[key] for key in ("dataset", "split") if key in content]
+        good = content.get("normalizer") in list(metrics.NORMALIZERS) and len(stated) in (0, 2)
+        good = good and all(isinstance(one, str) for one in stated)
+    if not good:
         raise InputError(f"The file {path} does not hold the table of a run.")
     return content
+
+
+def _is_table(content: Mapping[str, Any], score: str) -> bool:
+    """Whether there are rows with a name and numbers."""
+    rows = content.get("rows")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        return False
+    named = all(isinstance(row.get("name"), str) for row in rows)
+    counted = all(isinstance(row.get("images"), int | None) for row in rows)
+    return named and counted and all(_is_number(row.get(key)) for row in rows for key in (score, "params", "flops"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # Results
@@ -109,7 +126,7 @@ def results(run: Run, measured: measure.Measured | None, lacks: list[str]) -> st
     for path in sorted(run.workdir.glob("results_*.json")):
         try:
             parts.append(page.folded(f"mlcm evaluate: {path.name}", _table(read_results(path))))
-        except (InputError, KeyError):  # KeyError: the table of a detector
+        except InputError:  # also the table of a detector
             lacks.append(f"{path.name} is damaged and left out.")
     return "".join(parts)
 

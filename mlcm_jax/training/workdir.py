@@ -297,6 +297,8 @@ def _read_config(path: epath.Path) -> ConfigDict:
         for name in values.keys() & configs.SCHEMA.keys():
             configs.put(config, name, values[name])
         configs.check(config)
+        if unknown := [name for name in config.stages if name not in stages.STAGES]:
+            raise InputError(f"the stage {unknown[0]!r} is unknown; {did_you_mean(unknown[0], stages.STAGES)}")
     except (AttributeError, TypeError, InputError) as error:
         raise InputError(f"{path} cannot be read ({error}); restore it, or use another work directory.") from error
     return config

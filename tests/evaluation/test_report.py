@@ -187,7 +187,16 @@ def test_an_unfinished_stage_says_how_far_it_came(bare, tmp_path):
     assert row[3:5] == ["100 of 300", "not finite"] and row[6] == "3" and "<img" in section(text, "Training")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"rows": []}', '{"rows": [{"name": "x", "nme": "low"}]}'])
+ROW = '"rows": [{"name": "x", "nme": 5.0, "params": 1, "flops": 1}]'
+DAMAGED = (
+    "{", "[]", '{"rows": []}', '{"rows": [{"name": "x", "nme": "low"}]}', f'{{"normalizer": ["box"], {ROW}}}',
+    f'{{"normalizer": "box", "dataset": "a", {ROW}}}', f'{{"normalizer": "box", "dataset": [], "split": 1, {ROW}}}',
+    f'{{"normalizer": "box", {ROW}}}'.replace('"params"', '"images": "many", "params"'),
+    f'{{"iou": 0.5, {ROW}}}'.replace("nme", "ap"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_damaged_results_are_left_out_with_a_sentence(bare, tmp_path, content):
     (bare / "results.json").write_text(content)
     (bare / "results_other_test.json").write_text(content)
@@ -233,6 +242,22 @@ def test_a_detector_has_its_own_table(bare, tmp_path):
     text = written(bare, tmp_path)
     assert tables(section(text, "Results"))[0][1][:4] == ["light_alone", "1,234", "0.40", "0.800"]
     assert "The run trains a detector, which has no landmarks" in text
+
+
+@pytest.mark.parametrize("start", ['"normalizer": "box"', '"iou": "half"'])
+def test_damaged_results_of_a_detector_are_left_out(bare, tmp_path, start):
+    config = json.loads((bare / "config.json").read_text()) | {"loss": {"name": "boxes"}}
+    (bare / "config.json").write_text(json.dumps(config))
+    (bare / "results.json").write_text(f"{{{start}, {ROW}}}".replace("nme", "nme" if "box" in start else "ap"))
+    assert "results.json does not hold the table of a run" in written(bare, tmp_path)
+
+
+def test_an_unknown_stage_is_told(bare, tmp_path):
+    (bare / "config.json").write_text('{"stages": ["transfre"]}')
+    with pytest.raises(
+        InputError, match=r"config\.json cannot be read \(the stage 'transfre' is unknown; did you mean"
+    ):
+        report.write(bare, data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(
