@@ -206,7 +206,10 @@ def check(layout: str, celsius: Any) -> np.ndarray:
     if landmarks.get(layout).name != LAYOUT:
         raise InputError(f"Regions are defined on the 68 landmarks of {LAYOUT}; the network has the layout {layout}.")
     if celsius is None:
-        raise InputError("The image has gray levels and no temperatures; say what they are with --celsius.")
+        raise InputError(
+            "The image has gray levels and no temperatures; give one that has some, or, if it holds 16-bit counts or "
+            "floats, their unit with --celsius."
+        )
     try:
         array = np.asarray(celsius)
     except (TypeError, ValueError):  # such as lists of different lengths

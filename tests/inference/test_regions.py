@@ -176,7 +176,7 @@ def test_arrays_that_are_no_temperatures_are_refused(pair):
 
 def test_gray_levels_and_other_layouts_are_refused(pair):
     faces = Predictor(detector=False)(pair["thermal"], pair["box"][None])
-    with pytest.raises(InputError, match=r"gray levels and no temperatures; say what they are with --celsius"):
+    with pytest.raises(InputError, match=r"no temperatures; give one that has some, or, if it holds 16-bit"):
         faces.regions(None)
     faces = Predictor(layout="ibug51", detector=False)(pair["thermal"], pair["box"][None])
     with pytest.raises(InputError, match=r"68 landmarks of ibug68; the network has the layout ibug51"):
