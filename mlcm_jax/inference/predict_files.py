@@ -121,7 +121,8 @@ def predict_files(  # noqa: PLR0913
         others = len(kept.keys() - found.keys())
         also = f"; predictions.json also has {others} of earlier calls" * (others > 0)
         what = "predictions.json, regions.csv" if regions else "predictions.json"
-        say(f"Wrote {what} and {len(found) - len(undrawn)} overlays to {folder}{also}.")
+        drawn = len(found) - len(undrawn)
+        say(f"Wrote {what} and {drawn} overlay{'s' * (drawn != 1)} to {folder}{also}.")
     if failures or undrawn:
         lost = [f"{len(failures)} of {len(images)} images were left out: {' '.join(failures)}"] * bool(failures)
         lost += [f"{len(undrawn)} overlays are missing: {' '.join(undrawn)}"] * bool(undrawn)

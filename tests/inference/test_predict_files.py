@@ -149,7 +149,7 @@ def test_predictions_of_earlier_calls_are_kept(smoke_run, folder, tmp_path, face
         predict_files([str(folder / name) for name in ("gray8.png", "gray16.png")], **call)
     assert first == json.loads((tmp_path / "predictions.json").read_text())
     found = predict_files([str(folder / "gray8.png")], box=box_of(face), overwrite=True, **call)
-    assert "1 overlays" in capsys.readouterr().out.splitlines()[-1]
+    assert "and 1 overlay to" in capsys.readouterr().out.splitlines()[-1]
     assert found == json.loads((tmp_path / "predictions.json").read_text())
     assert found["inferno.png"] == first["inferno.png"] and found["gray8.png"] != first["gray8.png"]
     with pytest.raises(InputError, match="absent"):
