@@ -124,9 +124,9 @@ def of_file(file: images.ImageFile, celsius: str) -> Image:
             raise InputError(f"--celsius={celsius} is for 16-bit or float images; {file.name} is {what}.")
         found = holes.find(gray)
         notes = [one for one in (note, file.more) if one]
-        if found.mask.any():
-            dead = _share(np.count_nonzero(found.mask), gray)
-            notes.append(f"{dead} are dead, and were given the gray level of their neighbours")
+        if lost := np.count_nonzero(found.mask):
+            ends = "are dead, and were given the gray level of their", "is dead, and was given the gray level of its"
+            notes.append(f"{_pixels(lost, gray, *ends)} neighbours")
         values = np.where(found.mask, np.float32(np.nan), gray.astype(np.float32))
         return Image(values, None, rgb, tuple(notes), file.name, True)
     values, rgb = file.array.astype(np.float32), None
@@ -153,12 +153,16 @@ def of_file(file: images.ImageFile, celsius: str) -> Image:
         notes.append(f"{' and '.join(rows)} {hold} telemetry in place of temperatures, and {were} treated as missing")
     lost = np.count_nonzero(np.isnan(values)) - (found.top + found.bottom) * values.shape[1]
     if lost:
-        notes.append(f"{_share(lost, values)} hold no temperature and were treated as missing")
+        ends = "hold no temperature and were", "holds no temperature and was"
+        notes.append(f"{_pixels(lost, values, *ends)} treated as missing")
     return Image(values, degrees, rgb, (*notes, *told), file.name, False)
 
 
-def _share(count: int, values: np.ndarray) -> str:
-    return f"{100 * count / values.size:.2g} % of the pixels"
+def _pixels(count: int, values: np.ndarray, many: str, one: str) -> str:
+    """Says something about pixels: their number if they are few, or else their share."""
+    if 1000 * count >= values.size:
+        return f"{100 * count / values.size:.2g} % of the pixels {many}"
+    return f"1 pixel {one}" if count == 1 else f"{count} pixels {many}"
 
 
 def _unit(file: images.ImageFile, values: np.ndarray, celsius: str) -> tuple[units.Unit | None, list[str]]:

@@ -243,6 +243,20 @@ def test_dead_pixels_of_gray_levels_are_filled_and_told():
     np.testing.assert_array_equal(image_file.for_network(found, modality="thermal", gain="box"), found.gray)
 
 
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (1, "1 pixel holds no temperature and was treated as missing"),
+        (4, "4 pixels hold no temperature and were treated as missing"),
+        (5, "0.1 % of the pixels hold no temperature and were treated as missing"),
+    ],
+)
+def test_few_pixels_are_counted(count, told):
+    values = np.linspace(20, 36, 5000, dtype=np.float32).reshape(50, 100)
+    values[20, 10 : 10 + count] = np.nan
+    assert image_file.as_image(values).notes[0] == told
+
+
 def test_nothing_is_at_or_below_absolute_zero_in_a_stated_unit(tmp_path):
     kelvin = FACE + 273.15
     kelvin[:10], kelvin[10:20] = -1.0, 0.0
