@@ -128,4 +128,7 @@ def _summary(run: report_files.Run) -> str:
         return start
     best = min(rows, key=lambda row: row["nme"])
     unit = metrics.NORMALIZERS[run.results["normalizer"]]
+    mean = min((row["nme"] for row in run.results["rows"] if row["name"] == "mean_shape"), default=math.inf)
+    if mean < best["nme"]:
+        return f"{start} No network is better than mean_shape, which has an NME of {mean:.2f} % of {unit}."
     return f"{start} {best['name']} has the smallest error, an NME of {best['nme']:.2f} % of {unit}."

@@ -234,6 +234,15 @@ def test_the_best_row_has_a_number(bare, tmp_path):
     assert tables(section(text, "Results"))[0][1][4] == "not finite"
 
 
+@pytest.mark.parametrize(("nme", "told"), [(3.0, "No network is better than mean_shape, which has an NME of 3.00 %"),
+                                           (4.0, "compress has the smallest error, an NME of 3.50 %")])  # fmt: skip
+def test_a_network_worse_than_the_mean_shape_is_not_praised(bare, tmp_path, nme, told):
+    errors = {"mean_shape": nme, "compress": 3.5}
+    rows = [{"name": name, "nme": error, "params": 1, "flops": 1} for name, error in errors.items()]
+    (bare / "results.json").write_text(json.dumps({"normalizer": "box", "rows": rows}))
+    assert told in written(bare, tmp_path)
+
+
 def test_a_detector_has_its_own_table(bare, tmp_path):
     row = {"name": "light_alone", "params": 1234, "flops": 5e6, "threshold": 0.4, "ap": 0.9, "recall": 0.8}
     (bare / "results.json").write_text(json.dumps({"iou": 0.5, "rows": [row]}))
