@@ -241,8 +241,12 @@ def check(model: Model, vectors: Path) -> float:
 
 def main() -> None:
     """Checks the vectors, or prints landmarks or boxes."""
+    if not 2 <= len(sys.argv) <= 4:
+        sys.exit("usage: landmarks.py DIR [image.npy [x,y,w,h]]")
     folder, *rest = sys.argv[1:]
     model = Model(Path(folder))
+    if len(rest) == 1 and "longest" not in model.about["preprocessing"]:
+        sys.exit("landmarks.py: this file finds landmarks in a box; give x,y,w,h")
     if not rest:
         sys.exit(0 if check(model, Path(folder) / "vectors") <= TOLERANCE else 1)
     box = np.array([float(one) for one in rest[1].split(",")]) if len(rest) > 1 else None

@@ -95,6 +95,9 @@ def test_the_example_in_python_reproduces_the_vectors_without_jax(exported, tmp_
         python, script, exported / "detector-onnx-", exported / "detector-onnx-/vectors/0_image.npy", cwd=tmp_path
     )
     assert len(result.stdout.splitlines()[0].split()) == 4
+    assert "usage: landmarks.py DIR" in run(python, script, cwd=tmp_path, code=1).stderr
+    result = run(python, script, exported / "landmarks-onnx-", vectors / "0_image.npy", cwd=tmp_path, code=1)
+    assert result.stderr.endswith("this file finds landmarks in a box; give x,y,w,h\n")
 
 
 def test_the_example_in_cpp_reproduces_the_vectors(exported, python, tmp_path):
