@@ -32,7 +32,7 @@ BLOCKS = [block for page in pages.PAGES for block in pages.blocks(page)]
 CODE = [block for block in BLOCKS if block.language in ("bash", "python")]
 ELSEWHERE = {("docs/files.md", "python"): "tests/builders/test_docs_files.py"}  # which executes all examples of labels
 EVERYWHERE = [*pages.PAGES, *pages.BUILDERS, "CONTRIBUTING.md", "benchmarks/RESULTS.md"]
-OTHERS = {"--node-count", "--xla_force_host_platform_device_count"}  # of gcloud and of XLA
+OTHERS = {"--node-count", "--xla_force_host_platform_device_count", "--xla_gpu_enable_triton_gemm"}  # gcloud, XLA
 
 
 def documented(page):
