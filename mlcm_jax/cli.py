@@ -189,7 +189,10 @@ def video(words: Sequence[str], given: Flags) -> None:
 
 
 def demo(_: Sequence[str], given: Flags) -> None:
-    """Writes a page that finds faces and measures temperatures in a browser: one HTML file, which needs no network."""
+    """Writes a page that finds faces and measures temperatures in a browser: one HTML file, which needs no network.
+
+    Writing it needs the extra `export`, and npm or --ort.
+    """
     from mlcm_jax.demo import page
 
     page.demo(given.require("out"), given.ort)

@@ -11,7 +11,7 @@ from mlcm_jax.flags import Command
 
 _WIDEST, _NARROWEST = 120, 60  # characters in a line
 DEMO = {  # flags of `mlcm demo`
-    "ort": ("", "The package onnxruntime-web, a .tgz file of npm; default: it is downloaded by npm."),
+    "ort": ("", "The package onnxruntime-web, a .tgz file of npm; default: npm downloads it."),
     "out": (None, "The file to write, such as demo.html."),
 }
 
