@@ -73,6 +73,7 @@ def files():
         "inferno.png": demo_images.png(cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO)),
         "photo.png": demo_images.png(np.ascontiguousarray(pair["rgb"][..., ::-1])),
         "dead8.png": demo_images.png(np.where(rng.random(gray.shape) < 0.002, 255, gray).astype(np.uint8)),
+        "dead1.png": demo_images.png(np.where(np.arange(gray.size).reshape(gray.shape) == 4040, 255 - gray, gray)),
         "turned.png": pillow(gray, exif=_turned(6)),
         "counts.png": demo_images.png(counts),
         "interlaced.png": interlaced(counts[:53, :71]),
@@ -114,6 +115,8 @@ def test_images_are_read_as_by_python(files, tmp_path):
         np.testing.assert_array_equal(one["gray"], image.gray, name)
         for word in ("telemetry", "dead", "no temperature", "palette", "alpha", "frames", "skipped", "left out", "K)"):
             assert (word in " ".join(one["notes"])) == (word in " ".join(image.notes)), (name, word)
+        counted = [[note for note in notes if "pixel" in note] for notes in (one["notes"], image.notes)]
+        assert counted[0] == counted[1], name
 
 
 def test_units_and_polarity_are_those_of_python(tmp_path):
