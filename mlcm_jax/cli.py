@@ -19,7 +19,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from mlcm_jax import __version__, compiled, export_command, help_texts, report_command
+from mlcm_jax import __version__, compiled, demo_command, export_command, help_texts, report_command, video_command
 from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError, Interrupted, did_you_mean
 from mlcm_jax.flags import Command, Flags, UsageError, explain
@@ -155,49 +155,6 @@ def predict(words: Sequence[str], given: Flags) -> None:
     predict_files(words, **options, model=given.model or None, stage=given.stage or None)
 
 
-_VIDEO = {
-    "model": ("", "The work directory of a run; default: the network that ships with this package."),
-    "stage": ("", "The stage that predicts; default: the run's last stage."),
-    "camera": (-1, "Instead of a file: the number of a camera, from 0."),
-    "celsius": ("auto", "Unit of 16-bit or float frames: scale,offset that give °C, kelvin, centikelvin, … or none."),
-    "fps": (0.0, "Frames per second; default: those that the file states, or 25."),
-    "frames": (0, "Stop after this many frames; default: all."),
-    "smooth": (True, "Smooth the landmarks with the One-Euro filter."),
-    "max_faces": (20, "The largest number of faces in a frame."),
-    "out": (None, "Folder for the landmarks, the temperatures, their plot and the video with landmarks."),
-    "overwrite": (False, "Replace what an earlier call wrote to --out."),
-}
-
-
-def video(words: Sequence[str], given: Flags) -> None:
-    """Follows the faces of a video, and measures the temperatures of their regions.
-
-    Takes .mp4 and .avi of gray levels or of a palette's colours, radiometric stacks (.npy [T, H, W], TIFF, FLIR's SEQ
-    and CSQ), a folder of images, or a camera. Writes a line of JSON per frame, a table and a plot of temperatures, and
-    the video with landmarks.
-    """
-    from mlcm_jax.inference.video import follow
-
-    out, camera = given.require("out"), given.camera >= 0
-    if len(words) + camera != 1:
-        raise UsageError("video takes one file or folder, or --camera=0.")
-    if given.stage and not given.model:
-        raise UsageError("--stage names a stage of a run, so --model is needed too.")
-    options = {"model": given.model or None, "stage": given.stage or None, "rate": given.fps}
-    options |= {name: getattr(given, name) for name in ("celsius", "smooth", "max_faces", "overwrite")}
-    follow(given.camera if camera else words[0], **options, most=given.frames or None, out=out)
-
-
-def demo(_: Sequence[str], given: Flags) -> None:
-    """Writes a page that finds faces and measures temperatures in a browser: one HTML file, which needs no network.
-
-    Writing it needs the extra `export`, and npm or --ort.
-    """
-    from mlcm_jax.demo import page
-
-    page.demo(given.require("out"), given.ort)
-
-
 _LABEL = {
     "model": (None, "The work directory of a run."),
     "stage": ("teacher", "The stage that predicts: teacher reads RGB images, the others thermal ones."),
@@ -247,9 +204,9 @@ COMMANDS = {
         "--out=DIR [--model=DIR [--stage=NAME]] [--box=x,y,w,h | --boxes=FILE.json] IMAGE… | --demo",
         takes_words=True,
     ),
-    "video": Command(video, _VIDEO, "--out=DIR [--fps=25] [--frames=N] FILE | FOLDER | --camera=0", takes_words=True),
+    "video": video_command.COMMAND,
     "export": export_command.COMMAND,
-    "demo": Command(demo, help_texts.DEMO, "--out=FILE.html [--ort=onnxruntime-web.tgz]"),
+    "demo": demo_command.COMMAND,
     "label": Command(
         label,
         _LABEL | _DATA_DIR,

@@ -10,10 +10,6 @@ from mlcm_jax import config as configs
 from mlcm_jax.flags import Command
 
 _WIDEST, _NARROWEST = 120, 60  # characters in a line
-DEMO = {  # flags of `mlcm demo`
-    "ort": ("", "The package onnxruntime-web, a .tgz file of npm; default: npm downloads it."),
-    "out": (None, "The file to write, such as demo.html."),
-}
 
 
 def _width() -> int:

@@ -30,7 +30,9 @@ PARTS = {
     "export": {"export"},
     "evaluation": {"evaluation"},
     "demo": {"demo"},
-    "command": {"cli", "flags", "help_texts", "export_command", "report_command", "__init__"},
+    "command": {
+        "cli", "flags", "help_texts", "demo_command", "export_command", "report_command", "video_command", "__init__",
+    },
 }  # fmt: skip
 BELOW = {
     "core": set(),
