@@ -154,27 +154,33 @@ def _write(
     report: dict[str, Any],
     results: dict[str, dict[str, np.ndarray]],
 ) -> None:
-    """Writes all files, each through a temporary one, and model.json last; removes what an earlier export left."""
+    """Writes all files under temporary names, and then replaces those of an earlier export, model.json last."""
     folder = target.parent
-    tests = folder / "vectors"
+    tests, new = folder / "vectors", folder / "vectors.new"
     tests.mkdir(parents=True, exist_ok=True)
+    new.mkdir(exist_ok=True)
+    for left in new.iterdir():  # by an export that was interrupted
+        left.unlink()
     old = read_json(folder / stored.CARD).get("file") if (folder / stored.CARD).exists() else None
-    for stale in tests.glob("*.npy"):
-        stale.unlink()
     listed = []
     for number, (name, arrays) in enumerate(results.items()):
         listed.append({"name": name, "arrays": {key: f"{number}_{key}.npy" for key in arrays}})
         for key, array in arrays.items():
             buffer = io.BytesIO()
             np.save(buffer, array)
-            (tests / f"{number}_{key}.npy").write_bytes(buffer.getvalue())
-    write_json(tests / "vectors.json", listed)
+            (new / f"{number}_{key}.npy").write_bytes(buffer.getvalue())
+    write_json(new / "vectors.json", listed)
     temporary = folder / f"{target.name}.new"
     temporary.write_bytes(content)
+    for stale in tests.glob("*.npy"):
+        stale.unlink()
+    for made in new.iterdir():
+        made.replace(tests / made.name)
+    new.rmdir()
     temporary.replace(target)
     write_json(folder / "report.json", report)
     write_json(folder / stored.CARD, about)
-    if old and old != target.name:
+    if isinstance(old, str) and old != target.name and epath.Path(old).name == old:
         (folder / old).unlink(missing_ok=True)
 
 

@@ -98,6 +98,27 @@ def test_an_earlier_export_is_replaced_only_on_demand(tmp_path):
     assert not (out / "vectors" / "9_crop.npy").exists() and not (out / "landmarks.onnx").exists()
 
 
+def test_an_earlier_export_outlives_an_interruption(tmp_path, monkeypatch):
+    run, out = run_of(tmp_path), tmp_path / "out"
+    export(run, format="stablehlo", out=out, count=2)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    saves, calls = np.save, iter(range(100))
+
+    def save(*words):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        saves(*words)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(np, "save", save)
+        export(run, format="stablehlo", out=out, count=2, overwrite=True)
+    assert all(path.exists() and path.read_bytes() == content for path, content in before.items())
+    (out / "model.json").write_text(json.dumps(json.loads((out / "model.json").read_text()) | {"file": 3}))
+    export(run, format="stablehlo", out=out, count=2, overwrite=True)
+    assert {path for path in out.rglob("*") if path.is_file()} == before.keys()
+    assert not (out / "vectors.new").exists()
+
+
 def test_a_trained_network_is_never_overwritten(tmp_path):
     run = run_of(tmp_path)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
