@@ -158,6 +158,8 @@ def _files(source: str | int, folder: epath.Path, *, overwrite: bool) -> Files:
     name = f"camera{source}" if isinstance(source, int) else epath.Path(source).name
     if name in ("", ".."):  # of a folder such as "."
         name = epath.Path(source).resolve().name or "frames"
+    if not isinstance(source, int) and epath.Path(source).resolve() == folder.resolve():
+        raise InputError(f"--out={folder} is the folder of the frames, whose images are read; give another --out.")
     files = Files(*(folder / f"{name}{end}" for end in (".jsonl", "_regions.csv", "_landmarks.mp4", "_regions.png")))
     there = [path for path in files if path.exists()]
     if there and not overwrite:

@@ -151,3 +151,10 @@ def test_the_folder_at_hand_has_a_name(tmp_path, pair, monkeypatch):
     monkeypatch.chdir(tmp_path / "mine")
     video.follow(".", out=str(tmp_path / "out"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine.jsonl", "mine_landmarks.mp4"]
+
+
+def test_nothing_is_written_beside_the_frames(tmp_path, moving):
+    np.save(tmp_path / "0.npy", moving[0])
+    with pytest.raises(InputError, match="is the folder of the frames, whose images are read; give another --out"):
+        video.follow(str(tmp_path), out=f"{tmp_path}/../{tmp_path.name}")
+    assert [path.name for path in tmp_path.iterdir()] == ["0.npy"]
