@@ -188,7 +188,7 @@ const images = (() => {
     return { image, channels: 1, unit: found.unit, notes: [note, more], display: shown };
   }
 
-  function pixels(count, size, many, one) {
+  function counted(count, size, many, one) {
     if (1000 * count >= size) return `${numbers.text((100 * count) / size, 2)} % of the pixels ${many}`;
     return count === 1 ? `1 pixel ${one}` : `${count} pixels ${many}`;
   }
@@ -199,7 +199,7 @@ const images = (() => {
     const { mask } = holes.find(gray);
     const lost = mask.reduce((sum, one) => sum + one, 0);
     const ends = ["are dead, and were given the gray level of their", "is dead, and was given the gray level of its"];
-    if (lost) notes.push(`${pixels(lost, mask.length, ...ends)} neighbours`);
+    if (lost) notes.push(`${counted(lost, mask.length, ...ends)} neighbours`);
     const values = numbers.grid(Float32Array.from(gray.data, isHole(mask)), gray.width, gray.height);
     return { name, values, celsius: null, gray: holes.filled(gray, mask), rgb, levels: true, notes };
   }
@@ -228,7 +228,7 @@ const images = (() => {
     }
     const lost = values.data.filter(Number.isNaN).length - (found.top + found.bottom) * width;
     const ends = ["hold no temperature and were", "holds no temperature and was"];
-    if (lost) notes.push(`${pixels(lost, values.data.length, ...ends)} treated as missing`);
+    if (lost) notes.push(`${counted(lost, values.data.length, ...ends)} treated as missing`);
     if (told) notes.push(told);
     const rgb = display && display.width === width && display.height === height && !isGray(display) ? display : null;
     return { name, values, celsius, gray: gain8(values), rgb, levels: false, notes };

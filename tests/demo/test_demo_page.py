@@ -141,6 +141,12 @@ def test_the_files_of_the_page_are_readable(name):
     assert not name.endswith(".js") or (lines[0] == '"use strict";' and lines[1].startswith("// "))
 
 
+@pytest.mark.parametrize("name", page.SCRIPTS)
+def test_no_function_of_a_script_replaces_another(name):
+    functions = re.findall(r"^  (?:async )?function (\w+)", (FOLDER / f"{name}.js").read_text(), re.M)
+    assert len(functions) == len(set(functions))
+
+
 def test_all_scripts_are_put_in():
     assert {path.stem for path in FOLDER.glob("*.js")} == set(page.SCRIPTS)
 
