@@ -1,8 +1,8 @@
 """The command `mlcm`: parses flags and calls the functions that do the work.
 
 Each command is a function whose docstring is its help text. An InputError is printed as a message without a traceback.
-Exit codes: 0 done; 1 failed or interrupted; 2 wrong usage; 75 rerun the command (after SIGTERM, or when another
-process of the run has died).
+Exit codes: 0 done; 1 failed or interrupted; 2 wrong usage; 75 rerun the command (a run after SIGTERM, or when
+another process of the run has died).
 """
 
 import logging
@@ -301,7 +301,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except Interrupted as stop:
         # A scheduler sends SIGTERM to preempt a job, and reruns a job that exits with this code.
         again = " Run the same command again to resume." if resumes else ""
-        _fail(f"{stop}{again}", RESTART if stop.number == signal.SIGTERM else 1)
+        _fail(f"{stop}{again}", RESTART if resumes and stop.number == signal.SIGTERM else 1)
     except KeyboardInterrupt:
         again = (
             "run the same command again to continue from the last checkpoint" if resumes else "what was saved is kept"
