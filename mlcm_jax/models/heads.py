@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from mlcm_jax import codecs, detection
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import layers
+from mlcm_jax.models.depthwise import exporting
 from mlcm_jax.models.layers import Common, ConvNorm, check_channels, check_choice, check_upsample, conv, doubled, normal
 
 
@@ -49,8 +50,11 @@ def soft_argmax(logits: jax.Array) -> Prediction:
     """
     b, h, w, k = logits.shape
     flat = logits.astype(jnp.float32).reshape(b, h * w, k)
-    heatmaps = jax.nn.softmax(flat, axis=1).reshape(b, h, w, k)
-    return Prediction(codecs.expectation(heatmaps), heatmaps)
+    heatmaps = jax.nn.softmax(flat, axis=1)
+    # TF32 on a GPU would cost a thousandth of the image.
+    places = jnp.asarray(_places(h, w) - np.float32(0.5))
+    landmarks = jnp.einsum("bnk,np->bkp", heatmaps, places, precision=jax.lax.Precision.HIGHEST) + 0.5
+    return Prediction(landmarks, heatmaps.reshape(b, h, w, k))
 
 
 def checked_mean_shape(mean_shape: ArrayLike | None, num_landmarks: int) -> np.ndarray:
@@ -244,17 +248,35 @@ class Heatmap(nnx.Module):
 
     def logits(self, x: jax.Array) -> jax.Array:
         """The logarithms of the maps up to a constant, float32 [B, h', w', K], from `upsampled` features."""
-        temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else self.temperature
-        logits = self.maps(x) / temperature
-        if np.isfinite(self.prior):
-            logits = logits + self._log_prior(*logits.shape[1:3])
-        return logits
+        temperature = jnp.exp(self.log_temperature[...]) if self.learn_temperature else jnp.float32(self.temperature)
+        if not np.isfinite(self.prior):
+            return self.maps(x) / temperature
+        if exporting():
+            return self.maps(x) / temperature + self._log_prior(*x.shape[1:3])
+        # On a CPU, the gradients of bias and centre take longer than all others, unless one product has all four.
+        b, h, w, c = x.shape
+        places = _places(h, w)
+        bowl = -0.5 * np.square(places).sum(1, keepdims=True)
+        known = np.tile(np.concatenate([places, bowl, np.ones_like(bowl)], 1), (b, 1))
+        columns = jnp.concatenate([x.astype(jnp.float32).reshape(-1, c), jnp.asarray(known)], 1)
+        narrow = 1.0 / self.prior**2
+        rows = [self.maps.kernel[...][0, 0] / temperature, narrow * self.centre[...].T]
+        rows += [jnp.full((1, self.centre[...].shape[0]), narrow), self.maps.bias[...].reshape(1, -1) / temperature]
+        # By default a GPU computes this product in TF32, whose rounding is a thousandth of the image.
+        flat = jnp.matmul(columns, jnp.concatenate(rows), precision=jax.lax.Precision.HIGHEST)
+        return flat.reshape(b, h, w, -1)
 
     def _log_prior(self, h: int, w: int) -> jax.Array:
         """Logarithm of the Gaussians on the grid of cells, [1, h, w, K]."""
         x = codecs.cell_centres(w).reshape(1, 1, w, 1) - self.centre[...][:, 0].reshape(1, 1, 1, -1)
         y = codecs.cell_centres(h).reshape(1, h, 1, 1) - self.centre[...][:, 1].reshape(1, 1, 1, -1)
         return -(jnp.square(x) + jnp.square(y)) / (2 * self.prior**2)
+
+
+def _places(h: int, w: int) -> np.ndarray:
+    """The centres of h x w cells in u, float32 [h * w, 2]."""
+    x, y = np.meshgrid((np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h)
+    return np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
 
 
 class Boxes(nnx.Module):

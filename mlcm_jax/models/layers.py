@@ -146,10 +146,17 @@ def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype: DTy
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
-    """A 1×1 convolution as a matrix product, which XLA on a CPU runs 2 to 3 times faster, gradient included."""
+    """A 1×1 convolution as a product of two matrices.
+
+    On a CPU, the gradient takes half the time that it takes in a product of [B, H, W, C] with the kernel, and a fourth
+    of that of a convolution.
+    """
     if exporting() and 1 in (*x.shape[1:3], kernel.shape[3]):  # the converter to TFLite fails at such products
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return jnp.einsum("bhwc,cd->bhwd", x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+    x = x[:, :: strides[0], :: strides[1]]
+    if exporting():  # files keep their form
+        return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
+    return (x.reshape(-1, x.shape[3]) @ kernel[0, 0]).reshape(*x.shape[:3], kernel.shape[3])
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:

@@ -9,6 +9,7 @@ from flax import nnx
 from mlcm_jax import codecs
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import HEADS, create, soft_argmax
+from mlcm_jax.models.depthwise import as_convolution
 
 # Compiled once; called eagerly, every operation is a program of its own.
 _run = nnx.jit(lambda head, x: head(x))
@@ -57,6 +58,25 @@ def test_a_huge_logit_leaves_the_gradient_finite():
     logits = jnp.full((1, 4, 4, 1), 1e4).at[0, 1, 1, 0].set(3e4)
     gradient = jax.jit(jax.grad(lambda z: soft_argmax(z).landmarks.sum()))(logits)
     assert bool(jnp.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 8), (1, 3, 7, 8)])
+def test_prior_inside_the_product_gives_the_maps_and_gradients_of_the_plain_form(shape):
+    mean_shape = np.random.default_rng(0).uniform(0.2, 0.8, (5, 2))
+    head = HEADS["heatmap"](8, 5, mean_shape=mean_shape, upsample=1, temperature=0.3, prior=0.15, rngs=nnx.Rngs(0))
+    head.maps.bias[...] = jnp.linspace(-1.0, 1.0, 5)
+    graph, params = nnx.split(head)
+    x = jax.random.normal(jax.random.key(1), shape)
+
+    def found(params, x):
+        prediction = nnx.merge(graph, params)(x)
+        return jnp.square(prediction.landmarks - 0.3).sum() + jnp.square(prediction.heatmaps).sum(), prediction
+
+    with as_convolution():
+        plain = jax.jit(jax.value_and_grad(found, argnums=(0, 1), has_aux=True))(params, x)
+    fast = jax.jit(jax.value_and_grad(lambda *a: found(*a), argnums=(0, 1), has_aux=True))(params, x)
+    for one, other in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6)
 
 
 def test_coordinates_start_at_the_mean_shape():
