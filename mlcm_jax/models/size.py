@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend import core
 
+from mlcm_jax.models.depthwise import as_convolution
+
 
 def _conv_flops(eqn: core.JaxprEqn) -> int:
     kernel = eqn.invars[1].aval.shape
@@ -42,14 +44,6 @@ def _walk(jaxpr: core.Jaxpr, scope: str, flops: dict[str, int]) -> None:
             flops[name] = flops.get(name, 0) + _conv_flops(eqn)
         elif eqn.primitive.name == "dot_general":
             flops[name] = flops.get(name, 0) + _dot_flops(eqn)
-        elif eqn.primitive.name == "cond":
-            # The branches are forms of one computation for different platforms (`depthwise`). Only the one that is
-            # written as a convolution counts in full, so the largest count is right.
-            branches = [{} for _ in eqn.params["branches"]]
-            for branch, counted in zip(eqn.params["branches"], branches, strict=True):
-                _walk(branch.jaxpr, name, counted)
-            for key, value in max(branches, key=lambda counted: sum(counted.values())).items():
-                flops[key] = flops.get(key, 0) + value
         else:
             for value in eqn.params.values():
                 for inner in _inner(value):
@@ -75,7 +69,8 @@ def _flops(model: nnx.Module, image_size: int, channels: int) -> dict[str, int]:
 
     image = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     raw: dict[str, int] = {}
-    _walk(jax.make_jaxpr(forward)(state, image).jaxpr, "", raw)
+    with as_convolution():  # other forms have more operations than the network needs
+        _walk(jax.make_jaxpr(forward)(state, image).jaxpr, "", raw)
     parts: dict[str, int] = {}
     for path, value in raw.items():
         parts[_part(path)] = parts.get(_part(path), 0) + value
