@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 # What dead pixels, invalid rows and cut-out backgrounds hold beside 0: a sentinel, or the full scale of some bits.
+HUGE = 1e30  # no unit has such values, and their sums would be too large for float32
 LOWEST, FULL_SCALES = -9999, (1023, 4095, 16383, 32767, 65535)
 KELVINS = 150.0  # values all above this are counts or kelvins, so that none is below 0
 COLDEST, HOTTEST = -150.0, 2000.0  # °C that cameras can give, with room; sentinels such as -9999 lie outside
@@ -145,7 +146,7 @@ def _alien(rows: np.ndarray, jump: float, unlike: Callable[[np.ndarray], np.ndar
 
 def _never(array: np.ndarray) -> np.ndarray:
     """Finds values that no thermometer gives in counts or floats, bool [H, W]."""
-    lost = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
+    lost = ~(np.abs(array) < HUGE) if array.dtype.kind == "f" else np.zeros(array.shape, bool)  # also NaN
     suspects = (array <= 0) | (array >= FULL_SCALES[-1])
     for value in (LOWEST, *FULL_SCALES[:-1]):
         suspects |= array == value

@@ -70,6 +70,7 @@ def constants(landmarks: stored.Card, boxes: stored.Card) -> dict[str, Any]:
             "inside": regions.INSIDE,
         },
         "holes": {
+            "huge": holes.HUGE,
             "lowest": holes.LOWEST,
             "full_scales": list(holes.FULL_SCALES),
             "kelvins": holes.KELVINS,

@@ -126,13 +126,13 @@ const holes = (() => {
 
   /** Marks values that no thermometer gives. */
   function never(image, lost) {
-    const { lowest, full_scales: scales, kelvins, coldest: least, hottest: most } = CONSTANTS.holes;
+    const { huge, lowest, full_scales: scales, kelvins, coldest: least, hottest: most } = CONSTANTS.holes;
     const { data } = image;
     const floats = data instanceof Float32Array;
     const special = new Set([lowest, ...scales]);
     const suspects = new Uint8Array(data.length);
     for (let k = 0; k < data.length; k++) {
-      if (!Number.isFinite(data[k])) lost[k] = 1;
+      if (!(Math.abs(data[k]) < huge)) lost[k] = 1;
       else if (data[k] <= 0 || data[k] >= scales[scales.length - 1] || special.has(data[k])) suspects[k] = 1;
     }
     const others = some(data.filter((_, k) => !lost[k] && !suspects[k]));
