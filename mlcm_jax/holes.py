@@ -155,7 +155,8 @@ def _never(array: np.ndarray) -> np.ndarray:
     if suspects.any() and others.size:
         coldest, hottest = np.percentile(others, (3, 97)).tolist()
         reach = 3 * max(hottest - coldest, 1.0)
-        below, above = array + reach < coldest, array > hottest + reach
+        with np.errstate(invalid="ignore"):  # some kinds of NaN, in damaged files
+            below, above = array + reach < coldest, array > hottest + reach
         fitting = (array == 0) | (array == LOWEST) | ((array < 0) & (coldest > KELVINS))
         lost |= suspects & ((below & fitting) | above)
     if array.dtype.kind == "f":

@@ -61,6 +61,14 @@ FILES = [
 ]  # fmt: skip
 
 
+def test_a_kind_of_nan_at_which_processors_complain_is_a_hole(tmp_path):
+    name, content = FILES[8]
+    changed = bytearray(content)
+    changed[1067] = 128  # a signalling NaN
+    (tmp_path / name).write_bytes(changed)
+    assert np.isnan(read_image(tmp_path / name).values).any()
+
+
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), which=st.sampled_from(range(len(FILES))))
 def test_damaged_files_give_an_image_or_an_input_error(tmp_path, data, which):
