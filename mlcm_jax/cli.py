@@ -270,7 +270,9 @@ def _dispatch(words: Sequence[str]) -> None:
         print(help_texts.of_command(name, COMMANDS[name]))
         return
     _check_addresses(rest)
-    COMMANDS[name].run(*_parse(name, rest))
+    parsed = _parse(name, rest)
+    compiled.keep_programs()
+    COMMANDS[name].run(*parsed)
 
 
 def _check_addresses(words: Sequence[str]) -> None:
@@ -287,7 +289,6 @@ def _check_addresses(words: Sequence[str]) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command `mlcm`; `words` are its arguments, by default those of this process."""
     _quiet_libraries()
-    compiled.keep_programs()
     if words is None:  # holds until a training loop, or JAX's service for several processes, takes over
         signal.signal(signal.SIGTERM, _terminate)
     words = sys.argv[1:] if words is None else words

@@ -16,7 +16,7 @@ from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
-_LARGEST = 1 << 30  # bytes in a folder
+_LARGEST = 256 << 20  # bytes in a folder, which every command reads once
 _HOUR = 3600.0
 
 

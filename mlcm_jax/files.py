@@ -62,9 +62,29 @@ def read_json(path: epath.PathLike) -> Any:
         raise InputError(f"The file {path} is not JSON: {error}.") from None
 
 
-def write_json(path: epath.PathLike, content: Any) -> None:
-    """Writes JSON, also of numpy's numbers and arrays, through a temporary file, so that a crash keeps the old file."""
+def write_text(path: epath.PathLike, content: str) -> None:
+    """Writes UTF-8 through a temporary file, so that a crash keeps the old file."""
     path = epath.Path(path)
     temporary = path.parent / (path.name + ".new")
-    temporary.write_text(json.dumps(content, indent=2, default=lambda value: value.tolist()) + "\n")
+    temporary.write_text(content, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_json(path: epath.PathLike, content: Any) -> None:
+    """Writes JSON, also of numpy's numbers and arrays, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2, default=lambda value: value.tolist()) + "\n")
+
+
+def check_replaceable(path: epath.PathLike, mark: str, kind: str) -> None:
+    """Raises InputError if a page cannot be written without replacing something else.
+
+    Args:
+        path: the HTML file to write, the value of --out.
+        mark: text in the first 1,000 bytes of every page of this kind.
+        kind: what the message calls such a page.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        raise InputError(f"--out={path} is a folder; give the name of a file, such as --out={path / 'page.html'}.")
+    if path.exists() and mark.encode() not in read_bytes(path)[:1000]:
+        raise InputError(f"{path} exists and is no {kind}; remove it, or give another --out.")

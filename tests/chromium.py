@@ -7,7 +7,6 @@ from pathlib import Path
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
-MISSING = "Chromium is not installed (apt install chromium-headless-shell)"
 
 
 def load(path: Path, *, screenshot: Path | None = None) -> tuple[str, list[str]]:

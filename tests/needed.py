@@ -4,13 +4,14 @@ import importlib
 import os
 import shutil
 
+import chromium
 import pytest
 
 
 def need(*names: str) -> None:
-    """Skips the calling test unless every name is a package that can be imported, or a program on the PATH."""
+    """Skips the calling test unless every name is a package that can be imported, a program, or "chromium"."""
     for name in names:
-        if shutil.which(name):
+        if shutil.which(name) or (name == "chromium" and chromium.PROGRAM):
             continue
         try:
             importlib.import_module(name)

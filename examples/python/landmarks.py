@@ -127,7 +127,7 @@ def box_gain(image: np.ndarray, box: np.ndarray, gain: dict[str, Any]) -> np.nda
 
 
 def scene_gain(image: np.ndarray, gain: dict[str, Any]) -> np.ndarray:
-    """Stretches the image by a curve through percentiles of all values; uint8 [H, W]."""
+    """Returns the gray levels of an image, uint8 [H, W], by a curve through the percentiles of all its values."""
     holes = ~np.isfinite(image)
     values = image[~holes]
     if image.dtype == np.uint8:
@@ -220,7 +220,7 @@ def boxes(
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes given by left, top, right, bottom."""
+    """Returns the intersection over union of two boxes, each given as left, top, right and bottom."""
     both = np.prod(np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])))
     return both / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both)
 

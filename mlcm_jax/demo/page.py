@@ -17,6 +17,7 @@ from mlcm_jax.demo.constants import constants
 from mlcm_jax.demo.samples import Sample, samples
 from mlcm_jax.errors import InputError
 from mlcm_jax.export import export as exports
+from mlcm_jax.files import check_replaceable, write_text
 from mlcm_jax.inference.detector import SHIPPED_DETECTOR
 from mlcm_jax.inference.open_network import SHIPPED, load
 
@@ -43,38 +44,24 @@ def demo(out: str, ort: str = "") -> Path:
             and is no page of this command.
     """
     path = Path(out)
-    _check_free(path)
+    check_replaceable(path, _MARK, "page of this command")
     _check_converter()
     runtime = runtimes.read(ort) if ort else runtimes.fetch()
     text = build(runtime, _graphs(), samples())
     size = len(text.encode())
     if size > LARGEST:
         raise InputError(f"The page would have {size / 1e6:.1f} MB, too much for a file; report this as a fault.")
-    temporary = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror or error}; give another --out.") from error
     say(f"Wrote {path} ({size / 1e6:.1f} MB); open it in a browser.")
     return path
 
 
-def _check_free(path: Path) -> None:
-    """Raises InputError if the file exists and is something else than a page of this command."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file, such as --out={path / 'demo.html'}.")
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        start = file.read(1000)
-    if _MARK.encode() not in start:
-        raise InputError(f"{path} exists and is no page of this command; remove it, or give another --out.")
-
-
 def _check_converter() -> None:
-    """Raises InputError without the library that makes ONNX files, before anything is downloaded."""
+    """Raises InputError if the library that makes ONNX files is missing; it is called before anything is downloaded."""
     if not importlib.util.find_spec("jax2onnx"):
         raise InputError("The page needs its networks as ONNX: run `pip install 'mlcm_jax[export]'` first.")
 

@@ -1,4 +1,4 @@
-"""Rendered images to try the page with: gray levels, 16-bit temperatures of two people, and a table."""
+"""Renders the images that the page offers as samples: gray levels, two people in 16 bits, and a table."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The work of `mlcm report`: one self-contained HTML file about a run.
+"""Writes the report of a run, one self-contained HTML file: the work of `mlcm report`.
 
 What the run's own files say is shown as they say it; everything about single faces is predicted once more. What a run
 lacks is listed at the top.
@@ -16,6 +16,7 @@ from mlcm_jax import metrics
 from mlcm_jax.console import say
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import measure, page, report_faces, report_files
+from mlcm_jax.files import check_replaceable, write_text
 from mlcm_jax.models import stored
 from mlcm_jax.training import stages
 from mlcm_jax.training.workdir import load_config
@@ -53,9 +54,7 @@ def write(workdir: epath.PathLike, out: str = "", *, data_dir: str) -> epath.Pat
     if lacks:
         lead.append(f"<div class=missing>{page.paragraph('What is missing, or differs:')}{page.listed(lacks)}</div>")
     content = page.page(f"Report of {workdir.name or workdir}", "".join(lead), sections)
-    temporary = path.parent / f"{path.name}.new"
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, content)
     for sentence in lacks:
         say(sentence)
     say(f"Wrote {path} ({len(content.encode()) / 1e6:.1f} MB).")
@@ -64,12 +63,9 @@ def write(workdir: epath.PathLike, out: str = "", *, data_dir: str) -> epath.Pat
 
 def _check_free(path: epath.Path) -> None:
     """Raises InputError if a report cannot be written there without replacing something else."""
-    if path.is_dir():
-        raise InputError(f"--out={path} is a folder; name an HTML file.")
+    check_replaceable(path, page.MARK, "report")
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} of --out does not exist; make it first.")
-    if path.exists() and page.MARK.encode() not in path.read_bytes()[:200]:
-        raise InputError(f"{path} exists and is not a report; give another --out.")
 
 
 def _open(workdir: epath.Path, config: ConfigDict) -> report_files.Run:

@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 
 from mlcm_jax import __version__, metrics, models
 from mlcm_jax import config as configs
-from mlcm_jax.data import augment
+from mlcm_jax.data.augment import CHANNELS
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import evaluate, measure, page, plots
 from mlcm_jax.files import read_json
 from mlcm_jax.models import network as networks
-from mlcm_jax.models import stored
+from mlcm_jax.models import size, stored
 from mlcm_jax.training import environment as environments
 from mlcm_jax.training import stages
 from mlcm_jax.training.log import read_jsonl
@@ -249,15 +249,9 @@ def sizes(run: Run) -> str:
     parts = []
     for names in measure.architectures(run.trained).values():
         network, card = run.trained[names[0]]
-        size = models.profile(networks.join(network), card.image_size, channels=augment.CHANNELS[card.modality])
-        total = {"total": {"params": size["params"], "flops": size["flops"]}}
-        rows = [
-            [part, f"{one['params']:,}", f"{100 * one['params'] / max(1, size['params']):.1f} %",
-             f"{one['flops'] / 1e6:,.1f}", f"{100 * one['flops'] / max(1, size['flops']):.1f} %"]
-            for part, one in (size["parts"] | total).items()
-        ]  # fmt: skip
+        header, *rows = size.rows_of(models.profile(networks.join(network), card.image_size, CHANNELS[card.modality]))
         parts.append(f"<h3>{page.text(', '.join(names))}: {page.text(card.architecture['name'])}</h3>")
-        parts.append(page.table(("part", "parameters", "", "MFLOPs", ""), rows, best=len(rows) - 1))
+        parts.append(page.table(header, rows, best=len(rows) - 1))
         given = ", ".join(f"{key}={value!r}" for key, value in sorted(card.architecture.items()) if key != "name")
         note = f"One {card.modality} image of {card.image_size} x {card.image_size} pixels; a multiply-add is 2 FLOPs."
         parts.append(page.paragraph(note, f"{given}." if given else "", note=True))

@@ -39,7 +39,7 @@ def described(network: networks.Network, card: Card, graph: Graph) -> dict[str, 
 
 
 def landmarks(found: dict[str, np.ndarray], decoding: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Landmarks float32 [K, 2] in u and expected distances float32 [K] in u, or None, of one face.
+    """Returns the landmarks of one face, float32 [K, 2] in u, and their expected distances, float32 [K] in u, or None.
 
     Args:
         found: the outputs of a file by name.

@@ -6,6 +6,7 @@ The maps are read outside the file, by `decode`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -47,6 +48,17 @@ class Graph:
         return dict(zip(self.outputs, (one.shape for one in jax.eval_shape(self.call, *self.inputs())), strict=True))
 
 
+def _plain(call: Call) -> Call:
+    """Traces a function in the form that converters know: see `depthwise.as_convolution`."""
+
+    @functools.wraps(call)
+    def traced(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        with depthwise.as_convolution():
+            return call(*arrays)
+
+    return traced
+
+
 def crop_shape(card: Card) -> tuple[int, int, int, int]:
     """The shape of the crop, [1, S, S, C]."""
     return 1, card.image_size, card.image_size, CHANNELS[card.modality]
@@ -56,8 +68,9 @@ def whole(network: networks.Network, card: Card) -> Graph:
     """The crop -> landmarks in u, and the expected distances of networks that have them; a detector's maps."""
     model = networks.join(network)
 
+    @_plain
     def call(crop: jax.Array) -> tuple[jax.Array, ...]:
-        features = _features(model, crop)
+        features = model.backbone(crop)
         if isinstance(model.head, heads.Heatmap):
             x = model.head.upsampled(features)
             landmarks, maps = _soft_argmax(model.head.logits(x), x)
@@ -83,17 +96,19 @@ def split(network: networks.Network, card: Card) -> tuple[Graph, Graph | None, s
     model, crop = networks.join(network), {INPUT: crop_shape(card)}
     head = model.head
     if isinstance(head, heads.Boxes):
-        return Graph(lambda x: tuple(head.raw(_features(model, x))), crop, ("scores", "sides"), "boxes"), None, "boxes"
+        raw = _plain(lambda x: tuple(head.raw(model.backbone(x))))
+        return Graph(raw, crop, ("scores", "sides"), "boxes"), None, "boxes"
     if isinstance(head, AAM):
-        body = Graph(lambda x: (head.fused(_features(model, x)),), crop, ("maps",), "expectation")
+        body = Graph(_plain(lambda x: (head.fused(model.backbone(x)),)), crop, ("maps",), "expectation")
         return body, None, "expectation"
     if isinstance(head, heads.Coordinates):
-        body = Graph(lambda x: (_features(model, x),), crop, ("features",))
-        tail = Graph(lambda x: outputs(head(x), card), body.output_shapes(), whole(network, card).outputs)
+        body = Graph(_plain(lambda x: (model.backbone(x),)), crop, ("features",))
+        tail = Graph(_plain(lambda x: outputs(head(x), card)), body.output_shapes(), whole(network, card).outputs)
         return body, tail, "none"
 
+    @_plain
     def maps(x: jax.Array) -> tuple[jax.Array, ...]:
-        features = _features(model, x)
+        features = model.backbone(x)
         fine = head.upsampled(features)
         if head.uncertainty is None:
             return (head.logits(fine),)
@@ -126,11 +141,6 @@ def outputs(found: Prediction, card: Card) -> tuple[jax.Array, ...]:
     return (found.landmarks,) if spread is None else (found.landmarks, _calibrated(spread, card))
 
 
-def _features(model: Model, crop: jax.Array) -> jax.Array:
-    with depthwise.as_convolution():
-        return model.backbone(crop)
-
-
 def _doubts(model: Model) -> bool:
     return getattr(model.head, "uncertainty", None) is not None
 
@@ -149,8 +159,8 @@ def _soft_argmax(logits: jax.Array, features: jax.Array) -> tuple[jax.Array, tup
     Few matrix products are faster where operations are not fused.
     """
     _, h, w, k = logits.shape
-    x, y = np.meshgrid((np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h)
-    places = np.stack([np.ones(h * w), x.ravel(), y.ravel(), (x**2 + y**2).ravel()]).astype(np.float32)
+    x, y = heads.places(h, w).T
+    places = np.stack([np.ones(h * w, np.float32), x, y, x**2 + y**2])
     flat = logits.reshape(h * w, k)
     weights = jnp.exp(flat - flat.max(0, keepdims=True))
     sums = places @ weights

@@ -45,7 +45,7 @@ def eight(body: Graph, tail: Graph | None, format: str, crops: Sequence[np.ndarr
     return content if tail is None else _appended(content, formats.convert(tail, format))
 
 
-# --------------------------------------------------------------------------------------------------------- TFLite
+# TFLite
 
 
 def _half_tflite(content: bytes) -> bytes:
@@ -78,7 +78,7 @@ def _eight_tflite(content: bytes, crops: Sequence[np.ndarray]) -> bytes:
     return bytes(smaller.quantize(ranges, enable_progress_report=False).quantized_model)
 
 
-# ----------------------------------------------------------------------------------------------------------- ONNX
+# ONNX
 
 
 def _half_onnx(content: bytes) -> bytes:

@@ -55,8 +55,8 @@ def soft_argmax(logits: jax.Array) -> Prediction:
         heatmaps = heatmaps.reshape(b, h, w, k)
         return Prediction(codecs.expectation(heatmaps), heatmaps)
     # TF32 on a GPU would cost a thousandth of the image.
-    places = jnp.asarray(_places(h, w) - np.float32(0.5))
-    landmarks = jnp.einsum("bnk,np->bkp", heatmaps, places, precision=jax.lax.Precision.HIGHEST) + 0.5
+    cells = jnp.asarray(places(h, w) - np.float32(0.5))
+    landmarks = jnp.einsum("bnk,np->bkp", heatmaps, cells, precision=jax.lax.Precision.HIGHEST) + 0.5
     return Prediction(landmarks, heatmaps.reshape(b, h, w, k))
 
 
@@ -258,9 +258,9 @@ class Heatmap(nnx.Module):
             return self.maps(x) / temperature + self._log_prior(*x.shape[1:3])
         # On a CPU, the gradients of bias and centre take longer than all others, unless one product has all four.
         b, h, w, c = x.shape
-        places = _places(h, w)
-        bowl = -0.5 * np.square(places).sum(1, keepdims=True)
-        known = np.tile(np.concatenate([places, bowl, np.ones_like(bowl)], 1), (b, 1))
+        cells = places(h, w)
+        bowl = -0.5 * np.square(cells).sum(1, keepdims=True)
+        known = np.tile(np.concatenate([cells, bowl, np.ones_like(bowl)], 1), (b, 1))
         columns = jnp.concatenate([x.astype(jnp.float32).reshape(-1, c), jnp.asarray(known)], 1)
         narrow = 1.0 / self.prior**2
         rows = [self.maps.kernel[...][0, 0] / temperature, narrow * self.centre[...].T]
@@ -276,7 +276,7 @@ class Heatmap(nnx.Module):
         return -(jnp.square(x) + jnp.square(y)) / (2 * self.prior**2)
 
 
-def _places(h: int, w: int) -> np.ndarray:
+def places(h: int, w: int) -> np.ndarray:
     """The centres of h x w cells in u, float32 [h * w, 2]."""
     x, y = np.meshgrid((np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h)
     return np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)

@@ -148,8 +148,8 @@ def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype: DTy
 def _pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
     """A 1×1 convolution as a product of two matrices.
 
-    On a CPU, the gradient takes half the time that it takes in a product of [B, H, W, C] with the kernel, and a fourth
-    of that of a convolution.
+    On a CPU, the gradient takes a third to two thirds of the time that it takes in a product of [B, H, W, C] with the
+    kernel (benchmarks/RESULTS.md, "Training steps").
     """
     if exporting() and 1 in (*x.shape[1:3], kernel.shape[3]):  # the converter to TFLite fails at such products
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -111,14 +111,19 @@ def profile(model: nnx.Module, image_size: int, channels: int = 3) -> dict[str, 
     }
 
 
-def table(model: nnx.Module, image_size: int, channels: int = 3) -> str:
-    """`profile` as text to print: part, parameters, FLOPs and their shares, with the totals last."""
-    sizes = profile(model, image_size, channels)
+def rows_of(sizes: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The cells of a table of `profile`: a header, a row for each part, and the totals."""
     rows = [("part", "parameters", "", "MFLOPs", "")]
     total = {"total": {"params": sizes["params"], "flops": sizes["flops"]}}
     for part, size in (sizes["parts"] | total).items():
         shares = [f"{100 * size[key] / max(1, sizes[key]):.1f} %" for key in ("params", "flops")]
         rows.append((part, f"{size['params']:,}", shares[0], f"{size['flops'] / 1e6:,.1f}", shares[1]))
+    return rows
+
+
+def table(model: nnx.Module, image_size: int, channels: int = 3) -> str:
+    """`profile` as text to print: part, parameters, FLOPs and their shares, with the totals last."""
+    rows = rows_of(profile(model, image_size, channels))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
         "  ".join(

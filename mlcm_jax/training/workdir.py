@@ -37,7 +37,8 @@ from mlcm_jax.models.network import Network
 from mlcm_jax.training import checkpoint, distributed, environment, sharding, stages
 
 # Parts of the package that do not affect training; `configs` is inside the package in a wheel.
-_AFTER_TRAINING = ("cli.py", "configs", "evaluation", "inference")
+_AFTER_TRAINING = ("cli.py", "compiled.py", "configs", "demo", "evaluation", "export", "help_texts.py", "inference")
+_COMMANDS = "_command.py"  # the flags of one command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +177,7 @@ def code_version(root: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
-        if name.parts[0] not in _AFTER_TRAINING:
+        if name.parts[0] not in _AFTER_TRAINING and not name.name.endswith(_COMMANDS):
             digest.update(name.as_posix().encode() + path.read_bytes())
     return f"{__version__} ({digest.hexdigest()[:12]})"
 

@@ -5,17 +5,11 @@ import itertools
 import json
 import os
 import select
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-
-
-def found():
-    """The path of an installed Chromium, or None."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+import chromium
 
 
 class Browser:
@@ -34,7 +28,7 @@ class Browser:
         options += [f"--user-data-dir={folder}", "--window-size=1100,900", "about:blank"]
         # The browser reads descriptor 3 and writes descriptor 4.
         start = f'exec "$0" "$@" 3</dev/fd/{read} 4>/dev/fd/{write}'
-        command = ["sh", "-c", start, found(), *options]
+        command = ["sh", "-c", start, chromium.PROGRAM, *options]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, pass_fds=(read, write), **quiet)
         os.close(read)

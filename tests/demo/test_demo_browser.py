@@ -3,12 +3,9 @@
 import base64
 import functools
 import http.server
-import importlib.util
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +14,7 @@ import demo_browser
 import demo_images
 import numpy as np
 import pytest
+from needed import need
 from PIL import Image
 
 from mlcm_jax.data import image_file
@@ -26,21 +24,10 @@ pytestmark = pytest.mark.slow
 _STATUS = "(document.getElementById('status')?.textContent ?? '')"
 
 
-def _need(there, what):
-    """Skips the test if something is missing, or fails it where .ci/nightly has installed everything."""
-    if there:
-        return
-    if os.environ.get("MLCM_NIGHTLY"):
-        pytest.fail(f"{what} is missing")
-    pytest.skip(f"{what} is missing")
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The page that the command writes."""
-    _need(demo_browser.found(), "Chromium")
-    _need(shutil.which("npm"), "npm")
-    _need(importlib.util.find_spec("jax2onnx"), "jax2onnx, of the extra `export`,")
+    need("chromium", "npm", "jax2onnx")
     path = tmp_path_factory.mktemp("page") / "demo page.html"
     command = [sys.executable, "-m", "mlcm_jax.cli", "demo", f"--out={path}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)

@@ -244,7 +244,7 @@ def test_a_page_is_written_anew_but_nothing_else_is_overwritten(tmp_path, writte
     with pytest.raises(InputError, match="exists and is no page of this command; remove it, or give another --out"):
         page.demo(str(out), str(ort))
     assert out.read_text() == "<p>my own page</p>"
-    with pytest.raises(InputError, match=r"is a folder; give the name of a file, such as --out=.*demo\.html"):
+    with pytest.raises(InputError, match=r"is a folder; give the name of a file, such as --out=.*page\.html"):
         page.demo(str(tmp_path), str(ort))
     with pytest.raises(InputError, match="Cannot write"):
         page.demo(str(out / "below.html"), str(ort))

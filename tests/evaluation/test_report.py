@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import stored_runs
 from commands import once
+from needed import need
 
 from mlcm_jax import cli
 from mlcm_jax.data.examples import open_examples
@@ -134,8 +135,8 @@ def test_the_page_is_self_contained_and_its_text_is_escaped(run, page):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(chromium.PROGRAM is None, reason=chromium.MISSING)
 def test_it_opens_without_errors_in_chromium(run, page, tmp_path):
+    need("chromium")
     document, console = chromium.load(run / "report.html")
     assert console == [] and document.count("<img") == 11 and "Report of a&lt;b&gt;&amp;c" in document
     bad = tmp_path / "bad.html"
@@ -272,9 +273,9 @@ def test_an_unknown_stage_is_told(bare, tmp_path):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("note.txt", r"note\.txt exists and is not a report; give another --out"),
+        ("note.txt", r"note\.txt exists and is no report; remove it, or give another --out"),
         ("none/a.html", "The folder .*none of --out does not exist; make it first"),
-        (".", "is a folder; name an HTML file"),
+        (".", "is a folder; give the name of a file"),
     ],
 )
 def test_where_a_report_cannot_be_written(bare, tmp_path, out, message):

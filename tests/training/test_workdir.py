@@ -115,7 +115,9 @@ def test_a_damaged_record_of_code_and_data_is_refused_with_the_remedy(tmp_path, 
             function(tmp_path, base(), DATA)
 
 
-@pytest.mark.parametrize("name", ["cli.py", "configs/a.py", "evaluation/plots.py", "inference/predictor.py"])
+@pytest.mark.parametrize(
+    "name", ["cli.py", "configs/a.py", "demo/page.py", "export/graph.py", "inference/predictor.py", "video_command.py"]
+)
 def test_the_code_version_depends_only_on_code_that_affects_training(tmp_path, name):
     root = tmp_path / "evaluation" / "package"  # the names of folders above do not matter
     (root / name).parent.mkdir(parents=True, exist_ok=True)
