@@ -243,14 +243,11 @@ def test_a_large_image_takes_a_second_at_most():
         assert time.perf_counter() - start < 2.5
 
 
-def test_values_of_which_no_sum_can_be_made_are_holes():
-    """Values of a damaged file; warnings are errors in the tests."""
-    image = np.random.default_rng(0).normal(30.0, 3.0, (40, 40)).astype(np.float32)
-    image[5, 6] = 0.0
-    wrong = [(3, 4), (7, 8), (9, 9), (12, 1)]
-    for place, value in zip(wrong, (-np.inf, 3.4e38, -1.4e34, np.nan), strict=True):
-        image[place] = value
-    image[20:] = np.random.default_rng(1).normal(0.0, 1e38, (20, 40)).clip(-3e38, 3e38)
+@pytest.mark.parametrize("ordinary", [0, 4])
+def test_values_of_which_no_sum_can_be_made_are_holes(ordinary):
+    """Values of a damaged file, such as one in the wrong byte order; warnings are errors in the tests."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(0.0, 1e38, (40, 40)).clip(-3e38, 3e38).astype(np.float32)
+    image[20, :ordinary] = 30.0
     found = holes.find(image)
-    assert all(found.mask[place] for place in wrong) and found.mask[20:].mean() > 0.99
-    assert not found.mask[:20][image[:20] > 20][:5].any()
+    assert found.mask.sum() >= image.size - ordinary and not found.mask[20, :ordinary].any()
