@@ -60,7 +60,8 @@ def read(content: bytes, name: str) -> tuple[np.ndarray, str, str]:
             damaged or cut off.
     """
     lines = _lines(content, name)
-    found = {form: _tables(lines, form) for form in _FORMS}
+    marks = {mark for mark in "\t;," if any(mark in line for line in lines)} | {"."}
+    found = {form: _tables(lines, form) for form in _FORMS if marks.issuperset(form)}
     found = {form: tables for form, tables in found.items() if tables}
     if not found:
         raise InputError(
@@ -82,8 +83,8 @@ def read(content: bytes, name: str) -> tuple[np.ndarray, str, str]:
             "or tabs between the numbers, or with decimal points."
         )
     values, counted = _without_counts(values)
-    used = {k for one in tables for k in one.rows}
-    others = {k: line for k, line in enumerate(lines) if k not in used}
+    taken = {k for one in tables for k in one.rows}
+    others = {k: line for k, line in enumerate(lines) if k not in taken}
     _check_others(others, table, form, name)
     _check_size(values.shape, name)
     text = list(others.values())
@@ -121,9 +122,9 @@ def _lines(content: bytes, name: str) -> list[str]:
 
 def _tables(lines: list[str], form: _Form) -> list[_Table]:
     """Finds the tables: at least two lines that follow each other and have the same number of fields."""
-    row, found, start, width = form.row, [], 0, 0
+    matches, separator, found, start, width = form.row.fullmatch, form.separator, [], 0, 0
     for k, line in enumerate([*lines, ""]):
-        fields = line.count(form.separator) + 1 if form.separator in line and row.fullmatch(line) else 0
+        fields = line.count(separator) + 1 if separator in line and matches(line) else 0
         if fields != width:
             if width and k - start > 1:
                 found.append(_Table(range(start, k), width))

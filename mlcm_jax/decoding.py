@@ -61,6 +61,7 @@ def from_image(content: bytes, name: str) -> tuple[np.ndarray, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata; it raises what matters
             image = Image.open(io.BytesIO(content))
+            _check_extent(image)
             deep = _deep_colours(image, content)
             white = _white(image)
             frames = 1 if image.format == "TIFF" else getattr(image, "n_frames", 1)
@@ -107,6 +108,19 @@ def from_pillow(image: Image.Image) -> np.ndarray:
         OSError: the image is read from its file only now, and the file is damaged.
     """
     return _pixels(image, _white(image))
+
+
+def _check_extent(image: Image.Image) -> None:
+    """Raises an error for an opened image that is larger than any thermal sensor, or than what its file holds of it.
+
+    Pillow would take memory for all of it, and leave pixels as they are that the strips of a TIFF file do not cover.
+    """
+    pixels = image.width * image.height
+    if image.mode[0] in "IF" and pixels > tiff.LARGEST:
+        raise Image.DecompressionBombError
+    covered = sum((right - left) * (low - high) for left, high, right, low in (tile[1] for tile in image.tile))
+    if image.format == "TIFF" and covered < pixels:
+        raise ValueError(f"its strips hold {covered:,} of its {pixels:,} pixels")
 
 
 def _deep_colours(image: Image.Image, content: bytes) -> bool:

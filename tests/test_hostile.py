@@ -138,6 +138,14 @@ def bmp(width, height, bits, compression=0):
     )
 
 
+def lengthened(array, height):
+    """A TIFF whose header claims more rows than its only strip holds."""
+    content = bytearray(stored(array))
+    entry = content.index(struct.pack("<HHI", 257, 4, 1))
+    content[entry : entry + 12] = struct.pack("<HHII", 257, 4, 1, height)
+    return bytes(content)
+
+
 def npy(shape):
     return (
         b"\x93NUMPY\1\0"
@@ -150,6 +158,7 @@ JPEG = encoded(".jpg", GRAY)
 START = JPEG.index(b"\xff\xc0") + 5
 HOSTILE = {
     "one row.png": png(2**31 - 1, 1), "square.png": png(60_000, 60_000),
+    "tall.tif": lengthened(COUNTS, 2_097_156), "long.tif": lengthened(COUNTS, 100), "grey.tif": lengthened(GRAY, 2**21),
     "one row.tif": tiff(2**32 - 1, 1), "big.tif": tiff(2**32 - 1, 1, big=True), "column.tif": tiff(1, 2**32 - 1),
     "white.tif": tiff(2**31, 2, photometric=0), "square.tif": tiff(65_535, 65_535),
     "one row.bmp": bmp(2**31 - 1, 1, 24), "square.bmp": bmp(60_000, 60_000, 8, 1), 
