@@ -130,6 +130,7 @@ def _eight_onnx(content: bytes, crops: Sequence[np.ndarray]) -> bytes:
             Crops(),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=True,  # 7 bits: sums of 8-bit products overflow on processors that lack VNNI instructions
             weight_type=quantization.QuantType.QInt8,
             activation_type=quantization.QuantType.QUInt8,
             op_types_to_quantize=["Conv", "MatMul"],

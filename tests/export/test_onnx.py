@@ -42,6 +42,18 @@ def test_onnx_of_coordinates_in_int8_keeps_the_last_product_in_float(tmp_path, e
     assert example["check"](example["Model"](tmp_path / "out"), tmp_path / "out" / "vectors") < 0.05
 
 
+def test_int8_kernels_of_onnx_have_seven_bits(tmp_path):
+    """Without VNNI instructions, processors add products of 8 bits in pairs of 16 bits, which overflow."""
+    need("jax2onnx", "onnx")
+    import onnx
+    from onnx import numpy_helper
+
+    path = export(run_of(tmp_path), format="onnx", quantize="int8", out=tmp_path / "out", count=4, force=True)
+    arrays = [numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer]
+    kernels = [array for array in arrays if array.dtype == np.int8 and array.ndim > 1]
+    assert kernels and all(32 < np.abs(kernel.astype(int)).max() <= 64 for kernel in kernels)
+
+
 def test_onnx_with_float16_keeps_what_is_no_kernel(tmp_path):
     need("onnx")
     import onnx
