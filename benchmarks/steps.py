@@ -7,8 +7,9 @@
 A row is a network, its width, the image's side, the batch and the work. "train" is a whole step: forward and backward
 pass, clipping, AdamW and moving average. "ktl" adds an RGB teacher of the same network and DIKD's two injections;
 "forward" is the teacher's part of it, so that forward + train is the least that ktl can take. Each side is a process of
-its own; all are compiled first, and then take turns, so that each has the machine to itself while it is timed. Results:
-RESULTS.md, "Training steps".
+its own; all are compiled first, and then take turns, so that each has the machine to itself while it is timed. Ours has
+the settings of memory that `mlcm train` has; PyTorch is measured as it is, and on a CPU also with these settings.
+Results: RESULTS.md, "Training steps".
 """
 
 import argparse
@@ -18,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -28,6 +29,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import plan
 from mlcm_jax import config as configs
+from mlcm_jax import start
 from mlcm_jax.console import say
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import loop, run_stage, sharding, stages
@@ -58,11 +60,8 @@ def config_of(name: str, width: float, side: int, batch: int, bf16: bool) -> Con
     return config
 
 
-def work(row: str, bf16: bool, steps: int) -> None:
-    """Takes our steps: prints "ready PARAMETERS", and then seconds for every line of the standard input."""
-    name, width, side, batch, kind = row.split()
-    config = config_of(name, float(width), int(side), int(batch), bf16)
-    stage = "transfer" if kind == "ktl" else "teacher"
+def prepare(config: ConfigDict, stage: str) -> tuple[Callable, tuple]:
+    """A stage's jitted step on all devices, and its arguments: (state, teachers, random batch, key)."""
     recipe, _, _, shapes = plan.shapes_of_step(config, stage)
     mean, mesh = np.full((stages.layout(config).count, 2), 0.5, np.float32), sharding.make_mesh()
     needed = {
@@ -72,13 +71,20 @@ def work(row: str, bf16: bool, steps: int) -> None:
     state = sharding.put_sharded(run_stage.start_state(stage, config, recipe, needed, mean), mesh)
     teachers = {other: sharding.put_sharded(needed[other].network, mesh) for other in recipe.teachers}
     rng = np.random.default_rng(0)
-    batch_of = {
+    batch = {
         key: np.ones(one.shape, bool) if one.dtype == jnp.bool_ else rng.random(one.shape, np.float32)
         for key, one in shapes.items()
     }
-    data, key = sharding.put_batch(batch_of, mesh), sharding.put_replicated(jax.random.key(0), mesh)
+    key = sharding.put_replicated(jax.random.key(0), mesh)
+    return loop.compile_step(recipe, state, teachers, mesh), (state, teachers, sharding.put_batch(batch, mesh), key)
+
+
+def work(row: str, bf16: bool, steps: int) -> None:
+    """Takes our steps: prints "ready PARAMETERS", and then seconds for every line of the standard input."""
+    name, width, side, batch, kind = row.split()
+    config = config_of(name, float(width), int(side), int(batch), bf16)
+    step, (state, teachers, data, key) = prepare(config, "transfer" if kind == "ktl" else "teacher")
     count = sum(leaf.size for leaf in jax.tree.leaves(state.network.params))
-    step = loop.compile_step(recipe, state, teachers, mesh)
     forward = jax.jit(lambda network, image: networks.run(network, image).landmarks)
 
     def several(count: int) -> None:
@@ -118,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = ROWS.get(arguments.rows) or tuple(arguments.rows.split(","))
     at_once = arguments.rows == "gpu"  # compiling takes long there, and memory is plentiful
     for group in [rows] if at_once else [(row,) for row in rows]:
-        sides = {(row, side): _start(row, side, arguments) for row in group for side in _sides(row, arguments.torch)}
+        sides = {(row, side): _start(row, side, arguments) for row in group for side in _sides(row, arguments)}
         until = time.monotonic() + arguments.patience
         about = {key: _first_words(process, until) for key, process in sides.items()}
         alive = {key: process for key, process in sides.items() if about[key][:1] == ["ready"]}
@@ -131,12 +137,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in group:
             say(_cells(row, times, about))
         for process in sides.values():
-            process.stdin.close()
-            process.wait()
+            with process:  # closes its pipes, which ends it
+                pass
 
 
-def _sides(row: str, torch: str) -> tuple[str, ...]:
-    return ("ours", "torch") if torch and not row.endswith("forward") else ("ours",)
+def _sides(row: str, arguments: argparse.Namespace) -> tuple[str, ...]:
+    if not arguments.torch or row.endswith("forward"):
+        return ("ours",)
+    return ("ours", "torch") if arguments.rows == "gpu" else ("ours", "torch", "torch with our settings")
 
 
 def _start(row: str, side: str, arguments: argparse.Namespace) -> subprocess.Popen:
@@ -146,7 +154,10 @@ def _start(row: str, side: str, arguments: argparse.Namespace) -> subprocess.Pop
     else:
         script = Path(__file__).parent / "pytorch" / "steps.py"
         command = [arguments.torch, str(script), *row.split(), str(int(arguments.bf16)), str(arguments.steps)]
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment = {key: value for key, value in os.environ.items() if key != start.VARIABLE}
+    environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (
+        {start.VARIABLE: start.SETTINGS} if side != "torch" else {}
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen(command, text=True, env=environment, **pipes)
 
@@ -160,9 +171,9 @@ def _first_words(process: subprocess.Popen, until: float) -> list[str]:
 
 
 def _cells(row: str, times: dict[tuple[str, str], list[float]], about: dict[tuple[str, str], list[str]]) -> str:
-    """A row of the table: milliseconds and their range, images per second, parameters, and the ratio."""
+    """A row of the table: for each side milliseconds and their range, images per second and parameters; the ratios."""
     batch, cells, middle = int(row.split()[3]), [row], {}
-    for side in ("ours", "torch"):
+    for side in dict.fromkeys(side for one, side in about if one == row):
         found = times.get((row, side))
         if not found:
             cells.append("–")
@@ -171,7 +182,7 @@ def _cells(row: str, times: dict[tuple[str, str], list[float]], about: dict[tupl
         low, high, (_, count, version) = min(found), max(found), about[row, side]
         text = f"{1e3 * middle[side]:.1f} ({1e3 * low:.1f}–{1e3 * high:.1f}) ms, {batch / middle[side]:.0f} images/s"
         cells.append(f"{text}, {int(count):,} parameters, {version}")
-    cells.append(f"{middle['torch'] / middle['ours']:.2f}" if len(middle) == 2 else "–")
+    cells += [f"{middle[side] / middle['ours']:.2f}" for side in middle if side != "ours" and "ours" in middle]
     return "| " + " | ".join(cells) + " |"
 
 

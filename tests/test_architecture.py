@@ -31,7 +31,8 @@ PARTS = {
     "evaluation": {"evaluation"},
     "demo": {"demo"},
     "command": {
-        "cli", "flags", "help_texts", "demo_command", "export_command", "report_command", "video_command", "__init__",
+        "start", "cli", "flags", "help_texts", "demo_command", "export_command", "report_command", "video_command",
+        "__init__",
     },
 }  # fmt: skip
 BELOW = {

@@ -16,6 +16,7 @@ import tfds_builders
 from benchmarks import (
     check_synthetic,
     disturbed,
+    growth,
     kd_curves,
     kd_sensitivity,
     ktl,
@@ -128,7 +129,18 @@ def test_ktl(capsys):
 def test_steps_are_timed(capsys):
     steps.main(["--rows=mobilenet_v2 0.25 32 4 train,mobilenet_v2 0.25 32 4 forward", "--turns=2", "--steps=1"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mobilenet")]
-    assert len(rows) == 2 and all(re.search(r"\d ms, [1-9]\d* images/s, 412,328 parameters", row) for row in rows)
+    assert len(rows) == 2 and all(re.search(r"\d\) ms, [1-9]\d* images/s, 412,328 parameters", row) for row in rows)
+
+
+@pytest.mark.slow
+def test_growth(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(growth, "BASE", {"side": 32, "batch": 4, "landmarks": 68, "devices": 1})
+    monkeypatch.setattr(growth, "POINTS", {"batch": (4, 64), "devices": (1, 2)})
+    growth.main([f"--out={tmp_path / 'growth.png'}", "--repeats=3"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[:2] for row in rows] == [["| batch", "4"], ["| batch", "64"], ["| devices", "1"], ["| devices", "2"]]
+    assert 0.1 < float(rows[1][3]) < 1.5 and 0.1 < float(rows[1][5]) < 1.1
+    assert cv2.imread(str(tmp_path / "growth.png")).std() > 10
 
 
 def test_strong_teacher(smoke_run, data_dir, tmp_path, capsys):
