@@ -15,6 +15,7 @@ from mlcm_jax.synthetic.anatomy import smoothstep
 from mlcm_jax.synthetic.backdrop import backdrop
 from mlcm_jax.synthetic.gbuffer import GBuffer, Part
 from mlcm_jax.synthetic.scene import Scene, Subject
+from mlcm_jax.synthetic.zbuffer import gather
 
 # Per part: wrap of the diffuse term (light that scatters under the surface), strength and exponent of the highlight.
 _WRAP = np.full(len(Part), 0.1, np.float32)
@@ -46,42 +47,57 @@ def _occlusion(depth: np.ndarray, supersample: int) -> np.ndarray:
 def _illuminate(
     albedo: np.ndarray, normal: np.ndarray, part: np.ndarray, open_sky: np.ndarray, shadow: np.ndarray, scene: Scene
 ) -> np.ndarray:
-    """Light that leaves N surface pixels, linear RGB [N, 3].
+    """Light that leaves N surface pixels, linear RGB [3, N].
 
     Args:
-        albedo: linear RGB [N, 3].
-        normal: unit normals in camera space [N, 3].
+        albedo: linear RGB [3, N].
+        normal: unit normals in camera space [3, N].
         part: uint8 [N], `Part`.
         open_sky: share of the ambient light that arrives [N].
         shadow: share of the first light that is blocked [N].
         scene: gives the lights.
 
     Returns:
-        Diffuse light and highlights, linear RGB [N, 3].
+        Diffuse light and highlights, linear RGB [3, N].
     """
-    sky = 0.75 - 0.25 * normal[:, 1]
-    out = albedo * (open_sky * sky)[:, None] * scene.ambient
+    out = albedo * (open_sky * (0.75 - 0.25 * normal[1]))
+    out *= scene.ambient[:, None]
     exposed = 0.35 + 0.65 * open_sky
-    wrap, gloss, power = _WRAP[part], _GLOSS[part], _POWER[part]
+    wrap, gloss = gather(_WRAP, part), gather(_GLOSS, part)
+    rows = np.ascontiguousarray(normal.T)  # [N, 3], as the product with a vector wants it
     for number, light in enumerate(scene.lights):
-        lit = np.clip((normal @ light.direction + wrap) / (1 + wrap), 0, None) * exposed
+        lit = np.maximum((rows @ light.direction + wrap) / (1 + wrap), 0) * exposed
         half = light.direction + np.array([0, 0, 1], np.float32)
         half = half / max(float(np.linalg.norm(half)), 1e-3)
-        shine = gloss * np.clip(normal @ half.astype(np.float32), 0, 1) ** power
+        facing = np.minimum(rows @ half.astype(np.float32), 1)
+        # Powers are slow, and below this the highlight is less than 1e-11.
+        glossy = np.flatnonzero((facing > 0.15) & (gloss > 0))
+        shine = gather(gloss, glossy) * gather(facing, glossy) ** gather(_POWER, gather(part, glossy))
         if number == 0:
-            lit, shine = lit * (1 - 0.85 * shadow), shine * (1 - shadow)
-        out += (albedo * lit[:, None] + shine[:, None]) * light.colour
+            lit *= 1 - 0.85 * shadow
+            shine *= 1 - gather(shadow, glossy)
+        highlight = np.zeros_like(lit)
+        highlight[glossy] = shine
+        for plane, colour, strength in zip(out, albedo, light.colour, strict=True):
+            reflected = colour * lit
+            reflected += highlight
+            reflected *= strength
+            plane += reflected
     return out
 
 
-def _glints(buffer: GBuffer, where: np.ndarray, scene: Scene) -> np.ndarray:
-    """Reflections of the lights on the wet eyeball, linear RGB [N, 3] to be added; the mesh is too coarse for them."""
-    position = buffer.iris.reshape(-1, 2)[where]
-    out = np.zeros((len(where), 3), np.float32)
+def _glints(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """Reflections of the lights on the wet eyeball, linear RGB [3, N] to be added; the mesh is too coarse for them.
+
+    Args:
+        position: on the eyeball relative to the pupil, in iris radii [2, N].
+        scene: gives the lights.
+    """
+    out = np.zeros((3, position.shape[1]), np.float32)
     for light in scene.lights[:2]:
         spot = light.direction[:2] * 0.6
-        size = np.hypot(*(position - spot).T)
-        out += (0.8 * np.exp(-((size / 0.22) ** 2)))[:, None] * light.colour
+        size = np.hypot(*(position - spot[:, None]))
+        out += (0.8 * np.exp(-((size / 0.22) ** 2))) * light.colour[:, None]
     return out
 
 
@@ -140,20 +156,19 @@ def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.G
     size = side // gbuffer.supersample
     under = gbuffer.under.ravel()
     where = np.flatnonzero(under != Part.BACKGROUND)
-    part = under[where]
+    part = gather(under, where)
     image = cv2.resize(backdrop(scene.background, size), (side, side), interpolation=cv2.INTER_LINEAR).reshape(-1, 3)
     surround = scene.ambient + sum((0.4 * light.colour for light in scene.lights), np.zeros(3, np.float32))
     image *= surround
-    albedo = surface_albedo(gbuffer, where, subject, scene)
-    cavity = gbuffer.cavity.ravel()[where]
-    open_sky = (1 - cavity) * _occlusion(gbuffer.depth, gbuffer.supersample).ravel()[where]
-    lit = _illuminate(
-        albedo, gbuffer.normal.reshape(-1, 3)[where], part, open_sky, gbuffer.shadow.ravel()[where], scene
-    )
-    eyes = part == Part.EYE
-    lit[eyes] += _glints(gbuffer, where[eyes], scene) * open_sky[eyes, None]
-    lit[part == Part.MOUTH] *= 0.35
-    image[where] = lit
+    albedo = surface_albedo(gbuffer, where, subject, scene).T
+    open_sky = gather(_occlusion(gbuffer.depth, gbuffer.supersample).ravel(), where)
+    open_sky *= 1 - gather(gbuffer.cavity.ravel(), where)
+    normal = gather(gbuffer.normal.reshape(-1, 3).T, where)
+    lit = _illuminate(albedo, normal, part, open_sky, gather(gbuffer.shadow.ravel(), where), scene)
+    eyes = np.flatnonzero(part == Part.EYE)
+    lit[:, eyes] += _glints(gather(gbuffer.iris.reshape(-1, 2).T, gather(where, eyes)), scene) * open_sky[eyes]
+    lit[:, part == Part.MOUTH] *= 0.35
+    image[where] = lit.T
     image = image.reshape(side, side, 3)
     _glass(image, gbuffer, scene, surround)
     small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) if side != size else image

@@ -63,7 +63,7 @@ class ScanHeads:
         self._landmarks = PointSet(rig.landmark_index, rig.landmark_weight)
         self._paths = PointSet(rig.path_index, rig.path_weight), head_lib.jaw_paths(scan_rig.JAW_TOP_Y)[1]
         self._proxy = PointSet(rig.proxy_index, rig.proxy_weight)
-        self._places = self._landmarks.on(rig.coordinates.astype(np.float64))
+        self._places = self._landmarks.on(rig.coordinates)
         away = rig.coordinates[rig.scalp] - scan_rig.SKULL_MIDDLE.astype(np.float32)
         self._away = away / np.linalg.norm(away, axis=1, keepdims=True)
         mesh = template()
@@ -99,11 +99,11 @@ class ScanHeads:
         rig = self.rig
         shape = self.shape(subject, scene)
         posed = place(shape, rig.share, scene)
-        landmarks = self._landmarks.on(posed.astype(np.float64))
+        landmarks = self._landmarks.on(posed)
         jaw = landmarks[:17].copy()
         brows, brow_places = self._brows(subject.seed)
-        landmarks[17:27] = brows.on(posed.astype(np.float64))
-        landmarks[:17] = head_lib.outline(posed.astype(np.float64), scene, self._paths)
+        landmarks[17:27] = brows.on(posed)
+        landmarks[:17] = head_lib.outline(posed, scene, self._paths)
         places = np.concatenate([self._places[:17], brow_places, self._places[27:]])
         proxy = self._proxy.on(shape).astype(np.float32)
         head = Head(proxy, landmarks, jaw, places, head_lib.framed(landmarks, scene), _SLACK, _INSET)
@@ -132,7 +132,7 @@ class ScanHeads:
         xy = self._places[17:27, :2].copy()
         xy += scan_scene.brow_shift(seed, xy[:, 0])
         points = scan_rig.locate(xy, self.rig.coordinates, self.rig.front)
-        return points, points.on(self.rig.coordinates.astype(np.float64))
+        return points, points.on(self.rig.coordinates)
 
     def _surface(self, shape: np.ndarray, posed: np.ndarray, subject: Subject, scene: Scene) -> Surface:
         rig = self.rig

@@ -46,7 +46,7 @@ class Painted(NamedTuple):
 def blank(part: np.ndarray) -> Painted:
     """Maps without any cover, for `part` uint8 [N]."""
     brow, beard, lid, cavity = np.zeros((4, len(part)), np.float32)
-    return Painted(part, brow, beard, lid, np.full((len(part), 2), 9.0, np.float32), cavity)
+    return Painted(part, brow, beard, lid, np.full((2, len(part)), 9.0, np.float32).T, cavity)
 
 
 @dataclasses.dataclass(frozen=True)
