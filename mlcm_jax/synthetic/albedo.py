@@ -20,35 +20,54 @@ from mlcm_jax.synthetic.zbuffer import gather
 
 def wrinkles(points: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
     """Darkening by folds of the skin, 0 to 0.75, deepened by age and expression; template points [N, 3] -> [N]."""
-    x, y = np.abs(points[:, 0]), points[:, 1]
+    signed, height = points[:, 0], points[:, 1]
+    distance = np.abs(signed)
     smile, raised, lowered = (expressed(scene, name) for name in ("smile", "brow_raise", "brow_lower"))
     old = subject.age
-    out = (
+    out = np.zeros(len(points))
+
+    def within(left: float, right: float, top: float, bottom: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The points of a box, outside of which a fold is shallower than 1e-10, and their |x| and y."""
+        on = np.flatnonzero((distance > left) & (distance < right) & (height > top) & (height < bottom))
+        return on, gather(distance, on), gather(height, on)
+
+    on, x, y = within(0.04, 0.48, 0.42, 0.8)
+    out[on] += (
         (0.06 + 0.25 * old + 0.22 * smile)
         * np.exp(-0.5 * ((x - np.interp(y, [0.42, 0.55, 0.78], [0.19, 0.24, 0.33])) / 0.02) ** 2)
         * smoothstep(0.42, 0.5, y)
         * smoothstep(0.8, 0.68, y)
     )
-    forehead = smoothstep(-0.34, -0.42, y) * smoothstep(-0.78, -0.65, y) * smoothstep(0.55, 0.3, x)
-    lines = np.clip(np.sin(38 * (y + 0.05 * x * x) + 0.5 * np.sin(9 * points[:, 0] + subject.seed % 5)), 0, 1) ** 6
-    out += (0.35 * max(0.0, old - 0.25) + 0.25 * raised) * forehead * lines
-    out += (
+    depth = 0.35 * max(0.0, old - 0.25) + 0.25 * raised
+    if depth > 0:
+        on, x, y = within(-1.0, 0.55, -0.78, -0.34)
+        forehead = smoothstep(-0.34, -0.42, y) * smoothstep(-0.78, -0.65, y) * smoothstep(0.55, 0.3, x)
+        wave = 0.5 * np.sin(9 * gather(signed, on) + subject.seed % 5)
+        lines = np.clip(np.sin(38 * (y + 0.05 * x * x) + wave), 0, 1) ** 6
+        out[on] += depth * forehead * lines
+    on, x, y = within(-1.0, 0.15, -0.64, 0.2)
+    out[on] += (
         (0.25 * old + 0.25 * lowered) * np.exp(-0.5 * ((x - 0.055) / 0.012) ** 2) * bump(x, y, 0.055, -0.22, 1.0, 0.06)
     )
-    crow = bump(x, y, 0.6, 0.0, 0.05, 0.08) * np.clip(np.sin(90 * (y - 0.5 * (x - 0.55) * np.sign(y))), 0, 1) ** 4
-    out += (0.3 * max(0.0, old - 0.3) + 0.2 * smile * old) * crow
+    depth = 0.3 * max(0.0, old - 0.3) + 0.2 * smile * old
+    if depth > 0:
+        on, x, y = within(0.25, 0.95, -0.56, 0.56)
+        crow = bump(x, y, 0.6, 0.0, 0.05, 0.08) * np.clip(np.sin(90 * (y - 0.5 * (x - 0.55) * np.sign(y))), 0, 1) ** 4
+        out[on] += depth * crow
+    on, x, y = within(0.17, 0.5, 0.015, 0.2)
     bag = (
         np.exp(-0.5 * ((y - 0.10 - 0.25 * (x - 0.35) ** 2) / 0.012) ** 2)
         * smoothstep(0.17, 0.25, x)
         * smoothstep(0.5, 0.4, x)
     )
-    out += (0.08 + 0.25 * old) * bag
+    out[on] += (0.08 + 0.25 * old) * bag
     # The crease of the upper lid runs parallel to its edge.
-    opening = np.where(points[:, 0] < 0, scene.lids[0], scene.lids[1])
+    on, x, y = within(0.2, 0.54, -0.28, -0.01)
+    opening = np.where(gather(signed, on) < 0, scene.lids[0], scene.lids[1])
     upper, _ = anatomy.lid_edges(x, opening)
     fold = np.minimum(upper, -0.05) - 0.028
     eye = smoothstep(0.2, 0.26, x) * smoothstep(0.54, 0.46, x)
-    out += 0.3 * eye * np.exp(-0.5 * ((y - fold) / 0.009) ** 2)
+    out[on] += 0.3 * eye * np.exp(-0.5 * ((y - fold) / 0.009) ** 2)
     return np.clip(out, 0, 0.75)
 
 

@@ -50,6 +50,11 @@ def gather(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     return values.take(index, axis=-1, mode="clip")
 
 
+def rows(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """`values[index]` of [N, C], as a transposed array whose channels are contiguous; see `gather`."""
+    return gather(values.T, index).T
+
+
 def rasterise(
     xy: np.ndarray, depth: np.ndarray, faces: np.ndarray, size: int, *, two_sided: np.ndarray | None = None
 ) -> Fragments:
