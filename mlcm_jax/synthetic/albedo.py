@@ -13,9 +13,9 @@ import numpy as np
 
 from mlcm_jax.synthetic import anatomy, noise
 from mlcm_jax.synthetic.anatomy import bump, smoothstep
-from mlcm_jax.synthetic.gbuffer import GBuffer, Part
+from mlcm_jax.synthetic.arrays import gather
+from mlcm_jax.synthetic.gbuffer import GBuffer, Part, is_part
 from mlcm_jax.synthetic.scene import Scene, Subject, expressed
-from mlcm_jax.synthetic.zbuffer import gather
 
 
 def wrinkles(points: np.ndarray, subject: Subject, scene: Scene) -> np.ndarray:
@@ -164,7 +164,7 @@ def surface_albedo(buffer: GBuffer, where: np.ndarray, subject: Subject, scene: 
     }  # fmt: skip
     for which, colour in table.items():
         plain[:, which] = colour
-    out = gather(plain, part)
+    out = gather(plain, part.astype(np.intp))
 
     def fill(chosen: np.ndarray, paint: Callable[..., np.ndarray], *arguments: Any) -> None:
         if len(chosen):
@@ -172,14 +172,14 @@ def surface_albedo(buffer: GBuffer, where: np.ndarray, subject: Subject, scene: 
             for plane, values in zip(out, colours.T, strict=True):
                 plane[chosen] = values
 
-    fill(np.flatnonzero((part == Part.SKIN) | (part == Part.NECK) | (part == Part.EAR)), _skin, subject, scene)
-    out[1:, part == Part.EAR] *= np.float32(0.85)
-    fill(np.flatnonzero(part == Part.HAND), _hand, subject)
-    fill(np.flatnonzero(part == Part.HAIR), _hair, subject)
-    fill(np.flatnonzero(part == Part.LIP), _lips, subject)
-    eyes = np.flatnonzero(part == Part.EYE)
+    fill(np.flatnonzero(is_part(part, Part.SKIN, Part.NECK, Part.EAR)), _skin, subject, scene)
+    out[1:, is_part(part, Part.EAR)] *= np.float32(0.85)
+    fill(np.flatnonzero(is_part(part, Part.HAND)), _hand, subject)
+    fill(np.flatnonzero(is_part(part, Part.HAIR)), _hair, subject)
+    fill(np.flatnonzero(is_part(part, Part.LIP)), _lips, subject)
+    eyes = np.flatnonzero(is_part(part, Part.EYE))
     out[:, eyes] = _eye(gather(buffer.iris.reshape(-1, 2).T, gather(where, eyes)).T, subject).T
-    fill(np.flatnonzero(part == Part.CLOTHES), _cloth, scene)
+    fill(np.flatnonzero(is_part(part, Part.CLOTHES)), _cloth, scene)
     for cover, colour in (
         (buffer.beard, subject.hair_colour),
         (buffer.brow, 0.6 * subject.hair_colour),

@@ -12,8 +12,8 @@ import numpy as np
 
 from mlcm_jax.synthetic import anatomy, noise
 from mlcm_jax.synthetic.anatomy import bump, smoothstep
+from mlcm_jax.synthetic.arrays import gather
 from mlcm_jax.synthetic.scene import Scene, Subject
-from mlcm_jax.synthetic.zbuffer import gather
 
 # How far a hair style lowers the front hairline, in head units.
 _FRONT_SHIFT = {"short": 0.0, "fringe": 0.36, "long": -0.02, "receding": -0.3, "tied": -0.03, "buzz": 0.0, "bald": -9.0}

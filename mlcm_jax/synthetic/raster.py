@@ -11,11 +11,12 @@ import numpy as np
 
 from mlcm_jax.synthetic import accessories, anatomy
 from mlcm_jax.synthetic import surface as surface_lib
+from mlcm_jax.synthetic.arrays import gather, length
 from mlcm_jax.synthetic.gbuffer import OPAQUE_COVERS, GBuffer, Part, Truth
 from mlcm_jax.synthetic.head import Camera, Head, build_head, place
 from mlcm_jax.synthetic.scan_head import ScanHeads
 from mlcm_jax.synthetic.scene import Scene, Subject
-from mlcm_jax.synthetic.zbuffer import Fragments, gather, length, rasterise, vertex_normals
+from mlcm_jax.synthetic.zbuffer import Fragments, rasterise, vertex_normals
 
 
 def _shadow(points: np.ndarray, direction: np.ndarray) -> np.ndarray:

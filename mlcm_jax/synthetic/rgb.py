@@ -12,10 +12,10 @@ import numpy as np
 
 from mlcm_jax.synthetic.albedo import surface_albedo
 from mlcm_jax.synthetic.anatomy import smoothstep
+from mlcm_jax.synthetic.arrays import gather
 from mlcm_jax.synthetic.backdrop import backdrop
-from mlcm_jax.synthetic.gbuffer import GBuffer, Part
+from mlcm_jax.synthetic.gbuffer import GBuffer, Part, is_part
 from mlcm_jax.synthetic.scene import Scene, Subject
-from mlcm_jax.synthetic.zbuffer import gather
 
 # Per part: wrap of the diffuse term (light that scatters under the surface), strength and exponent of the highlight.
 _WRAP = np.full(len(Part), 0.1, np.float32)
@@ -63,7 +63,8 @@ def _illuminate(
     out = albedo * (open_sky * (0.75 - 0.25 * normal[1]))
     out *= scene.ambient[:, None]
     exposed = 0.35 + 0.65 * open_sky
-    wrap, gloss = gather(_WRAP, part), gather(_GLOSS, part)
+    number = part.astype(np.intp)
+    wrap, gloss = gather(_WRAP, number), gather(_GLOSS, number)
     rows = np.ascontiguousarray(normal.T)  # [N, 3], as the product with a vector wants it
     for number, light in enumerate(scene.lights):
         lit = np.maximum((rows @ light.direction + wrap) / (1 + wrap), 0) * exposed
@@ -103,7 +104,7 @@ def _glints(position: np.ndarray, scene: Scene) -> np.ndarray:
 
 def _glass(image: np.ndarray, buffer: GBuffer, scene: Scene, surround: np.ndarray) -> None:
     """Draws the lenses over the finished head, in place: clear or dark glass that mirrors `surround`."""
-    rows, cols = np.nonzero(buffer.part == Part.GLASSES_LENS)
+    rows, cols = np.nonzero(is_part(buffer.part, Part.GLASSES_LENS))
     if not len(rows):
         return
     rng = np.random.default_rng([scene.background, 9])
@@ -155,7 +156,7 @@ def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.G
     side = gbuffer.part.shape[0]
     size = side // gbuffer.supersample
     under = gbuffer.under.ravel()
-    where = np.flatnonzero(under != Part.BACKGROUND)
+    where = np.flatnonzero(under)
     part = gather(under, where)
     image = cv2.resize(backdrop(scene.background, size), (side, side), interpolation=cv2.INTER_LINEAR).reshape(-1, 3)
     surround = scene.ambient + sum((0.4 * light.colour for light in scene.lights), np.zeros(3, np.float32))
@@ -165,9 +166,9 @@ def shade_rgb(gbuffer: GBuffer, subject: Subject, scene: Scene, rng: np.random.G
     open_sky *= 1 - gather(gbuffer.cavity.ravel(), where)
     normal = gather(gbuffer.normal.reshape(-1, 3).T, where)
     lit = _illuminate(albedo, normal, part, open_sky, gather(gbuffer.shadow.ravel(), where), scene)
-    eyes = np.flatnonzero(part == Part.EYE)
+    eyes = np.flatnonzero(is_part(part, Part.EYE))
     lit[:, eyes] += _glints(gather(gbuffer.iris.reshape(-1, 2).T, gather(where, eyes)), scene) * open_sky[eyes]
-    lit[:, part == Part.MOUTH] *= 0.35
+    lit[:, is_part(part, Part.MOUTH)] *= 0.35
     image[where] = lit.T
     image = image.reshape(side, side, 3)
     _glass(image, gbuffer, scene, surround)

@@ -17,6 +17,7 @@ import numpy as np
 
 from mlcm_jax.synthetic import head as head_lib
 from mlcm_jax.synthetic import scan_model, scan_rig, scan_scene
+from mlcm_jax.synthetic.gbuffer import is_part
 from mlcm_jax.synthetic.head import Head, PointSet, place
 from mlcm_jax.synthetic.scan_model import EXPRESSIONS, ScanPart
 from mlcm_jax.synthetic.scan_paint import TORSO, paint
@@ -145,7 +146,7 @@ class ScanHeads:
         points = np.concatenate([points, place(torso, self._torso_share, scene)])
         faces, region = rig.faces, rig.face_part
         if not any(name.split("_")[0] in _SHOWS_TEETH for name in scene.blend):
-            kept = (region != ScanPart.GUMS) & (region != ScanPart.TEETH)
+            kept = ~is_part(region, ScanPart.GUMS, ScanPart.TEETH)
             faces, region = faces[kept], region[kept]
         count = len(rig.points)
         faces = np.concatenate([faces, self._torso_faces])

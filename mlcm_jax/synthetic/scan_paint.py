@@ -12,12 +12,12 @@ import numpy as np
 from mlcm_jax.synthetic import anatomy, scan_scene
 from mlcm_jax.synthetic import paint as paint_lib
 from mlcm_jax.synthetic.anatomy import smoothstep
-from mlcm_jax.synthetic.gbuffer import Part
+from mlcm_jax.synthetic.arrays import gather, rows
+from mlcm_jax.synthetic.gbuffer import Part, is_part
 from mlcm_jax.synthetic.scan_model import ScanPart
 from mlcm_jax.synthetic.scan_rig import EAR
 from mlcm_jax.synthetic.scene import Scene, Subject
 from mlcm_jax.synthetic.surface import Painted, blank
-from mlcm_jax.synthetic.zbuffer import gather, rows
 
 TORSO = 21  # the shoulders, in `Surface.region` beside `scan_model.ScanPart` and `scan_rig.EAR`
 _PLAIN = {
@@ -32,7 +32,7 @@ _PART[list(_PLAIN)] = list(_PLAIN.values())
 def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject: Subject, scene: Scene) -> Painted:
     """`Surface.paint` of scan-based heads; `attributes` are those of `scan_rig.Rig`."""
     part = gather(_PART, region)
-    skin = region <= ScanPart.HEAD
+    skin = region <= int(ScanPart.HEAD)
     x, y, z = np.abs(where[:, 0]), where[:, 1], where[:, 2]
     # The edge of the face lies between z = -0.8 and 0.03, which decides for most points.
     face = skin & (z >= 0.03) & (y < 1.33)
@@ -54,8 +54,9 @@ def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject
         part[scalp[under > 0]] = Part.CAP
 
     out = blank(part)
-    fleshy = (part == Part.SKIN) | (part == Part.NECK)
-    brows = np.flatnonzero((part == Part.SKIN) & (y > -0.48) & (y < 0.0) & (x < 0.78))
+    bare = is_part(part, Part.SKIN)
+    fleshy = bare | is_part(part, Part.NECK)
+    brows = np.flatnonzero(bare & (y > -0.48) & (y < 0.0) & (x < 0.78))
     moved = rows(where, brows)
     moved[:, :2] -= scan_scene.brow_shift(subject.seed, moved[:, 0]).astype(np.float32)
     out.brow[brows] = paint_lib.brow_cover(moved, subject)
@@ -64,9 +65,9 @@ def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject
         out.beard[beard] = paint_lib.beard_cover(rows(where, beard), subject) * smoothstep(-0.85, -0.6, z[beard])
     lids = np.flatnonzero(skin & (y > -0.2) & (y < 0.15) & (x > 0.15) & (x < 0.56))
     out.lid[lids] = _lashes(attributes[lids, 2], attributes[lids, 3], x[lids], subject)
-    eyes = np.flatnonzero(part == Part.EYE)
+    eyes = np.flatnonzero(is_part(part, Part.EYE))
     out.iris[eyes] = attributes[eyes, :2]
-    open_skin = np.flatnonzero(fleshy | (part == Part.LIP) | (part == Part.EAR))
+    open_skin = np.flatnonzero(fleshy | is_part(part, Part.LIP, Part.EAR))
     hidden = smoothstep(0.25, 0.9, attributes[open_skin, 4])
     out.cavity[open_skin] = np.clip(np.maximum(paint_lib.cavity(rows(where, open_skin)), hidden), 0, 1)
     return out

@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from mlcm_jax.synthetic.arrays import gather, length
 
 _SLACK = np.float32(1e-5)  # a pixel centre on the border of two triangles belongs to both
 
@@ -43,16 +44,6 @@ class Fragments:
             plane += weights[1] * gather(channel, corners[1])
             plane += weights[2] * gather(channel, corners[2])
         return out.T
-
-
-def gather(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """`values[..., index]`, several times as fast, because numpy does not check that all indices are in range."""
-    return values.take(index, axis=-1, mode="clip")
-
-
-def rows(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """`values[index]` of [N, C], as a transposed array whose channels are contiguous; see `gather`."""
-    return gather(values.T, index).T
 
 
 def rasterise(
@@ -184,9 +175,3 @@ def vertex_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
     for out, face in zip(total, (uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx), strict=True):
         out[:] = np.bincount(corner.ravel(), np.concatenate([face] * 3), len(points))
     return (total / np.maximum(length(total), 1e-12)).astype(np.float32).T
-
-
-def length(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean length [N] of vectors [3, N]; the same bits as `np.linalg.norm` of [N, 3] along its last axis."""
-    x, y, z = vectors
-    return np.sqrt(x * x + y * y + z * z)
