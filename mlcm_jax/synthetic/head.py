@@ -235,7 +235,12 @@ def lid_points(opening: np.ndarray) -> np.ndarray:
 
 def rotation(pose: np.ndarray) -> np.ndarray:
     """Rotation matrix of (yaw, pitch, roll) in degrees, applied in this order; signs as in `gbuffer.Truth`."""
-    yaw, pitch, roll = np.radians(np.asarray(pose, np.float64))
+    return _rotation(*(float(angle) for angle in pose))
+
+
+@functools.lru_cache(maxsize=16)  # a scene poses many things alike
+def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    yaw, pitch, roll = np.radians((yaw, pitch, roll))
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])

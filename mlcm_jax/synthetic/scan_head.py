@@ -17,6 +17,7 @@ import numpy as np
 
 from mlcm_jax.synthetic import head as head_lib
 from mlcm_jax.synthetic import scan_model, scan_rig, scan_scene
+from mlcm_jax.synthetic.arrays import gather
 from mlcm_jax.synthetic.gbuffer import is_part
 from mlcm_jax.synthetic.head import Head, PointSet, place
 from mlcm_jax.synthetic.scan_model import EXPRESSIONS, ScanPart
@@ -61,6 +62,11 @@ class ScanHeads:
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
+        # One axis after the other [3, V], because numpy is several times as fast on long rows.
+        self._modes = np.ascontiguousarray(rig.identity.transpose(0, 2, 1))
+        spans = [slice(*rig.first[k : k + 2]) for k in range(len(EXPRESSIONS))]
+        self._movements = [(rig.moved[one].astype(np.intp), np.ascontiguousarray(rig.movement[one].T)) for one in spans]
+        self._front = scan_rig.Front.of(rig.coordinates, rig.front)
         self._landmarks = PointSet(rig.landmark_index, rig.landmark_weight)
         self._paths = PointSet(rig.path_index, rig.path_weight), head_lib.jaw_paths(scan_rig.JAW_TOP_Y)[1]
         self._proxy = PointSet(rig.proxy_index, rig.proxy_weight)
@@ -112,27 +118,30 @@ class ScanHeads:
 
     def shape(self, subject: Subject, scene: Scene) -> np.ndarray:
         """Vertices of the bare head in head space, float32 [V, 3]."""
-        rig = self.rig
-        out = self._neutral(subject.seed, subject.beard_style != "none").copy()
+        out = self._neutral(subject.seed, subject.beard_style != "none").T.copy()
         for name, weight in scene.blend.items():
-            k = _NUMBER[name]
             if name.startswith("eyeBlink"):
                 weight = weight * (1 + 0.22 * weight**4)  # so that the lids of every identity meet
-            span = slice(rig.first[k], rig.first[k + 1])
-            out[rig.moved[span]] += np.float32(weight) * rig.movement[span]
-        return out
+            moved, movement = self._movements[_NUMBER[name]]
+            for axis, away in zip(out, movement, strict=True):
+                axis[moved] = gather(axis, moved) + np.float32(weight) * away
+        return np.ascontiguousarray(out.T)
 
     def _make_neutral(self, seed: int, bearded: bool) -> np.ndarray:
         who = scan_scene.identity(seed, bearded, len(self.rig.identity))
         modes = who.modes[:, None] * self.rig.scale  # [N, 3]
-        out = np.einsum("nvc,nc->vc", self.rig.identity, modes, dtype=np.float32)
-        return self.rig.points + out + np.einsum("k,kvc->vc", who.widened, self.rig.widened)
+        total = np.zeros(self._modes.shape[1:], np.float32)
+        for steps, weight in zip(self._modes, modes, strict=True):
+            moved = steps.astype(np.float32)
+            moved *= weight[:, None]
+            total += moved
+        return self.rig.points + total.T + np.einsum("k,kvc->vc", who.widened, self.rig.widened)
 
     def _make_brows(self, seed: int) -> tuple[PointSet, np.ndarray]:
         """Landmarks 17 to 26 of a person, and their template coordinates."""
         xy = self._places[17:27, :2].copy()
         xy += scan_scene.brow_shift(seed, xy[:, 0])
-        points = scan_rig.locate(xy, self.rig.coordinates, self.rig.front)
+        points = self._front.locate(xy)
         return points, points.on(self.rig.coordinates)
 
     def _surface(self, shape: np.ndarray, posed: np.ndarray, subject: Subject, scene: Scene) -> Surface:

@@ -48,9 +48,9 @@ def temperature(
     flesh = np.flatnonzero(is_part(gbuffer.under, *FACE_PARTS, Part.NECK, Part.EAR))
     skin = _skin(gbuffer, flesh, (person, rng), skin_level, chill)
     flat[flesh] = reflecting(skin, gather(gbuffer.normal[..., 2].reshape(-1), flesh), climate)
-    hair = _hair(gbuffer, rng, climate, skin_level)
-    shown = np.flatnonzero(is_part(gbuffer.under, Part.HAIR))
-    flat[shown] = gather(hair.reshape(-1), shown)
+    shown = is_part(gbuffer.under, Part.HAIR)
+    hair = _hair(gbuffer, shown, rng, climate, skin_level)
+    np.copyto(celsius, hair, where=shown)
     cloth = np.flatnonzero(is_part(gbuffer.under, Part.CLOTHES))
     flat[cloth] = clothes(gbuffer, cloth, rng, climate, skin_level)
     draw_covers(celsius, gbuffer, rng, climate, skin_level, hair)
@@ -149,14 +149,20 @@ def near_skin(gbuffer: GBuffer) -> np.ndarray:
 
 
 def covered(gbuffer: GBuffer) -> np.ndarray:
-    """Flat indices of the skin that brows, beard or lashes cover."""
-    some = (gbuffer.beard > 0) | (gbuffer.brow > 0) | (gbuffer.lid > 0)
-    return np.flatnonzero(some & is_part(gbuffer.part, Part.SKIN, Part.LIP, Part.EYE, Part.NECK))
+    """The skin that brows, beard or lashes cover, bool [R, R]."""
+    some = np.maximum(np.maximum(gbuffer.beard, gbuffer.brow), gbuffer.lid) > 0
+    some &= is_part(gbuffer.part, Part.SKIN, Part.LIP, Part.EYE, Part.NECK)
+    return some
 
 
-def _hair(gbuffer: GBuffer, rng: np.random.Generator, climate: Climate, skin_level: float) -> np.ndarray:
-    """Hair, float32 [R, R] in °C: strands run down the scalp, warmer near the skin. It is 0 where no hair is."""
-    on = np.union1d(np.flatnonzero(is_part(gbuffer.under, Part.HAIR)), covered(gbuffer))
+def _hair(
+    gbuffer: GBuffer, shown: np.ndarray, rng: np.random.Generator, climate: Climate, skin_level: float
+) -> np.ndarray:
+    """Hair, float32 [R, R] in °C: strands run down the scalp, warmer near the skin.
+
+    It is computed where hair is shown, bool [R, R], and where brows, beard or lashes are, and is 0 elsewhere.
+    """
+    on = np.flatnonzero(shown | covered(gbuffer))
     share = rng.uniform(0.25, 0.65)
     glow = gather(near_skin(gbuffer).reshape(-1), on) * np.float32(rng.uniform(0.1, 0.45))
     strands = grain(rng, (int(rng.integers(3, 7)), int(rng.integers(50, 140))), float(rng.uniform(0.02, 0.07)))
@@ -191,7 +197,7 @@ def draw_covers(
 ) -> None:
     """Paints what lies in front of the skin, in place: brows, lashes, beard, glasses, cap, mask, hand."""
     part, size = gbuffer.part, gbuffer.part.shape[0]
-    on = covered(gbuffer)
+    on = np.flatnonzero(covered(gbuffer))
     beard, brow, lid, hair, bare = (
         gather(image.reshape(-1), on) for image in (gbuffer.beard, gbuffer.brow, gbuffer.lid, hair, celsius)
     )
