@@ -69,7 +69,8 @@ def render_gbuffer(
     count = len(surface.points)
     points = np.concatenate([surface.points] + [place(p.points, p.share, scene) for p in solid])
     offsets = np.cumsum([count] + [len(p.points) for p in solid])
-    faces = np.concatenate([surface.faces] + [p.faces + o for p, o in zip(solid, offsets, strict=False)])
+    more = [(p.faces + o).T for p, o in zip(solid, offsets, strict=False)]
+    faces = np.concatenate([surface.faces.T, *more], 1, dtype=np.intp).T  # as `zbuffer` wants them
     behind = np.zeros(len(points), np.float32)
     behind[:count] = surface.behind
     extra = np.concatenate([np.full(len(p.faces), p.part, np.uint8) for p in solid] or [np.zeros(0, np.uint8)])
@@ -106,7 +107,8 @@ def render_gbuffer(
         out = np.full((*data.shape[:-1], side * side), empty, data.dtype)
         for plane, values in zip(out.reshape(-1, side * side), data.reshape(-1, data.shape[-1]), strict=True):
             plane[pixel] = values
-        return np.moveaxis(out.reshape(*data.shape[:-1], side, side), 0, -1) if data.ndim == 2 else out.reshape(side, side)
+        out = out.reshape(*data.shape[:-1], side, side)
+        return np.moveaxis(out, 0, -1) if data.ndim == 2 else out
 
     # 4. Lenses in front of all that, and the truth.
     under, depth = image(part), image(found.depth, np.inf)

@@ -71,13 +71,19 @@ class ScanHeads:
         self._paths = PointSet(rig.path_index, rig.path_weight), head_lib.jaw_paths(scan_rig.JAW_TOP_Y)[1]
         self._proxy = PointSet(rig.proxy_index, rig.proxy_weight)
         self._places = self._landmarks.on(rig.coordinates)
-        away = rig.coordinates[rig.scalp] - scan_rig.SKULL_MIDDLE.astype(np.float32)
+        self._scalp = rig.coordinates[rig.scalp]
+        away = self._scalp - scan_rig.SKULL_MIDDLE.astype(np.float32)
         self._away = away / np.linalg.norm(away, axis=1, keepdims=True)
         mesh = template()
         cloth = mesh.faces[(mesh.region == Region.TORSO) & (mesh.points[mesh.faces, 1].min(1) > 1.9)]
         used, numbers = np.unique(cloth, return_inverse=True)
         self._torso, self._torso_share = mesh.points[used], mesh.head[used]
-        self._torso_faces = (numbers.reshape(-1, 3) + len(rig.points)).astype(np.int32)
+        cloth = numbers.reshape(-1, 3) + len(rig.points)
+        faces = np.concatenate([rig.faces, cloth]).astype(np.intp)
+        region = np.concatenate([rig.face_part, np.full(len(cloth), TORSO, np.uint8)])
+        closed = ~is_part(region, ScanPart.GUMS, ScanPart.TEETH)
+        # Transposed, see `zbuffer.rasterise`; with teeth and gums, and without.
+        self._faces = tuple((np.ascontiguousarray(faces[on].T).T, region[on]) for on in (slice(None), closed))
         self._coordinates = np.concatenate([rig.coordinates, self._torso])
         spare = np.tile(np.array([9, 9, 9, 9, 0], np.float32), (len(used), 1))
         self._attributes = np.concatenate([rig.attributes, spare])
@@ -146,20 +152,16 @@ class ScanHeads:
 
     def _surface(self, shape: np.ndarray, posed: np.ndarray, subject: Subject, scene: Scene) -> Surface:
         rig = self.rig
-        lift = hair_lift(rig.coordinates[rig.scalp], subject, scene).astype(np.float32)
+        lift = hair_lift(self._scalp, subject, scene).astype(np.float32)
         raised = np.flatnonzero(lift > 0)
         points = posed.copy()
         index = rig.scalp[raised]
         points[index] = place(shape[index] + lift[raised, None] * self._away[raised], 1, scene)
         torso = self._torso * np.array([scene.shoulders, 1, 1], np.float32)
         points = np.concatenate([points, place(torso, self._torso_share, scene)])
-        faces, region = rig.faces, rig.face_part
-        if not any(name.split("_")[0] in _SHOWS_TEETH for name in scene.blend):
-            kept = ~is_part(region, ScanPart.GUMS, ScanPart.TEETH)
-            faces, region = faces[kept], region[kept]
+        shows_teeth = any(name.split("_")[0] in _SHOWS_TEETH for name in scene.blend)
+        faces, region = self._faces[0 if shows_teeth else 1]
         count = len(rig.points)
-        faces = np.concatenate([faces, self._torso_faces])
-        region = np.concatenate([region, np.full(len(self._torso_faces), TORSO, np.uint8)])
         behind = self._behind.copy()
         for side, eye in (("L", ScanPart.LEFT_EYE), ("R", ScanPart.RIGHT_EYE)):
             shut = np.clip(2.5 * scene.blend.get(f"eyeBlink_{side}", 0.0) - 1.5, 0, 1)

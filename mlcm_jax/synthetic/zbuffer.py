@@ -36,7 +36,7 @@ class Fragments:
 
         The result is a transposed array, whose channels are contiguous; this makes whatever is computed from it faster.
         """
-        corners = [gather(np.ascontiguousarray(faces[:, k], np.intp), self.face) for k in range(3)]
+        corners = gather(np.ascontiguousarray(faces.T, np.intp), self.face)
         weights = self.weight.T
         out = np.empty((values.shape[1], len(self.face)), np.float32)
         for plane, channel in zip(out, np.ascontiguousarray(values.T), strict=True):
@@ -54,14 +54,15 @@ def rasterise(
     Args:
         xy: float [V, 2], positions in pixels, centres at integers.
         depth: float [V], smaller is nearer.
-        faces: int [F, 3]; seen from outside, the corners run clockwise in an image with y down.
+        faces: int [F, 3]; seen from outside, the corners run clockwise in an image with y down. All functions here are
+            fastest with a transposed array of the type intp.
         size: side R of the square image.
         two_sided: bool [F] or None; triangles to draw from behind too.
 
     Returns:
         One fragment per covered pixel.
     """
-    corner = faces.T.astype(np.intp, order="C")
+    corner = np.ascontiguousarray(faces.T, np.intp)
     (ax, bx, cx), (ay, by, cy) = (gather(np.ascontiguousarray(xy[:, k], np.float64), corner) for k in range(2))
     det = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
     front = det > 1e-9 if two_sided is None else (det > 1e-9) | (two_sided & (det < -1e-9))
@@ -111,16 +112,16 @@ def rasterise(
     np.minimum.at(nearest, pixel, z)
     won = np.flatnonzero(z == gather(nearest, pixel))
     # Of two triangles at exactly the same depth the later one wins, as it overwrites the other's fragment number.
-    number = np.full(size * size, -1, np.intp)
+    number = np.full(size * size, -1, np.int32)
     number[gather(pixel, won)] = won
-    final = number[number >= 0]
+    final = number[number >= 0].astype(np.intp)
     wb, wc = gather(wb, final), gather(wc, final)
     face = gather(keep, gather(owner, final))
     return Fragments(gather(pixel, final), face, np.stack([1 - wb - wc, wb, wc]).T, gather(z, final))
 
 
 def _counted(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For counts [N], `count[k]` times every k, and the numbers 0, 1, ... within each k; both int of the same length."""
+    """For counts [N], every k `count[k]` times, and the numbers 0, 1, ... within each k; both int, equally long."""
     which = np.repeat(np.arange(len(count)), count)
     return which, np.arange(len(which)) - gather(np.cumsum(count) - count, which)
 
@@ -168,7 +169,7 @@ def _spans(
 
 def vertex_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Outward unit normals float32 [V, 3]: means of the adjacent triangles' normals, weighted by area."""
-    corner = faces.T.astype(np.intp, order="C")
+    corner = np.ascontiguousarray(faces.T, np.intp)
     first, second, third = np.moveaxis(gather(np.ascontiguousarray(points.T), corner), 1, 0)  # [3 axes, F] each
     (ux, uy, uz), (vx, vy, vz) = second - first, third - first
     total = np.empty((3, len(points)))
