@@ -44,7 +44,8 @@ def stream(
             if start in missing:
                 results = list(itertools.islice(fresh, len(items[start : start + piece])))
                 temporary = kept[start].with_suffix(f".{os.getpid()}")
-                temporary.write_bytes(zlib.compress(pickle.dumps(results, -1), 1))
+                # Images are compressed already, so that level 0 saves half of the parent's time; zlib adds a checksum.
+                temporary.write_bytes(zlib.compress(pickle.dumps(results, -1), 0))
                 temporary.replace(kept[start])
             else:
                 results = _load(kept[start])

@@ -170,9 +170,7 @@ def _paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subjec
     beard = np.flatnonzero(skin & (y > 0.0) & (where[:, 2] > -0.95))
     if subject.beard_style != "none":
         out.beard[beard] = paint.beard_cover(rows(where, beard), subject)
-    lids = np.flatnonzero(
-        (bare | is_part(part, Part.EYE)) & (y > -0.2) & (y < 0.15) & (x > 0.15) & (x < 0.56)
-    )
+    lids = np.flatnonzero((bare | is_part(part, Part.EYE)) & (y > -0.2) & (y < 0.15) & (x > 0.15) & (x < 0.56))
     out.lid[lids] = paint.lash_cover(rows(where, lids), scene.lids, subject)
     eyes = np.flatnonzero(is_part(part, Part.EYE))
     out.iris[eyes] = paint.iris_position(rows(where, eyes), scene.gaze)
