@@ -99,7 +99,7 @@ def _shares(rig: pathlib.Path | None, pairs: int) -> None:
 
 
 def _scaling(rig: pathlib.Path | None, pairs: int) -> None:
-    """Prints pairs per second on the clock with one and two workers, from the tenth pair on."""
+    """Prints pairs per second on the clock with one and two workers, after the first 40 pairs."""
     rates = []
     for processes in (1, 2):
         stream = workers.render(SEED, range(_FIRST, _FIRST + pairs), (PROFILED, PROFILED), processes, rig=rig)
