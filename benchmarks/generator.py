@@ -68,8 +68,7 @@ def _rates(checkouts: dict[str, pathlib.Path], rig: pathlib.Path | None, side: i
         one, *others = found.values()
         differences += [(k, key) for other in others for key in one if not np.array_equal(one[key], other[key])]
     for process in processes.values():
-        process.stdin.close()
-        process.wait()
+        process.communicate()  # closes the pipes and waits
     head = "scan-based" if rig else "hand-made"
     for name, spent in seconds.items():
         rates = CHUNK / np.reshape(spent, (-1, CHUNK)).sum(1)
