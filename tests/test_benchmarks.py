@@ -17,6 +17,7 @@ from benchmarks import (
     check_synthetic,
     disturbed,
     growth,
+    generator,
     kd_curves,
     kd_sensitivity,
     ktl,
@@ -62,6 +63,14 @@ def test_loader(data_dir):
     beginnings = ("nothing kept: ", "first pass: ", "later passes: ", "plain crop alone: ", "ordinary PNG: ")
     lines = found.stdout.splitlines()
     assert all(any(line.startswith(text) for line in lines) for text in beginnings)
+
+
+def test_generator_compares_two_checkouts(capsys):
+    root = FOLDER.parent
+    generator._rates({"before": root, "now": root}, None, 32, 8)
+    first, second, ratio = capsys.readouterr().out.splitlines()
+    assert first.startswith("hand-made, 32 px, before: ") and second.startswith("hand-made, 32 px, now: ")
+    assert ratio.endswith("; all arrays are equal")
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])

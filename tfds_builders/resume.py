@@ -44,7 +44,7 @@ def stream(
             if start in missing:
                 results = list(itertools.islice(fresh, len(items[start : start + piece])))
                 temporary = kept[start].with_suffix(f".{os.getpid()}")
-                temporary.write_bytes(zlib.compress(pickle.dumps(results, -1), 1))
+                temporary.write_bytes(_packed(pickle.dumps(results, -1)))
                 temporary.replace(kept[start])
             else:
                 results = _load(kept[start])
@@ -64,6 +64,12 @@ def in_threads(function: Callable[[Any], Any], items: Sequence, threads: int) ->
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _packed(data: bytes) -> bytes:
+    """Compresses pickled results; filtered images repeat single bytes at most, and looking for more takes longer."""
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    return packer.compress(data) + packer.flush()
 
 
 def _load(path: pathlib.Path) -> list | None:

@@ -21,6 +21,7 @@ files, in the order in which a pair is made:
         scan_scene.py    identity, expressions and poses of scan-based heads
         scan_paint.py    their materials
       zbuffer.py       triangles -> the nearest one at every pixel: Fragments
+      arrays.py        long arrays read fast; most files use it
       paint.py         the borders of hair, lids, brows, beard and clothes on the head
       gbuffer.py       the types passed on: Part, GBuffer, Truth
 

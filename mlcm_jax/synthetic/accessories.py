@@ -46,7 +46,7 @@ def _anchor(*xy: float) -> PointSet:
 
 def _at(shape: np.ndarray, *xy: float) -> np.ndarray:
     """Points [N, 3] of the deformed face at template positions x0, y0, x1, y1, and so on."""
-    return _anchor(*xy).on(shape.astype(np.float64))
+    return _anchor(*xy).on(shape)
 
 
 def _piece(
@@ -203,7 +203,7 @@ def _mask_grid() -> tuple[PointSet, np.ndarray]:
 def mask(shape: np.ndarray) -> list[Piece]:
     """A mask over nose, mouth and chin: a cloth, which touches the face only at its border, and straps."""
     anchors, xy = _mask_grid()
-    points = anchors.on(shape.astype(np.float64))
+    points = anchors.on(shape)
     ax, y = np.abs(xy[:, 0]), xy[:, 1]
     border = (
         smoothstep(0.73, 0.5, ax)

@@ -8,6 +8,8 @@ frontal portraits (DeBruine & Jones, CC BY 4.0); the package contains no image o
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -38,16 +40,8 @@ _BACK_Z = np.array(
 
 def smooth_curve(knots_x: ArrayLike, knots_y: ArrayLike, x: ArrayLike) -> np.ndarray:
     """Values at `x` of the monotone piecewise cubic through the knots (Fritsch & Carlson 1980), constant outside."""
-    knots_x, knots_y, x = (np.asarray(a, np.float64) for a in (knots_x, knots_y, x))
-    step = np.diff(knots_x)
-    slope = np.diff(knots_y) / step
-    before, after = slope[:-1], slope[1:]
-    tangent = np.empty_like(knots_y)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = 3 * (step[1:] + step[:-1]) / ((2 * step[1:] + step[:-1]) / before + (step[1:] + 2 * step[:-1]) / after)
-    tangent[1:-1] = np.where(before * after > 0, mean, 0.0)
-    tangent[0], tangent[-1] = slope[0], slope[-1]
-    x = np.clip(x, knots_x[0], knots_x[-1])
+    knots_x, knots_y, step, tangent = _cubic(tuple(knots_x), tuple(knots_y))
+    x = np.clip(np.asarray(x, np.float64), knots_x[0], knots_x[-1])
     k = np.clip(np.searchsorted(knots_x, x, side="right") - 1, 0, len(step) - 1)
     h, t = step[k], (x - knots_x[k]) / step[k]
     return (
@@ -58,15 +52,36 @@ def smooth_curve(knots_x: ArrayLike, knots_y: ArrayLike, x: ArrayLike) -> np.nda
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _cubic(knots_x: tuple[float, ...], knots_y: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+    """The knots as arrays, the distances between them, and the slopes of `smooth_curve` at them."""
+    knots_x, knots_y = np.array(knots_x, np.float64), np.array(knots_y, np.float64)
+    step = np.diff(knots_x)
+    slope = np.diff(knots_y) / step
+    before, after = slope[:-1], slope[1:]
+    tangent = np.empty_like(knots_y)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = 3 * (step[1:] + step[:-1]) / ((2 * step[1:] + step[:-1]) / before + (step[1:] + 2 * step[:-1]) / after)
+    tangent[1:-1] = np.where(before * after > 0, mean, 0.0)
+    tangent[0], tangent[-1] = slope[0], slope[-1]
+    return knots_x, knots_y, step, tangent
+
+
 def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
     """0 below `low`, 1 above `high`, a cubic between; with `low` > `high` the step falls instead."""
-    t = np.clip((x - low) / (high - low), 0.0, 1.0)
+    t = np.asarray((x - low) / (high - low))
+    t = np.minimum(np.maximum(t, 0.0, out=t), 1.0, out=t)
     return t * t * (3 - 2 * t)
 
 
 def bump(x: np.ndarray, y: np.ndarray | float, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
     """A Gaussian hill of height 1 at (cx, cy) with standard deviations rx and ry."""
-    return np.exp(-0.5 * (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2))
+    across, down = (x - cx) / rx, (y - cy) / ry
+    across *= across
+    down *= down
+    total = np.asarray(across + down)
+    total *= -0.5
+    return np.exp(total, out=total)
 
 
 def outline_width(y: ArrayLike) -> np.ndarray:

@@ -54,8 +54,10 @@ def backdrop(seed: int, size: int) -> np.ndarray:
     for _ in range(int(rng.choice([0, rng.integers(1, 6), rng.integers(6, 22)], p=[0.2, 0.4, 0.4]))):
         _shape(image, rng)
     kind, grain = int(rng.integers(3)), float(rng.gamma(1.2, 0.07))
-    texture = np.roll(noise.textures()[kind], tuple(rng.integers(512, size=2)), (0, 1))
-    texture = texture[:size, :size] if size <= 512 else cv2.resize(texture, (size, size))
-    image *= np.exp(grain * texture)[..., None]
+    down, across = rng.integers(noise.SIDE, size=2)
+    row, column = ((np.arange(min(size, noise.SIDE)) - shift) % noise.SIDE for shift in (down, across))
+    texture = noise.textures()[kind][row[:, None], column]
+    texture = texture if size <= noise.SIDE else cv2.resize(texture, (size, size))
+    image *= cv2.merge([np.exp(grain * texture)] * 3)
     sigma = float(rng.gamma(1.3, 0.012)) * size
     return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0.4 else image

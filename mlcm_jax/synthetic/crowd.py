@@ -27,7 +27,7 @@ from mlcm_jax.synthetic import (
     thermal,
     things,
 )
-from mlcm_jax.synthetic.gbuffer import FACE_PARTS, GBuffer, Part
+from mlcm_jax.synthetic.gbuffer import FACE_PARTS, GBuffer, Part, is_part
 from mlcm_jax.synthetic.scan_head import ScanHeads
 from mlcm_jax.synthetic.surroundings import Climate
 
@@ -235,12 +235,12 @@ def _render(
     if rng.random() < _THICK:
         _thicken(celsius, gbuffer, rng, climate)
     box = np.asarray(landmarks_lib.box_from_points(truth.landmarks), np.float64)
-    return _Person(celsius, (gbuffer.part != Part.BACKGROUND).astype(np.float32), _face(gbuffer, box), box, yaw)
+    return _Person(celsius, (gbuffer.part > 0).astype(np.float32), _face(gbuffer, box), box, yaw)
 
 
 def _bare(celsius: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator) -> None:
     """Makes the clothes as warm as the neck, in place: a thin shirt or none, or a wide neckline in half the cases."""
-    neck, clothes = np.isin(gbuffer.under, (Part.NECK, Part.SKIN)), gbuffer.part == Part.CLOTHES
+    neck, clothes = is_part(gbuffer.under, Part.NECK, Part.SKIN), is_part(gbuffer.part, Part.CLOTHES)
     if not neck.any():
         return
     if rng.random() < 0.5:
@@ -253,7 +253,7 @@ def _bare(celsius: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator) -> No
 
 def _thicken(celsius: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator, climate: Climate) -> None:
     """Makes the beard so thick, in place, that no warmth of the skin passes; without a beard, nothing changes."""
-    skin = gbuffer.part == Part.SKIN
+    skin = is_part(gbuffer.part, Part.SKIN)
     if not (gbuffer.beard > 0.2).any() or not skin.any():
         return
     cold = climate.ambient + float(rng.uniform(0.0, 0.6)) * (float(np.median(celsius[skin])) - climate.ambient)
@@ -263,7 +263,7 @@ def _thicken(celsius: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator, cl
 
 def _face(gbuffer: GBuffer, box: np.ndarray) -> np.ndarray:
     """Where the face, or what covers it, lies inside its box, float32 [T, T]."""
-    face = np.isin(gbuffer.part, _ON_FACE).astype(np.float32)
+    face = is_part(gbuffer.part, *_ON_FACE).astype(np.float32)
     x, y, w, h = box
     rows, columns = np.arange(face.shape[0]), np.arange(face.shape[1])
     face *= ((rows >= y) & (rows < y + h))[:, None] & ((columns >= x) & (columns < x + w))

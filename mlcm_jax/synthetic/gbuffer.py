@@ -33,6 +33,17 @@ class Part(enum.IntEnum):
     TEETH = 14
 
 
+def is_part(part: np.ndarray, *which: enum.IntEnum) -> np.ndarray:
+    """Where `part`, uint8, is one of `which`, bool of the same shape; for `template.Region` too.
+
+    Comparing with an integer is seven times as fast as with a member of an enumeration.
+    """
+    out = part == int(which[0])
+    for other in which[1:]:
+        out |= part == int(other)
+    return out
+
+
 FACE_PARTS = (Part.SKIN, Part.LIP, Part.EYE, Part.MOUTH, Part.TEETH)
 # What hides a landmark. Lenses do not: an annotator sees the eye behind them in RGB and can infer its place in thermal.
 OPAQUE_COVERS = (Part.HAIR, Part.GLASSES_FRAME, Part.CAP, Part.HAND, Part.MASK, Part.CLOTHES)

@@ -20,7 +20,7 @@ from mlcm_jax import images
 from mlcm_jax import landmarks as landmarks_lib
 from mlcm_jax.errors import InputError
 from mlcm_jax.synthetic import raster, rgb, scan_scene, scan_thermal, scene, sensor, thermal
-from mlcm_jax.synthetic.gbuffer import Part
+from mlcm_jax.synthetic.gbuffer import Part, is_part
 from mlcm_jax.synthetic.scan_head import ScanHeads
 
 PAIRS_PER_SUBJECT = 4
@@ -94,7 +94,7 @@ def example(
     if heads is None:
         celsius, gray = sensor.capture(before_lens, side, camera)
     else:
-        celsius, gray = sensor.capture_face(before_lens, side, camera, np.isin(gbuffer.part, _SKIN))
+        celsius, gray = sensor.capture_face(before_lens, side, camera, is_part(gbuffer.part, *_SKIN))
 
     box = landmarks_lib.box_from_points(truth.landmarks)
     to_rgb = misregistration(_rng(seed, index, _SHIFT), box)

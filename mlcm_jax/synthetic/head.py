@@ -62,8 +62,8 @@ class PointSet:
     weight: np.ndarray
 
     def on(self, vertices: np.ndarray) -> np.ndarray:
-        """Interpolates values [V, C] at the vertices to values [N, C] at the points."""
-        return np.einsum("nk,nkc->nc", self.weight, vertices[self.index])
+        """Interpolates values [V, C] at the vertices to values float64 [N, C] at the points."""
+        return np.einsum("nk,nkc->nc", self.weight, vertices[self.index].astype(np.float64))
 
 
 @functools.cache
@@ -235,7 +235,12 @@ def lid_points(opening: np.ndarray) -> np.ndarray:
 
 def rotation(pose: np.ndarray) -> np.ndarray:
     """Rotation matrix of (yaw, pitch, roll) in degrees, applied in this order; signs as in `gbuffer.Truth`."""
-    yaw, pitch, roll = np.radians(np.asarray(pose, np.float64))
+    return _rotation(*(float(angle) for angle in pose))
+
+
+@functools.lru_cache(maxsize=16)  # a scene poses many things alike
+def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    yaw, pitch, roll = np.radians((yaw, pitch, roll))
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
@@ -259,9 +264,12 @@ def place(points: np.ndarray, share: np.ndarray | float, scene: Scene) -> np.nda
     head = points @ turn.T.astype(np.float32)
     if np.ndim(share) == 0 and share == 1:
         return head
-    torso = (points - NECK_PIVOT) @ body.T + turn @ NECK_PIVOT
-    share = np.broadcast_to(share, (len(points),))[:, None]
-    return (share * head + (1 - share) * torso).astype(np.float32)
+    share = np.broadcast_to(share, (len(points),))
+    moved = np.flatnonzero(share != 1)
+    torso = (points[moved] - NECK_PIVOT) @ body.T + turn @ NECK_PIVOT
+    share = share[moved, None]
+    head[moved] = share * head[moved] + (1 - share) * torso
+    return head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,7 +306,7 @@ def outline(posed: np.ndarray, scene: Scene, paths: tuple[PointSet, np.ndarray] 
     """Jaw points on the visible outline (see the module's docstring).
 
     Args:
-        posed: float64 [V, 3], vertices in camera space.
+        posed: float [V, 3], vertices in camera space.
         scene: gives the distance of the camera and the roll of the head.
         paths: as `jaw_paths` gives them, on the mesh of `posed`; None for those of the hand-made head.
 
@@ -353,10 +361,10 @@ def build_head(subject: Subject, scene: Scene) -> Head:
     shape = deform(subject.identity, scene.expression)
     posed = place(shape, template().head, scene)
     anchors, lids = fixed_points(), locate_lids(lid_points(scene.lids))
-    both = np.concatenate([posed, template().points], 1).astype(np.float64)
+    both = np.concatenate([posed, template().points], 1)
     values = anchors.on(both)
     values[36:48] = lids.on(both)
     landmarks, places = np.split(values, 2, axis=1)
     jaw = landmarks[:17].copy()
-    landmarks[:17] = outline(posed.astype(np.float64), scene)
+    landmarks[:17] = outline(posed, scene)
     return Head(shape, landmarks, jaw, places, framed(landmarks, scene))

@@ -41,6 +41,11 @@ def sample(kind: int, x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
     Returns:
         float32 [N], zero mean and unit deviation over the texture.
     """
-    col = (np.floor(x).astype(np.int32) + seed % 509) & (SIDE - 1)
-    row = (np.floor(y).astype(np.int32) + seed // 509 % 509) & (SIDE - 1)
-    return textures()[kind].ravel()[(row << _BITS) + col]
+    col, row = np.floor(x).astype(np.int32), np.floor(y).astype(np.int32)
+    col += seed % 509
+    row += seed // 509 % 509
+    col &= SIDE - 1
+    row &= SIDE - 1
+    row <<= _BITS
+    row += col
+    return textures()[kind].ravel().take(row, mode="clip")

@@ -12,10 +12,21 @@ import numpy as np
 
 from mlcm_jax.synthetic import anatomy, noise
 from mlcm_jax.synthetic.anatomy import bump, smoothstep
+from mlcm_jax.synthetic.arrays import gather
 from mlcm_jax.synthetic.scene import Scene, Subject
 
 # How far a hair style lowers the front hairline, in head units.
 _FRONT_SHIFT = {"short": 0.0, "fringe": 0.36, "long": -0.02, "receding": -0.3, "tied": -0.03, "buzz": 0.0, "bald": -9.0}
+
+# Hollows of the skin: strength and the arguments of `anatomy.bump`, by the box (|x| below, y between) outside of which
+# they are shallower than 1e-11.
+_HOLLOWS = (
+    (0.26, 0.38, 0.57, ((0.95, 0.068, 0.474, 0.026, 0.012),)),  # nostrils
+    (1.4, -0.54, 0.48, ((0.3, 0.18, -0.03, 0.05, 0.07), (0.22, 0.35, -0.1, 0.14, 0.03))),
+    (1.2, -0.1, 0.28, ((0.12, 0.33, 0.09, 0.12, 0.025),)),
+    (0.87, 0.11, 0.76, ((0.28, 0.175, 0.435, 0.014, 0.045), (0.2, 0.0, 0.505, 0.12, 0.02))),
+    (0.94, 0.68, 1.08, ((0.4, 0.295, 0.775, 0.02, 0.012), (0.22, 0.0, 0.915, 0.13, 0.022))),
+)
 
 
 def wave_noise(x: np.ndarray, seed: int, octaves: int = 3) -> np.ndarray:
@@ -31,6 +42,8 @@ def wave_noise(x: np.ndarray, seed: int, octaves: int = 3) -> np.ndarray:
 def hair_edge(angle: np.ndarray, subject: Subject) -> np.ndarray:
     """Height y of the lower edge of this person's hair at skull azimuths [N]; far above the head if bald."""
     style = subject.hair_style
+    if style == "bald":
+        return np.full(angle.shape, -9.0)
     front = smoothstep(1.15, 0.85, angle)
     shift = _FRONT_SHIFT[style] + subject.hairline
     if style == "receding":
@@ -38,8 +51,6 @@ def hair_edge(angle: np.ndarray, subject: Subject) -> np.ndarray:
     edge = anatomy.hairline(angle) + front * shift
     if style == "fringe":
         edge = np.minimum(edge, np.where(angle < 0.75, -0.4 + 0.05 * wave_noise(3 * angle, subject.seed), edge))
-    if style == "bald":
-        edge = np.full_like(edge, -9.0)
     return edge
 
 
@@ -54,14 +65,16 @@ def cap_edge(angle: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def hair_margin(points: np.ndarray, subject: Subject, *, ragged: bool = True) -> np.ndarray:
-    """Margin inside the hair [N]; `ragged` lets single strands cross the hairline."""
-    angle = anatomy.azimuth(points)
-    signed = np.where(points[:, 0] < 0, -angle, angle)
+    """Margin inside the hair [N]; `ragged` lets single strands cross the hairline, within 0.25 head units of it."""
+    angle, y = anatomy.azimuth(points), points[:, 1]
     edge = hair_edge(angle, subject)
-    if ragged:
-        strands = noise.sample(noise.FINE, 140 * signed, 16 * points[:, 1], subject.seed)
-        edge = edge + 0.025 * strands + 0.015 * wave_noise(9 * signed, subject.seed)
-    return edge - points[:, 1]
+    if ragged:  # the longest strand reaches 0.15
+        near = np.flatnonzero(np.abs(edge - y) < 0.25)
+        signed = gather(angle, near)
+        signed = np.where(gather(points[:, 0], near) < 0, -signed, signed)
+        strands = noise.sample(noise.FINE, 140 * signed, 16 * gather(y, near), subject.seed)
+        edge[near] = gather(edge, near) + 0.025 * strands + 0.015 * wave_noise(9 * signed, subject.seed)
+    return edge - y
 
 
 def eye_margin(points: np.ndarray, lids: np.ndarray) -> np.ndarray:
@@ -121,8 +134,11 @@ def beard_cover(points: np.ndarray, subject: Subject) -> np.ndarray:
             moustache, smoothstep(1.1, 0.75, circle) * smoothstep(0.86, 0.94, y + 0.25 * smoothstep(0.24, 0.29, x))
         )
     else:
-        cover = np.max([cheek, moustache, beside], axis=0)
-    cover = cover * smoothstep(0.012, -0.006, anatomy.lip_margin(points[:, 0], y)) * smoothstep(1.62, 1.36, y)
+        cover = np.maximum(np.maximum(cheek, moustache), beside)
+    cover = cover.astype(np.float64)
+    lips = np.flatnonzero((x < 0.3) & (y > 0.64) & (y < 0.9))  # elsewhere the lips' margin is below -0.006
+    cover[lips] *= smoothstep(0.012, -0.006, anatomy.lip_margin(gather(points[:, 0], lips), gather(y, lips)))
+    cover *= smoothstep(1.62, 1.36, y)
     density = 0.28 + 0.3 * subject.beard_strength if style == "stubble" else 0.7 + 0.3 * subject.beard_strength
     grain = noise.sample(noise.FINE, 260 * points[:, 0], 90 * y, subject.seed)
     return np.clip(cover * density * (1 + 0.13 * grain), 0, 1)
@@ -137,13 +153,18 @@ def iris_position(points: np.ndarray, gaze: np.ndarray) -> np.ndarray:
 
 def cavity(points: np.ndarray) -> np.ndarray:
     """Ambient occlusion of the skin [N], 0 open to 1 deep: at nostrils, eye corners, nose, lower lip and chin."""
-    ax, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
-    out = 0.95 * bump(ax, y, 0.068, 0.474, 0.026, 0.012)  # nostrils
-    out += 0.3 * bump(ax, y, 0.18, -0.03, 0.05, 0.07) + 0.22 * bump(ax, y, 0.35, -0.1, 0.14, 0.03)
-    out += 0.12 * bump(ax, y, 0.33, 0.09, 0.12, 0.025)
-    out += 0.28 * bump(ax, y, 0.175, 0.435, 0.014, 0.045) + 0.2 * bump(ax, y, 0.0, 0.505, 0.12, 0.02)
-    out += 0.4 * bump(ax, y, 0.295, 0.775, 0.02, 0.012) + 0.22 * bump(ax, y, 0.0, 0.915, 0.13, 0.022)
-    out += 0.4 * smoothstep(1.28, 1.5, y) * smoothstep(0.05, -0.3, z) * smoothstep(2.2, 1.6, y)
+    distance, height = np.abs(points[:, 0]), points[:, 1]
+    out = np.zeros(len(points), points.dtype)
+    for width, top, bottom, hollows in _HOLLOWS:
+        on = np.flatnonzero((distance < width) & (height > top) & (height < bottom))
+        ax, y = gather(distance, on), gather(height, on)
+        depth, *others = (strength * bump(ax, y, *place) for strength, *place in hollows)
+        for other in others:
+            depth += other
+        out[on] += depth
+    on = np.flatnonzero((height > 1.28) & (height < 2.2))
+    y, z = gather(height, on), gather(points[:, 2], on)
+    out[on] += 0.4 * smoothstep(1.28, 1.5, y) * smoothstep(0.05, -0.3, z) * smoothstep(2.2, 1.6, y)
     return np.clip(out, 0, 1)
 
 

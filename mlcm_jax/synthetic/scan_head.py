@@ -17,6 +17,8 @@ import numpy as np
 
 from mlcm_jax.synthetic import head as head_lib
 from mlcm_jax.synthetic import scan_model, scan_rig, scan_scene
+from mlcm_jax.synthetic.arrays import gather
+from mlcm_jax.synthetic.gbuffer import is_part
 from mlcm_jax.synthetic.head import Head, PointSet, place
 from mlcm_jax.synthetic.scan_model import EXPRESSIONS, ScanPart
 from mlcm_jax.synthetic.scan_paint import TORSO, paint
@@ -60,17 +62,28 @@ class ScanHeads:
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
+        # One axis after the other [3, V], because numpy is several times as fast on long rows.
+        self._modes = np.ascontiguousarray(rig.identity.transpose(0, 2, 1))
+        spans = [slice(*rig.first[k : k + 2]) for k in range(len(EXPRESSIONS))]
+        self._movements = [(rig.moved[one].astype(np.intp), np.ascontiguousarray(rig.movement[one].T)) for one in spans]
+        self._front = scan_rig.Front.of(rig.coordinates, rig.front)
         self._landmarks = PointSet(rig.landmark_index, rig.landmark_weight)
         self._paths = PointSet(rig.path_index, rig.path_weight), head_lib.jaw_paths(scan_rig.JAW_TOP_Y)[1]
         self._proxy = PointSet(rig.proxy_index, rig.proxy_weight)
-        self._places = self._landmarks.on(rig.coordinates.astype(np.float64))
-        away = rig.coordinates[rig.scalp] - scan_rig.SKULL_MIDDLE.astype(np.float32)
+        self._places = self._landmarks.on(rig.coordinates)
+        self._scalp = rig.coordinates[rig.scalp]
+        away = self._scalp - scan_rig.SKULL_MIDDLE.astype(np.float32)
         self._away = away / np.linalg.norm(away, axis=1, keepdims=True)
         mesh = template()
         cloth = mesh.faces[(mesh.region == Region.TORSO) & (mesh.points[mesh.faces, 1].min(1) > 1.9)]
         used, numbers = np.unique(cloth, return_inverse=True)
         self._torso, self._torso_share = mesh.points[used], mesh.head[used]
-        self._torso_faces = (numbers.reshape(-1, 3) + len(rig.points)).astype(np.int32)
+        cloth = numbers.reshape(-1, 3) + len(rig.points)
+        faces = np.concatenate([rig.faces, cloth]).astype(np.intp)
+        region = np.concatenate([rig.face_part, np.full(len(cloth), TORSO, np.uint8)])
+        closed = ~is_part(region, ScanPart.GUMS, ScanPart.TEETH)
+        # Transposed, see `zbuffer.rasterise`; with teeth and gums, and without.
+        self._faces = tuple((np.ascontiguousarray(faces[on].T).T, region[on]) for on in (slice(None), closed))
         self._coordinates = np.concatenate([rig.coordinates, self._torso])
         spare = np.tile(np.array([9, 9, 9, 9, 0], np.float32), (len(used), 1))
         self._attributes = np.concatenate([rig.attributes, spare])
@@ -99,11 +112,11 @@ class ScanHeads:
         rig = self.rig
         shape = self.shape(subject, scene)
         posed = place(shape, rig.share, scene)
-        landmarks = self._landmarks.on(posed.astype(np.float64))
+        landmarks = self._landmarks.on(posed)
         jaw = landmarks[:17].copy()
         brows, brow_places = self._brows(subject.seed)
-        landmarks[17:27] = brows.on(posed.astype(np.float64))
-        landmarks[:17] = head_lib.outline(posed.astype(np.float64), scene, self._paths)
+        landmarks[17:27] = brows.on(posed)
+        landmarks[:17] = head_lib.outline(posed, scene, self._paths)
         places = np.concatenate([self._places[:17], brow_places, self._places[27:]])
         proxy = self._proxy.on(shape).astype(np.float32)
         head = Head(proxy, landmarks, jaw, places, head_lib.framed(landmarks, scene), _SLACK, _INSET)
@@ -111,45 +124,44 @@ class ScanHeads:
 
     def shape(self, subject: Subject, scene: Scene) -> np.ndarray:
         """Vertices of the bare head in head space, float32 [V, 3]."""
-        rig = self.rig
-        out = self._neutral(subject.seed, subject.beard_style != "none").copy()
+        out = self._neutral(subject.seed, subject.beard_style != "none").T.copy()
         for name, weight in scene.blend.items():
-            k = _NUMBER[name]
             if name.startswith("eyeBlink"):
                 weight = weight * (1 + 0.22 * weight**4)  # so that the lids of every identity meet
-            span = slice(rig.first[k], rig.first[k + 1])
-            out[rig.moved[span]] += np.float32(weight) * rig.movement[span]
-        return out
+            moved, movement = self._movements[_NUMBER[name]]
+            for axis, away in zip(out, movement, strict=True):
+                axis[moved] = gather(axis, moved) + np.float32(weight) * away
+        return np.ascontiguousarray(out.T)
 
     def _make_neutral(self, seed: int, bearded: bool) -> np.ndarray:
         who = scan_scene.identity(seed, bearded, len(self.rig.identity))
         modes = who.modes[:, None] * self.rig.scale  # [N, 3]
-        out = np.einsum("nvc,nc->vc", self.rig.identity, modes, dtype=np.float32)
-        return self.rig.points + out + np.einsum("k,kvc->vc", who.widened, self.rig.widened)
+        total = np.zeros(self._modes.shape[1:], np.float32)
+        for steps, weight in zip(self._modes, modes, strict=True):
+            moved = steps.astype(np.float32)
+            moved *= weight[:, None]
+            total += moved
+        return self.rig.points + total.T + np.einsum("k,kvc->vc", who.widened, self.rig.widened)
 
     def _make_brows(self, seed: int) -> tuple[PointSet, np.ndarray]:
         """Landmarks 17 to 26 of a person, and their template coordinates."""
         xy = self._places[17:27, :2].copy()
         xy += scan_scene.brow_shift(seed, xy[:, 0])
-        points = scan_rig.locate(xy, self.rig.coordinates, self.rig.front)
-        return points, points.on(self.rig.coordinates.astype(np.float64))
+        points = self._front.locate(xy)
+        return points, points.on(self.rig.coordinates)
 
     def _surface(self, shape: np.ndarray, posed: np.ndarray, subject: Subject, scene: Scene) -> Surface:
         rig = self.rig
-        lift = hair_lift(rig.coordinates[rig.scalp], subject, scene).astype(np.float32)
+        lift = hair_lift(self._scalp, subject, scene).astype(np.float32)
         raised = np.flatnonzero(lift > 0)
         points = posed.copy()
         index = rig.scalp[raised]
         points[index] = place(shape[index] + lift[raised, None] * self._away[raised], 1, scene)
         torso = self._torso * np.array([scene.shoulders, 1, 1], np.float32)
         points = np.concatenate([points, place(torso, self._torso_share, scene)])
-        faces, region = rig.faces, rig.face_part
-        if not any(name.split("_")[0] in _SHOWS_TEETH for name in scene.blend):
-            kept = (region != ScanPart.GUMS) & (region != ScanPart.TEETH)
-            faces, region = faces[kept], region[kept]
+        shows_teeth = any(name.split("_")[0] in _SHOWS_TEETH for name in scene.blend)
+        faces, region = self._faces[0 if shows_teeth else 1]
         count = len(rig.points)
-        faces = np.concatenate([faces, self._torso_faces])
-        region = np.concatenate([region, np.full(len(self._torso_faces), TORSO, np.uint8)])
         behind = self._behind.copy()
         for side, eye in (("L", ScanPart.LEFT_EYE), ("R", ScanPart.RIGHT_EYE)):
             shut = np.clip(2.5 * scene.blend.get(f"eyeBlink_{side}", 0.0) - 1.5, 0, 1)

@@ -12,7 +12,8 @@ import numpy as np
 from mlcm_jax.synthetic import anatomy, scan_scene
 from mlcm_jax.synthetic import paint as paint_lib
 from mlcm_jax.synthetic.anatomy import smoothstep
-from mlcm_jax.synthetic.gbuffer import Part
+from mlcm_jax.synthetic.arrays import gather, rows
+from mlcm_jax.synthetic.gbuffer import Part, is_part
 from mlcm_jax.synthetic.scan_model import ScanPart
 from mlcm_jax.synthetic.scan_rig import EAR
 from mlcm_jax.synthetic.scene import Scene, Subject
@@ -30,11 +31,13 @@ _PART[list(_PLAIN)] = list(_PLAIN.values())
 
 def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject: Subject, scene: Scene) -> Painted:
     """`Surface.paint` of scan-based heads; `attributes` are those of `scan_rig.Rig`."""
-    part = _PART[region]
-    skin = region <= ScanPart.HEAD
+    part = gather(_PART, region)
+    skin = region <= int(ScanPart.HEAD)
     x, y, z = np.abs(where[:, 0]), where[:, 1], where[:, 2]
-    edge = anatomy.outline_depth(np.clip(y, anatomy.CROWN_Y, anatomy.CHIN_Y))
-    face = skin & (z >= edge - 0.02) & (y < 1.33)
+    # The edge of the face lies between z = -0.8 and 0.03, which decides for most points.
+    face = skin & (z >= 0.03) & (y < 1.33)
+    side = np.flatnonzero(skin & (z > -0.83) & (z < 0.03) & (y < 1.33))
+    face[side] = gather(z, side) >= anatomy.outline_depth(gather(y, side)) - 0.02
     back = skin & ~face
     part[back & (y > -0.1)] = Part.NECK
     body = np.flatnonzero((back & (y > 1.3)) | (region == TORSO))
@@ -44,27 +47,29 @@ def paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subject
     lips = np.flatnonzero(face & (y > 0.6) & (y < 0.92) & (x < 0.3))
     part[lips[anatomy.lip_margin(where[lips, 0], y[lips]) > 0]] = Part.LIP
     scalp = np.flatnonzero((face & ((y < -0.2) | (x > 0.6))) | (back & (y < 0.62)))
-    part[scalp[paint_lib.hair_margin(where[scalp], subject) > 0]] = Part.HAIR
+    on_scalp = rows(where, scalp)
+    part[scalp[paint_lib.hair_margin(on_scalp, subject) > 0]] = Part.HAIR
     if scene.cap != "none":
-        under = paint_lib.cap_edge(anatomy.azimuth(where[scalp]), scene) - y[scalp]
+        under = paint_lib.cap_edge(anatomy.azimuth(on_scalp), scene) - y[scalp]
         part[scalp[under > 0]] = Part.CAP
 
     out = blank(part)
-    fleshy = (part == Part.SKIN) | (part == Part.NECK)
-    brows = np.flatnonzero((part == Part.SKIN) & (y > -0.48) & (y < 0.0) & (x < 0.78))
-    moved = where[brows].copy()
+    bare = is_part(part, Part.SKIN)
+    fleshy = bare | is_part(part, Part.NECK)
+    brows = np.flatnonzero(bare & (y > -0.48) & (y < 0.0) & (x < 0.78))
+    moved = rows(where, brows)
     moved[:, :2] -= scan_scene.brow_shift(subject.seed, moved[:, 0]).astype(np.float32)
     out.brow[brows] = paint_lib.brow_cover(moved, subject)
     if subject.beard_style != "none":
         beard = np.flatnonzero(fleshy & (y > 0.0) & (z > -0.85))
-        out.beard[beard] = paint_lib.beard_cover(where[beard], subject) * smoothstep(-0.85, -0.6, z[beard])
+        out.beard[beard] = paint_lib.beard_cover(rows(where, beard), subject) * smoothstep(-0.85, -0.6, z[beard])
     lids = np.flatnonzero(skin & (y > -0.2) & (y < 0.15) & (x > 0.15) & (x < 0.56))
     out.lid[lids] = _lashes(attributes[lids, 2], attributes[lids, 3], x[lids], subject)
-    eyes = np.flatnonzero(part == Part.EYE)
+    eyes = np.flatnonzero(is_part(part, Part.EYE))
     out.iris[eyes] = attributes[eyes, :2]
-    open_skin = np.flatnonzero(fleshy | (part == Part.LIP) | (part == Part.EAR))
+    open_skin = np.flatnonzero(fleshy | is_part(part, Part.LIP, Part.EAR))
     hidden = smoothstep(0.25, 0.9, attributes[open_skin, 4])
-    out.cavity[open_skin] = np.clip(np.maximum(paint_lib.cavity(where[open_skin]), hidden), 0, 1)
+    out.cavity[open_skin] = np.clip(np.maximum(paint_lib.cavity(rows(where, open_skin)), hidden), 0, 1)
     return out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -108,37 +109,56 @@ def read(path: pathlib.Path) -> Rig:
         return Rig(**{name: stored[name] for name in stored.files})
 
 
-def locate(xy: np.ndarray, points: np.ndarray, faces: np.ndarray) -> PointSet:
-    """The places of a surface at given (x, y), the frontmost of several.
+class Front(NamedTuple):
+    """The triangles of a surface that face the viewer, prepared to find places by (x, y).
 
-    Args:
-        xy: float [N, 2]; points beside the surface go to the nearest triangle.
-        points: float [V, 3].
-        faces: int [F, 3]; only those that face the viewer are used.
-
-    Returns:
-        N points.
+    Attributes:
+        faces: int [F, 3].
+        corner: float64 [F, 3, 2], x and y of the corners.
+        depth: float [F], mean z.
+        low: float64 [2, F], smallest x and y, with a margin.
+        high: float64 [2, F], largest x and y, with a margin.
     """
-    corner = points[faces, :2].astype(np.float64)
-    u, v = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
-    det = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
-    ahead = det > 1e-8
-    faces, corner, u, v, det = (a[ahead] for a in (faces, corner, u, v, det))
-    depth, middle = points[faces, 2].mean(1), corner.mean(1)
-    low, high = corner.min(1) - 0.02, corner.max(1) + 0.02
-    index, weight = np.empty((len(xy), 3), np.int32), np.empty((len(xy), 3))
-    for n, p in enumerate(np.asarray(xy, np.float64)):
-        near = np.flatnonzero(((p >= low) & (p <= high)).all(1))
-        if not len(near):
-            near = np.argsort(((middle - p) ** 2).sum(1))[:8]
-        q = p - corner[near, 0]
-        wb = (q[:, 0] * v[near, 1] - q[:, 1] * v[near, 0]) / det[near]
-        wc = (u[near, 0] * q[:, 1] - u[near, 1] * q[:, 0]) / det[near]
-        w = np.stack([1 - wb - wc, wb, wc], 1)
-        best = np.argmax(np.minimum(w.min(1), 0) + 1e-3 * depth[near])
-        inside = np.clip(w[best], 0, None)
-        index[n], weight[n] = faces[near[best]], inside / inside.sum()
-    return PointSet(index, weight)
+
+    faces: np.ndarray
+    corner: np.ndarray
+    depth: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, points: np.ndarray, faces: np.ndarray) -> Front:
+        """Prepares the surface with vertices [V, 3] and triangles [F, 3]."""
+        corner = points[faces, :2].astype(np.float64)
+        u, v = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
+        ahead = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0] > 1e-8
+        faces, corner = faces[ahead], corner[ahead]
+        low, high = (np.ascontiguousarray(a.T) for a in (corner.min(1) - 0.02, corner.max(1) + 0.02))
+        return cls(faces, corner, points[faces, 2].mean(1), low, high)
+
+    def locate(self, xy: np.ndarray) -> PointSet:
+        """The places at (x, y) float [N, 2], the frontmost of several; points beside go to the nearest triangle."""
+        index, weight = np.empty((len(xy), 3), np.int32), np.empty((len(xy), 3))
+        for n, p in enumerate(np.asarray(xy, np.float64)):
+            beside = (p[0] < self.low[0]) | (p[0] > self.high[0]) | (p[1] < self.low[1]) | (p[1] > self.high[1])
+            near = np.flatnonzero(~beside)
+            if not len(near):
+                near = np.argsort(((self.corner.mean(1) - p) ** 2).sum(1))[:8]
+            corner = self.corner[near]
+            u, v, q = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0], p - corner[:, 0]
+            det = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+            wb = (q[:, 0] * v[:, 1] - q[:, 1] * v[:, 0]) / det
+            wc = (u[:, 0] * q[:, 1] - u[:, 1] * q[:, 0]) / det
+            w = np.stack([1 - wb - wc, wb, wc], 1)
+            best = np.argmax(np.minimum(w.min(1), 0) + 1e-3 * self.depth[near])
+            inside = np.clip(w[best], 0, None)
+            index[n], weight[n] = self.faces[near[best]], inside / inside.sum()
+        return PointSet(index, weight)
+
+
+def locate(xy: np.ndarray, points: np.ndarray, faces: np.ndarray) -> PointSet:
+    """`Front.locate` on the surface with vertices [V, 3] and triangles [F, 3], of which only the front is used."""
+    return Front.of(points, faces).locate(xy)
 
 
 def build(model: ScanModel) -> Rig:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,7 @@ def brow_shift(seed: int, x: np.ndarray) -> np.ndarray:
     return np.stack([np.sign(x) * outwards, down], -1)
 
 
+@functools.lru_cache(maxsize=4)
 def sample_subject(seed: int, subject: int) -> Subject:
     """A person as `scene.sample_subject` draws it, but oftener without hair on the crown."""
     who = scene_lib.sample_subject(seed, subject)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mlcm_jax.synthetic import surroundings
-from mlcm_jax.synthetic.gbuffer import GBuffer, Part
+from mlcm_jax.synthetic.gbuffer import GBuffer, Part, is_part
 from mlcm_jax.synthetic.surroundings import Climate, blotches
 
 _WALL = 0.6  # share of rooms with nothing but a wall behind the person
@@ -36,7 +36,7 @@ def background(rng: np.random.Generator, gbuffer: GBuffer, climate: Climate, ski
     else:
         field, chance = surroundings.background(rng, size, climate), _SEAT
     if rng.random() < chance:
-        rows, columns = np.nonzero((gbuffer.part > Part.BACKGROUND) & (gbuffer.part != Part.CLOTHES))
+        rows, columns = np.nonzero((gbuffer.part > 0) & ~is_part(gbuffer.part, Part.CLOTHES))
         if len(rows):
             half = np.ptp(columns) / 2 + 1.0, np.ptp(rows) / 2 + 1.0
             seat(field, rng, (columns.mean(), rows.min() + half[1], *half), climate, skin)
@@ -90,7 +90,7 @@ def draw_lenses(celsius: np.ndarray, gbuffer: GBuffer, rng: np.random.Generator,
         climate: gives the temperature of the air.
         skin: temperature of the skin, °C.
     """
-    on = gbuffer.part == Part.GLASSES_LENS
+    on = is_part(gbuffer.part, Part.GLASSES_LENS)
     if not on.any():
         return
     size = celsius.shape[0]

@@ -7,6 +7,7 @@ other files read the two dataclasses. Lengths are in head units, angles in degre
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -185,8 +186,9 @@ def _hair_colour(rng: np.random.Generator, melanin: float, age: float) -> np.nda
     return ((1 - grey) * colour + grey * np.array([0.42, 0.41, 0.4])).astype(np.float32)
 
 
+@functools.lru_cache(maxsize=4)  # several pairs in a row show one person
 def sample_subject(seed: int, subject: int) -> Subject:
-    """Person number `subject` of the set `seed`; the same on every machine."""
+    """Person number `subject` of the set `seed`; the same on every machine. Its arrays must not be changed."""
     rng = np.random.default_rng([seed, 1, subject])
     feminine = rng.random() < 0.5
     age = float(rng.beta(1.3, 2.0))

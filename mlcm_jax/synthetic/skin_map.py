@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from mlcm_jax.synthetic import anatomy
+from mlcm_jax.synthetic.arrays import blockwise
 from mlcm_jax.synthetic.surroundings import blotches
 
 # The skin map is unrolled on a cylinder about the head's vertical axis, because a frontal projection would smear
@@ -152,12 +153,24 @@ def _basis() -> _Basis:
 
 
 def unroll(template: np.ndarray) -> Grid:
-    """Template coordinates [R, R, 3] -> columns and rows in the skin map, two float32 [R, R]."""
-    x = RADIUS * cv2.phase(template[..., 2] + np.float32(RADIUS), template[..., 0])  # fast arctan2 in [0, 2 pi)
+    """Template coordinates [..., 3] -> columns and rows in the skin map, two float32 [...]."""
+    # A fast arctan2 in [0, 2 pi).
+    x = RADIUS * blockwise(cv2.phase, template[..., 2] + np.float32(RADIUS), template[..., 0])
     x = np.where(x > RADIUS * np.pi, x - np.float32(2.0 * np.pi * RADIUS), x).astype(np.float32)
     column = (x - X_RANGE[0]) * ((MAP_SHAPE[1] - 1) / (X_RANGE[1] - X_RANGE[0]))
     row = (template[..., 1] - Y_RANGE[0]) * ((MAP_SHAPE[0] - 1) / (Y_RANGE[1] - Y_RANGE[0]))
     return column.astype(np.float32), row.astype(np.float32)
+
+
+def look_up(field: np.ndarray, grid: Grid, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
+    """The skin map, or anything of its shape, at the places that `unroll` gives; float32 of the shape of those.
+
+    Args:
+        field: float32 [H, W].
+        grid: columns and rows.
+        border: OpenCV's name of what lies outside the map.
+    """
+    return blockwise(lambda *at: cv2.remap(field, *at, cv2.INTER_LINEAR, borderMode=border), *grid)
 
 
 def _vessels(rng: np.random.Generator) -> np.ndarray:

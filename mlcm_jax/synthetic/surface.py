@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mlcm_jax.synthetic import anatomy, paint
-from mlcm_jax.synthetic.gbuffer import Part
+from mlcm_jax.synthetic.arrays import rows
+from mlcm_jax.synthetic.gbuffer import Part, is_part
 from mlcm_jax.synthetic.head import Head, place
 from mlcm_jax.synthetic.scene import Scene, Subject, expressed
 from mlcm_jax.synthetic.template import Region, template
@@ -46,7 +47,7 @@ class Painted(NamedTuple):
 def blank(part: np.ndarray) -> Painted:
     """Maps without any cover, for `part` uint8 [N]."""
     brow, beard, lid, cavity = np.zeros((4, len(part)), np.float32)
-    return Painted(part, brow, beard, lid, np.full((len(part), 2), 9.0, np.float32), cavity)
+    return Painted(part, brow, beard, lid, np.full((2, len(part)), 9.0, np.float32).T, cavity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,18 +129,19 @@ def _parts(where: np.ndarray, strip: np.ndarray, region: np.ndarray, subject: Su
         Values of `Part`.
     """
     part = np.full(len(where), Part.SKIN, np.uint8)
-    part[(region == Region.UNDERSIDE) | (region == Region.TORSO)] = Part.NECK
-    part[(region == Region.SKULL) & (where[:, 1] > -0.1)] = Part.NECK
-    part[region == Region.EAR] = Part.EAR
-    torso = np.flatnonzero(region == Region.TORSO)
-    part[torso[paint.clothes_margin(where[torso], scene) > 0]] = Part.CLOTHES
-    face = region == Region.FACE
+    skull = is_part(region, Region.SKULL)
+    part[is_part(region, Region.UNDERSIDE, Region.TORSO)] = Part.NECK
+    part[skull & (where[:, 1] > -0.1)] = Part.NECK
+    part[is_part(region, Region.EAR)] = Part.EAR
+    torso = np.flatnonzero(is_part(region, Region.TORSO))
+    part[torso[paint.clothes_margin(rows(where, torso), scene) > 0]] = Part.CLOTHES
+    face = is_part(region, Region.FACE)
     x, y = np.abs(where[:, 0]), where[:, 1]
     lips = np.flatnonzero(face & (y > 0.6) & (y < 0.92) & (x < 0.3))
     part[lips[anatomy.lip_margin(where[lips, 0], y[lips]) > 0]] = Part.LIP
     eyes = np.flatnonzero(face & (y > -0.2) & (y < 0.12) & (x > 0.15) & (x < 0.55))
-    part[eyes[paint.eye_margin(where[eyes], scene.lids) > 0]] = Part.EYE
-    mouth = np.flatnonzero(region == Region.MOUTH)
+    part[eyes[paint.eye_margin(rows(where, eyes), scene.lids) > 0]] = Part.EYE
+    mouth = np.flatnonzero(is_part(region, Region.MOUTH))
     part[mouth] = Part.MOUTH
     # Teeth keep their height: the wider the mouth is open, the smaller is their share of the strip.
     lifts = expressed(scene, "lip_raise") + expressed(scene, "lip_drop")
@@ -147,10 +149,11 @@ def _parts(where: np.ndarray, strip: np.ndarray, region: np.ndarray, subject: Su
     shown = 0.085 * np.sqrt(np.clip(1 - (where[mouth, 0] / 0.26) ** 2, 0, 1)) / gap
     lower = 0.035 / gap if gap > 0.12 else -1.0
     part[mouth[(strip[mouth] < shown) | (strip[mouth] > 1 - lower * (x[mouth] < 0.15))]] = Part.TEETH
-    scalp = np.flatnonzero((face & ((y < -0.2) | (x > 0.6))) | (region == Region.SKULL))
-    part[scalp[paint.hair_margin(where[scalp], subject) > 0]] = Part.HAIR
+    scalp = np.flatnonzero((face & ((y < -0.2) | (x > 0.6))) | skull)
+    on_scalp = rows(where, scalp)
+    part[scalp[paint.hair_margin(on_scalp, subject) > 0]] = Part.HAIR
     if scene.cap != "none":
-        under = paint.cap_edge(anatomy.azimuth(where[scalp]), scene) - y[scalp]
+        under = paint.cap_edge(anatomy.azimuth(on_scalp), scene) - y[scalp]
         part[scalp[under > 0]] = Part.CAP
     return part
 
@@ -160,18 +163,17 @@ def _paint(where: np.ndarray, attributes: np.ndarray, region: np.ndarray, subjec
     part = _parts(where, attributes[:, 0], region, subject, scene)
     out = blank(part)
     x, y = np.abs(where[:, 0]), where[:, 1]
-    skin = (part == Part.SKIN) | (part == Part.NECK)
-    brows = np.flatnonzero((part == Part.SKIN) & (y > -0.4) & (y < -0.04) & (x < 0.72))
-    out.brow[brows] = paint.brow_cover(where[brows], subject)
+    bare = is_part(part, Part.SKIN)
+    skin = bare | is_part(part, Part.NECK)
+    brows = np.flatnonzero(bare & (y > -0.4) & (y < -0.04) & (x < 0.72))
+    out.brow[brows] = paint.brow_cover(rows(where, brows), subject)
     beard = np.flatnonzero(skin & (y > 0.0) & (where[:, 2] > -0.95))
     if subject.beard_style != "none":
-        out.beard[beard] = paint.beard_cover(where[beard], subject)
-    lids = np.flatnonzero(
-        ((part == Part.SKIN) | (part == Part.EYE)) & (y > -0.2) & (y < 0.15) & (x > 0.15) & (x < 0.56)
-    )
-    out.lid[lids] = paint.lash_cover(where[lids], scene.lids, subject)
-    eyes = np.flatnonzero(part == Part.EYE)
-    out.iris[eyes] = paint.iris_position(where[eyes], scene.gaze)
-    body = np.flatnonzero(skin | (part == Part.LIP))
-    out.cavity[body] = paint.cavity(where[body])
+        out.beard[beard] = paint.beard_cover(rows(where, beard), subject)
+    lids = np.flatnonzero((bare | is_part(part, Part.EYE)) & (y > -0.2) & (y < 0.15) & (x > 0.15) & (x < 0.56))
+    out.lid[lids] = paint.lash_cover(rows(where, lids), scene.lids, subject)
+    eyes = np.flatnonzero(is_part(part, Part.EYE))
+    out.iris[eyes] = paint.iris_position(rows(where, eyes), scene.gaze)
+    body = np.flatnonzero(skin | is_part(part, Part.LIP))
+    out.cavity[body] = paint.cavity(rows(where, body))
     return out

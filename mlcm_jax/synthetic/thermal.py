@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 
 from mlcm_jax.synthetic import surroundings
-from mlcm_jax.synthetic.gbuffer import FACE_PARTS, GBuffer, Part
+from mlcm_jax.synthetic.arrays import blockwise, gather, rows
+from mlcm_jax.synthetic.gbuffer import FACE_PARTS, GBuffer, Part, is_part
 from mlcm_jax.synthetic.scene import Scene, Subject
-from mlcm_jax.synthetic.skin_map import Grid, grain, skin_map, unroll
+from mlcm_jax.synthetic.skin_map import grain, look_up, skin_map, unroll
 from mlcm_jax.synthetic.surroundings import Climate, blotches
 
 PERSON = 0x7E3  # separates the draws of a person's temperatures from those of the person's shape
@@ -42,22 +43,18 @@ def temperature(
     usual, now = person.normal(34.4, 0.5), rng.normal(0.0, 0.5)
     skin_level = float(usual + now - 3.0 * chill + 0.06 * (climate.ambient - 22.0))
 
-    grid = unroll(gbuffer.template)
     celsius = surroundings.background(rng, gbuffer.part.shape[0], climate)
-    skin = reflecting(_skin(gbuffer, grid, person, rng, skin_level, chill), gbuffer.normal, climate)
-    np.copyto(celsius, skin, where=is_part(gbuffer.under, *FACE_PARTS, Part.NECK, Part.EAR))
-    hair = _hair(gbuffer, grid, rng, climate, skin_level)
-    np.copyto(celsius, hair, where=gbuffer.under == Part.HAIR)
-    np.copyto(celsius, clothes(gbuffer, rng, climate, skin_level), where=gbuffer.under == Part.CLOTHES)
+    flat = celsius.reshape(-1)
+    flesh = np.flatnonzero(is_part(gbuffer.under, *FACE_PARTS, Part.NECK, Part.EAR))
+    skin = _skin(gbuffer, flesh, (person, rng), skin_level, chill)
+    flat[flesh] = reflecting(skin, gather(gbuffer.normal[..., 2].reshape(-1), flesh), climate)
+    shown = is_part(gbuffer.under, Part.HAIR)
+    hair = _hair(gbuffer, shown, rng, climate, skin_level)
+    np.copyto(celsius, hair, where=shown)
+    cloth = np.flatnonzero(is_part(gbuffer.under, Part.CLOTHES))
+    flat[cloth] = clothes(gbuffer, cloth, rng, climate, skin_level)
     draw_covers(celsius, gbuffer, rng, climate, skin_level, hair)
     return celsius
-
-
-def is_part(part: np.ndarray, *which: Part) -> np.ndarray:
-    """Where `part` is one of `which`, bool of the same shape."""
-    table = np.zeros(256, bool)
-    table[list(which)] = True
-    return table[part]
 
 
 # ---------------------------------------------------------------------------------------------------------- skin
@@ -65,62 +62,72 @@ def is_part(part: np.ndarray, *which: Part) -> np.ndarray:
 
 def _skin(
     gbuffer: GBuffer,
-    grid: Grid,
-    person: np.random.Generator,
-    rng: np.random.Generator,
+    flesh: np.ndarray,
+    draws: tuple[np.random.Generator, np.random.Generator],
     skin_level: float,
     chill: float,
 ) -> np.ndarray:
-    """Temperature of skin, lips, eyes, mouth, ears and neck, float32 [R, R] in °C (meaningless elsewhere)."""
-    under, template = gbuffer.under, gbuffer.template
-    departure = skin_map(person, rng, chill)
-    skin = cv2.remap(departure, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) + np.float32(skin_level)
+    """Temperature of skin, lips, eyes, mouth, ears and neck, float32 [N] in °C at the flat indices `flesh`.
+
+    `draws` are those of the person and of the image.
+    """
+    person, rng = draws
+    under, template = gather(gbuffer.under.reshape(-1), flesh), rows(gbuffer.template.reshape(-1, 3), flesh)
+    x, y, _ = template.T
+    skin = look_up(skin_map(person, rng, chill), unroll(template))
+    skin += np.float32(skin_level)
     # Cavities lose less heat and radiate like a black body, so grooves and corners are warmer.
-    skin += gbuffer.cavity * np.float32(rng.uniform(0.3, 1.4))
-    nostrils = bump(template, 0.068, 0.495, 0.05, 0.03)
+    skin += gather(gbuffer.cavity.reshape(-1), flesh) * np.float32(rng.uniform(0.3, 1.4))
     breath = rng.uniform(0.3, 2.2) if rng.random() < 0.5 else -rng.uniform(0.3, 3.5)  # out or in
-    skin += nostrils * np.float32(breath)
+    skin += bump(template, 0.068, 0.495, 0.05, 0.03) * np.float32(breath)
     if breath > 0:
         skin += bump(template, 0.05, 0.59, 0.12, 0.07) * np.float32(0.35 * breath)
 
-    lips = under == Part.LIP
-    seam = (template[..., 1] - np.float32(0.757) - np.float32(0.24) * template[..., 0] ** 2) / np.float32(0.022)
-    slit = cv2.exp(-seam * seam)
+    lips = np.flatnonzero(is_part(under, Part.LIP))
+    seam = (y[lips] - np.float32(0.757) - np.float32(0.24) * x[lips] ** 2) / np.float32(0.022)
+    slit = blockwise(cv2.exp, -seam * seam)
     lip_warmth = rng.normal(0.3, 0.5) - 1.0 * chill
-    np.add(skin, np.float32(lip_warmth) + slit * np.float32(rng.uniform(0.0, 1.8)), out=skin, where=lips)
+    skin[lips] += np.float32(lip_warmth) + slit * np.float32(rng.uniform(0.0, 1.8))
     inside = skin_level + (rng.uniform(0.8, 2.2) if rng.random() < 0.7 else rng.uniform(-3.0, 0.3))
-    skin[under == Part.MOUTH] = inside
-    skin[under == Part.TEETH] = inside - rng.uniform(0.5, 3.0)
+    skin[is_part(under, Part.MOUTH)] = inside
+    skin[is_part(under, Part.TEETH)] = inside - rng.uniform(0.5, 3.0)
 
-    pupil = cv2.exp(np.float32(-0.2) * (gbuffer.iris[..., 0] ** 2 + gbuffer.iris[..., 1] ** 2))
-    eye = under == Part.EYE
-    np.subtract(
-        skin, np.float32(rng.uniform(0.1, 0.9)) + pupil * np.float32(rng.uniform(0.0, 0.6)), out=skin, where=eye
-    )
-    ear = under == Part.EAR
-    if ear.any():
+    eye = np.flatnonzero(is_part(under, Part.EYE))
+    across, down = gather(gbuffer.iris.reshape(-1, 2).T, flesh[eye])
+    pupil = blockwise(cv2.exp, np.float32(-0.2) * (across**2 + down**2))
+    skin[eye] -= np.float32(rng.uniform(0.1, 0.9)) + pupil * np.float32(rng.uniform(0.0, 0.6))
+    ear = np.flatnonzero(is_part(under, Part.EAR))
+    if len(ear):
         for side in (-1, 1):
             drop = person.gamma(1.5, 0.9) + rng.uniform(-1.0, 1.0) + 4.0 * chill * rng.random()
-            cooler = ear & (np.sign(template[..., 0]) == side)
-            skin[cooler] -= np.float32(drop) + np.float32(rng.normal(0.0, 1.5)) * (template[..., 1][cooler] - 0.25)
-    skin[under == Part.NECK] += np.float32(rng.normal(0.5, 0.4) + 0.8 * chill)
+            cooler = ear[np.sign(x[ear]) == side]
+            skin[cooler] -= np.float32(drop) + np.float32(rng.normal(0.0, 1.5)) * (y[cooler] - 0.25)
+    skin[is_part(under, Part.NECK)] += np.float32(rng.normal(0.5, 0.4) + 0.8 * chill)
     return skin
 
 
 def bump(template: np.ndarray, x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
-    """A pair of soft blobs at template (±x, y), float32 [R, R] in [0, 1]; zero at the back of the head.
+    """A pair of soft blobs at template (±x, y) of [..., 3], float32 [...] in [0, 1]; zero at the back of the head.
 
-    Unlike in `anatomy.bump`, a half width is where the blob falls to 1/e.
+    Unlike in `anatomy.bump`, a half width is where the blob falls to 1/e. It is zero where it would be below 1e-11.
     """
-    dx = (np.abs(template[..., 0]) - np.float32(x)) / np.float32(half_width)
-    dy = (template[..., 1] - np.float32(y)) / np.float32(half_height)
-    blob = cv2.exp(-(dx * dx + dy * dy))
-    return np.where(template[..., 2] > -0.6, blob, np.float32(0.0))
+    across, down, depth = (template[..., k].reshape(-1) for k in range(3))
+    dx = np.abs(across) - np.float32(x)
+    dy = down - np.float32(y)
+    near = (np.abs(dx) < 5.1 * half_width) & (np.abs(dy) < 5.1 * half_height) & (depth > -0.6)
+    near = np.flatnonzero(near)
+    dx, dy = gather(dx, near) / np.float32(half_width), gather(dy, near) / np.float32(half_height)
+    out = np.zeros(across.shape, np.float32)
+    out[near] = blockwise(cv2.exp, -(dx * dx + dy * dy))
+    return out.reshape(template.shape[:-1])
 
 
-def reflecting(skin: np.ndarray, normal: np.ndarray, climate: Climate) -> np.ndarray:
-    """Skin radiates less, and mirrors the surroundings more, at grazing angles (emissivity 0.98 falling to 0.6)."""
-    grazing = 1.0 - np.clip(normal[..., 2], 0.0, 1.0)
+def reflecting(skin: np.ndarray, facing: np.ndarray, climate: Climate) -> np.ndarray:
+    """Skin radiates less, and mirrors the surroundings more, at grazing angles (emissivity 0.98 falling to 0.6).
+
+    `facing` is the third coordinate of the normal, of the shape of `skin`.
+    """
+    grazing = 1.0 - np.clip(facing, 0.0, 1.0)
     grazing *= grazing
     mirror = np.float32(0.02) + np.float32(0.40) * grazing * grazing
     return skin + mirror * (np.float32(climate.reflected) - skin)
@@ -136,28 +143,47 @@ def between(climate: Climate, skin_level: float, share: float | np.ndarray) -> f
 
 def near_skin(gbuffer: GBuffer) -> np.ndarray:
     """Share of skin around each pixel, float32 [R, R], because hair is warm where it lies on the forehead."""
-    skin = (gbuffer.under == Part.SKIN).astype(np.float32)
+    skin = is_part(gbuffer.under, Part.SKIN).astype(np.float32)
     side = max(3, gbuffer.part.shape[0] // 12) | 1
     return cv2.blur(skin, (side, side))
 
 
-def _hair(gbuffer: GBuffer, grid: Grid, rng: np.random.Generator, climate: Climate, skin_level: float) -> np.ndarray:
-    """Hair, float32 [R, R] in °C: strands run down the scalp, warmer near the skin."""
+def covered(gbuffer: GBuffer) -> np.ndarray:
+    """The skin that brows, beard or lashes cover, bool [R, R]."""
+    some = np.maximum(np.maximum(gbuffer.beard, gbuffer.brow), gbuffer.lid) > 0
+    some &= is_part(gbuffer.part, Part.SKIN, Part.LIP, Part.EYE, Part.NECK)
+    return some
+
+
+def _hair(
+    gbuffer: GBuffer, shown: np.ndarray, rng: np.random.Generator, climate: Climate, skin_level: float
+) -> np.ndarray:
+    """Hair, float32 [R, R] in °C: strands run down the scalp, warmer near the skin.
+
+    It is computed where hair is shown, bool [R, R], and where brows, beard or lashes are, and is 0 elsewhere.
+    """
+    on = np.flatnonzero(shown | covered(gbuffer))
     share = rng.uniform(0.25, 0.65)
-    glow = near_skin(gbuffer) * np.float32(rng.uniform(0.1, 0.45))
+    glow = gather(near_skin(gbuffer).reshape(-1), on) * np.float32(rng.uniform(0.1, 0.45))
     strands = grain(rng, (int(rng.integers(3, 7)), int(rng.integers(50, 140))), float(rng.uniform(0.02, 0.07)))
-    hair = cv2.remap(strands, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    hair += blotches(rng, gbuffer.part.shape, (5, 5), 0.05) + glow + np.float32(share)
-    return between(climate, skin_level, np.minimum(hair, np.float32(0.9)))
+    hair = look_up(strands, unroll(rows(gbuffer.template.reshape(-1, 3), on)), cv2.BORDER_REFLECT)
+    hair += gather(blotches(rng, gbuffer.part.shape, (5, 5), 0.05).reshape(-1), on) + glow + np.float32(share)
+    out = np.zeros(gbuffer.part.shape, np.float32)
+    out.reshape(-1)[on] = between(climate, skin_level, np.minimum(hair, np.float32(0.9)))
+    return out
 
 
-def clothes(gbuffer: GBuffer, rng: np.random.Generator, climate: Climate, skin_level: float) -> np.ndarray:
-    """Clothes, float32 [R, R] in °C: warm where they lie close to the skin, cool in the folds."""
+def clothes(
+    gbuffer: GBuffer, on: np.ndarray, rng: np.random.Generator, climate: Climate, skin_level: float
+) -> np.ndarray:
+    """Clothes, float32 [N] in °C at the flat indices `on`: warm where they lie close to the skin, cool in the folds."""
     shape = gbuffer.part.shape
     share = np.float32(rng.uniform(0.1, 0.65))
-    folds = np.abs(blotches(rng, shape, (int(rng.integers(3, 8)), int(rng.integers(5, 16))), 1.0))
-    close = share + folds * np.float32(rng.uniform(-0.08, 0.08)) + blotches(rng, shape, (4, 4), 0.06)
-    close += gbuffer.normal[..., 2] * np.float32(rng.uniform(-0.1, 0.1))
+    folds = blotches(rng, shape, (int(rng.integers(3, 8)), int(rng.integers(5, 16))), 1.0)
+    folds = np.abs(gather(folds.reshape(-1), on))
+    close = share + folds * np.float32(rng.uniform(-0.08, 0.08))
+    close += gather(blotches(rng, shape, (4, 4), 0.06).reshape(-1), on)
+    close += gather(gbuffer.normal[..., 2].reshape(-1), on) * np.float32(rng.uniform(-0.1, 0.1))
     return between(climate, skin_level, close)
 
 
@@ -171,21 +197,25 @@ def draw_covers(
 ) -> None:
     """Paints what lies in front of the skin, in place: brows, lashes, beard, glasses, cap, mask, hand."""
     part, size = gbuffer.part, gbuffer.part.shape[0]
-    skin = is_part(part, Part.SKIN, Part.LIP, Part.EYE, Part.NECK)
-    stubble = np.clip(1.0 + 0.5 * rng.standard_normal((size, size), np.float32), 0.0, 2.0)
-    cover = gbuffer.beard * stubble * np.float32(rng.uniform(0.25, 0.75))
-    cover = np.maximum(cover, gbuffer.brow * np.float32(rng.uniform(0.25, 0.8)))
-    cover = np.maximum(cover, gbuffer.lid * np.float32(rng.uniform(0.1, 0.5)))
-    cold = np.minimum(hair, celsius)  # hair insulates, so it never looks warmer than the skin it covers
-    np.add(celsius, np.minimum(cover, 1.0) * (cold - celsius), out=celsius, where=skin)
+    on = np.flatnonzero(covered(gbuffer))
+    beard, brow, lid, hair, bare = (
+        gather(image.reshape(-1), on) for image in (gbuffer.beard, gbuffer.brow, gbuffer.lid, hair, celsius)
+    )
+    grown = gather(rng.standard_normal((size, size), np.float32).reshape(-1), on)
+    stubble = np.clip(1.0 + 0.5 * grown, 0.0, 2.0)
+    cover = beard * stubble * np.float32(rng.uniform(0.25, 0.75))
+    cover = np.maximum(cover, brow * np.float32(rng.uniform(0.25, 0.8)))
+    cover = np.maximum(cover, lid * np.float32(rng.uniform(0.1, 0.5)))
+    cold = np.minimum(hair, bare)  # hair insulates, so it never looks warmer than the skin it covers
+    celsius.reshape(-1)[on] = bare + np.minimum(cover, 1.0) * (cold - bare)
 
-    lens = part == Part.GLASSES_LENS
+    lens = is_part(part, Part.GLASSES_LENS)
     if lens.any():
         celsius[lens] = surroundings.mirror(rng, size, climate, skin_level)[lens]
-    frame = part == Part.GLASSES_FRAME
+    frame = is_part(part, Part.GLASSES_FRAME)
     celsius[frame] = between(climate, skin_level, rng.uniform(0.0, 0.45))
     for which, shares in ((Part.CAP, (0.1, 0.6)), (Part.MASK, (0.35, 0.85)), (Part.HAND, (0.55, 1.05))):
-        on = part == which
+        on = is_part(part, which)
         if not on.any():
             continue
         field = blotches(rng, (size, size), (4, 4), 0.06) + blotches(rng, (size, size), (14, 14), 0.025)

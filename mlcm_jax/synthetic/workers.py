@@ -1,7 +1,7 @@
 """Renders many pairs or scenes on all cores, in order.
 
 The dataset builders call `render`, which yields what `generate.encode` or `crowd.encode` makes. Each worker is a plain
-`python -m mlcm_jax.synthetic.workers` that writes every n-th example to its standard output. Unlike `multiprocessing`
+`python -m mlcm_jax.synthetic.workers` that writes its examples to its standard output. Unlike `multiprocessing`
 this neither forks a process whose threads (jax, grain) hold locks, nor imports the user's script a second time, so that
 a script works without an `if __name__ == "__main__"` guard. A worker whose parent was killed ends at its next write.
 """
@@ -24,6 +24,11 @@ from typing import Any
 from mlcm_jax import cores
 
 _AHEAD = 16  # finished pairs that may wait per worker: enough for pairs of unequal cost, within limited memory
+_ALIKE = 4  # consecutive examples go to one worker, which keeps what pairs of one person share
+# glibc gives the memory of large arrays back at once by default, and the system clears it when it is asked for again.
+MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_TOP_PAD_": str(1 << 24)
+}  # fmt: skip
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
@@ -55,15 +60,18 @@ def render(
     """
     indices = list(indices)
     count = max(1, min(processes or cores.available(), len(indices)))
+    block = min(_ALIKE, max(1, len(indices) // count))
+    owners = [position // block % count for position in range(len(indices))]
     with contextlib.ExitStack() as stack:
         results = []
         for k in range(count):
-            worker = _start((what, seed, indices[k::count], size, rig))
+            mine = [index for index, owner in zip(indices, owners, strict=True) if owner == k]
+            worker = _start((what, seed, mine, size, rig))
             reader, ready = _read_ahead(worker)
             stack.callback(_stop, worker, reader, ready)
             results.append(ready)
-        for position, index in enumerate(indices):
-            kind, value = results[position % count].get()
+        for index, owner in zip(indices, owners, strict=True):
+            kind, value = results[owner].get()
             if kind == "failed":
                 raise RuntimeError(f"example {index} of seed {seed} could not be rendered:\n{value}")
             yield value
@@ -73,7 +81,7 @@ def _start(task: tuple) -> subprocess.Popen:
     """Starts a worker; `task` is (what, seed, indices, size, rig), see `render`."""
     root = str(pathlib.Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    environment = os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": path}
+    environment = MEMORY | os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": path}
     worker = subprocess.Popen(
         [sys.executable, "-m", "mlcm_jax.synthetic.workers"],
         stdin=subprocess.PIPE,

@@ -36,6 +36,29 @@ def test_rasterise_follows_the_pixel_centres():
     np.testing.assert_allclose(value, np.stack([found.pixel % 6, found.pixel // 6], 1), atol=1e-5)
 
 
+def test_rasterise_finds_what_a_search_of_all_triangles_finds():
+    rng = np.random.default_rng(0)
+    size, count = 40, 60
+    middle, reach = rng.uniform(-5, 45, (count, 1, 2)), np.exp(rng.uniform(-1, 3.5, (count, 1, 1)))
+    xy = (middle + reach * rng.standard_normal((count, 3, 2)) * [1, 0.3]).reshape(-1, 2)  # large, tiny and thin ones
+    depth, faces = rng.uniform(1, 2, 3 * count), np.arange(3 * count).reshape(-1, 3)
+    found = rasterise(xy, depth, faces, size, two_sided=np.ones(count, bool))
+    nearest, margin = np.full(size * size, np.inf), np.full(size * size, np.inf)
+    row, column = np.divmod(np.arange(size * size), size)
+    for a, b, c in faces:
+        inverse = np.linalg.inv(np.stack([xy[b] - xy[a], xy[c] - xy[a]], 1))
+        second, third = inverse @ (np.stack([column, row]) - xy[a][:, None])
+        inside = np.minimum(np.minimum(second, third), 1 - second - third)
+        margin = np.minimum(margin, np.abs(inside))
+        z = depth[a] + (depth[b] - depth[a]) * second + (depth[c] - depth[a]) * third
+        nearest = np.where((inside >= 0) & (z < nearest), z, nearest)
+    clear = margin > 1e-3  # no border runs through the centre of the pixel
+    drawn = np.full(size * size, np.inf)
+    drawn[found.pixel] = found.depth
+    assert np.isfinite(nearest[clear]).sum() > 300
+    np.testing.assert_allclose(drawn[clear], nearest[clear], atol=1e-4)
+
+
 def test_rasterise_keeps_the_nearest_and_culls_the_back():
     xy = np.array([[0, 0], [5, 0], [0, 5], [0, 0], [5, 0], [0, 5]], float)
     depth = np.array([2, 2, 2, 1, 1, 9.0])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_head import plain
 
+from mlcm_jax.synthetic import rgb
 from mlcm_jax.synthetic.backdrop import backdrop
 from mlcm_jax.synthetic.gbuffer import Part
 from mlcm_jax.synthetic.raster import render_gbuffer
@@ -110,3 +111,11 @@ def test_backdrops_differ_and_repeat(size):
     np.testing.assert_array_equal(first, again)
     assert first.shape == (size, size, 3) and first.dtype == np.float32 and first.min() >= 0
     assert np.abs(first - other).mean() > 0.01
+
+
+def test_gray_levels_are_those_of_the_power():
+    rng = np.random.default_rng(0)
+    value = np.concatenate([rng.uniform(-0.1, 1.2, 200_000), rng.random(99_995) ** 8, [0.0, -0.0, 1.0, 1e-30, -1e-30]])
+    value = value.astype(np.float32).reshape(-1, 100, 3)
+    expected = np.clip(np.clip(value, 0, 1) ** (1 / 2.2) * 255 + 0.5, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(rgb._encoded(value), expected)
