@@ -86,7 +86,8 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Itera
     """Yields the batches from step `start` on, which threads prepare ahead.
 
     These are not processes, because grain's need an absl app (grain #1355). OpenCV uses one thread meanwhile: crops are
-    small, and more threads would only compete with those of XLA.
+    small, and more threads would only compete with those of XLA. Batches that nobody has asked for are dropped at the
+    end, so that the next stage or the scoring has the cores to itself.
 
     Args:
         dataset: see `train_batches`.
@@ -95,9 +96,11 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Itera
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    source = iter(dataset[start:].to_iter_dataset(_read_options(threads)))
     try:
-        yield iter(dataset[start:].to_iter_dataset(_read_options(threads)))
+        yield source
     finally:
+        source.close()
         cv2.setNumThreads(before)
 
 
