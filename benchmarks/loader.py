@@ -198,7 +198,7 @@ def _step_times(row: str, data_dir: str, name: str, turns: int) -> None:
         ahead = 2 * max(2, cores.available()) + 2  # steps until no batch is left that was made before the turn
         for _ in range(turns):
             for side_, batches in (("resident", None), ("loader", source)):
-                several(min(ahead, count) if batches else 2, batches)
+                several(ahead if batches else 2, batches)
                 times[side_].append(several(count, batches))
     middle = {side_: 1e3 * statistics.median(found) for side_, found in times.items()}
     ratios = [fed / held for held, fed in zip(times["resident"], times["loader"], strict=True)]
@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", default=BENCH, help="needs both modalities; built if missing")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
     parser.add_argument("--threads", default="1,2,4,8,16", help="numbers; those above twice the cores are left out")
-    parser.add_argument("--turns", type=int, default=5, help="of each number of threads, and of the steps")
+    parser.add_argument("--turns", type=int, default=3, help="of each number of threads, and of the steps")
     parser.add_argument("--steps", default=ROWS, help="rows of benchmarks.steps, separated by commas; '' for none")
     arguments = parser.parse_args(argv)
 
