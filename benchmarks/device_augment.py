@@ -39,7 +39,8 @@ def warp(images: jax.Array, matrices: jax.Array, side: int) -> jax.Array:
         side: of the crop in pixels.
     """
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    grid = jnp.stack([*jnp.meshgrid(jnp.arange(side), jnp.arange(side)), jnp.ones((side, side))]).astype(jnp.float32)
+    places = jnp.arange(side, dtype=jnp.float32)
+    grid = jnp.stack([*jnp.meshgrid(places, places), jnp.ones((side, side))])
 
     def one(image: jax.Array, matrix: jax.Array) -> jax.Array:
         x, y = jnp.tensordot(matrix, grid, 1) + 1.0
