@@ -202,8 +202,7 @@ def _select(example: dict[str, np.ndarray], modalities: Sequence[str]) -> dict[s
 def _drawn(sources: Sequence[Sequence], order: Order) -> grain.MapDataset:
     """An endless dataset of the sources' items, in the order of training."""
     # All have the same seed, so that a dataset's own order does not depend on what it is mixed with.
-    # Indices are mapped to items, because grain measures the size of every item of a `source`, which takes as long as a
-    # quarter of the augmentation's own Python code.
+    # Indices are mapped to items, because grain would measure the size of every item of a `source`.
     items = [grain.MapDataset.range(len(one)).map(one.__getitem__) for one in sources]
     parts = [one.seed(order.seed).shuffle().repeat() for one in items]
     if len(parts) == 1:
