@@ -35,8 +35,10 @@ _FIRST = 2000  # the pairs before are rendered first, because the first ones fil
 
 def _start(checkout: pathlib.Path, rig: pathlib.Path | None, side: int) -> subprocess.Popen:
     """Starts this script as a process that renders one pair for every line that it reads."""
+    from mlcm_jax import memory  # the other checkout, in which this script runs too, may not have it
+
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment = workers.MEMORY | os.environ | threads | {"PYTHONPATH": str(checkout)}
+    environment = {memory.VARIABLE: memory.SETTINGS} | os.environ | threads | {"PYTHONPATH": str(checkout)}
     command = [sys.executable, "-P", __file__, f"--rig={rig or ''}", f"--side={side}"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 

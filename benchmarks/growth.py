@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import plan, steps
 from mlcm_jax import config as configs
-from mlcm_jax import start
+from mlcm_jax import memory
 from mlcm_jax.console import progress, say
 from mlcm_jax.training import sharding
 
@@ -77,7 +77,7 @@ def work(point: dict[str, int], repeats: int) -> dict[str, float]:
 def _run(point: dict[str, int], repeats: int) -> dict[str, float]:
     flag = f"--xla_force_host_platform_device_count={point['devices']}"
     environment = os.environ | {"XLA_FLAGS": flag, "JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_PLATFORMS": "cpu"}
-    environment[start.VARIABLE] = start.SETTINGS  # as `mlcm train` has them
+    environment[memory.VARIABLE] = memory.SETTINGS  # as `mlcm train` has them
     command = [sys.executable, "-m", "benchmarks.growth", f"--point={json.dumps(point)}", f"--repeats={repeats}"]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

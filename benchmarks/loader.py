@@ -1,58 +1,211 @@
-"""Measures how many pairs per second one core reads, crops and augments at 256 pixels.
+"""Measures how many pairs per second the loader reads, crops and augments at 256 pixels, and what it costs a step.
 
-    python -m benchmarks.loader --dataset=paired_folder/bench            # the dataset of RESULTS.md
-    python -m benchmarks.loader --dataset=synthetic_faces/48x48 --size=32          # only to see whether it runs
+    python -m benchmarks.loader                                      # the dataset of RESULTS.md, built if it is missing
+    python -m benchmarks.loader --dataset=synthetic_faces/48x48 --size=32 --steps=       # only to see whether it runs
 
-The script pins itself to one core and loads batches as training does (both modalities, the default augmentation, one
-thread). It prints pairs per second of processor time, as the median over chunks of 7 batches and for the fastest chunk.
-Other work on the machine therefore matters only through the caches and the memory bandwidth that it uses. There are
-three cases: a dataset that is too large to be kept decoded and is decoded in every pass, and the first and the later
-passes over one that is kept. The script then compares thermal images stored as ordinary PNG and as builders store them,
-and batches sent to the devices as 8 bits and as floats. Results: RESULTS.md, "The loader".
+The parts, all with the default augmentation and batches of 32 pairs:
+
+- One core, on which the script pins itself, and one thread: pairs per second of processor time, as the median over
+  chunks of 7 batches and for the fastest chunk. Other work on the machine matters only through the caches and the
+  memory bandwidth that it uses. A dataset that is too large to be kept decoded is decoded in every pass; one that is
+  kept has a first pass and later ones, here also with the gain "box" of training.
+- Threads on all cores: pairs per second of the clock. The case "Python's part" has images of 16 pixels, so that hardly
+  anything but Python's code is left, which one thread at a time can run. From both, the script calculates which steps
+  of a GPU the loader keeps up with.
+- Training steps on this machine's devices with a batch that stays there and with the loader, in turns.
+- Thermal images stored as ordinary PNG and as builders store them, and batches sent to the devices as 8 bits and as
+  floats.
+
+Results: RESULTS.md, "The loader".
 """
 
 import argparse
 import collections
 import os
 import pathlib
+import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
+import grain
 import jax
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from mlcm_jax import images
+import tfds_builders
+from benchmarks import plan, steps
+from mlcm_jax import cores, images
 from mlcm_jax.config import base
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, pipeline
 from mlcm_jax.data.build import default_data_dir
 from mlcm_jax.data.examples import MEMORY, MODALITIES, Examples, open_examples
-from mlcm_jax.training import sharding
+from mlcm_jax.training import loop, run_stage, sharding, stages
+from mlcm_jax.training.workdir import Trained
 
-BATCH, CHUNK = 32, 7
+BATCH, CHUNK, LAYOUT = 32, 7, "ibug68"
+BENCH, COPIES = "paired_folder/bench", 16
+GPU_BATCH, GPU_CORES = 64, 16  # the batch of a GPU whose steps the loader should keep up with, and the cores beside it
+ROWS = "tiny 0.25 64 32 train,mobilenet_v2 0.5 128 32 train,mobilenet_v2 1.0 224 16 train"
 
 
-def _rates(examples: Examples, size: int, parts: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
-    """Prints pairs per second for each (name, number of passes) in turn, and returns the next batch."""
+def make_bench(data_dir: str, copies: int = COPIES) -> None:
+    """Builds `BENCH` unless it exists: copies of the 196 training pairs of synthetic_faces/256x256 as JPEG and PNG."""
+    if tfds_builders.load(BENCH, data_dir).info.splits:
+        return
+    pairs = tfds_builders.build("synthetic_faces/256x256", data_dir).as_data_source(split="train")
+    with tempfile.TemporaryDirectory() as folder:
+        place = {name: pathlib.Path(folder, name) for name in ("rgb", "thermal", "landmarks")}
+        for one in place.values():
+            one.mkdir()
+        quality = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        for k in range(len(pairs)):
+            pair = pairs[k]
+            points = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in pair["landmarks"])  # .pts counts from 1
+            jpeg = cv2.imencode(".jpg", cv2.cvtColor(pair["rgb"], cv2.COLOR_RGB2BGR), quality)[1].tobytes()
+            png = cv2.imencode(".png", pair["thermal"])[1].tobytes()
+            for copy in range(copies):
+                name = f"{k:03}_{copy:02}"
+                (place["rgb"] / f"{name}.jpg").write_bytes(jpeg)
+                (place["thermal"] / f"{name}.png").write_bytes(png)
+                text = f"version: 1\nn_points: {len(pair['landmarks'])}\n{{\n{points}\n}}\n"
+                (place["landmarks"] / f"{name}.pts").write_text(text)
+        tfds_builders.build(BENCH, data_dir, manual_dir=folder, splits="1,0,0")
+
+
+def dataset_of(examples: Sequence[dict[str, np.ndarray]], size: int, gain: str = "as_is") -> grain.MapDataset:
+    """Batches of pairs as training makes them, with the default augmentation."""
     options = base().augment.to_dict()
-    crop = augment.Crop(size, options.pop("expand"), examples.layout)
+    crop = augment.Crop(size, options.pop("expand"), LAYOUT, gain)
     order, augmentation = pipeline.Order(BATCH, seed=0), augment.Augmentation(**options)
-    dataset = pipeline.train_batches([examples], crop, order, augmentation=augmentation, modalities=MODALITIES)
+    return pipeline.train_batches([examples], crop, order, augmentation=augmentation, modalities=MODALITIES)
+
+
+def _rates(dataset: grain.MapDataset, pairs: int, parts: Sequence[tuple[str, int]]) -> dict[str, float]:
+    """Prints and returns pairs per second of processor time for each (name, number of passes) in turn."""
+    found = {}
     with pipeline.iterate(dataset, 0, threads=1) as source:
         for name, passes in parts:
             rates = []
-            for _ in range(max(1, len(examples) * passes // (CHUNK * BATCH))):
+            for _ in range(max(1, pairs * passes // (CHUNK * BATCH))):
                 began = time.process_time()
                 for _ in range(CHUNK):
                     next(source)
                 rates.append(CHUNK * BATCH / (time.process_time() - began))
             taken = len(rates) * CHUNK * BATCH
-            say(f"{name}: {np.median(rates):.0f} pairs/s, at best {max(rates):.0f} ({taken} pairs)")
-        return next(source)
+            found[name] = float(np.median(rates))
+            say(f"{name}: {found[name]:.0f} pairs/s, at best {max(rates):.0f} ({taken} pairs)")
+    return found
+
+
+def _shrunk(examples: Examples, side: int = 16, count: int = 10_000) -> list[dict[str, np.ndarray]]:
+    """The first pairs of a dataset with images of `side` pixels, again and again."""
+    pairs = []
+    for k in range(min(8, len(examples))):
+        pair = examples[k]
+        scale = side / max(pair["rgb"].shape[:2])
+        images_of = {name: cv2.resize(pair[name], (side, side)) for name in MODALITIES}
+        images_of["thermal"] = images_of["thermal"][..., None]
+        pairs.append(pair | images_of | {name: pair[name] * scale for name in ("landmarks", "box")})
+    return [pairs[k % len(pairs)] for k in range(count)]
+
+
+def _threads(name: str, dataset: grain.MapDataset, numbers: Sequence[int], *, batches: int, turns: int) -> None:
+    """Prints pairs per second of the clock with each number of threads: the median over turns, and the range."""
+    rates, place = collections.defaultdict(list), 0
+    for _ in range(turns):
+        for number in numbers:
+            with pipeline.iterate(dataset, place, threads=number) as source:
+                skipped = 3 * number  # what is ready or begun when the first one is asked for
+                for _ in range(skipped):
+                    next(source)
+                began = time.perf_counter()
+                for _ in range(batches):
+                    next(source)
+                rates[number].append(batches * BATCH / (time.perf_counter() - began))
+            place += skipped + batches
+    texts = [f"{n}: {statistics.median(one):.0f} ({min(one):.0f}–{max(one):.0f})" for n, one in rates.items()]
+    say(f"{name}, pairs/s by the clock, threads {', '.join(texts)}; {cores.available()} cores")
+
+
+def _say_feeds(rates: dict[str, float], python: float) -> None:
+    """Prints the shortest steps of a GPU that the loader keeps up with, by calculation.
+
+    Args:
+        rates: pairs per second of one core, by case.
+        python: pairs per second of Python's part, which all threads of a process share.
+    """
+    for name, rate in rates.items():
+        one, all_, lock = (1e3 * GPU_BATCH / each for each in (rate, GPU_CORES * rate, python))
+        say(
+            f"{name}, a batch of {GPU_BATCH}: {one:.1f} ms on one core, so at least {all_:.1f} on {GPU_CORES}; "
+            f"Python's part {lock:.1f}; so the loader can feed steps of {max(all_, lock):.1f} ms or more"
+        )
+
+
+def _step_times(row: str, data_dir: str, name: str, turns: int) -> None:
+    """Prints the time of a training step with a batch that stays on the devices, and of one fed by the loader.
+
+    Args:
+        row: as in `benchmarks.steps`.
+        data_dir: the folder of built datasets.
+        name: the dataset, for a row whose config is not that of a run.
+        turns: of both; their times are the medians, and the ratio is that of neighbouring turns.
+    """
+    network, width, side, batch_size, kind = row.split()
+    config = steps.config_of(network, float(width), int(side), int(batch_size), False)
+    stage = "transfer" if kind == "ktl" else "teacher"
+    name = config.dataset if network == "tiny" else name
+    examples = open_examples(name, "train", data_dir=data_dir, layout=config.layout, gain=config.gain)
+    for k in range(len(examples)):  # so that all are decoded
+        examples[k]
+    recipe = plan.shapes_of_step(config, stage)[0]
+    mean, mesh = pipeline.mean_shape([examples], expand=config.augment.expand), sharding.make_mesh()
+    needed = {
+        other: Trained(other, stages.initial_network(other, config, mean_shape=mean), config, mean)
+        for other in stages.requirements(stage, config)
+    }
+    state = sharding.put_sharded(run_stage.start_state(stage, config, recipe, needed, mean), mesh)
+    teachers = {other: sharding.put_sharded(needed[other].network, mesh) for other in recipe.teachers}
+    step, key = loop.compile_step(recipe, state, teachers, mesh), sharding.put_replicated(jax.random.key(0), mesh)
+    options = dict(config.augment)
+    crop = augment.Crop(config.image_size, options.pop("expand"), stages.layout(config), stages.gain(config))
+    dataset = pipeline.train_batches(
+        [examples],
+        crop,
+        pipeline.Order(config.train.batch_size, config.seed),
+        augmentation=augment.Augmentation(**options),
+        modalities=recipe.modalities,
+    )
+    times: dict[str, list[float]] = {"resident": [], "loader": []}
+    with pipeline.iterate(dataset, 0) as source:
+        resident = sharding.put_batch(next(source), mesh)
+
+        def several(count: int, batches: Iterator | None) -> float:
+            nonlocal state
+            began = time.perf_counter()
+            for _ in range(count):
+                batch = sharding.put_batch(next(batches), mesh) if batches else resident
+                state, metrics = step(state, teachers, batch, key)
+            jax.block_until_ready((state, metrics))
+            return (time.perf_counter() - began) / count
+
+        several(2, source)
+        count = max(4, round(1.5 / several(3, None)))
+        ahead = 2 * max(2, cores.available()) + 2  # steps until no batch is left that was made before the turn
+        for _ in range(turns):
+            for side_, batches in (("resident", None), ("loader", source)):
+                several(ahead if batches else 2, batches)
+                times[side_].append(several(count, batches))
+    middle = {side_: 1e3 * statistics.median(found) for side_, found in times.items()}
+    ratios = [fed / held for held, fed in zip(times["resident"], times["loader"], strict=True)]
+    say(
+        f"{row}, step of {count} x {turns}: resident {middle['resident']:.1f} ms, with the loader "
+        f"{middle['loader']:.1f} ms, ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
+    )
 
 
 def _storage(examples: Examples, count: int = 200) -> None:
@@ -83,9 +236,9 @@ def _storage(examples: Examples, count: int = 200) -> None:
 def _placing(batch: dict[str, np.ndarray]) -> None:
     """Prints the processor time to put a batch on the devices as 8 bits and as floats, the least of 7 runs."""
     mesh = sharding.make_mesh()
-    images = {name: batch[name] for name in MODALITIES}
-    floats = {name: (value / 255.0).astype(np.float32) for name, value in images.items()}
-    for name, one in (("8 bits, converted there", images), ("floats", floats)):
+    pairs = {name: batch[name] for name in MODALITIES}
+    floats = {name: (value / 255.0).astype(np.float32) for name, value in pairs.items()}
+    for name, one in (("8 bits, converted there", pairs), ("floats", floats)):
         times = []
         for _ in range(7):
             began = time.process_time()
@@ -95,30 +248,55 @@ def _placing(batch: dict[str, np.ndarray]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures the loader, the storage and the transfer, and prints the results."""
+    """Measures the loader, the steps that it feeds, the storage and the transfer, and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default=default_data_dir())
-    parser.add_argument("--dataset", default="synthetic_faces/1000x256", help="needs both modalities; built if missing")
+    parser.add_argument("--dataset", default=BENCH, help="needs both modalities; built if missing")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
+    parser.add_argument("--threads", default="1,2,4,8,16", help="numbers; those above twice the cores are left out")
+    parser.add_argument("--turns", type=int, default=3, help="of each number of threads, and of the steps")
+    parser.add_argument("--steps", default=ROWS, help="rows of benchmarks.steps, separated by commas; '' for none")
     arguments = parser.parse_args(argv)
 
     def examples() -> Examples:
-        return open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout="ibug68")
+        return open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout=LAYOUT)
 
-    examples()  # builds the dataset on all cores
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    # Datasets are built on all cores, before the script pins itself to one.
+    if arguments.dataset == BENCH:
+        make_bench(arguments.data_dir)
+    examples()
+    everywhere, before = os.sched_getaffinity(0), os.getloadavg()[0]
+    os.sched_setaffinity(0, {min(everywhere)})
     cv2.setNumThreads(1)
     budget, MEMORY.free = MEMORY.free, 0
-    _rates(examples(), arguments.size, [("nothing kept", 1)])
+    none = examples()
+    pairs, size = len(none), arguments.size
+    rates = _rates(dataset_of(none, size), pairs, [("nothing kept", 1)])
     MEMORY.free = budget
     kept = examples()
-    batch = _rates(kept, arguments.size, [("first pass", 1), ("later passes", 4)])
+    rates |= _rates(dataset_of(kept, size), pairs, [("first pass", 1), ("later passes", 2)])
+    rates |= _rates(dataset_of(kept, size, "box"), pairs, [("later passes, gain box", 2)])
+    small = dataset_of(_shrunk(kept), 16, "box")
+    python = _rates(small, pairs, [("Python's part", 2)])["Python's part"]
     began = time.process_time()
     for k in range(len(kept)):
-        augment.crop(kept[k], augment.Crop(arguments.size, 1.25, "ibug68"))
-    say(f"plain crop alone: {len(kept) / (time.process_time() - began):.0f} pairs/s; load {os.getloadavg()[0]:.1f}")
+        augment.crop(kept[k], augment.Crop(size, 1.25, LAYOUT))
+    say(f"plain crop alone: {len(kept) / (time.process_time() - began):.0f} pairs/s; load before: {before:.1f}")
     _storage(kept)
-    _placing(batch)
+
+    os.sched_setaffinity(0, everywhere)
+    numbers = [number for number in map(int, arguments.threads.split(",")) if number <= 2 * cores.available()]
+    budget, MEMORY.free = MEMORY.free, 0
+    turns = {"batches": max(2, pairs // 100), "turns": arguments.turns}
+    _threads("nothing kept", dataset_of(none, size), numbers, **turns)
+    MEMORY.free = budget
+    _threads("later passes", dataset_of(kept, size), numbers, **turns)
+    _threads("later passes, gain box", dataset_of(kept, size, "box"), numbers, **turns)
+    _threads("Python's part", small, numbers, **turns)
+    _say_feeds({name: rates[name] for name in ("nothing kept", "later passes, gain box")}, python)
+    for row in filter(None, arguments.steps.split(",")):
+        _step_times(row, arguments.data_dir, arguments.dataset, arguments.turns)
+    _placing(dataset_of(kept, size)[0])
 
 
 if __name__ == "__main__":

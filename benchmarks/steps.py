@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import plan
 from mlcm_jax import config as configs
-from mlcm_jax import start
+from mlcm_jax import memory
 from mlcm_jax.console import say
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import loop, run_stage, sharding, stages
@@ -154,9 +154,9 @@ def _start(row: str, side: str, arguments: argparse.Namespace) -> subprocess.Pop
     else:
         script = Path(__file__).parent / "pytorch" / "steps.py"
         command = [arguments.torch, str(script), *row.split(), str(int(arguments.bf16)), str(arguments.steps)]
-    environment = {key: value for key, value in os.environ.items() if key != start.VARIABLE}
+    environment = {key: value for key, value in os.environ.items() if key != memory.VARIABLE}
     environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (
-        {start.VARIABLE: start.SETTINGS} if side != "torch" else {}
+        {memory.VARIABLE: memory.SETTINGS} if side != "torch" else {}
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen(command, text=True, env=environment, **pipes)

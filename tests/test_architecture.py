@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # whole folder.
 PARTS = {
     "core": {
-        "errors", "files", "console", "cores", "compiled", "kinds", "layouts", "landmarks", "layout_file", "flir",
-        "units", "tiff", "vendors", "raw_images", "csv_images", "decoding", "holes", "polarity", "images",
+        "errors", "files", "console", "cores", "memory", "compiled", "kinds", "layouts", "landmarks", "layout_file",
+        "flir", "units", "tiff", "vendors", "raw_images", "csv_images", "decoding", "holes", "polarity", "images",
         "config", "codecs", "detection", "dikd", "losses", "metrics", "shape_model",
     },
     "models": {"models"},

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import cv2
@@ -15,13 +16,15 @@ import pytest
 import tfds_builders
 from benchmarks import (
     check_synthetic,
+    device_augment,
     disturbed,
-    growth,
     generator,
+    growth,
     kd_curves,
     kd_sensitivity,
     ktl,
     layout_images,
+    loader,
     preview_synthetic,
     real_faces,
     steps,
@@ -54,15 +57,47 @@ def test_results_name_every_measurement():
         assert not section or f"## {section}" in results, name
 
 
-def test_loader(data_dir):
+LOADER = ("nothing kept: ", "first pass: ", "later passes: ", "Python's part: ", "plain crop alone: ", "ordinary PNG: ")
+LOADER += ("nothing kept, pairs/s by the clock, threads 1: ", "nothing kept, a batch of 64: ")
+LARGER = "resnet18 0.125 32 8 train"
+
+
+@pytest.mark.parametrize(("row", "line"), [("", ()), pytest.param(LARGER, (f"{LARGER}, ",), marks=pytest.mark.slow)])
+def test_loader(row, line, data_dir):
     flags = ["--dataset=synthetic_faces/48x48", "--size=32", f"--data_dir={data_dir}"]
+    flags += ["--threads=1,2", "--turns=1", f"--steps={row}"]
     # The script runs in its own process, because it pins itself to one core.
     command = [sys.executable, "-m", "benchmarks.loader", *flags]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
     assert found.returncode == 0, found.stderr
-    beginnings = ("nothing kept: ", "first pass: ", "later passes: ", "plain crop alone: ", "ordinary PNG: ")
     lines = found.stdout.splitlines()
-    assert all(any(line.startswith(text) for line in lines) for text in beginnings)
+    assert all(any(line.startswith(text) for line in lines) for text in (*LOADER, *line))
+
+
+def test_augmentation_on_the_devices_warps_as_opencv_does(capsys):
+    device_augment.main(["--pairs=4", "--side=32", "--turns=1"])
+    lines = capsys.readouterr().out.splitlines()
+    difference = float(re.search(r"differ by at most (\d+) gray levels", lines[0])[1])
+    assert difference <= 1 and len(lines) == 7
+
+
+def test_dataset_of_the_loader(tmp_path, monkeypatch):
+    pair = generate.example(0, 0, size=48)
+    pairs = {"train": [{key: pair[key] for key in ("rgb", "thermal", "landmarks")}]}
+    real = tfds_builders.build
+
+    def build(name, data_dir, **options):
+        small = types.SimpleNamespace(as_data_source=lambda split: pairs[split])
+        return small if name.startswith("synthetic_faces") else real(name, data_dir, **options)
+
+    monkeypatch.setattr(tfds_builders, "build", build)
+    loader.make_bench(str(tmp_path), copies=3)
+    built = real(loader.BENCH, tmp_path)
+    assert built.info.splits["train"].num_examples == 3
+    for found in built.as_data_source(split="train"):
+        np.testing.assert_allclose(found["landmarks"], pair["landmarks"], atol=1e-3)
+    loader.make_bench(str(tmp_path))  # it is left alone
+    assert real(loader.BENCH, tmp_path).info.splits["train"].num_examples == 3
 
 
 def test_generator_compares_two_checkouts(capsys):

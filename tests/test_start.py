@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mlcm_jax import __version__, start
+from mlcm_jax import __version__, memory
 
 # Fills 64 MB twice, as a training step does, and prints the pages that had to be mapped for the second time.
 FAULTS = """
@@ -23,14 +23,14 @@ start.main()
 
 
 def run(*arguments, **variables):
-    environment = {key: value for key, value in os.environ.items() if key != start.VARIABLE} | variables
+    environment = {key: value for key, value in os.environ.items() if key != memory.VARIABLE} | variables
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.skipif(not start.missing({}), reason="only glibc has these settings")
+@pytest.mark.skipif(not memory.missing({}), reason="only glibc has these settings")
 def test_memory_is_kept_unless_somebody_has_settings_of_their_own():
-    kept, given_back = run("-c", FAULTS), run("-c", FAULTS, **{start.VARIABLE: ""})
+    kept, given_back = run("-c", FAULTS), run("-c", FAULTS, **{memory.VARIABLE: ""})
     assert not kept.stderr and int(kept.stdout) < 100
     assert int(given_back.stdout) > 10_000  # 16,384 pages of 4 KB
 
@@ -44,14 +44,14 @@ def test_command_has_its_arguments_and_exit_code():
 
 def test_only_glibc_without_settings_misses_them(monkeypatch):
     monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36", raising=False)
-    assert start.missing({}) and not start.missing({start.VARIABLE: "glibc.malloc.hugetlb=0"})
+    assert memory.missing({}) and not memory.missing({memory.VARIABLE: "glibc.malloc.hugetlb=0"})
     monkeypatch.setattr(os, "confstr", lambda name: None)
-    assert not start.missing({})
+    assert not memory.missing({})
 
     def unknown(name):
         raise ValueError("unrecognized configuration name")
 
     monkeypatch.setattr(os, "confstr", unknown)
-    assert not start.missing({})
+    assert not memory.missing({})
     monkeypatch.delattr(os, "confstr")
-    assert not start.missing({})
+    assert not memory.missing({})

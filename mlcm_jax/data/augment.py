@@ -25,6 +25,7 @@ from mlcm_jax.errors import InputError
 
 Example = dict[str, Any]
 CHANNELS = {"rgb": 3, "thermal": 1}  # modality -> channels of its images
+_VALUES = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)  # of thermal images; those of RGB are uint8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +171,7 @@ def crop(
         )
     if mirrored:
         for name in {"landmarks", "visible", "known", "weight"} & out.keys():
-            out[name] = out[name][layout.flip]
+            out[name] = out[name].take(layout.flip, axis=0)  # a quarter of the time of an index
     out["box"] = np.array(box, dtype=np.float32)
     out["to_image"] = matrix.astype(np.float32)
     return out | {name: photometric.to_floats(out[name]) for name in images} if floats else out
@@ -244,8 +245,9 @@ def _warp(images: dict[str, np.ndarray], matrix: np.ndarray, size: int) -> dict[
     factor = 1 << halvings
     # Work only on the part of the image under the crop: its bounding box and a margin of two pixels of the reduced
     # image, in whole pixels of the reduced image.
-    corners = [(u, v) for u in (0, size - 1) for v in (0, size - 1)]
-    xs, ys = [a * u + b * v + e for u, v in corners], [c * u + d * v + f for u, v in corners]
+    last = size - 1
+    xs = e, a * last + e, b * last + e, a * last + b * last + e
+    ys = f, c * last + f, d * last + f, c * last + d * last + f
     x0, y0 = max(0, int(min(xs)) - 2 * factor), max(0, int(min(ys)) - 2 * factor)
     x1, y1 = min(width, int(max(xs)) + 3 * factor), min(height, int(max(ys)) + 3 * factor)
     columns, rows = (x1 - x0) // factor, (y1 - y0) // factor
@@ -278,8 +280,8 @@ def _checked(image: Any, name: str, gain: str) -> np.ndarray:
     channels = CHANNELS[name]
     if name == "thermal" and image.ndim == 2:
         image = image[..., None]
-    types = ("uint8", "uint16", "float32") if name == "thermal" and gain != "as_is" else ("uint8",)
-    if image.dtype.name not in types or image.ndim != 3 or image.shape[2] != channels or image.size == 0:
-        needed = f"{' or '.join(types)} [H, W, {channels}]"
+    types = _VALUES if name == "thermal" and gain != "as_is" else _VALUES[:1]
+    if image.dtype not in types or image.ndim != 3 or image.shape[2] != channels or image.size == 0:
+        needed = f"{' or '.join(map(str, types))} [H, W, {channels}]"
         raise InputError(f"The {name} image must be {needed}, not {image.dtype} {image.shape}.")
     return image if channels == 3 else image[..., 0]

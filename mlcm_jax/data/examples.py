@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 import tfds_builders
-from mlcm_jax import landmarks
+from mlcm_jax import cores, landmarks
 from mlcm_jax.data import augment, image_file
 from mlcm_jax.errors import InputError
 
@@ -40,7 +40,8 @@ class _Memory:
             self.free += sum(counts)
 
 
-MEMORY = _Memory(2 << 30)
+# A sixteenth, because a machine may run a process for each of eight devices.
+MEMORY = _Memory(max(2 << 30, cores.memory() // 16))
 
 
 class Examples(Sequence):

@@ -66,7 +66,12 @@ def train_batches(
     dataset = dataset.random_map(functools.partial(_augmented, crop=crop, augmentation=augmentation))
     if rows is None:
         return dataset.batch(order.batch_size)
-    return grain.MapDataset.source(_Rows(dataset, rows, order.batch_size)).batch(len(rows))
+
+    def item(index: int) -> dict[str, np.ndarray]:
+        step, row = divmod(index, len(rows))
+        return dataset[step * order.batch_size + int(rows[row])]
+
+    return grain.MapDataset.range(len(dataset) // order.batch_size * len(rows)).map(item).batch(len(rows))
 
 
 def members(examples: Sequence[Examples], order: Order, step: int) -> list[dict[str, Any]]:
@@ -81,7 +86,8 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Itera
     """Yields the batches from step `start` on, which threads prepare ahead.
 
     These are not processes, because grain's need an absl app (grain #1355). OpenCV uses one thread meanwhile: crops are
-    small, and more threads would only compete with those of XLA.
+    small, and more threads would only compete with those of XLA. Batches that nobody has asked for are dropped at the
+    end, so that the next stage or the scoring has the cores to itself.
 
     Args:
         dataset: see `train_batches`.
@@ -90,9 +96,11 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Itera
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    source = iter(dataset[start:].to_iter_dataset(_read_options(threads)))
     try:
-        yield iter(dataset[start:].to_iter_dataset(_read_options(threads)))
+        yield source
     finally:
+        source.close()
         cv2.setNumThreads(before)
 
 
@@ -194,7 +202,9 @@ def _select(example: dict[str, np.ndarray], modalities: Sequence[str]) -> dict[s
 def _drawn(sources: Sequence[Sequence], order: Order) -> grain.MapDataset:
     """An endless dataset of the sources' items, in the order of training."""
     # All have the same seed, so that a dataset's own order does not depend on what it is mixed with.
-    parts = [grain.MapDataset.source(one).seed(order.seed).shuffle().repeat() for one in sources]
+    # Indices are mapped to items, because grain would measure the size of every item of a `source`.
+    items = [grain.MapDataset.range(len(one)).map(one.__getitem__) for one in sources]
+    parts = [one.seed(order.seed).shuffle().repeat() for one in items]
     if len(parts) == 1:
         return parts[0]
     shares = np.asarray(order.weights or [len(one) for one in sources], np.float64)
@@ -203,17 +213,3 @@ def _drawn(sources: Sequence[Sequence], order: Order) -> grain.MapDataset:
             f"config.dataset_weights={tuple(order.weights)} must be {len(parts)} positive numbers, one per dataset."
         )
     return grain.MapDataset.mix(parts, list(shares / shares.sum())).seed(order.seed)
-
-
-class _Rows(Sequence):
-    """The items in some rows of every batch, batch after batch, of an endless dataset."""
-
-    def __init__(self, dataset: grain.MapDataset, rows: np.ndarray, batch_size: int) -> None:
-        self._dataset, self._rows, self._batch_size = dataset, rows, batch_size
-
-    def __len__(self) -> int:
-        return len(self._dataset) // self._batch_size * len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        step, row = divmod(index, len(self._rows))
-        return self._dataset[step * self._batch_size + int(self._rows[row])]

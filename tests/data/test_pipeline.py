@@ -1,5 +1,8 @@
 """Batches: a function of seed, step and host; landmarks map back to the original images."""
 
+import threading
+import time
+
 import cv2
 import jax
 import numpy as np
@@ -174,6 +177,29 @@ def test_opencv_has_one_thread_only_while_batches_are_read(batches, opencv_threa
             for _ in source:
                 break
         assert cv2.getNumThreads() == 3
+
+
+def test_batches_that_were_not_asked_for_are_dropped_at_the_end():
+    examples, read, more = numbered(0, 16), [], threading.Event()
+
+    class Slow(list):
+        """Gives four examples at once, and the others when `more` is set."""
+
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index) if len(read) <= 4 or more.wait(60) else None
+
+    slow = Slow(examples[k] for k in range(16))
+    options = {"augmentation": Augmentation(), "modalities": ("thermal",)}
+    with pipeline.iterate(pipeline.train_batches([slow], SMALL, ORDER, **options), 0, threads=1) as source:
+        next(source)
+        while len(read) < 5:  # until the second batch is begun; the third one waits for the only thread
+            time.sleep(0.01)
+    more.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("grain-prefetch"):
+            thread.join(60)
+    assert len(read) == 8
 
 
 @pytest.mark.parametrize("batch_size", [5, 8, 1000])
