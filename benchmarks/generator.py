@@ -1,6 +1,6 @@
 """Measures how many pairs of faces one core renders per second, and how much two workers gain.
 
-    python -m benchmarks.generator [--manual_dir=ICT-FaceKit] [--before=CHECKOUT]
+    python -m benchmarks.generator [--manual_dir=ICT-FaceKit] [--before=CHECKOUT] [--sides=96,128,256]
 
 Each case is a head and a side in pixels. Its pairs are rendered and encoded in a process of its own, on one core, with
 the environment that the workers of a build have. The script prints pairs per second of processor time: the median over
@@ -37,7 +37,7 @@ def _start(checkout: pathlib.Path, rig: pathlib.Path | None, side: int) -> subpr
     """Starts this script as a process that renders one pair for every line that it reads."""
     from mlcm_jax import memory  # the other checkout, in which this script runs too, may not have it
 
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    threads = dict.fromkeys(workers.THREADS, "1")
     environment = {memory.VARIABLE: memory.SETTINGS} | os.environ | threads | {"PYTHONPATH": str(checkout)}
     command = [sys.executable, "-P", __file__, f"--rig={rig or ''}", f"--side={side}"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
@@ -118,14 +118,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--manual_dir", help="the clone of ICT-FaceKit")
     parser.add_argument("--before", type=pathlib.Path, help="another checkout to compare with")
     parser.add_argument("--pairs", type=int, default=64, help="pairs per case, a multiple of 8")
+    parser.add_argument("--sides", default=",".join(map(str, SIDES)), help="sides in pixels")
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--rig", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     cv2.setNumThreads(1)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))} if arguments.side else os.sched_getaffinity(0))
     if arguments.side:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         _serve(arguments.rig, arguments.side)
         return
+    if arguments.pairs % CHUNK:
+        parser.error(f"--pairs={arguments.pairs} must be a multiple of {CHUNK}.")
     checkouts = {"before": arguments.before.resolve()} if arguments.before else {}
     checkouts["now"] = pathlib.Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -134,8 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             rigs.append(pathlib.Path(folder, "rig.npz"))
             scan_head.load(arguments.manual_dir).save(rigs[1])
         for rig in rigs:
-            for side in SIDES:
-                _rates(checkouts, rig, side, arguments.pairs)
+            for side in arguments.sides.split(","):
+                _rates(checkouts, rig, int(side), arguments.pairs)
         for rig in rigs:
             _shares(rig, arguments.pairs // 2)
             _scaling(rig, 40 + 2 * arguments.pairs)

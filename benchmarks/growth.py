@@ -1,6 +1,6 @@
 """Measures how time and memory of a training step grow with the image, the batch, the landmarks and the devices.
 
-    python -m benchmarks.growth --out=docs/growth.png                  # six minutes on two cores
+    python -m benchmarks.growth --out=docs/growth.png
     tpu/bin/python -m benchmarks.growth --topologies                   # compiles for TPUs; needs the package libtpu
 
 A step is that of the stage `light_alone` of configs/shipped.py (`compile_step`, with an AdamW update and the average).

@@ -16,7 +16,8 @@ The parts, all with the default augmentation and batches of 32 pairs:
 - Thermal images stored as ordinary PNG and as builders store them, and batches sent to the devices as 8 bits and as
   floats.
 
-Results: RESULTS.md, "The loader".
+Start it with GLIBC_TUNABLES as docs/training.md says, because `mlcm train` has these settings of memory. Results:
+RESULTS.md, "The loader".
 """
 
 import argparse
@@ -36,15 +37,14 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 import tfds_builders
-from benchmarks import plan, steps
+from benchmarks import steps
 from mlcm_jax import cores, images
 from mlcm_jax.config import base
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, pipeline
 from mlcm_jax.data.build import default_data_dir
 from mlcm_jax.data.examples import MEMORY, MODALITIES, Examples, open_examples
-from mlcm_jax.training import loop, run_stage, sharding, stages
-from mlcm_jax.training.workdir import Trained
+from mlcm_jax.training import sharding, stages
 
 BATCH, CHUNK, LAYOUT = 32, 7, "ibug68"
 BENCH, COPIES = "paired_folder/bench", 16
@@ -162,15 +162,7 @@ def _step_times(row: str, data_dir: str, name: str, turns: int) -> None:
     examples = open_examples(name, "train", data_dir=data_dir, layout=config.layout, gain=config.gain)
     for k in range(len(examples)):  # so that all are decoded
         examples[k]
-    recipe = plan.shapes_of_step(config, stage)[0]
-    mean, mesh = pipeline.mean_shape([examples], expand=config.augment.expand), sharding.make_mesh()
-    needed = {
-        other: Trained(other, stages.initial_network(other, config, mean_shape=mean), config, mean)
-        for other in stages.requirements(stage, config)
-    }
-    state = sharding.put_sharded(run_stage.start_state(stage, config, recipe, needed, mean), mesh)
-    teachers = {other: sharding.put_sharded(needed[other].network, mesh) for other in recipe.teachers}
-    step, key = loop.compile_step(recipe, state, teachers, mesh), sharding.put_replicated(jax.random.key(0), mesh)
+    mesh, (step, (state, teachers, random, key)) = sharding.make_mesh(), steps.prepare(config, stage)
     options = dict(config.augment)
     crop = augment.Crop(config.image_size, options.pop("expand"), stages.layout(config), stages.gain(config))
     dataset = pipeline.train_batches(
@@ -178,7 +170,7 @@ def _step_times(row: str, data_dir: str, name: str, turns: int) -> None:
         crop,
         pipeline.Order(config.train.batch_size, config.seed),
         augmentation=augment.Augmentation(**options),
-        modalities=recipe.modalities,
+        modalities=[name for name in MODALITIES if name in random],
     )
     times: dict[str, list[float]] = {"resident": [], "loader": []}
     with pipeline.iterate(dataset, 0) as source:

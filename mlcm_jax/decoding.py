@@ -113,13 +113,19 @@ def from_pillow(image: Image.Image) -> np.ndarray:
 def _check_extent(image: Image.Image) -> None:
     """Raises an error for an opened image that is larger than any thermal sensor, or than what its file holds of it.
 
-    Pillow would take memory for all of it, and leave pixels as they are that the strips of a TIFF file do not cover.
+    Pillow would allocate memory for the whole image, and leave pixels that no strip of a TIFF file covers without a
+    value.
     """
     pixels = image.width * image.height
     if image.mode[0] in "IF" and pixels > tiff.LARGEST:
         raise Image.DecompressionBombError
-    covered = sum((right - left) * (low - high) for left, high, right, low in (tile[1] for tile in image.tile))
-    if image.format == "TIFF" and covered < pixels:
+    if image.format != "TIFF" or any(tile[0] == "libtiff" for tile in image.tile):  # which looks itself
+        return
+    planes = image.tag_v2.get(277, 1) if image.tag_v2.get(284) == 2 else 1  # whether channels are stored apart
+    covered = (
+        sum((right - left) * (low - high) for left, high, right, low in (tile[1] for tile in image.tile)) // planes
+    )
+    if covered < pixels:
         raise ValueError(f"its strips hold {covered:,} of its {pixels:,} pixels")
 
 

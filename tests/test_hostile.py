@@ -69,6 +69,12 @@ def test_a_kind_of_nan_at_which_processors_complain_is_a_hole(tmp_path):
     assert np.isnan(read_image(tmp_path / name).values).any()
 
 
+def test_planes_of_colours_are_read(tmp_path):
+    planes = stored(COLOURS.transpose(2, 0, 1), photometric="rgb", planarconfig="separate", rowsperstrip=5)
+    (tmp_path / "planes.tif").write_bytes(planes)
+    np.testing.assert_array_equal(read_image(tmp_path / "planes.tif").rgb, COLOURS)
+
+
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), which=st.sampled_from(range(len(FILES))))
 def test_damaged_files_give_an_image_or_an_input_error(tmp_path, data, which):
@@ -138,9 +144,9 @@ def bmp(width, height, bits, compression=0):
     )
 
 
-def lengthened(array, height):
-    """A TIFF whose header claims more rows than its only strip holds."""
-    content = bytearray(stored(array))
+def lengthened(array, height, **options):
+    """A TIFF whose header claims more rows than its strips hold."""
+    content = bytearray(stored(array, **options))
     entry = content.index(struct.pack("<HHI", 257, 4, 1))
     content[entry : entry + 12] = struct.pack("<HHII", 257, 4, 1, height)
     return bytes(content)
@@ -159,6 +165,7 @@ START = JPEG.index(b"\xff\xc0") + 5
 HOSTILE = {
     "one row.png": png(2**31 - 1, 1), "square.png": png(60_000, 60_000),
     "tall.tif": lengthened(COUNTS, 2_097_156), "long.tif": lengthened(COUNTS, 100), "grey.tif": lengthened(GRAY, 2**21),
+    "planes.tif": lengthened(COLOURS.transpose(2, 0, 1), 60, photometric="rgb", planarconfig="separate"),
     "one row.tif": tiff(2**32 - 1, 1), "big.tif": tiff(2**32 - 1, 1, big=True), "column.tif": tiff(1, 2**32 - 1),
     "white.tif": tiff(2**31, 2, photometric=0), "square.tif": tiff(65_535, 65_535),
     "one row.bmp": bmp(2**31 - 1, 1, 24), "square.bmp": bmp(60_000, 60_000, 8, 1), 

@@ -94,9 +94,9 @@ def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Itera
         start: the first step, from 0.
         threads: number of threads; 0 means one for each core, at least 2 and at most 16.
     """
+    source = iter(dataset[start:].to_iter_dataset(_read_options(threads)))
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    source = iter(dataset[start:].to_iter_dataset(_read_options(threads)))
     try:
         yield source
     finally:

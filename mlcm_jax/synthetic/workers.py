@@ -25,7 +25,7 @@ from mlcm_jax import cores, memory
 
 _AHEAD = 16  # finished pairs that may wait per worker: enough for pairs of unequal cost, within limited memory
 _ALIKE = 4  # consecutive examples go to one worker, which keeps what pairs of one person share
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")  # all are 1
 
 
 def render(
@@ -77,7 +77,7 @@ def _start(task: tuple) -> subprocess.Popen:
     """Starts a worker; `task` is (what, seed, indices, size, rig), see `render`."""
     root = str(pathlib.Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    environment = {memory.VARIABLE: memory.SETTINGS} | os.environ | dict.fromkeys(_THREADS, "1") | {"PYTHONPATH": path}
+    environment = {memory.VARIABLE: memory.SETTINGS} | os.environ | dict.fromkeys(THREADS, "1") | {"PYTHONPATH": path}
     worker = subprocess.Popen(
         [sys.executable, "-m", "mlcm_jax.synthetic.workers"],
         stdin=subprocess.PIPE,
