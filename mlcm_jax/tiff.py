@@ -162,6 +162,8 @@ def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 def _sizes(page: Any) -> list[int]:
     """How many bytes each strip or tile of an image has when it is unpacked; [] if they are not as they should be."""
+    if not all(isinstance(one, int) for one in (*page.shaped, *page.chunked, *page.chunks)):
+        return []  # a damaged tag has several values, and a product with a tuple of them would repeat the tuple
     parts, pixels, itemsize = math.prod(page.chunked), math.prod(page.chunks), page.dtype.itemsize
     if not (0 < math.prod(page.shaped) <= LARGEST and parts * pixels <= 2 * LARGEST):
         return []

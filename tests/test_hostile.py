@@ -152,6 +152,14 @@ def lengthened(array, height, **options):
     return bytes(content)
 
 
+def widened(count):
+    """A TIFF with several widths, and many rows."""
+    content = bytearray(lengthened(CELSIUS, 2**23, compression="zlib"))
+    entry = content.index(struct.pack("<HHI", 256, 4, 1))
+    content[entry : entry + 12] = struct.pack("<HHII", 256, 4, count, 8)
+    return bytes(content)
+
+
 def npy(shape):
     return (
         b"\x93NUMPY\1\0"
@@ -166,6 +174,7 @@ HOSTILE = {
     "one row.png": png(2**31 - 1, 1), "square.png": png(60_000, 60_000),
     "tall.tif": lengthened(COUNTS, 2_097_156), "long.tif": lengthened(COUNTS, 100), "grey.tif": lengthened(GRAY, 2**21),
     "planes.tif": lengthened(COLOURS.transpose(2, 0, 1), 60, photometric="rgb", planarconfig="separate"),
+    "widths.tif": widened(8),
     "one row.tif": tiff(2**32 - 1, 1), "big.tif": tiff(2**32 - 1, 1, big=True), "column.tif": tiff(1, 2**32 - 1),
     "white.tif": tiff(2**31, 2, photometric=0), "square.tif": tiff(65_535, 65_535),
     "one row.bmp": bmp(2**31 - 1, 1, 24), "square.bmp": bmp(60_000, 60_000, 8, 1), 
