@@ -38,7 +38,7 @@ def gain(values: np.ndarray, box: np.ndarray) -> np.ndarray:
     region = inside(values, box)
     region = region if region.size >= FEWEST else values
     if values.dtype == np.uint8:  # the same line, as a table of the 256 levels
-        return cv2.LUT(values, _stretched(np.arange(256, dtype=np.float32), *_limits_of_levels(region)))
+        return cv2.LUT(values, _stretched(np.arange(256.0), *_limits_of_levels(region)))
     if values.dtype.kind != "f":
         return _stretched(values.astype(np.float32), *_limits(region.astype(np.float32)))
     holes = ~np.isfinite(values)

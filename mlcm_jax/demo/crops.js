@@ -43,10 +43,11 @@ const crops = (() => {
     if (!used.length) return gray(image, () => 0);
     let [low, high] = numbers.percentiles(used, percentiles);
     if (!(high > low)) [low, high] = numbers.range(used);
-    const slope = (levels[1] - levels[0]) / (high - low);
+    const kind = image.data instanceof Uint8Array ? Number : Math.fround;  // float64, or float32, as in training
+    const [from, first, slope] = [low, levels[0], (levels[1] - levels[0]) / (high - low)].map(kind);
     return gray(whole(image), (value) => {
       if (!(high > low)) return value > low ? 255 : value < low ? 0 : 128;
-      return numbers.round(numbers.clip((value - low) * slope + levels[0], 0, 255));
+      return numbers.round(numbers.clip(kind(kind(kind(value - from) * slope) + first), 0, 255));
     });
   }
 

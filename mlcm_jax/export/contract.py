@@ -145,7 +145,8 @@ def _gain(card: Card) -> dict[str, Any]:
             "fewest": FEWEST,
             "otherwise": "the whole image, if fewer than `fewest` pixels of the region have a value",
             "line": "gray = clip(round(levels[0] + (value - low) * (levels[1] - levels[0]) / (high - low)), 0, 255), "
-            "where low and high are the percentiles of the region, by linear interpolation of the sorted values",
+            "where low and high are the percentiles of the region, by linear interpolation of the sorted values; "
+            "computed in float32, or in float64 if the image has 8 bits",
             "equal": "if low = high, they are the smallest and largest value of the region; if these are equal too, "
             "that value is 128, larger ones 255, smaller ones 0",
             "holes": "values that are not finite take no part in the percentiles, and take the gray level of the "
