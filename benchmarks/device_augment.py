@@ -31,7 +31,7 @@ WIDER = 1.25
 def warp(images: jax.Array, matrices: jax.Array, side: int) -> jax.Array:
     """Warps uint8 [B, H, W, C] to float32 [B, side, side, C]: crop pixel c takes the value at matrix @ (c, 1).
 
-    The interpolation is bilinear, and what lies outside the image is 0, as `augment.crop` has it.
+    As in `augment.crop`, the interpolation is bilinear, and pixels outside the image are 0.
 
     Args:
         images: uint8 [B, H, W, C].

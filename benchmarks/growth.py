@@ -153,7 +153,7 @@ def _compile() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures all points, or compiles for TPU slices, and prints a table."""
+    """Prints a table of measured steps, or of what a step that is compiled for TPU slices needs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="", help="file of the plot")
     parser.add_argument("--repeats", type=int, default=7, help="steps that are timed at each point")

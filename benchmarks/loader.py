@@ -132,7 +132,7 @@ def _threads(name: str, dataset: grain.MapDataset, numbers: Sequence[int], *, ba
 
 
 def _say_feeds(rates: dict[str, float], python: float) -> None:
-    """Prints the shortest steps of a GPU that the loader keeps up with, by calculation.
+    """Calculates and prints how short the steps of a GPU may be until they wait for the loader.
 
     Args:
         rates: pairs per second of one core, by case.
@@ -147,7 +147,7 @@ def _say_feeds(rates: dict[str, float], python: float) -> None:
 
 
 def _step_times(row: str, data_dir: str, name: str, turns: int) -> None:
-    """Prints the time of a training step with a batch that stays on the devices, and of one fed by the loader.
+    """Times a training step whose batch stays on the devices and one that the loader feeds, and prints both.
 
     Args:
         row: as in `benchmarks.steps`.

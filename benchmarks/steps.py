@@ -61,7 +61,7 @@ def config_of(name: str, width: float, side: int, batch: int, bf16: bool) -> Con
 
 
 def prepare(config: ConfigDict, stage: str) -> tuple[Callable, tuple]:
-    """A stage's jitted step on all devices, and its arguments: (state, teachers, random batch, key)."""
+    """Returns the jitted step of a stage, and its arguments on all devices: (state, teachers, random batch, key)."""
     recipe, _, _, shapes = plan.shapes_of_step(config, stage)
     mean, mesh = np.full((stages.layout(config).count, 2), 0.5, np.float32), sharding.make_mesh()
     needed = {

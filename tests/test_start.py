@@ -1,4 +1,4 @@
-"""The command starts with settings of the allocator, once, and with the same arguments."""
+"""`mlcm` starts itself again with the settings of `memory`, and keeps its arguments and its exit code."""
 
 import os
 import subprocess

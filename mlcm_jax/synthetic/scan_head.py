@@ -82,7 +82,7 @@ class ScanHeads:
         faces = np.concatenate([rig.faces, cloth]).astype(np.intp)
         region = np.concatenate([rig.face_part, np.full(len(cloth), TORSO, np.uint8)])
         closed = ~is_part(region, ScanPart.GUMS, ScanPart.TEETH)
-        # Transposed, see `zbuffer.rasterise`; with teeth and gums, and without.
+        # All triangles, and those without teeth and gums. `zbuffer.rasterise` is fastest with transposed arrays.
         self._faces = tuple((np.ascontiguousarray(faces[on].T).T, region[on]) for on in (slice(None), closed))
         self._coordinates = np.concatenate([rig.coordinates, self._torso])
         spare = np.tile(np.array([9, 9, 9, 9, 0], np.float32), (len(used), 1))

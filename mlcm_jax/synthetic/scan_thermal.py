@@ -278,7 +278,7 @@ def _draw_beard(
 def _cloth(gbuffer: GBuffer, on: np.ndarray, rng: np.random.Generator, now: _Moment) -> np.ndarray:
     """Clothes, float32 [N] in °C at the flat indices `on`.
 
-    They are never as cold as the room, and have fine folds; some images show a seat belt.
+    Clothes are never as cold as the room, and they have fine folds. Some people wear a seat belt.
     """
     cloth = clothes(gbuffer, on, rng, now.climate, now.level)
     cloth = np.maximum(cloth, np.float32(between(now.climate, now.level, 0.2)))
