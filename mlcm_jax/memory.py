@@ -3,7 +3,7 @@
 A training step on a CPU allocates hundreds of megabytes and frees them again. By default, glibc takes such blocks from
 the system one by one and gives them back at once, so that the system has to clear and map their pages anew in every
 step: 80,000 pages for a step of MobileNetV2, which is a third of its processor time. With `SETTINGS`, a process keeps
-what it has freed until it ends, in large pages where the system has them. (RESULTS.md in benchmarks/, "Training steps".)
+what it has freed until it ends, in large pages where the system has them (RESULTS.md in benchmarks/, "Training steps").
 
 glibc reads these settings only when a process starts. `start` therefore starts the command `mlcm` a second time, in the
 same process. A program that imports the package can be started with them, as docs/training.md says.
