@@ -18,6 +18,7 @@ from mlcm_jax.errors import InputError
 
 TRUTH, PREDICTION = (40, 200, 60), (255, 50, 50)  # green and red, RGB
 SHOWN, HIDDEN = (255, 255, 90), (255, 120, 60)  # numbers of visible and of invisible landmarks: yellow and orange
+MEASURED = (60, 220, 120)  # green: regions that have temperatures; the others are orange
 _TILE = 512  # side of a face on a contact sheet, pixels
 
 Color = tuple[int, int, int]
@@ -53,7 +54,10 @@ def draw_landmarks(
 def draw_faces(
     image: np.ndarray, faces: Sequence[Mapping[str, Any]], *, color: Color = PREDICTION, smallest: int = 512
 ) -> np.ndarray:
-    """Draws the `landmarks` of any number of faces, in their `layout`, with their `box`; see `draw_landmarks`."""
+    """Draws the `landmarks` of any number of faces, in their `layout`, with their `box`; see `draw_landmarks`.
+
+    Faces may have `outlines`, pairs of the corners of a region, [N, 2] in pixels, and whether it is measured.
+    """
     canvas, factor = _enlarged(image, smallest)
     side = max(canvas.shape[:2])
     bits = 4  # fractional bits of OpenCV's coordinates: dots are exact to 1/16 pixel
@@ -70,6 +74,9 @@ def draw_faces(
             x, y, w, h = (float(value) for value in face["box"])
             corners = fixed([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])
             cv2.polylines(canvas, [corners], True, (255, 255, 255), thin, cv2.LINE_AA, shift=bits)
+        for corners, measured in face.get("outlines", ()):
+            own = MEASURED if measured else HIDDEN
+            cv2.polylines(canvas, [fixed(corners)], True, own, thin, cv2.LINE_AA, shift=bits)
         places = fixed(points)
         for first, second in layout.edges:
             ends = [tuple(map(int, places[i])) for i in (first, second)]

@@ -47,6 +47,7 @@ def demo(out: str, ort: str = "") -> Path:
     check_replaceable(path, _MARK, "page of this command")
     _check_converter()
     runtime = runtimes.read(ort) if ort else runtimes.fetch()
+    say("Converting both networks for the page, which can take half a minute …")
     text = build(runtime, _graphs(), samples())
     size = len(text.encode())
     if size > LARGEST:

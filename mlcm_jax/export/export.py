@@ -62,6 +62,7 @@ def export(
     target = epath.Path(out) / f"{'detector' if boxes else 'landmarks'}{formats.FORMATS[format]}"
     _check_folder(target, overwrite=options.get("overwrite", False))
     count = options.get("count", FACES)
+    say(f"Converting the network to {target.name}, which can take half a minute …")
     made, content = _convert(arrays, card, format, quantize, count)
     decoding = decode.described(arrays, card, made)
     with formats.explained(format, f"The network of stage {card.stage} cannot be run after its conversion"):
@@ -69,6 +70,7 @@ def export(
             formats.survives(content)
         run = formats.runner(content, made, format)
         run(np.zeros(made.shapes[graph.INPUT], np.float32))
+    say(f"Comparing the file with JAX on {count} rendered images …")
     rendered = list(faces.views(card, faces.REPORT, count, boxes=boxes))
     found = parity.report(rendered, parity.reference(arrays, card), run, card, decoding)
     bound = parity.check(found, quantize)

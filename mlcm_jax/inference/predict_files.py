@@ -328,9 +328,16 @@ def _told(key: str, entry: Mapping[str, Any]) -> str:
     return f"{key}: score {scores}" if count == 1 else f"{key}: {count} faces, scores {scores}"
 
 
+def _outlines(face: Mapping[str, Any]) -> list[tuple[np.ndarray, bool]]:
+    """The regions to draw, if they were measured."""
+    hidden = {name: one["hidden"] for name, one in face.get("regions", {}).items()}
+    return face_regions.drawn(np.asarray(face["landmarks"]), hidden) if hidden else []
+
+
 def _draw(image: np.ndarray, entry: Mapping[str, Any], path: epath.Path) -> None:
     """Draws all faces of an image, and writes the overlay."""
-    overlay = draw.draw_faces(image, entry["faces"])
+    faces = [face | {"outlines": _outlines(face)} for face in entry["faces"]]
+    overlay = draw.draw_faces(image, faces)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         written = cv2.imwrite(str(path), cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))

@@ -106,6 +106,16 @@ def outline(points: np.ndarray, name: str) -> np.ndarray:
     return (1 - share[:, None]) * points[first] + share[:, None] * points[second]
 
 
+def drawn(points: np.ndarray, hidden: Mapping[str, bool]) -> list[tuple[np.ndarray, bool]]:
+    """The regions inside the face as `draw.draw_faces` takes them: their outlines, and whether they are measured.
+
+    Args:
+        points: [68, 2], landmarks of iBUG 68 in pixels.
+        hidden: whether a region is hidden, by its name in `NAMES`.
+    """
+    return [(outline(points, name), not hidden[name]) for name in NAMES if name != "face"]
+
+
 def pixels(points: np.ndarray, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pixels whose centres lie in a region, int [N] twice; see `outline`."""
     corners = outline(points, name)

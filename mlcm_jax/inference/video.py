@@ -8,7 +8,7 @@ import dataclasses
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 import cv2
@@ -102,10 +102,11 @@ def follow(  # noqa: PLR0913
             _check_size(frame, image, number, source)
             time = number / clip.rate
             found = tracker(frame, time)
-            sinks.write(number, time, frame, found)
-            if frame.celsius is not None and found.faces.layout == regions.LAYOUT:
-                rows = zip(found.people.tolist(), found.faces.regions(frame.celsius), strict=True)
-                measured += [(time, person, one) for person, one in rows]
+            has_regions = frame.celsius is not None and found.faces.layout == regions.LAYOUT
+            here = found.faces.regions(frame.celsius) if has_regions else []
+            sinks.write(number, time, frame, found, here)
+            if here:
+                measured += [(time, *row) for row in zip(found.people.tolist(), here, strict=True)]
             seen, with_faces = number + 1, with_faces + bool(len(found.people))
             people.update(found.people.tolist())
             if not doubt and (doubt := _doubt(frame, found)):
@@ -197,8 +198,15 @@ class _Sinks:
     video: cv2.VideoWriter
     advance: Any
 
-    def write(self, number: int, time: float, frame: image_file.Image, found: track.Tracked) -> None:
-        """Writes what was found in a frame to all files."""
+    def write(
+        self,
+        number: int,
+        time: float,
+        frame: image_file.Image,
+        found: track.Tracked,
+        measured: Sequence[Mapping[str, regions.Region]],
+    ) -> None:
+        """Writes what was found in a frame to all files; `measured` has the regions of every face, or of none."""
         faces = found.faces
         entries = [
             {
@@ -211,13 +219,14 @@ class _Sinks:
         ]
         self.lines.write(json.dumps({"frame": number, "time": round(time, 4), "faces": entries}) + "\n")
         self.lines.flush()
-        if self.table and faces.layout == regions.LAYOUT:
+        drawn = [{"landmarks": points, "layout": faces.layout, "box": None} for points in faces.landmarks]
+        if self.table and measured:
             writer = csv.writer(self.table, lineterminator="\n")
-            for person, one in zip(found.people.tolist(), faces.regions(frame.celsius), strict=True):
+            for person, face, one in zip(found.people.tolist(), drawn, measured, strict=True):
+                face["outlines"] = regions.drawn(face["landmarks"], {name: one[name].hidden for name in one})
                 for name, values in regions.rounded(one).items():
                     numbers = ["" if value is None else value for value in list(values.values())[:-1]]
                     writer.writerow([number, round(time, 4), person, name, *numbers, int(values["hidden"])])
-        drawn = [{"landmarks": points, "layout": faces.layout, "box": None} for points in faces.landmarks]
         overlay = draw.draw_faces(frame.gray, drawn, smallest=_SIDE)
         for person, (x, y, *_) in zip(found.people.tolist(), faces.boxes, strict=True):
             scale = overlay.shape[1] / frame.gray.shape[1]

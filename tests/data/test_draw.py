@@ -48,6 +48,15 @@ def test_lines_follow_the_layout():
     assert canvas[int(between_eyes[1]), int(between_eyes[0])].max() == 0
 
 
+def test_outlines_of_regions_say_by_their_colour_whether_they_are_measured():
+    squares = [np.array([(x, 5), (x + 8, 5), (x + 8, 12), (x, 12)], float) for x in (4, 44)]
+    face = {"landmarks": POINTS, "layout": "tfw5", "box": None, "outlines": [(squares[0], True), (squares[1], False)]}
+    canvas = draw.draw_faces(np.zeros((50, 60), np.uint8), [face], smallest=0)
+    for x, colour in ((6, draw.MEASURED), (46, draw.HIDDEN)):
+        np.testing.assert_allclose(canvas[5, x : x + 5], [colour] * 5, atol=30)  # the line is smoothed
+    assert canvas[7:10, 6:10].max() == 0
+
+
 def test_other_layouts_and_dtypes_are_refused():
     with pytest.raises(InputError, match="68 points"):
         draw.draw_landmarks(np.zeros((5, 5), np.uint8), POINTS, "ibug68")

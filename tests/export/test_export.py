@@ -46,6 +46,7 @@ def test_a_folder_of_stablehlo_has_all_that_its_use_takes(tmp_path, capsys):
     assert report["bytes"] == len(path.read_bytes()) and report["latency_ms"]["median"] > 0
     said = capsys.readouterr().out
     assert f"({report['bytes'] / 1e6:.2f} MB)" in said and "3 rendered images" in said and "NME" in said
+    assert said.startswith("Converting the network to landmarks.mlirbc")  # it takes a while
 
 
 @pytest.mark.parametrize("gain", ["box", "as_is", "range", "rgb"])

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mlcm_jax.data import draw
 from mlcm_jax.errors import InputError
 from mlcm_jax.inference import regions
 from mlcm_jax.inference.predict_files import predict_files
@@ -147,6 +148,19 @@ def test_the_command_writes_regions_and_keeps_those_of_earlier_calls(tmp_path, p
     with pytest.raises(InputError, match=r"1 of 1 images were left out: .*gray\.png: The image has gray levels"):
         predict_files([str(tmp_path / "gray.png")], out=str(tmp_path / "new"), regions=True)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_overlay_shows_which_regions_are_measured(tmp_path, pair):
+    celsius = pair["celsius"].copy()
+    celsius[regions.pixels(pair["landmarks"], "chin", celsius.shape)] -= 6.0
+    np.save(tmp_path / "a.npy", celsius)
+    (face,) = predict_files([str(tmp_path / "a.npy")], out=str(tmp_path), regions=True)["a.npy"]["faces"]
+    overlay = cv2.imread(str(tmp_path / "a.npy_landmarks.png"))[..., ::-1]
+    assert face["regions"]["chin"]["hidden"] and not face["regions"]["right_cheek"]["hidden"]
+    for name, colour in (("chin", draw.HIDDEN), ("right_cheek", draw.MEASURED)):
+        corner = (regions.outline(face["landmarks"], name)[0] + 0.5) * (overlay.shape[0] / celsius.shape[0]) - 0.5
+        x, y = corner.round().astype(int)
+        assert np.abs(overlay[y - 2 : y + 3, x - 2 : x + 3] - np.array(colour)).sum(-1).min() < 60
 
 
 def test_the_table_of_an_earlier_call_loses_what_is_replaced(tmp_path, pair):
