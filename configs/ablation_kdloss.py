@@ -46,7 +46,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config,
         grid,
         control="student alone",
-        controls={},
         shared=("teacher", "tolerant"),
         comparisons=tuple(pair for pair in pairs if set(pair) <= set(grid)),
     )

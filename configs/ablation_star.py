@@ -31,4 +31,4 @@ def get_config(variant: str = "") -> ConfigDict:
         "scratch weight 100": {"light_head_init": "scratch"},
     }
     controls = {"scratch weight 100": "from scratch"}
-    return add_grid(config, grid, control="weight 0", controls=controls, shared=("teacher",), comparisons=())
+    return add_grid(config, grid, control="weight 0", controls=controls, shared=("teacher",))

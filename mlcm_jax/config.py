@@ -287,11 +287,13 @@ def add_grid(config: ConfigDict, grid: Mapping[str, Mapping[str, Any]], **ablati
     Args:
         config: the config of a run, from which the rows differ.
         grid: row -> the keys that it overrides, as nested dicts.
-        **ablation: `control`, `controls`, `shared` and `comparisons`, see `evaluation.ablation_rows.plan`.
+        **ablation: `control` and, where they are not empty, `controls`, `shared` and `comparisons`, see
+            `evaluation.ablation_rows.plan`.
     """
+    empty = {"controls": {}, "shared": (), "comparisons": ()}
     with config.unlocked():
         config.grid = ConfigDict(grid)
-        config.ablation = ConfigDict({"rows": tuple(grid), **ablation})
+        config.ablation = ConfigDict({"rows": tuple(grid), **empty, **ablation})
     return config
 
 

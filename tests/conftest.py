@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 from commands import SMOKE, once, run_mlcm
@@ -11,6 +12,9 @@ from commands import SMOKE, once, run_mlcm
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_platforms", "cpu")
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is no test's matter
+hypothesis.settings.load_profile("any machine")
 
 # The compilation cache of processes that tests start, which compile the same small programs again and again. (This
 # process does not use it.) The folder belongs to the user and is kept for later test runs.

@@ -107,7 +107,7 @@ def drawn_pairs(chains):
     return sorted(sorted(pair) for chain in chains for pair in itertools.pairwise(chain))
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True)
 @given(data=st.data())
 def test_edges_do_not_depend_on_the_order_of_pairs(data):
     layout = landmarks.get(data.draw(st.sampled_from(sorted(landmarks.LAYOUTS))))
@@ -117,7 +117,7 @@ def test_edges_do_not_depend_on_the_order_of_pairs(data):
     assert codecs.edge_chains(dataclasses.replace(layout, edges=edges)) == codecs.edge_chains(layout)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200, derandomize=True)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda p: p[0] != p[1]), min_size=1),
     order=st.randoms(use_true_random=False),

@@ -321,8 +321,9 @@ def test_a_file_can_build_on_another_in_its_folder(tmp_path, monkeypatch):
 
 
 def test_a_grid_is_added_without_becoming_a_key_of_runs():
-    config = configs.add_grid(configs.base(), {"a": {"seed": 1}, "b": {}}, control="a", shared=())
+    config = configs.add_grid(configs.base(), {"a": {"seed": 1}, "b": {}}, control="a")
     assert config.ablation.rows == ("a", "b") and config.grid.a.seed == 1 and config.ablation.control == "a"
+    assert not (config.ablation.controls or config.ablation.shared or config.ablation.comparisons)
     configs.check(config)
     with pytest.raises(AttributeError):
         config.gird = 1

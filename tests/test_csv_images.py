@@ -144,7 +144,7 @@ def test_what_is_no_table_of_temperatures_is_refused(tmp_path, text, message):
     assert "a.csv" in str(raised.value) and "\n" not in str(raised.value)
 
 
-@settings(deadline=1000, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=10_000, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(st.tuples(st.integers(0, 1000), st.sampled_from(list('0.,;\n\t -aN"°e'))), max_size=4),
     keep=st.integers(1, 1152),
@@ -165,7 +165,7 @@ def test_a_damaged_table_has_no_other_shape(tmp_path, changes, keep, cut):
         assert found.shape[1] in (15, 16) and found.shape[0] >= 8
 
 
-@settings(deadline=1000, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=10_000, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(min_size=1, max_size=60),

@@ -125,7 +125,7 @@ def test_gradients_are_finite_for_any_maps():
         assert np.isfinite(value) and all(np.isfinite(one).all() for one in gradient)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(*[st.floats(0.0, 0.7)] * 2, *[st.floats(0.1, 0.3)] * 2), min_size=1, max_size=4))
 def test_right_maps_give_the_boxes_back(boxes):
     boxes = np.asarray(boxes, np.float32)

@@ -116,7 +116,7 @@ def test_counts_without_constants_are_counts(tmp_path, ending):
     assert read_image(path, celsius="none").celsius is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_data_raise_one_kind_of_error(data):
     content = bytearray(made_flir.fff(made_flir.counts(CELSIUS), png=data.draw(st.booleans())))

@@ -218,7 +218,7 @@ def test_nothing_is_left_of_an_image_of_nan():
     assert np.isnan(holes.filled(nothing, np.isnan(nothing))).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40))
 def test_any_image_is_searched(seed, height, width):
     dtype = ("uint8", "uint16", "float32")[seed % 3]

@@ -75,7 +75,7 @@ def test_planes_of_colours_are_read(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "planes.tif").rgb, COLOURS)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), which=st.sampled_from(range(len(FILES))))
 def test_damaged_files_give_an_image_or_an_input_error(tmp_path, data, which):
     name, content = FILES[which]
@@ -97,7 +97,7 @@ def test_damaged_files_give_an_image_or_an_input_error(tmp_path, data, which):
     assert image.values.ndim == 2 and image.values.dtype == np.float32 and image.gray.shape == image.values.shape
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=80), which=st.sampled_from(range(len(FILES))), start=st.integers(0, 40))
 def test_any_bytes_give_an_image_or_an_input_error(tmp_path, content, which, start):
     name, whole = FILES[which]

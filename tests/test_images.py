@@ -342,7 +342,7 @@ JPEG = cv2.imencode(".jpg", COLOUR)[1].tobytes()
 TIFF = cv2.imencode(".tiff", GRAY)[1].tobytes()
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), source=st.sampled_from([PNG, JPEG, TIFF, b""]))
 def test_damaged_bytes_give_an_image_or_an_input_error(tmp_path, data, source):
     content = bytearray(source) + data.draw(st.binary(max_size=20))

@@ -145,9 +145,7 @@ def test_files_that_are_no_shape_model(tmp_path, saved):
         shape_model.save(shape_model.fit(shapes()[0]), tmp_path / "no" / "folder.npz")
 
 
-@settings(
-    max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_file_with_changed_bytes_loads_or_says_why_not(saved, tmp_path, data):
     content = bytearray(saved.read_bytes())

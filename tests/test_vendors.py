@@ -118,7 +118,7 @@ def test_a_build_tells_what_was_not_read(tmp_path):
     assert second.startswith("1 face, such as thermal/c.jpg, thermal image: the file holds 60,000 bytes beside")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), start=st.sampled_from([*OWNERS.values(), PNG, b"BM", b"RIFF____WEBP", b""]))
 def test_any_bytes_are_looked_through(data, start):
     content = bytearray(start[: data.draw(st.integers(0, 3000))])

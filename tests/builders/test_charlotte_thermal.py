@@ -315,7 +315,7 @@ def test_bad_tables(tmp_path, change, sentence):
         module.read_labels(path)
 
 
-@hypothesis.settings(max_examples=60, derandomize=True, deadline=None)
+@hypothesis.settings(max_examples=60, derandomize=True)
 @hypothesis.given(
     cells=st.lists(st.text(max_size=6) | st.floats().map(str), max_size=160),
     tail=st.binary(max_size=20),

@@ -238,7 +238,7 @@ def _overwritten(place, content):
     return change
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True)
 @given(
     st.one_of(
         st.binary(max_size=700).map(lambda tail: lambda whole: tail),

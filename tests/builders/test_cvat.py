@@ -9,7 +9,7 @@ from mlcm_jax.errors import InputError
 from tfds_builders.paired_folder import cvat, labels
 from tfds_builders.paired_folder.named_points import UNSAID, Wanted
 
-FUZZ = settings(max_examples=80, derandomize=True, deadline=None)
+FUZZ = settings(max_examples=80, derandomize=True)
 XY = [[10.5, 20.0], [30.25, 21.0], [20.0, 40.5]]
 LIST = '<points label="face" occluded="0" source="manual" points="10.50,20.00;30.25,21.00;20.00,40.50" z_order="0"/>'
 BOX = '<box label="head" occluded="0" xtl="5.0" ytl="6.0" xbr="50.0" ybr="60.0" z_order="0"/>'

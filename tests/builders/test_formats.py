@@ -11,7 +11,7 @@ from mlcm_jax import files
 from mlcm_jax.errors import InputError
 from tfds_builders import formats
 
-FUZZ = settings(max_examples=60, derandomize=True, deadline=None)
+FUZZ = settings(max_examples=60, derandomize=True)
 PTS = "version: 1\nn_points: 3\n{\n1 1\n2.5 3\n-4 5e1\n}\n"
 
 

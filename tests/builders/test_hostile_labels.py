@@ -18,7 +18,7 @@ from tfds_builders.paired_folder import folder, labels, thermal_kind
 from tfds_builders.paired_folder import paired_folder_dataset_builder as builder
 from tfds_builders.paired_folder.named_points import Wanted
 
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FORMS = {name: text for name, text in page.EXAMPLES.items() if name != ".npy"}
 NOISE = st.sampled_from(
     ["", "0", "-", "1e999", "NaN", "null", "[", "{", '"', "<", ",", ";", "\n", "\0", "é", "9" * 5000]

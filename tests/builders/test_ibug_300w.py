@@ -167,7 +167,7 @@ def test_broken_files_are_refused(tmp_path, name, change, message):
     assert not list(tmp_path.glob("ibug_300w/*/1.1.0"))
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=40, derandomize=True)
 @given(
     st.one_of(st.binary(max_size=80), st.text(st.sampled_from("{}: \n01.e-nversio_pt"), max_size=80).map(str.encode))
 )

@@ -12,7 +12,7 @@ from mlcm_jax.errors import InputError
 from tfds_builders.paired_folder import label_tools, labels
 from tfds_builders.paired_folder.named_points import UNSAID, Wanted
 
-FUZZ = settings(max_examples=60, derandomize=True, deadline=None)
+FUZZ = settings(max_examples=60, derandomize=True)
 XY = [[10.5, 20.0], [30.25, 21.0], [20.0, 40.5]]
 
 

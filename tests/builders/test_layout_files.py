@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlcm_jax import landmarks, layout_file
 from mlcm_jax.errors import InputError
 
-FUZZ = settings(max_examples=80, derandomize=True, deadline=None)
+FUZZ = settings(max_examples=80, derandomize=True)
 MINE = {
     "name": "mine",
     "names": ["re", "le", "nose", "rm", "lm"],

@@ -15,7 +15,7 @@ from tfds_builders import formats
 from tfds_builders.paired_folder import folder, labels, thermal_kind
 from tfds_builders.paired_folder import paired_folder_dataset_builder as paired
 
-FUZZ = settings(max_examples=80, derandomize=True, deadline=None)
+FUZZ = settings(max_examples=80, derandomize=True)
 TWO = [[1, 2], [3.5, -4]]
 
 

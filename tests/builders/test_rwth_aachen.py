@@ -187,7 +187,7 @@ _VALUES = st.none() | st.booleans() | st.integers(-(10**320), 10**320) | st.floa
 _ROWS = st.lists(_VALUES, min_size=2, max_size=2) | st.lists(st.floats(0, 99), min_size=2, max_size=2) | _VALUES
 
 
-@hypothesis.settings(max_examples=60, derandomize=True, deadline=None)
+@hypothesis.settings(max_examples=60, derandomize=True)
 @hypothesis.given(
     rows=st.lists(_ROWS, min_size=1, max_size=4),
     content=st.none() | st.binary(max_size=40) | st.dictionaries(st.sampled_from(["landmarks", "points"]), _VALUES),

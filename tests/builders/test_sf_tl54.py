@@ -347,7 +347,7 @@ SHAPE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True)
 @given(
     st.binary(max_size=60)
     | JSON.map(lambda content: json.dumps(content).encode())
@@ -361,7 +361,7 @@ def test_any_label_file_is_refused_with_an_input_error(content):
             sf.read_labels(path)
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True)
 @given(st.text(alphabet='0123456789.,-e\n\r;" \tnaif', max_size=40) | st.text(max_size=20))
 def test_any_list_is_read_or_refused(text):
     with tempfile.TemporaryDirectory() as folder:

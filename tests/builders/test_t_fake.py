@@ -213,7 +213,7 @@ def test_every_feature_is_documented(tmp_path):
     assert all(feature.doc.desc for feature in builder.info.features.values())
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True)
 @given(
     st.binary(max_size=80)
     | st.text(max_size=40).map(lambda text: text.encode(errors="replace"))

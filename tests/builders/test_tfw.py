@@ -196,7 +196,7 @@ def test_swapped_axes_are_remarked(tmp_path):
     assert any("are the rows [y, x]" in remark for remark in built.info.metadata["remarks"])
 
 
-@hypothesis.settings(max_examples=80, derandomize=True, deadline=None)
+@hypothesis.settings(max_examples=80, derandomize=True)
 @hypothesis.given(
     cells=st.lists(st.floats().map(str) | st.text(max_size=4), min_size=13, max_size=15), other=st.binary(max_size=30)
 )

@@ -200,7 +200,7 @@ def test_a_truncated_image_and_a_missing_list_are_refused(tmp_path):
 _GOOD = line(np.arange(196).reshape(98, 2), (1, 2, 3, 4), "010101", "a/b c.jpg").split(" ")
 
 
-@settings(max_examples=80, derandomize=True, deadline=None)
+@settings(max_examples=80, derandomize=True)
 @given(
     st.one_of(
         st.binary(max_size=60),

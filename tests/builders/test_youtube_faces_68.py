@@ -139,7 +139,7 @@ def test_one_person_in_two_splits(tmp_path):
         tfds_builders.build("youtube_faces_68", tmp_path / "built", manual_dir=tmp_path / "source")
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=40, derandomize=True)
 @given(
     content=st.binary(max_size=200)
     | st.lists(st.sampled_from([*HEADER[:6], ",", "\n", "1"])).map("".join).map(str.encode)

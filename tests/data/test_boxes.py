@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlcm_jax.data import boxes
@@ -63,7 +63,6 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("boxes")
 
 
-@settings(deadline=None)  # the test writes a file
 @given(content=JSON | GOOD)
 def test_any_json_gives_boxes_or_an_input_error(folder, content):
     path = folder / "any.json"
@@ -78,14 +77,12 @@ def test_any_json_gives_boxes_or_an_input_error(folder, content):
             assert box == tuple(map(float, content[name])) and min(box[2:]) > 0
 
 
-@settings(deadline=None)
 @given(content=GOOD)
 def test_file_of_boxes_is_read_exactly(folder, content):
     (folder / "good.json").write_text(json.dumps(content))
     assert boxes.read_boxes(folder / "good.json") == content
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=60))
 def test_any_bytes_give_boxes_or_an_input_error(folder, content):
     path = folder / "bytes.json"

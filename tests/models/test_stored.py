@@ -160,7 +160,7 @@ def test_weights_of_an_unknown_type_are_reported(folder):
     assert str(folder / stored.WEIGHTS) in refused(folder)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_weights_with_a_changed_byte_are_reported(tmp_path_factory, data):
     card = stored_runs.card()

@@ -1,0 +1,36 @@
+"""Measures what single choices in the training of the shipped network change: 9 rows × 2 seeds of `light_alone`.
+
+    mlcm ablate --config=configs/ablation_recipe.py --workdir=runs/recipe
+    mlcm ablate … --config.test_dataset=paired_folder/real --config.normalizer=outer_eyes   # scores them again
+    mlcm ablate --config=configs/ablation_recipe.py:smoke --workdir=/tmp/smoke              # only shows that it runs
+
+Every row changes one thing in configs/shipped.py, whose datasets it needs, and trains for 2,500 steps. Labelled real
+faces, built as paired_folder/real, are needed by the second command only.
+"""
+
+from ml_collections import ConfigDict
+
+from mlcm_jax.config import add_grid, check_variant, load
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant` is "" or "smoke"."""
+    check_variant(variant, ("smoke",), __file__)
+    config = load("shipped.py", variant, beside=__file__)
+    config.seeds = (0,) if variant == "smoke" else (0, 1)
+    config.stages = ("light_alone",)
+    larger = 48 if variant == "smoke" else 128
+    if variant != "smoke":
+        config.steps.light = 2500
+    grid = {
+        "as shipped": {},
+        "without the likelihood": {"loss": {"uncertainty": 0.0}, "light": {"uncertainty": False}},
+        "wing loss": {"loss": {"name": "wing"}},
+        "never inverted": {"augment": {"invert": 0.0}},
+        "boxes moved by half as much": {"augment": {"jitter": 0.1}},
+        "half the photometric changes": {"augment": {"photometric": 0.5}},
+        "twice the occlusions": {"augment": {"occlusion": 0.4}},
+        "turned by up to 40°": {"augment": {"rotation": 40.0}},
+        "larger crops": {"image_size": larger},
+    }
+    return add_grid(config, grid, control="as shipped")
