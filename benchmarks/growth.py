@@ -26,6 +26,7 @@ import jax
 import matplotlib.pyplot as plt
 import yaml
 from jax.experimental import topologies
+from matplotlib import ticker
 from ml_collections import ConfigDict
 
 from benchmarks import plan, steps
@@ -133,7 +134,10 @@ def _draw(found: dict[str, dict[int, dict[str, float]]], out: str) -> None:
                     values, *([scale * one[k] for one in points.values()] for k in ("least", "most")), alpha=0.3
                 )
             axis.set_xticks(values, [str(v) for v in values])
-            axis.minorticks_off()
+            axis.xaxis.set_minor_locator(ticker.NullLocator())
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:,.0f}")
+            axis.yaxis.set_minor_locator(ticker.NullLocator())
             axis.set_ylabel(unit if column == 0 else "")
             axis.set_xlabel({"side": "side of the image, pixels", "devices": "virtual devices"}.get(name, name))
             axis.grid(alpha=0.3)
