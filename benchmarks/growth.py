@@ -157,7 +157,7 @@ def _compile() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a table of measured steps, or of what a step that is compiled for TPU slices needs."""
+    """Measures steps and prints their times, or compiles one for TPU slices and prints what it needs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="", help="file of the plot")
     parser.add_argument("--repeats", type=int, default=7, help="steps that are timed at each point")

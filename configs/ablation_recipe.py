@@ -4,8 +4,8 @@
     mlcm ablate … --config.test_dataset=paired_folder/real --config.normalizer=outer_eyes   # scores them again
     mlcm ablate --config=configs/ablation_recipe.py:smoke --workdir=/tmp/smoke              # only shows that it runs
 
-Every row changes one thing in configs/shipped.py, whose datasets it needs, and trains for 2,500 steps. Labelled real
-faces, built as paired_folder/real, are needed by the second command only.
+The first row trains as configs/shipped.py does, on its datasets, but for 2,500 steps only; each other row changes one
+thing. The second command needs labelled real faces, which are built as paired_folder/real.
 """
 
 from ml_collections import ConfigDict

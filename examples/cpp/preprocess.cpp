@@ -75,7 +75,7 @@ Image box_gain(const Image& image, Box box, const About& about) {
   if (!(high > low)) low = values.front(), high = values.back();
   const double first = number(about, "preprocessing.gain.levels", 0), last = number(about, "preprocessing.gain.levels", 1);
   const double slope = (last - first) / (high - low);
-  // In the type of the training, because a gray level that is one off moves the landmarks of int8 files.
+  // The training computes in this type; a gray level that is wrong by one moves the landmarks of int8 files.
   const auto gray_of = [&](float value) -> double {
     if (image.bytes) return (value - low) * slope + first;
     return (value - float(low)) * float(slope) + float(first);

@@ -121,7 +121,7 @@ def box_gain(image: np.ndarray, box: np.ndarray, gain: dict[str, Any]) -> np.nda
         gray = 128 + 127.5 * np.sign(image.astype(np.float64) - low)
     else:
         first, last = gain["levels"]
-        # In the type of the training, because a gray level that is one off moves the landmarks of int8 files.
+        # The training computes in this type; a gray level that is wrong by one moves the landmarks of int8 files.
         kind = np.float64 if image.dtype == np.uint8 else np.float32
         gray = (image.astype(kind) - kind(low)) * kind((last - first) / (high - low)) + kind(first)
     holes = ~np.isfinite(image)

@@ -329,7 +329,7 @@ def _told(key: str, entry: Mapping[str, Any]) -> str:
 
 
 def _outlines(face: Mapping[str, Any]) -> list[tuple[np.ndarray, bool]]:
-    """The regions to draw, if they were measured."""
+    """Returns the regions to draw; there are none unless they were measured."""
     hidden = {name: one["hidden"] for name, one in face.get("regions", {}).items()}
     return face_regions.drawn(np.asarray(face["landmarks"]), hidden) if hidden else []
 

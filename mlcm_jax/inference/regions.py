@@ -107,7 +107,7 @@ def outline(points: np.ndarray, name: str) -> np.ndarray:
 
 
 def drawn(points: np.ndarray, hidden: Mapping[str, bool]) -> list[tuple[np.ndarray, bool]]:
-    """The regions inside the face as `draw.draw_faces` takes them: their outlines, and whether they are measured.
+    """Returns the outline of every region but the whole face, and whether it is measured, for `draw.draw_faces`.
 
     Args:
         points: [68, 2], landmarks of iBUG 68 in pixels.

@@ -219,14 +219,15 @@ class _Sinks:
         ]
         self.lines.write(json.dumps({"frame": number, "time": round(time, 4), "faces": entries}) + "\n")
         self.lines.flush()
-        drawn = [{"landmarks": points, "layout": faces.layout, "box": None} for points in faces.landmarks]
         if self.table and measured:
             writer = csv.writer(self.table, lineterminator="\n")
-            for person, face, one in zip(found.people.tolist(), drawn, measured, strict=True):
-                face["outlines"] = regions.drawn(face["landmarks"], {name: one[name].hidden for name in one})
+            for person, one in zip(found.people.tolist(), measured, strict=True):
                 for name, values in regions.rounded(one).items():
                     numbers = ["" if value is None else value for value in list(values.values())[:-1]]
                     writer.writerow([number, round(time, 4), person, name, *numbers, int(values["hidden"])])
+        drawn = [{"landmarks": points, "layout": faces.layout, "box": None} for points in faces.landmarks]
+        for k, one in enumerate(measured):
+            drawn[k]["outlines"] = regions.drawn(faces.landmarks[k], {name: one[name].hidden for name in one})
         overlay = draw.draw_faces(frame.gray, drawn, smallest=_SIDE)
         for person, (x, y, *_) in zip(found.people.tolist(), faces.boxes, strict=True):
             scale = overlay.shape[1] / frame.gray.shape[1]

@@ -58,6 +58,8 @@ def test_a_radiometric_stack(tmp_path, moving, pair, capsys):
     assert float(mine["face"]["max"]) == pytest.approx(wanted["face"].max, abs=0.02) and mine["chin"]["time"] == "0.3"
     capture = cv2.VideoCapture(str(tmp_path / "out/a.npy_landmarks.mp4"))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == COUNT and capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    blue, green, red = np.moveaxis(capture.read()[1].astype(int), -1, 0)
+    assert ((green > red + 40) & (green > blue + 40)).sum() > 100  # regions are outlined in green
     assert cv2.imread(str(tmp_path / "out/a.npy_regions.png")).shape[1] > 500
 
 
