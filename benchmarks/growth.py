@@ -1,13 +1,14 @@
 """Measures how time and memory of a training step grow with the image, the batch, the landmarks and the devices.
 
     python -m benchmarks.growth --out=docs/growth.png
-    tpu/bin/python -m benchmarks.growth --topologies                   # compiles for TPUs; needs the package libtpu
+    TPU_SKIP_MDS_QUERY=1 tpu/bin/python -m benchmarks.growth --topologies v5e:2x2 v5e:2x4 v5e:4x4 v5e:8x8 v5e:16x16
 
 A step is that of the stage `light_alone` of configs/shipped.py (`compile_step`, with an AdamW update and the average).
 One number changes at a time, each point is a process of its own, and memory is what the compiled step needs on one
 device. The exponent between two neighbouring points is that of time over the number of pixels, examples, landmarks or
 devices: 1 is linear. Virtual devices share the cores of this machine, so that their time is that of the same work in
-more pieces. Results: RESULTS.md, "Growth".
+more pieces. With `--topologies`, it compiles the step for TPU slices instead, with 32 examples on every chip. It needs
+the package libtpu, and several minutes for each slice. Results: RESULTS.md, "Growth".
 """
 
 import argparse
@@ -42,7 +43,6 @@ POINTS = {
     "landmarks": (17, 34, 68, 136, 272, 544),
     "devices": (1, 2, 4, 8),
 }
-TOPOLOGIES = ("v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 STAGE = "light_alone"
 
 
@@ -145,9 +145,9 @@ def _draw(found: dict[str, dict[int, dict[str, float]]], out: str) -> None:
     figure.savefig(out, dpi=110)
 
 
-def _compile() -> None:
+def _compile(slices: Sequence[str]) -> None:
     """Prints what a step needs on each chip of TPU slices, with 32 examples on every chip."""
-    for topology in TOPOLOGIES:
+    for topology in slices:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
         config = config_of(BASE | {"batch": BASE["batch"] * len(devices)}, "")
         needs = plan.measure(plan.compile_step(config, sharding.make_mesh(devices), STAGE)[0], 1)
@@ -161,13 +161,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="", help="file of the plot")
     parser.add_argument("--repeats", type=int, default=7, help="steps that are timed at each point")
-    parser.add_argument("--topologies", action="store_true", help="compile for TPU slices, and measure nothing")
+    parser.add_argument("--topologies", nargs="+", help="TPU slices to compile for, such as v5e:2x4; measures nothing")
     parser.add_argument("--point", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.point:
         print(json.dumps(work(json.loads(arguments.point), arguments.repeats)))
     elif arguments.topologies:
-        _compile()
+        _compile(arguments.topologies)
     else:
         _measure(arguments.out, arguments.repeats)
 

@@ -9,9 +9,9 @@ The parts, all with the default augmentation and batches of 32 pairs:
   chunks of 7 batches and for the fastest chunk. Other work on the machine matters only through the caches and the
   memory bandwidth that it uses. A dataset that is too large to be kept decoded is decoded in every pass; one that is
   kept has a first pass and later ones, here also with the gain "box" of training.
-- Threads on all cores: pairs per second of the clock. The case "Python's part" has images of 16 pixels, so that hardly
-  anything but Python's code is left, which one thread at a time can run. From both, the script calculates which steps
-  of a GPU the loader keeps up with.
+- Threads, and processes (`config.loader_processes`), on all cores: pairs per second of the clock. The case "Python's
+  part" has images of 16 pixels, so that hardly anything but Python's code is left, of which one thread of a process at
+  a time can run. From both, the script calculates which steps of a GPU the loader keeps up with.
 - Training steps on this machine's devices with a batch that stays there and with the loader, in turns.
 - Thermal images stored as ordinary PNG and as builders store them, and batches sent to the devices as 8 bits and as
   floats.
@@ -113,13 +113,15 @@ def _shrunk(examples: Examples, side: int = 16, count: int = 10_000) -> list[dic
     return [pairs[k % len(pairs)] for k in range(count)]
 
 
-def _threads(name: str, dataset: grain.MapDataset, numbers: Sequence[int], *, batches: int, turns: int) -> None:
-    """Prints pairs per second of the clock with each number of threads: the median over turns, and the range."""
+def _by_the_clock(
+    name: str, dataset: grain.MapDataset, numbers: Sequence[int], *, batches: int, turns: int, kind: str = "threads"
+) -> None:
+    """Prints pairs per second of the clock for each number of `kind`: the median over turns, and the range."""
     rates, place = collections.defaultdict(list), 0
     for _ in range(turns):
         for number in numbers:
-            with pipeline.iterate(dataset, place, threads=number) as source:
-                skipped = 3 * number  # what is ready or begun when the first one is asked for
+            with pipeline.iterate(dataset, place, **{kind: number}) as source:
+                skipped = (3 if kind == "threads" else 6) * number  # what is ready when the first one is asked for
                 for _ in range(skipped):
                     next(source)
                 began = time.perf_counter()
@@ -128,7 +130,7 @@ def _threads(name: str, dataset: grain.MapDataset, numbers: Sequence[int], *, ba
                 rates[number].append(batches * BATCH / (time.perf_counter() - began))
             place += skipped + batches
     texts = [f"{n}: {statistics.median(one):.0f} ({min(one):.0f}–{max(one):.0f})" for n, one in rates.items()]
-    say(f"{name}, pairs/s by the clock, threads {', '.join(texts)}; {cores.available()} cores")
+    say(f"{name}, pairs/s by the clock, {kind} {', '.join(texts)}; {cores.available()} cores")
 
 
 def _say_feeds(rates: dict[str, float], python: float) -> None:
@@ -245,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", default=default_data_dir())
     parser.add_argument("--dataset", default=BENCH, help="needs both modalities; built if missing")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
-    parser.add_argument("--threads", default="1,2,4,8,16", help="numbers; those above twice the cores are left out")
+    parser.add_argument("--threads", default="1,2,4,8,16", help="numbers, also of processes, up to twice the cores")
     parser.add_argument("--turns", type=int, default=3, help="of each number of threads, and of the steps")
     parser.add_argument("--steps", default=ROWS, help="rows of benchmarks.steps, separated by commas; '' for none")
     arguments = parser.parse_args(argv)
@@ -280,11 +282,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = [number for number in map(int, arguments.threads.split(",")) if number <= 2 * cores.available()]
     budget, MEMORY.free = MEMORY.free, 0
     turns = {"batches": max(2, pairs // 100), "turns": arguments.turns}
-    _threads("nothing kept", dataset_of(none, size), numbers, **turns)
+    _by_the_clock("nothing kept", dataset_of(none, size), numbers, **turns)
+    _by_the_clock("nothing kept", dataset_of(none, size), numbers, **turns, kind="processes")
     MEMORY.free = budget
-    _threads("later passes", dataset_of(kept, size), numbers, **turns)
-    _threads("later passes, gain box", dataset_of(kept, size, "box"), numbers, **turns)
-    _threads("Python's part", small, numbers, **turns)
+    _by_the_clock("later passes", dataset_of(kept, size), numbers, **turns)
+    _by_the_clock("later passes, gain box", dataset_of(kept, size, "box"), numbers, **turns)
+    _by_the_clock("Python's part", small, numbers, **turns)
+    _by_the_clock("Python's part", small, numbers, **turns, kind="processes")
     _say_feeds({name: rates[name] for name in ("nothing kept", "later passes, gain box")}, python)
     for row in filter(None, arguments.steps.split(",")):
         _step_times(row, arguments.data_dir, arguments.dataset, arguments.turns)

@@ -192,6 +192,7 @@ SCHEMA: dict[str, Key] = {
     "log_every": Key(_Count, 20, "bookkeeping", "steps between logged metrics"),
     "max_skipped": Key(_Number, 10, "bookkeeping", "steps allowed to have a loss or gradient that is not finite"),
     "eval_batch_size": Key(_Count, 64, "bookkeeping", "examples per batch when scoring"),
+    "loader_processes": Key(_Number, 0, "bookkeeping", "processes that load images for a fast device; 0: threads do"),
 }
 GROUPS = tuple(dict.fromkeys(name.split(".")[0] for name in SCHEMA if "." in name))
 _ABLATION = ("grid", "ablation")  # further groups of an ablation's config, see `add_grid`

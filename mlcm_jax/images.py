@@ -9,7 +9,6 @@ import functools
 import io
 
 import cv2
-import matplotlib
 import numpy as np
 from etils import epath
 from PIL import ExifTags, Image, ImageOps
@@ -247,6 +246,8 @@ def palettes() -> dict[str, np.ndarray]:
 
     A reversed palette has the same colours, so it is not known apart; the option --polarity tells them.
     """
+    import matplotlib  # A training, whose images have no palette, need not wait half a second for it.
+
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     found = {}
     for name in _PALETTES.split():

@@ -103,9 +103,20 @@ class Examples(Sequence):
         if flag:
             self._places = [(k, i) for k, i in self._places if self._parts[k][i][flag]]
         self._builder = builder
+        self._start_cache()
+
+    def _start_cache(self) -> None:
         self._cache: dict[int, dict] = {}
         self._taken: list[int] = []
         weakref.finalize(self, MEMORY.give_back, self._taken)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that loads examples gets: all but the decoded examples, which it keeps for itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("_cache", "_taken")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start_cache()
 
     def __len__(self) -> int:
         return len(self._places)

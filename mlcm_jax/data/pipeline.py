@@ -22,6 +22,7 @@ import numpy as np
 from mlcm_jax import cores
 from mlcm_jax.data import augment, photometric
 from mlcm_jax.data.examples import MODALITIES, Examples
+from mlcm_jax.data.processes import spread, watched
 from mlcm_jax.errors import InputError
 
 
@@ -82,23 +83,29 @@ def members(examples: Sequence[Examples], order: Order, step: int) -> list[dict[
 
 
 @contextlib.contextmanager
-def iterate(dataset: grain.MapDataset, start: int, *, threads: int = 0) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-    """Yields the batches from step `start` on, which threads prepare ahead.
+def iterate(
+    dataset: grain.MapDataset, start: int, *, threads: int = 0, processes: int = 0
+) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+    """Yields the batches from step `start` on, which threads or processes prepare ahead.
 
-    These are not processes, because grain's need an absl app (grain #1355). OpenCV uses one thread meanwhile: crops are
-    small, and more threads would only compete with those of XLA. Batches that nobody has asked for are dropped at the
-    end, so that the next stage or the scoring has the cores to itself.
+    OpenCV uses one thread meanwhile: crops are small, and more threads would only compete with those of XLA. Batches
+    that nobody has asked for are dropped at the end, so that the next stage or the scoring has the cores to itself.
 
     Args:
         dataset: see `train_batches`.
         start: the first step, from 0.
         threads: number of threads; 0 means one for each core, at least 2 and at most 16.
+        processes: number of processes in place of the threads (`processes.spread`); 0 means none.
+
+    Raises:
+        InputError: the processes cannot have enough shared memory, or one has died.
     """
-    source = iter(dataset[start:].to_iter_dataset(_read_options(threads)))
+    rest = dataset[start:]
+    source = spread(rest, processes) if processes else iter(rest.to_iter_dataset(_read_options(threads)))
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        yield source
+        yield watched(source) if processes else source
     finally:
         source.close()
         cv2.setNumThreads(before)

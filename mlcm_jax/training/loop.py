@@ -75,7 +75,8 @@ def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> Tra
     step_function = compile_step(loop.recipe, state, teachers, loop.mesh)
     history: list[dict[str, Any]] = []
     bar = progress(loop.name, total=total_steps, start=start, unit_size=config.train.batch_size)
-    with _interrupts() as stop, pipeline.iterate(loop.batches, start) as source, bar as advance:
+    batches = pipeline.iterate(loop.batches, start, processes=config.loader_processes)
+    with _interrupts() as stop, batches as source, bar as advance:
         for step in range(start + 1, total_steps + 1):
             batch = sharding.put_batch(next(source), loop.mesh)
             # A step must not copy data from or to the devices implicitly.

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import multiprocessing
 import signal
 import threading
 from types import SimpleNamespace
@@ -134,9 +135,10 @@ def test_a_stage_that_a_signal_stops_is_saved_but_not_scored(tmp_path, data_dir,
 
     monkeypatch.setattr(loop, "_interrupts", third_step)
     config = teacher_alone()
-    config.keep_best, config.checkpoint_every = True, 2
+    config.keep_best, config.checkpoint_every, config.loader_processes = True, 2, 1
     with pytest.raises(Interrupted, match=r"Stopped in stage teacher after step 3"):
         train(config, tmp_path, data_dir=str(data_dir))
+    assert not multiprocessing.active_children()  # the one that loaded the images has ended too
     manager = checkpoint.open_manager(tmp_path / "teacher" / "checkpoints", scored=True)
     assert sorted(manager.all_steps()) == [2, 3] and manager.metrics(2) and not manager.metrics(3)
     manager.close()
