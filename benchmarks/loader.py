@@ -81,7 +81,7 @@ def dataset_of(examples: Sequence[dict[str, np.ndarray]], size: int, gain: str =
     options = base().augment.to_dict()
     crop = augment.Crop(size, options.pop("expand"), LAYOUT, gain)
     order, augmentation = pipeline.Order(BATCH, seed=0), augment.Augmentation(**options)
-    return pipeline.train_batches([examples], crop, order, augmentation=augmentation, modalities=MODALITIES)
+    return pipeline.train_batches([examples], crop, order, augmentation=augmentation)
 
 
 def _rates(dataset: grain.MapDataset, pairs: int, parts: Sequence[tuple[str, int]]) -> dict[str, float]:
@@ -168,11 +168,10 @@ def _step_times(row: str, data_dir: str, name: str, turns: int) -> None:
     options = dict(config.augment)
     crop = augment.Crop(config.image_size, options.pop("expand"), stages.layout(config), stages.gain(config))
     dataset = pipeline.train_batches(
-        [examples],
+        [examples.only([name for name in MODALITIES if name in random])],
         crop,
         pipeline.Order(config.train.batch_size, config.seed),
         augmentation=augment.Augmentation(**options),
-        modalities=[name for name in MODALITIES if name in random],
     )
     times: dict[str, list[float]] = {"resident": [], "loader": []}
     with pipeline.iterate(dataset, 0) as source:

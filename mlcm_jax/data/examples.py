@@ -44,6 +44,22 @@ class _Memory:
 MEMORY = _Memory(max(2 << 30, cores.memory() // 16))
 
 
+class _Kept(dict[int, dict[str, np.ndarray]]):
+    """Labels and decoded images by index. Its memory is given back when nothing uses it any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken: list[int] = []
+        weakref.finalize(self, MEMORY.give_back, self._taken)
+
+    def add(self, index: int, parts: dict[str, np.ndarray]) -> None:
+        """Keeps parts of an example if there is room for them."""
+        size = sum(value.nbytes for value in parts.values())
+        if MEMORY.take(size):
+            self._taken.append(size)
+            self[index] = self.get(index, {}) | parts
+
+
 class Examples(Sequence):
     """Random access to the examples of a split, as `augment.crop` takes them.
 
@@ -103,33 +119,34 @@ class Examples(Sequence):
         if flag:
             self._places = [(k, i) for k, i in self._places if self._parts[k][i][flag]]
         self._builder = builder
-        self._start_cache()
-
-    def _start_cache(self) -> None:
-        self._cache: dict[int, dict] = {}
-        self._taken: list[int] = []
-        weakref.finalize(self, MEMORY.give_back, self._taken)
+        self._kept = _Kept()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a process that loads examples gets: all but the decoded examples, which it keeps for itself."""
-        return {name: value for name, value in vars(self).items() if name not in ("_cache", "_taken")}
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._start_cache()
+        self._kept = _Kept()
+
+    def only(self, modalities: Sequence[str]) -> "Examples":
+        """The same examples without their other images, which are not decoded. What is decoded is kept for both."""
+        other = object.__new__(Examples)
+        vars(other).update(vars(self))
+        other.modalities = tuple(name for name in self.modalities if name in modalities)
+        return other
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if index in self._cache:
-            return dict(self._cache[index])
-        example = self._read(index)
-        size = sum(value.nbytes for value in example.values())
-        if MEMORY.take(size):
-            self._cache[index] = example
-            self._taken.append(size)
-        return dict(example)
+        kept = self._kept.get(index, {})
+        missing = [name for name in self.modalities if name not in kept]
+        if missing or not kept:
+            more = {name: value for name, value in self._read(index, missing).items() if name not in kept}
+            self._kept.add(index, more)
+            kept = kept | more
+        return {name: value for name, value in kept.items() if name not in MODALITIES or name in self.modalities}
 
     def labels(self, index: int) -> dict[str, np.ndarray]:
         """The example without its images, which are not decoded."""
@@ -161,16 +178,18 @@ class Examples(Sequence):
             fields[name] = np.array(values, dtype).reshape(shape)
         return fields
 
-    def _read(self, index: int) -> dict[str, np.ndarray]:
-        raw = self._fields(index, self._images)
+    def _read(self, index: int, modalities: Sequence[str]) -> dict[str, np.ndarray]:
+        """The labels of an example and some of its images, decoded."""
+        thermal = "celsius" if self._range or self._values else "thermal"
+        raw = self._fields(index, [thermal if name == "thermal" else name for name in modalities])
         images = {}
         if "rgb" in raw:
             images["rgb"] = _decode(raw["rgb"], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        if self._range:
+        if "celsius" in raw and self._range:
             kelvin = _decode(raw["celsius"]).astype(np.float32) / 100.0
             celsius = np.where(kelvin > 0, kelvin - 273.15, np.nan)  # 0 is a hole
             images["thermal"] = image_file.fixed_range(celsius, *self._range)[..., None]
-        elif self._values:
+        elif "celsius" in raw:
             kelvin = _decode(raw["celsius"])[..., None]  # 0 is a hole
             images["thermal"] = kelvin if kelvin.all() else np.where(kelvin > 0, kelvin.astype(np.float32), np.nan)
         elif "thermal" in raw:

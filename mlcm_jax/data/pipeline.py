@@ -21,7 +21,7 @@ import numpy as np
 
 from mlcm_jax import cores
 from mlcm_jax.data import augment, photometric
-from mlcm_jax.data.examples import MODALITIES, Examples
+from mlcm_jax.data.examples import Examples
 from mlcm_jax.data.processes import spread, watched
 from mlcm_jax.errors import InputError
 
@@ -47,7 +47,6 @@ def train_batches(
     order: Order,
     *,
     augmentation: augment.Augmentation,
-    modalities: Sequence[str],
     rows: np.ndarray | None = None,
 ) -> grain.MapDataset:
     """Returns an endless dataset of batches: `dataset[step]` is this host's part of the global batch.
@@ -56,14 +55,14 @@ def train_batches(
     devices.
 
     Args:
-        examples: the examples of each dataset, see `examples.open_sets`.
+        examples: the examples of each dataset, see `examples.open_sets`; batches have the images that they have
+            (`Examples.only` leaves some out).
         crop: what a network sees.
         order: which examples make up a batch.
         augmentation: random changes.
-        modalities: which images to prepare; the others are left out.
         rows: int [n], the rows of the global batch that this process prepares (`sharding.batch_rows`); None means all.
     """
-    dataset = _drawn(examples, order).map(functools.partial(_select, modalities=modalities))
+    dataset = _drawn(examples, order)
     dataset = dataset.random_map(functools.partial(_augmented, crop=crop, augmentation=augmentation))
     if rows is None:
         return dataset.batch(order.batch_size)
@@ -200,10 +199,6 @@ def _augmented(
 def _read_options(threads: int = 0) -> grain.ReadOptions:
     threads = threads or min(16, max(2, cores.available()))
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-
-
-def _select(example: dict[str, np.ndarray], modalities: Sequence[str]) -> dict[str, np.ndarray]:
-    return {key: value for key, value in example.items() if key not in MODALITIES or key in modalities}
 
 
 def _drawn(sources: Sequence[Sequence], order: Order) -> grain.MapDataset:

@@ -173,7 +173,8 @@ def validation(config: ConfigDict, mesh: Mesh) -> Callable[[networks.Network, Ex
     of = protocol(config)
 
     def nme(network: networks.Network, examples: Examples, modality: str) -> float:
-        found = collect(predictor(network, modality, mesh), eval_batches(examples, of, mesh), of, examples.layout)
+        batches = eval_batches(examples.only([modality]), of, mesh)
+        found = collect(predictor(network, modality, mesh), batches, of, examples.layout)
         return scores(found, normalizer=of.normalizer, layout=examples.layout)["row"]["nme"]
 
     return nme
@@ -217,15 +218,16 @@ def evaluate_networks(trained: Mapping[str, Trained], examples: Examples, *, con
     mean = trained[usable[0]].mean_shape
     found_scores = Scores([], {}, {})
     for name in ("mean_shape", *usable):
+        modality = stages.modality(usable[0] if name == "mean_shape" else name, config)
         if name == "mean_shape":
             row = {"name": name, "modality": "none", "params": 0, "flops": 0}
             predict = functools.partial(_constant, mean)
         else:
-            network, modality = trained[name].network, stages.modality(name, config)
+            network = trained[name].network
             size = models.profile(networks.join(network), of.size, channels=augment.CHANNELS[modality])
             row = {"name": name, "modality": modality, "params": size["params"], "flops": size["flops"]}
             predict = predictor(network, modality, mesh)
-        found = collect(predict, eval_batches(examples, of, mesh), of, target)
+        found = collect(predict, eval_batches(examples.only([modality]), of, mesh), of, target)
         result = scores(found, normalizer=of.normalizer, layout=target)
         row |= result["row"] | {"images": len(result["errors"])}
         if of.normalizer != "outer_eyes" and target.eye_corners and front is not None and front.any():

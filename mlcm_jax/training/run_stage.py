@@ -307,11 +307,10 @@ def _batches(run: Run, stage: str, modalities: tuple[str, ...], rows: np.ndarray
     config = run.config
     crop = augment.Crop(config.image_size, options.pop("expand"), stages.layout(config), stages.gain(config))
     return pipeline.train_batches(
-        run.examples_of(stage),
+        [one.only(modalities) for one in run.examples_of(stage)],
         crop,
         _order(run, stage),
         augmentation=augment.Augmentation(**options),
-        modalities=modalities,
         rows=rows,
     )
 

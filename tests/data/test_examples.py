@@ -239,7 +239,7 @@ def test_memory_of_decoded_examples_is_one_budget_for_all_datasets(memory):
     budget = memory(5 * size)
     for example in (*one, *two):
         assert size_of(example) == size
-    assert (len(one._cache), len(two._cache)) == (4, 1) and budget.free == 0
+    assert (len(one._kept), len(two._kept)) == (4, 1) and budget.free == 0
     assert [int(example["thermal"][0, 0, 0]) for example in two] == [0, 1, 2, 3]  # those that do not fit are read again
 
 
@@ -248,6 +248,30 @@ def test_memory_is_given_back_when_a_dataset_is_dropped(memory):
     examples = Examples(MadeBuilder({"train": numbered(0, 3)}), "train", "tfw5")
     assert len(list(examples)) == 3 and budget.free < 10**6
     del examples
+    gc.collect()
+    assert budget.free == 10**6
+
+
+def test_images_that_are_left_out_are_not_decoded_and_others_are_kept_once(memory, monkeypatch):
+    budget, decoded = memory(10**6), []
+    decode = module._decode
+    monkeypatch.setattr(module, "_decode", lambda *given: decoded.append(given[0]) or decode(*given))
+    pair = face(rgb=png(np.full((9, 9, 3), 7, np.uint8)), thermal=png(np.full((9, 9), 5, np.uint8)))
+    both = Examples(MadeBuilder({"train": [pair]}), "train", "tfw5")
+    thermal, rgb = both.only(["thermal"]), both.only(("rgb", "depth"))
+    assert (thermal.modalities, rgb.modalities, both.modalities) == (("thermal",), ("rgb",), ("rgb", "thermal"))
+    labels = set(both.labels(0))
+    for _ in range(2):  # the second time, it comes from memory
+        assert set(thermal[0]) == labels | {"thermal"} and int(thermal[0]["thermal"][0, 0, 0]) == 5
+    assert len(decoded) == 1
+    for _ in range(2):
+        assert set(both[0]) == labels | {"rgb", "thermal"} and set(rgb[0]) == labels | {"rgb"}
+    assert len(decoded) == 2
+    assert 10**6 - budget.free == size_of(both[0])
+    del both, rgb
+    gc.collect()
+    assert budget.free < 10**6
+    del thermal
     gc.collect()
     assert budget.free == 10**6
 

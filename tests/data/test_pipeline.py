@@ -38,11 +38,11 @@ def augmentation():
 
 @pytest.fixture
 def batches(examples, augmentation):
-    """`batches(…)` takes arguments of `train_batches`, and returns batches with the default augmentation."""
+    """`batches(…)` takes arguments of `train_batches` and `Examples.only`; the augmentation is the default one."""
 
     def make(*, order=ORDER, **options):
-        options = {"augmentation": augmentation, "modalities": MODALITIES} | options
-        return pipeline.train_batches([examples], CROP, order, **options)
+        chosen = examples.only(options.pop("modalities", MODALITIES))
+        return pipeline.train_batches([chosen], CROP, order, **{"augmentation": augmentation} | options)
 
     return make
 
@@ -108,7 +108,7 @@ def test_thermal_images_are_the_same_with_and_without_rgb(batches):
 
 def test_modality_that_a_dataset_lacks_is_absent():
     examples, still = numbered(0, 6), Augmentation()
-    train = pipeline.train_batches([examples], SMALL, ORDER, augmentation=still, modalities=MODALITIES)[0]
+    train = pipeline.train_batches([examples], SMALL, ORDER, augmentation=still)[0]
     evaluation = next(pipeline.eval_batches(examples, SMALL, batch_size=4))
     assert "thermal" in train and "thermal" in evaluation
     assert "rgb" not in train and "rgb" not in evaluation
@@ -125,7 +125,7 @@ def test_epoch_holds_every_example_once_and_the_next_has_another_order(examples,
 
 @pytest.mark.parametrize(("weights", "share"), [((), 8 / 11), ((1.0, 3.0), 0.25)])
 def test_datasets_are_mixed_by_weight(weights, share):
-    sets, options = [numbered(0, 8), numbered(10, 3)], {"augmentation": Augmentation(), "modalities": ("thermal",)}
+    sets, options = [numbered(0, 8), numbered(10, 3)], {"augmentation": Augmentation()}
     mixed = pipeline.train_batches(sets, SMALL, Order(4, 0, weights), **options)
     seen = np.concatenate([mixed[k]["thermal"][:, 4, 4, 0] for k in range(50)])
     assert set(seen) <= {*range(8), 10, 11, 12}
@@ -135,7 +135,7 @@ def test_datasets_are_mixed_by_weight(weights, share):
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, np.inf), (1.0, np.nan), (1.0, -1.0)])
 def test_weights_of_datasets_are_checked(weights):
-    options = {"augmentation": Augmentation(), "modalities": ("thermal",)}
+    options = {"augmentation": Augmentation()}
     with pytest.raises(InputError, match=r"config\.dataset_weights=.* must be 2 positive numbers"):
         pipeline.train_batches([numbered(0, 2), numbered(2, 2)], SMALL, Order(4, 0, weights), **options)
 
@@ -190,7 +190,7 @@ def test_batches_that_were_not_asked_for_are_dropped_at_the_end():
             return super().__getitem__(index) if len(read) <= 4 or more.wait(60) else None
 
     slow = Slow(examples[k] for k in range(16))
-    options = {"augmentation": Augmentation(), "modalities": ("thermal",)}
+    options = {"augmentation": Augmentation()}
     with pipeline.iterate(pipeline.train_batches([slow], SMALL, ORDER, **options), 0, threads=1) as source:
         next(source)
         while len(read) < 5:  # until the second batch is begun; the third one waits for the only thread
@@ -237,7 +237,7 @@ def test_iterators_raise_the_error_of_a_bad_example(place):
     with pytest.raises(InputError) as caught:
         list(pipeline.eval_batches(examples, SMALL, batch_size=4))
     assert str(caught.value) == message
-    options = {"augmentation": Augmentation(), "modalities": ("thermal",)}
+    options = {"augmentation": Augmentation()}
     dataset = pipeline.train_batches([examples], SMALL, ORDER, **options)
     with pytest.raises(InputError) as caught, pipeline.iterate(dataset, 0) as source:
         for _ in range(3):

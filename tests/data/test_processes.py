@@ -17,7 +17,7 @@ import pytest
 from mlcm_jax.config import base
 from mlcm_jax.data import pipeline, processes
 from mlcm_jax.data.augment import Augmentation, Crop
-from mlcm_jax.data.examples import MEMORY, MODALITIES, open_examples
+from mlcm_jax.data.examples import MEMORY, open_examples
 from mlcm_jax.errors import InputError
 
 
@@ -30,7 +30,7 @@ def batches(data_dir):
     options = base().augment.to_dict()
     crop, order = Crop(32, options.pop("expand"), examples.layout, "box"), pipeline.Order(batch_size=4, seed=0)
     augmentation = Augmentation(**options)
-    return pipeline.train_batches([examples], crop, order, augmentation=augmentation, modalities=MODALITIES)
+    return pipeline.train_batches([examples], crop, order, augmentation=augmentation)
 
 
 def number(index, bad):
