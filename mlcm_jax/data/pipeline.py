@@ -22,7 +22,7 @@ import numpy as np
 from mlcm_jax import cores
 from mlcm_jax.data import augment, photometric
 from mlcm_jax.data.examples import Examples
-from mlcm_jax.data.processes import spread, watched
+from mlcm_jax.data.loader_processes import spread, watched
 from mlcm_jax.errors import InputError
 
 
@@ -94,7 +94,7 @@ def iterate(
         dataset: see `train_batches`.
         start: the first step, from 0.
         threads: number of threads; 0 means one for each core, at least 2 and at most 16.
-        processes: number of processes in place of the threads (`processes.spread`); 0 means none.
+        processes: number of processes in place of the threads (`loader_processes.spread`); 0 means none.
 
     Raises:
         InputError: the processes cannot have enough shared memory, or one has died.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mlcm_jax.config import base
-from mlcm_jax.data import pipeline, processes
+from mlcm_jax.data import loader_processes, pipeline
 from mlcm_jax.data.augment import Augmentation, Crop
 from mlcm_jax.data.examples import MEMORY, open_examples
 from mlcm_jax.errors import InputError
@@ -73,13 +73,13 @@ def test_the_error_of_an_example_and_the_death_of_a_process_are_told():
 
 
 def test_batches_must_fit_into_shared_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(processes, "_SHARED", tmp_path)
+    monkeypatch.setattr(loader_processes, "_SHARED", tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2000, 1000, 1000))
     message = r"loader_processes=10 needs 0 MB of shared memory, and .* has 0 MB left; lower it, or give a container"
     with pytest.raises(InputError, match=message), pipeline.iterate(numbers(), 0, processes=10):
         pass
-    monkeypatch.setattr(processes, "_SHARED", tmp_path / "none")  # other systems
-    processes._check_room(10**15, 1)
+    monkeypatch.setattr(loader_processes, "_SHARED", tmp_path / "none")  # other systems
+    loader_processes._check_room(10**15, 1)
 
 
 def test_decoded_examples_stay_in_their_process(batches, data_dir):
