@@ -27,7 +27,7 @@ _SHARED = pathlib.Path("/dev/shm")  # where Linux keeps shared memory
 
 
 def spread(dataset: grain.MapDataset, count: int) -> grain.DatasetIterator:
-    """Starts processes that prepare the elements of a dataset, and returns an iterator, which ends them when closed.
+    """Starts processes that prepare the elements of a dataset, and returns an iterator; closing it ends them.
 
     Ctrl-C and SIGTERM are left to the main process. The memory in which it may keep decoded examples is divided among
     the processes.

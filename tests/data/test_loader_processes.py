@@ -23,7 +23,7 @@ from mlcm_jax.errors import InputError
 
 @pytest.fixture(scope="module")
 def batches(data_dir):
-    """Batches with the default augmentation, of examples that have been decoded already."""
+    """Makes batches with the default augmentation; their examples have been decoded already."""
     examples = open_examples("synthetic_faces/48x48", "train", data_dir=str(data_dir), layout="ibug68", gain="box")
     for k in range(len(examples)):
         examples[k]
