@@ -4,7 +4,7 @@
     mlcm ablate … --config.test_dataset=paired_folder/real --config.normalizer=outer_eyes   # scores them again
     mlcm ablate --config=configs/ablation_recipe.py:smoke --workdir=/tmp/smoke              # only shows that it runs
 
-The first row trains as configs/shipped.py does, on its datasets, but for 2,500 steps only; each other row changes one
+The first row trains as configs/shipped.py does, on its datasets, but for 1,250 steps only; each other row changes one
 thing. The second command needs labelled real faces, which are built as paired_folder/real.
 """
 
@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.stages = ("light_alone",)
     larger = 48 if variant == "smoke" else 128
     if variant != "smoke":
-        config.steps.light = 2500
+        config.steps.light = 1250
     grid = {
         "as shipped": {},
         "without the likelihood": {"loss": {"uncertainty": 0.0}, "light": {"uncertainty": False}},

@@ -1,4 +1,4 @@
-"""Measures what distillation gains in the chain of configs/shipped.py: 6 rows × 3 seeds, each network 2,000 steps.
+"""Measures what distillation gains in the chain of configs/shipped.py: 6 rows × 3 seeds, each network 1,000 steps.
 
     mlcm ablate --config=configs/ablation_shipped.py --workdir=runs/shipped_grid
     mlcm ablate … --config.test_dataset=paired_folder/real --config.normalizer=outer_eyes   # scores them again
@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seeds = (0,) if variant == "smoke" else (0, 1, 2)
     config.stages = ("transfer",)
     if variant != "smoke":
-        config.steps = ConfigDict({"teacher": 2000, "student": 2000, "light": 2000})
+        config.steps = ConfigDict({"teacher": 1000, "student": 1000, "light": 1000})
     grid = {
         "none": {"stages": ("thermal_alone",)},
         "FD+LD": _FD_LD,

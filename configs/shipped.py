@@ -29,10 +29,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.student = ConfigDict(network | {"width": 0.375, "depths": (2, 2, 2)})
     config.light = ConfigDict(network | {"width": 0.25, "depths": (2, 3, 2)})
     config.loss.uncertainty = 0.5
-    config.steps = ConfigDict({"teacher": 8000, "student": 16000, "light": 38000})
-    config.train.batch_size = 32
-    config.train.lr = 8e-3
-    config.train.ema = 0.999
+    config.steps = ConfigDict({"teacher": 4000, "student": 8000, "light": 19000})
+    config.train.batch_size = 64
+    config.train.lr = 1.1e-2
+    config.train.ema = 0.998
     config.checkpoint_every = 500
     config.log_every = 50
     config.augment.update({"expand": 1.2, "jitter": 0.2, "rotation": 20.0, "scale": 0.1, "shift": 0.0, "invert": 0.5})
