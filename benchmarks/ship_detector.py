@@ -1,6 +1,7 @@
 """Chooses the threshold of a trained detector and writes it where `Predictor()` finds it: inference/shipped/detector.
 
     python -m benchmarks.ship_detector --workdir=runs/detector
+    python -m benchmarks.ship_detector         # fits the shipped detector again, after the shipped landmarks changed
 
 The thresholds, of the detector alone and with the judgement of the shipped landmarks (`models.stored.Card.second`), are
 chosen on the split val of the run's dataset (`detections.threshold`), the second also by 2,000 further scenes without a
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 from etils import epath
 
+from mlcm_jax import config as configs
 from mlcm_jax import detection
 from mlcm_jax.console import say
 from mlcm_jax.data import image_file
@@ -101,19 +103,24 @@ def summary(found: detections.Matches, chosen: float) -> dict[str, Any]:
 def main() -> None:
     """Chooses, reports and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True, help="a run of configs/detector.py")
+    parser.add_argument("--workdir", help="a run of configs/detector.py; default: the shipped detector, fitted again")
     parser.add_argument("--stage", default="light_alone")
     parser.add_argument("--data_dir", default=default_data_dir(), help="folder of the built datasets")
     parser.add_argument("--out", default=str(SHIPPED_DETECTOR), help="folder for model.safetensors and model.json")
     given = parser.parse_args()
-    config, mesh = load_config(given.workdir), sharding.make_mesh()
-    network, card = stored.load(Path(given.workdir) / given.stage)
+    mesh = sharding.make_mesh()
+    if given.workdir:
+        config, folder = load_config(given.workdir), Path(given.workdir) / given.stage
+    else:
+        config, folder = configs.load("configs/detector.py", ""), Path(SHIPPED_DETECTOR)
+    network, card = stored.load(folder)
     options = {"data_dir": given.data_dir, "layout": card.layout, "gain": card.gain}
     val, test = (open_examples(config.dataset, split, **options) for split in ("val", "test"))
     alone = detections.threshold(detections.search(network, val, config=config, mesh=mesh))
     card = dataclasses.replace(card, threshold=alone)
     stored.save(given.out, network, card)
-    shutil.copy(Path(given.workdir) / "origin.json", given.out)
+    if given.workdir:
+        shutil.copy(Path(given.workdir) / "origin.json", given.out)
     scores, seconds, right = pairs(Detector(given.out), val)
     weights = detection.fit_second(scores, seconds, right)
     stored.save(given.out, network, dataclasses.replace(card, second=(*weights, 0.5)))

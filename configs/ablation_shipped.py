@@ -5,7 +5,7 @@
     mlcm ablate --config=configs/ablation_shipped.py:smoke --workdir=/tmp/smoke             # only shows that it runs
 
 The datasets are those of configs/shipped.py. The second command needs labelled real faces, built as paired_folder/real.
-The whole grid has not been run yet; its table belongs into docs/ablations.md.
+The tables are in docs/ablations.md.
 """
 
 from ml_collections import ConfigDict

@@ -126,9 +126,11 @@ def _train_row(
     test = evaluate.open_test(run.config, data_dir=options["data_dir"])
     ordered = {name: trained[name] for name in row.stages}
     found = evaluate.evaluate_networks(ordered, test, config=run.config, mesh=run.mesh)
-    devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     content = evaluate.results(run.config, found.rows)
-    write_json(directory / "row.json", {"row": row.name, "devices": devices, **_scored_by(row), **content})
+    devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    earlier = _read_row(directory)  # of a row that is scored again, perhaps on another machine than it was trained on
+    about = {"row": row.name, "devices": earlier.get("devices", devices)}
+    write_json(directory / "row.json", {**about, **_scored_by(row), **content})
 
 
 def _scored_by(row: Row) -> dict[str, Any]:
@@ -143,13 +145,18 @@ def _scores(workdir: epath.Path, row: Row, seed: int) -> dict[str, Any] | None:
 
     The networks need no check, because the config was compared when the folder was claimed.
     """
-    path = _directory(workdir, row, seed) / "row.json"
+    found = _read_row(_directory(workdir, row, seed))
+    return found if "rows" in found and _scored_by(row).items() <= found.items() else None
+
+
+def _read_row(directory: epath.Path) -> dict[str, Any]:
+    """Reads row.json; {} if it is missing or damaged."""
+    path = directory / "row.json"
     try:
-        found = json.loads(path.read_text()) if path.exists() else None
+        found = json.loads(path.read_text()) if path.exists() else {}
     except json.JSONDecodeError:
-        return None
-    known = isinstance(found, dict) and "rows" in found and _scored_by(row).items() <= found.items()
-    return found if known else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def summarize(values: dict[str, Sequence[float]]) -> dict[str, Any]:

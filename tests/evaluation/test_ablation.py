@@ -173,6 +173,16 @@ def test_all_rows_of_a_table_have_the_same_protocol(ablate, trainings, tmp_path,
         assert value in found["test"]
 
 
+def test_a_grid_that_is_scored_elsewhere_still_says_on_what_it_was_trained(ablate, trainings, tmp_path):
+    ablate(seeds(0), tmp_path)
+    for path in tmp_path.glob("*/seed_0/row.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"devices": "1 × NVIDIA H200"}))
+    changed = seeds(0)
+    changed.normalizer = "outer_eyes"
+    assert ablate(changed, tmp_path)["devices"] == ["1 × NVIDIA H200"]
+    assert "- Trained on 1 × NVIDIA H200." in (tmp_path / "ablation.md").read_text()
+
+
 def test_an_interrupted_grid_has_a_partial_table_and_resumes(ablate, trainings, tmp_path):
     trainings.stop = 6  # in FD+LD of the second seed
     with pytest.raises(Interrupted):

@@ -32,7 +32,7 @@ def test_what_the_shipped_network_was_trained_on_is_recorded():
 @pytest.mark.slow
 @pytest.mark.parametrize("heads", ["scan", "hand-made"])
 def test_a_reduced_run_learns(heads, tmp_path):
-    """A hundredth of the pairs and of the steps."""
+    """A hundredth of the pairs, and a sixtieth of the steps."""
     name, given = "synthetic_faces/480x64-96", []
     if heads == "scan":
         if not REAL.exists():
@@ -42,7 +42,7 @@ def test_a_reduced_run_learns(heads, tmp_path):
     built = run_mlcm("build", name, *given, data)
     assert built.returncode == 0, built.stdout + built.stderr
     changes = {"dataset": name, "more_datasets": (), "dataset_weights": (), "stages": ("light_alone",)}
-    flags = [f"--config.{key}={value}" for key, value in changes.items()] + ["--config.steps.light=500"]
+    flags = [f"--config.{key}={value}" for key, value in changes.items()] + ["--config.steps.light=300"]
     result = run_mlcm("train", "--config=configs/shipped.py", f"--workdir={tmp_path / 'run'}", data, *flags)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = {row["name"]: row["nme"] for row in read_json(tmp_path / "run/results.json")["rows"]}
