@@ -1,5 +1,7 @@
 """Faces and images for tiny dataset trees, and checks that every dataset must pass when it is read back."""
 
+import pickle
+
 import cv2
 import numpy as np
 from hypothesis import strategies as st
@@ -64,9 +66,10 @@ def write_image(path, image) -> None:
 
 
 def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:
-    """Returns key -> example of a built dataset, as the training loader's `Examples` yields it, with `metadata`."""
+    """Returns key -> example of a built dataset, as a process of the training loader gets it, with `metadata`."""
     builder = tfds_builders.load(name, data_dir)
     examples = open_examples(name, split, data_dir=data_dir, layout=layout or builder.LAYOUT)
+    examples = pickle.loads(pickle.dumps(examples))
     facts = [examples.metadata(k) for k in range(len(examples))]
     return {fact["key"]: examples[k] | {"metadata": fact} for k, fact in enumerate(facts)}
 
