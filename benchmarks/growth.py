@@ -3,12 +3,12 @@
     python -m benchmarks.growth --out=docs/growth.png
     TPU_SKIP_MDS_QUERY=1 tpu/bin/python -m benchmarks.growth --topologies v5e:2x2 v5e:2x4 v5e:4x4 v5e:8x8 v5e:16x16
 
-A step is that of the stage `light_alone` of configs/shipped.py (`compile_step`, with an AdamW update and the average).
-One number changes at a time, each point is a process of its own, and memory is what the compiled step needs on one
-device. The exponent between two neighbouring points is that of time over the number of pixels, examples, landmarks or
-devices: 1 is linear. Virtual devices share the cores of this machine, so that their time is that of the same work in
-more pieces. With `--topologies`, it compiles the step for TPU slices instead, with 32 examples on every chip. It needs
-the package libtpu, and several minutes for each slice. Results: RESULTS.md, "Growth".
+A step is that of the stage `light_alone` of configs/shipped.py, of 32 images (`compile_step`, with an AdamW update and
+the average). One number changes at a time, each point is a process of its own, and memory is what the compiled step
+needs on one device. The exponent between two neighbouring points is that of time over the number of pixels, examples,
+landmarks or devices: 1 is linear. Virtual devices share the cores of this machine, so that their time is that of the
+same work in more pieces. With `--topologies`, it compiles the step for TPU slices instead, with 32 examples on every
+chip. It needs the package libtpu, and several minutes for each slice. Results: RESULTS.md, "Growth".
 """
 
 import argparse

@@ -104,23 +104,20 @@ def main() -> None:
     """Chooses, reports and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", help="a run of configs/detector.py; default: the shipped detector, fitted again")
-    parser.add_argument("--stage", default="light_alone")
+    parser.add_argument("--stage", default="light_alone", help="the stage of --workdir")
     parser.add_argument("--data_dir", default=default_data_dir(), help="folder of the built datasets")
     parser.add_argument("--out", default=str(SHIPPED_DETECTOR), help="folder for model.safetensors and model.json")
     given = parser.parse_args()
-    mesh = sharding.make_mesh()
-    if given.workdir:
-        config, folder = load_config(given.workdir), Path(given.workdir) / given.stage
-    else:
-        config, folder = configs.load("configs/detector.py", ""), Path(SHIPPED_DETECTOR)
-    network, card = stored.load(folder)
+    mesh, source = sharding.make_mesh(), Path(given.workdir or SHIPPED_DETECTOR)
+    config = load_config(source) if given.workdir else configs.load("configs/detector.py", "")
+    network, card = stored.load(source / given.stage if given.workdir else source)
     options = {"data_dir": given.data_dir, "layout": card.layout, "gain": card.gain}
     val, test = (open_examples(config.dataset, split, **options) for split in ("val", "test"))
     alone = detections.threshold(detections.search(network, val, config=config, mesh=mesh))
     card = dataclasses.replace(card, threshold=alone)
     stored.save(given.out, network, card)
-    if given.workdir:
-        shutil.copy(Path(given.workdir) / "origin.json", given.out)
+    if Path(given.out).resolve() != source.resolve():
+        shutil.copy(source / "origin.json", given.out)
     scores, seconds, right = pairs(Detector(given.out), val)
     weights = detection.fit_second(scores, seconds, right)
     stored.save(given.out, network, dataclasses.replace(card, second=(*weights, 0.5)))

@@ -7,9 +7,9 @@
     python -m benchmarks.ship_detector        # the detector's thresholds depend on the landmarks
 
 The file in mlcm_jax/inference/shipped is the stage compress; its NME, and that of its control light_alone, are in
-docs/real_faces.md. The three stages took 511 s on an H200 of which four other trainings used a part, with
-`--config.loader_processes=5`, after 296 s on 16 cores for the 60,000 pairs. Two CPU cores need 21
-minutes for the pairs; the chain was not timed on them.
+docs/real_faces.md. The stages teacher, transfer and compress took 511 s on an H200 beside up to six other trainings,
+with `--config.loader_processes=5`, and light_alone 330 s; before that, 16 cores rendered the pairs in 297 s. Two CPU
+cores need 21 minutes for the 50,000 scan-based pairs; the chain was not timed on them.
 """
 
 from ml_collections import ConfigDict

@@ -48,15 +48,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             InputError: an unknown config.
         """
 
-    def __reduce__(self) -> tuple[Callable, tuple[str, str]]:
-        """Pickles the builder of a built dataset as its name and folder, for processes that read it.
+    def __reduce__(self) -> tuple[Callable, tuple[str | None, str]]:
+        """Pickles the builder of a built dataset as its config and folder, for processes that read it.
 
-        TFDS would call `__init__` with three arguments of its own, which most of our builders cannot take.
+        TFDS would call `__init__` with arguments of its own, to which `paired_folder` needs more.
         """
-        import tfds_builders  # which imports the builders
-
-        config = f"/{self.builder_config.name}" if self.builder_config else ""
-        return tfds_builders.load, (self.name + config, str(self._data_dir_root))
+        return type(self).make, (self.builder_config.name if self.builder_config else None, str(self._data_dir_root))
 
     @staticmethod
     def advance() -> None:

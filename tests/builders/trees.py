@@ -66,7 +66,7 @@ def write_image(path, image) -> None:
 
 
 def read_back(name, split, data_dir, *, layout=None) -> dict[str, dict]:
-    """Returns key -> example of a built dataset, as a process of the training loader gets it, with `metadata`."""
+    """Returns key -> example of a built dataset, after pickling, as loader processes get it, with `metadata`."""
     builder = tfds_builders.load(name, data_dir)
     examples = open_examples(name, split, data_dir=data_dir, layout=layout or builder.LAYOUT)
     examples = pickle.loads(pickle.dumps(examples))

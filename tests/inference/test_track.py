@@ -71,7 +71,7 @@ def test_two_people_keep_their_numbers_while_they_move(predictor, faces):
         for face, corner, person in zip(faces, corners, (left, 3 - left), strict=True):
             points = found.faces.landmarks[found.people == person][0]
             apart = np.linalg.norm(points - face["landmarks"] - corner, axis=-1).mean()
-            assert apart < 0.06 * np.sqrt(face["box"][2] * face["box"][3])
+            assert apart < 0.07 * np.sqrt(face["box"][2] * face["box"][3])
 
 
 def test_a_face_that_comes_back_at_its_place_is_the_same_and_elsewhere_or_late_another(predictor, faces):
