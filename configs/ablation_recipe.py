@@ -4,8 +4,8 @@
     mlcm ablate … --config.test_dataset=paired_folder/real --config.normalizer=outer_eyes   # scores them again
     mlcm ablate --config=configs/ablation_recipe.py:smoke --workdir=/tmp/smoke              # only shows that it runs
 
-The first row trains as configs/shipped.py does, on its datasets, but for 1,250 steps only; each other row changes one
-thing. The second command needs labelled real faces, which are built as paired_folder/real.
+The first row is the stage light_alone of configs/shipped.py with 1,250 steps. Every other row changes one thing.
+The second command needs labelled real faces, which are built as paired_folder/real.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Measures what distillation gains in the chain of configs/shipped.py: 6 rows × 3 seeds, each network 1,000 steps.
+"""Measures what distillation gains in the chain of configs/shipped.py; every network is trained for 1,000 steps.
 
     mlcm ablate --config=configs/ablation_shipped.py --workdir=runs/shipped_grid
     mlcm ablate … --config.test_dataset=paired_folder/real --config.normalizer=outer_eyes   # scores them again
