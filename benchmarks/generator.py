@@ -29,7 +29,7 @@ import numpy as np
 
 from mlcm_jax.synthetic import generate, scan_head, workers
 
-SIDES, PROFILED, CHUNK, SEED = (96, 128, 256), 128, 8, 3
+SIDES, PROFILED, CHUNK, TURNS, SEED = (96, 128, 256), 128, 8, 5, 3
 _FIRST = 2000  # the pairs before are rendered first, because the first ones fill caches
 
 
@@ -100,16 +100,19 @@ def _shares(rig: pathlib.Path | None, pairs: int) -> None:
 
 
 def _scaling(rig: pathlib.Path | None, pairs: int) -> None:
-    """Prints pairs per second on the clock with one and two workers, after the first 40 pairs."""
-    rates = []
-    for processes in (1, 2):
-        stream = workers.render(SEED, range(_FIRST, _FIRST + pairs), (PROFILED, PROFILED), processes, rig=rig)
-        for _ in range(40):  # as many as may wait
-            next(stream)
-        began = time.perf_counter()
-        rates.append(sum(1 for _ in stream) / (time.perf_counter() - began))
+    """Prints pairs per second on the clock with one and two workers in turns, after the first 40 pairs of each turn."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(TURNS):
+        for processes, found in rates.items():
+            stream = workers.render(SEED, range(_FIRST, _FIRST + pairs), (PROFILED, PROFILED), processes, rig=rig)
+            for _ in range(40):  # as many as may wait
+                next(stream)
+            began = time.perf_counter()
+            found.append(sum(1 for _ in stream) / (time.perf_counter() - began))
+    one, two = (f"{np.median(found):.1f} ({min(found):.1f} to {max(found):.1f})" for found in rates.values())
+    gain = np.median(np.divide(rates[2], rates[1]))
     head = "scan-based" if rig else "hand-made"
-    print(f"{head}, {PROFILED} px: {rates[0]:.1f} pairs/s with one worker, {rates[1]:.1f} with two", flush=True)
+    print(f"{head}, {PROFILED} px: {one} pairs/s with one worker, {two} with two: {gain:.2f} times", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

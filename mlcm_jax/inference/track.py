@@ -33,7 +33,7 @@ class OneEuro(NamedTuple):
     """
 
     cutoff: float = 1.0
-    speed: float = 7.0
+    speed: float = 6.5
     derivative: float = 3.0
 
 

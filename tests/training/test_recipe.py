@@ -127,7 +127,8 @@ def test_forward_injection_leaves_the_batch_statistics_alone():
     without, _ = step(plain, start(plain, student), {}, data)
     with_injection, _ = step(injected, start(injected, student), {"teacher": teacher}, data)
     assert jax.tree.leaves(without.network.stats["head"])
-    jax.tree.map(np.testing.assert_array_equal, without.network.stats, with_injection.network.stats)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)  # the last bits of two programs differ
+    jax.tree.map(close, without.network.stats, with_injection.network.stats)
     assert changed(student.stats, without.network.stats)
 
 
