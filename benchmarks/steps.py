@@ -8,7 +8,8 @@ A row is a network, its width, the image's side, the batch and the work. "train"
 pass, clipping, AdamW and moving average. "ktl" adds an RGB teacher of the same network and DIKD's two injections;
 "forward" is the teacher's part of it, so that forward + train is the least that ktl can take. Each side is a process of
 its own; all are compiled first, and then take turns, so that each has the machine to itself while it is timed. Ours has
-the settings of memory that `mlcm train` has; PyTorch is measured as it is, and on a CPU also with these settings.
+the settings of memory that `mlcm train` has; PyTorch is measured as it is, and on a CPU also with these settings. Every
+`--xla_flag=--NAME=VALUE` adds our side with that flag of XLA, in the next column.
 Results: RESULTS.md, "Training steps".
 """
 
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--steps", type=int, default=10, help="steps of each turn")
     parser.add_argument("--turns", type=int, default=5, help="turns of each side")
+    parser.add_argument("--xla_flag", action="append", default=[], help="a flag of XLA for one more side")
     parser.add_argument("--patience", type=float, default=900.0, help="seconds that a side may take to compile")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -142,13 +144,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _sides(row: str, arguments: argparse.Namespace) -> tuple[str, ...]:
+    ours = ("ours", *arguments.xla_flag)
     if not arguments.torch or row.endswith("forward"):
-        return ("ours",)
-    return ("ours", "torch") if arguments.rows == "gpu" else ("ours", "torch", "torch with our settings")
+        return ours
+    return (*ours, "torch") if arguments.rows == "gpu" else (*ours, "torch", "torch with our settings")
 
 
 def _start(row: str, side: str, arguments: argparse.Namespace) -> subprocess.Popen:
-    if side == "ours":
+    flag = side if side in arguments.xla_flag else ""
+    if side == "ours" or flag:
         command = [sys.executable, "-m", "benchmarks.steps", f"--worker={row}", f"--steps={arguments.steps}"]
         command += ["--bf16"] * arguments.bf16
     else:
@@ -158,6 +162,7 @@ def _start(row: str, side: str, arguments: argparse.Namespace) -> subprocess.Pop
     environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (
         {memory.VARIABLE: memory.SETTINGS} if side != "torch" else {}
     )
+    environment |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"} if flag else {}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen(command, text=True, env=environment, **pipes)
 
