@@ -159,10 +159,10 @@ def _start(row: str, side: str, arguments: argparse.Namespace) -> subprocess.Pop
         script = Path(__file__).parent / "pytorch" / "steps.py"
         command = [arguments.torch, str(script), *row.split(), str(int(arguments.bf16)), str(arguments.steps)]
     environment = {key: value for key, value in os.environ.items() if key != memory.VARIABLE}
-    environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (
-        {memory.VARIABLE: memory.SETTINGS} if side != "torch" else {}
-    )
-    environment |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"} if flag else {}
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    if side != "torch":
+        environment[memory.VARIABLE] = memory.SETTINGS
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen(command, text=True, env=environment, **pipes)
 

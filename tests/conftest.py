@@ -17,10 +17,11 @@ hypothesis.settings.register_profile("any machine", deadline=None)  # how long a
 hypothesis.settings.load_profile("any machine")
 
 # Tests spend most of their time on compiling small programs that run once. So XLA optimises little, in this process and
-# in those that tests start. `.ci/nightly` sets both variables otherwise, and compiles as users do. XLA ends a process
-# that gives it a flag that it does not know, and this one is in jaxlib 0.10 and 0.11.
-_OPTIMISE_LITTLE = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-jax.config.update("jax_disable_most_optimizations", _OPTIMISE_LITTLE != "0")
+# in those that tests start. `.ci/nightly` gives the two variables other values, so that it compiles as users do. XLA
+# ends a process that gives it a flag that it does not know, and this one is in jaxlib 0.10 and 0.11.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
 if jax.__version_info__ < (0, 12):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 

@@ -15,7 +15,7 @@ MESHES = ["2,1,1,1", "4,1,1,1", "8,1,1,1", "1,2,1,1", "2,4,1,1", "1,8,1,1", "1,1
 
 
 def run(script, *arguments, devices=8):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}".strip()
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(FOLDER.parents[1])}
     command = [sys.executable, FOLDER / script, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=env)
