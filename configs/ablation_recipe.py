@@ -33,6 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "twice the occlusions": {"augment": {"occlusion": 0.4}},
         "turned by up to 40°": {"augment": {"rotation": 40.0}},
         "larger crops": {"image_size": larger},
-        "larger crops, narrower": {"image_size": larger, "light": {"width": 0.1875}},  # about as many FLOPs as shipped
+        # about as many FLOPs as shipped:
+        "larger crops and narrower": {"image_size": larger, "light": {"width": 0.1875}},
     }
     return add_grid(config, grid, control="as shipped")

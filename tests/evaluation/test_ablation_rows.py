@@ -1,5 +1,7 @@
 """The rows of a grid: what each trains and shares, and which grids are refused."""
 
+from pathlib import Path
+
 import pytest
 from grids import NONE, smoke
 from ml_collections import ConfigDict
@@ -8,22 +10,27 @@ from mlcm_jax import config as configs
 from mlcm_jax.errors import InputError
 from mlcm_jax.evaluation import ablation_rows
 
+GRIDS = {  # variants and rows
+    "synthetic": (("", "long", "strong", "smoke"), 14),
+    "kdloss": (("", "youtube", "smoke"), 8),
+    "star": (("", "youtube", "smoke"), 6),
+    "shipped": (("", "smoke"), 6),
+    "recipe": (("", "smoke"), 10),
+}
 
-@pytest.mark.parametrize(
-    "name, variant",
-    [("synthetic", v) for v in ("", "long", "strong", "smoke")]
-    + [(name, v) for name in ("kdloss", "star") for v in ("", "youtube", "smoke")]
-    + [("shipped", v) for v in ("", "smoke")],
-)
-def test_every_shipped_grid_is_valid(name, variant):
+
+def test_every_grid_is_in_the_table_above():
+    assert {path.stem.removeprefix("ablation_") for path in Path("configs").glob("ablation_*.py")} == set(GRIDS)
+
+
+@pytest.mark.parametrize("name, variant", [(name, v) for name, (variants, _) in GRIDS.items() for v in variants])
+def test_every_grid_is_valid(name, variant):
     path = f"configs/ablation_{name}.py"
     rows = ablation_rows.plan(configs.load(path, variant))
     by_name = {row.name: row for row in rows}
-    whole = {"synthetic": 14, "kdloss": 8, "star": 6, "shipped": 6}
-    assert len(rows) == (3 if variant == "smoke" and name in ("synthetic", "kdloss") else whole[name])
-    assert [row.name for row in rows if not row.control] == [
-        n for n in ("none", "light alone", "student alone", "weight 0") if n in by_name
-    ]
+    assert len(rows) == (3 if variant == "smoke" and name in ("synthetic", "kdloss") else GRIDS[name][1])
+    controls = ("none", "light alone", "student alone", "weight 0", "as shipped")
+    assert [row.name for row in rows if not row.control] == [n for n in controls if n in by_name]
     with pytest.raises(InputError, match="no variant 'huge'"):
         configs.load(path, "huge")
 
