@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 
+from benchmarks import machine
 from mlcm_jax.models import depthwise as forms
 
 # Batch, height = width, channels, kernel size, stride: layers of MobileNetV2 and EfficientNet at 64 and 128 pixels.
@@ -62,6 +63,7 @@ def compare(batch: int, side: int, channels: int, size: int, stride: int, *, rep
 
 def main() -> None:
     """Prints the table for this machine's default device."""
+    print(machine.describe())
     device = jax.devices()[0]
     print(f"{device.platform} {device.device_kind}, jax {jax.__version__}.")
     print("Shortest of 5 times in ms; in brackets, how many times faster than XLA's convolution.\n")

@@ -11,7 +11,6 @@ Results: RESULTS.md, "Augmentation on the devices".
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import machine
 from mlcm_jax.config import base
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, photometric
@@ -73,7 +73,7 @@ def _matrices(count: int, side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _say_times(turns: int, count: int, work: dict[str, Callable[[], object]]) -> None:
-    """Prints the median times per pair of functions that take turns; each has run before."""
+    """Prints the median times per pair, and their range, of functions that take turns; each has run before."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for turn in range(turns + 1):
         for name, call in work.items():
@@ -82,8 +82,9 @@ def _say_times(turns: int, count: int, work: dict[str, Callable[[], object]]) ->
             if turn:  # the first turn compiles
                 found[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
     for name, times in found.items():
-        clock, processor = (1e3 * statistics.median(one) / count for one in zip(*times, strict=True))
-        say(f"{name}: {processor:.3f} ms of processor time, {clock:.3f} ms by the clock")
+        clock, processor = (np.array(one) * 1e3 / count for one in zip(*times, strict=True))
+        texts = (f"{np.median(one):.3f} ({one.min():.3f}–{one.max():.3f}) ms" for one in (processor, clock))
+        say(f"{name}: {' of processor time, '.join(texts)} by the clock")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=256, help="side of the crops in pixels")
     parser.add_argument("--turns", type=int, default=9)
     arguments = parser.parse_args(argv)
+    say(machine.describe())
     count, side, rng = arguments.pairs, arguments.side, np.random.default_rng(0)
     cv2.setNumThreads(1)
     pair = generate.example(0, 0, size=round(WIDER * side)) | {"visible": np.ones(68, bool)}

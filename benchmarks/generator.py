@@ -132,6 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if arguments.pairs % CHUNK:
         parser.error(f"--pairs={arguments.pairs} must be a multiple of {CHUNK}.")
+    from benchmarks import machine  # not at the top: the other checkout, in which `_serve` runs, may not have it
+
+    print(machine.describe())
     checkouts = {"before": arguments.before.resolve()} if arguments.before else {}
     checkouts["now"] = pathlib.Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as folder:

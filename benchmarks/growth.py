@@ -30,7 +30,7 @@ from jax.experimental import topologies
 from matplotlib import ticker
 from ml_collections import ConfigDict
 
-from benchmarks import plan, steps
+from benchmarks import machine, plan, steps
 from mlcm_jax import config as configs
 from mlcm_jax import memory
 from mlcm_jax.console import progress, say
@@ -167,8 +167,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.point:
         print(json.dumps(work(json.loads(arguments.point), arguments.repeats)))
     elif arguments.topologies:
+        say(machine.describe())
         _compile(arguments.topologies)
     else:
+        say(machine.describe())
         _measure(arguments.out, arguments.repeats)
 
 

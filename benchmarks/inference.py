@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks import machine
 from mlcm_jax import detection, landmarks
 from mlcm_jax.console import say
 from mlcm_jax.data import augment, image_file
@@ -101,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mediapipe", type=Path, help="face_landmark.tflite; left out if it is not given")
     given = parser.parse_args()
+    say(machine.describe())
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before JAX starts its threads
     cv2.setNumThreads(1)
     pair = generate.example(3, 0, size=240, frontal=True, well_lit=True)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import plan
+from benchmarks import machine, plan
 from mlcm_jax import models
 from mlcm_jax.console import say
 from mlcm_jax.models import network as networks
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="of one device, in bfloat16; 0: no utilisation")
     arguments = parser.parse_args(argv)
+    say(machine.describe())
     config = plan.step_config(arguments)
     mesh = sharding.make_mesh()
     recipe, shapes, teacher_shapes, batch_shapes = plan.shapes_of_step(config)

@@ -37,7 +37,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 import tfds_builders
-from benchmarks import steps
+from benchmarks import machine, steps
 from mlcm_jax import cores, images
 from mlcm_jax.config import base
 from mlcm_jax.console import say
@@ -247,9 +247,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", default=BENCH, help="needs both modalities; built if missing")
     parser.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
     parser.add_argument("--threads", default="1,2,4,8,16", help="numbers, also of processes, up to twice the cores")
-    parser.add_argument("--turns", type=int, default=3, help="of each number of threads, and of the steps")
+    parser.add_argument("--turns", type=int, default=5, help="of each number of threads, and of the steps")
     parser.add_argument("--steps", default=ROWS, help="rows of benchmarks.steps, separated by commas; '' for none")
     arguments = parser.parse_args(argv)
+    say(machine.describe())
 
     def examples() -> Examples:
         return open_examples(arguments.dataset, "train", data_dir=arguments.data_dir, layout=LAYOUT)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import plan
+from benchmarks import machine, plan
 from mlcm_jax import config as configs
 from mlcm_jax import memory
 from mlcm_jax.console import say
@@ -123,8 +123,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.worker:
         work(arguments.worker, arguments.bf16, arguments.steps)
         return
+    say(machine.describe())
     rows = ROWS.get(arguments.rows) or tuple(arguments.rows.split(","))
-    at_once = arguments.rows == "gpu"  # compiling takes long there, and memory is plentiful
+    at_once = arguments.rows in ("gpu", "dikd")  # rows that are compared with each other, so that they take turns too
     for group in [rows] if at_once else [(row,) for row in rows]:
         sides = {(row, side): _start(row, side, arguments) for row in group for side in _sides(row, arguments)}
         until = time.monotonic() + arguments.patience
@@ -138,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 times[key].append(float(process.stdout.readline()))
         for row in group:
             say(_cells(row, times, about))
+        for row in group:
+            _say_cost_of_dikd(row, times)
         for process in sides.values():
             with process:  # closes its pipes, which ends it
                 pass
@@ -189,6 +192,15 @@ def _cells(row: str, times: dict[tuple[str, str], list[float]], about: dict[tupl
         cells.append(f"{text}, {int(count):,} parameters, {version}")
     cells += [f"{middle[side] / middle['ours']:.2f}" for side in middle if side != "ours" and "ours" in middle]
     return "| " + " | ".join(cells) + " |"
+
+
+def _say_cost_of_dikd(row: str, times: dict[tuple[str, str], list[float]]) -> None:
+    """Prints how many times as long ktl takes as forward and train of the same turn together: median and range."""
+    network, _, kind = row.rpartition(" ")
+    forward, train, ktl = (times.get((f"{network} {one}", "ours")) for one in ("forward", "train", "ktl"))
+    if kind == "ktl" and forward and train and ktl:
+        ratios = [both / (one + other) for one, other, both in zip(forward, train, ktl, strict=True)]
+        say(f"{row}: {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) times forward + train")
 
 
 if __name__ == "__main__":

@@ -25,10 +25,12 @@ from benchmarks import (
     ktl,
     layout_images,
     loader,
+    machine,
     preview_synthetic,
     real_faces,
     steps,
     strong_teacher,
+    tiny,
 )
 from mlcm_jax import config as configs
 from mlcm_jax import landmarks, read_image
@@ -57,6 +59,38 @@ def test_results_name_every_measurement():
         assert not section or f"## {section}" in results, name
 
 
+def test_machine_is_described(tmp_path):
+    line = machine.describe()
+    assert (
+        re.search(r"ten million additions \d+\.\d s, Python 3\.\d+\.\d+, jax \d", line)
+        and "unknown" not in machine.cpu()
+    )
+    assert machine.commit(tmp_path) == "unknown"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "empty"]):
+        subprocess.run([*git, *words], check=True)
+    name = machine.commit(tmp_path)
+    (tmp_path / "file").write_text("")
+    subprocess.run([*git, "add", "file"], check=True)
+    assert re.fullmatch(r"[0-9a-f]{7,}", name) and machine.commit(tmp_path) == f"{name} (changed)"
+
+
+def test_imports_are_counted_until_the_first_step():
+    line = "import time:      1500 |       9000 |   {}\n"
+    log = line.format("jax") + line.format("flax") + "teacher 8/8 10 images/s loss 6.7\n" + line.format("matplotlib")
+    assert tiny.imports(log) == pytest.approx(3e-3)
+
+
+@pytest.mark.slow
+def test_the_whole_run_is_timed(capsys):
+    tiny.main(["--turns=1", f"--config={SMOKE}", f"--before={FOLDER.parent}"])
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == ["| before", "| now", "| now, cached"]
+    assert len({row.partition("mean_shape")[2] for row in rows}) == 1  # the same code has the same results
+    assert 0.5 < float(re.search(r"imports until the first step is shown: (\S+) s", out)[1]) < 60
+
+
 LOADER = ("nothing kept: ", "first pass: ", "later passes: ", "Python's part: ", "plain crop alone: ", "ordinary PNG: ")
 LOADER += tuple(f"nothing kept, {text}: " for text in ("pairs/s by the clock, threads 1", "a batch of 64"))
 LOADER += ("Python's part, pairs/s by the clock, processes 1: ",)
@@ -78,8 +112,8 @@ def test_loader(row, line, data_dir):
 def test_augmentation_on_the_devices_warps_as_opencv_does(capsys):
     device_augment.main(["--pairs=4", "--side=32", "--turns=1"])
     lines = capsys.readouterr().out.splitlines()
-    difference = float(re.search(r"differ by at most (\d+) gray levels", lines[0])[1])
-    assert difference <= 1 and len(lines) == 7
+    difference = float(re.search(r"differ by at most (\d+) gray levels", lines[1])[1])
+    assert difference <= 1 and len(lines) == 8
 
 
 def test_dataset_of_the_loader(tmp_path, monkeypatch):
@@ -168,6 +202,14 @@ def test_dlib_finds_the_synthetic_faces():
 def test_ktl(capsys):
     ktl.main(["--model=resnet18", "--size=32", "--batch=4", "--steps=2"])
     assert "images/s of 32 px" in capsys.readouterr().out
+
+
+def test_cost_of_dikd_is_that_of_each_turn(capsys):
+    times = {("a 1 forward", "ours"): [1.0, 1.0, 3.0], ("a 1 train", "ours"): [3.0, 4.0, 3.0]}
+    times["a 1 ktl", "ours"] = [4.0, 6.0, 9.0]
+    for row in ("a 1 forward", "a 1 ktl", "b 1 ktl"):
+        steps._say_cost_of_dikd(row, times)
+    assert capsys.readouterr().out == "a 1 ktl: 1.20 (1.00–1.50) times forward + train\n"
 
 
 @pytest.mark.slow

@@ -18,13 +18,14 @@ def describe() -> dict[str, str]:
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: version(name) for name in _PACKAGES},
         "devices": ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items())),
         "processes": str(jax.process_count()),
     }
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
+    """Returns the version of a package, or "unknown"."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:  # jax can be installed without metadata

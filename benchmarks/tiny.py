@@ -1,0 +1,114 @@
+"""Times the whole run of configs/tiny.py, also beside another checkout, and what its imports take.
+
+    python -m benchmarks.tiny --before=CHECKOUT
+    python -m benchmarks.tiny --config=configs/tiny.py:smoke --turns=1                # only to see whether it runs
+
+Each turn runs `mlcm train` of the other checkout and then of this one, with empty folders for the home, which has the
+compiled programs, and for the data; and then of this one again, with the home of the run before ("cached"). Wall time
+runs from the start of the process to its end; the time of the processors is that of all its processes. The script
+prints medians, ranges, the ratios of neighbouring runs and the NME of the networks. The time of imports is the sum over
+all modules that Python reports (`-X importtime`) until the first step is shown, in a run of the config's smoke variant
+with cached programs. Results: RESULTS.md, "The whole run of configs/tiny.py".
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import machine
+from mlcm_jax.console import say
+
+HERE = Path(__file__).resolve().parents[1]
+_START = {True: "mlcm_jax.start", False: "mlcm_jax.cli"}  # by whether the checkout has start.py
+
+
+class Run(NamedTuple):
+    """One run: seconds by the clock and of all processors, and the NME in per cent of each row of its table."""
+
+    wall: float
+    processor: float
+    nme: dict[str, float]
+
+
+def train(checkout: Path, config: str, home: Path, *flags: str) -> Run:
+    """Runs a config of a checkout with new folders for its data and its results.
+
+    Args:
+        checkout: a clone of this repository.
+        config: the config file, relative to it, and its variant.
+        home: the home folder of the process.
+        flags: options of Python itself.
+
+    Raises:
+        SystemExit: the run failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        module = _START[(checkout / "mlcm_jax/start.py").exists()]
+        command = [sys.executable, *flags, "-m", module, "train", f"--config={config}"]
+        command += [f"--workdir={folder}/run", f"--data_dir={folder}/data"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "GLIBC_"))}
+        environment |= {"HOME": str(home), "PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu"}
+        began, before = time.perf_counter(), os.times()
+        with open(home / "log.txt", "w") as log:
+            code = subprocess.run(command, cwd=checkout, env=environment, stdout=log, stderr=log).returncode
+        wall, after = time.perf_counter() - began, os.times()
+        if code:
+            raise SystemExit(f"{checkout}: {' '.join(command)} failed:\n{(home / 'log.txt').read_text()[-2000:]}")
+        rows = json.loads(Path(folder, "run/results.json").read_text())["rows"]
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return Run(wall, spent, {row["name"]: row["nme"] for row in rows})
+
+
+def imports(log: str) -> float:
+    """The seconds that imports took before the first step was shown, from the output of `-X importtime`."""
+    first = re.search(r"\d+/\d+ \d+ images/s", log)
+    lines = re.findall(r"^import time:\s+(\d+) \|", log[: first.start()] if first else log, re.MULTILINE)
+    return sum(map(int, lines)) / 1e6
+
+
+def _range(values: Sequence[float], digits: int = 0) -> str:
+    return f"{np.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs all sides in turns and prints after each turn what is known so far."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, help="another checkout to compare with")
+    parser.add_argument("--config", default="configs/tiny.py")
+    parser.add_argument("--turns", type=int, default=5)
+    given = parser.parse_args(argv)
+    say(machine.describe())
+    sides = {"before": given.before.resolve()} if given.before else {}
+    sides |= {"now": HERE, "now, cached": HERE}
+    runs: dict[str, list[Run]] = {name: [] for name in sides}
+    for turn in range(given.turns):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, checkout in sides.items():
+                home = Path(folder, name.partition(",")[0])
+                home.mkdir(exist_ok=True)
+                runs[name].append(train(checkout, given.config, home))
+                say(f"turn {turn + 1}, {name}: {runs[name][-1].wall:.0f} s")
+    for name, found in runs.items():
+        first = next(iter(runs.values()))
+        ratio = [one.wall / other.wall for one, other in zip(found, first, strict=True)]
+        walls, spent = _range([one.wall for one in found]), _range([one.processor for one in found])
+        nme = ", ".join(f"{row} {value:.2f}" for row, value in found[-1].nme.items())
+        say(f"| {name} | {walls} s | {spent} s | {_range(ratio, 2)} | {nme} |")
+    with tempfile.TemporaryDirectory() as folder:
+        for flags in ((), ("-X", "importtime")):  # the first run keeps its programs for the second
+            train(HERE, given.config.partition(":")[0] + ":smoke", Path(folder), *flags)
+        say(f"imports until the first step is shown: {imports(Path(folder, 'log.txt').read_text()):.1f} s")
+
+
+if __name__ == "__main__":
+    main()
