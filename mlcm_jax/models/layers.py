@@ -18,6 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from mlcm_jax.errors import InputError
+from mlcm_jax.models.biased import Conv, Linear, spread
 from mlcm_jax.models.depthwise import chosen, exporting
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -132,13 +133,13 @@ def normalise(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     return ((three_channels(x) - mean) / std).astype(dtype)
 
 
-def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> nnx.Linear:
+def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32) -> Linear:
     """A dense layer [..., cin] -> [..., cout] of `dtype`, whose kernel starts with deviation 0.02, as in Swin."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         return normal(key, shape, 0.02).astype(dtype)
 
-    return nnx.Linear(cin, cout, use_bias=bias, dtype=dtype, kernel_init=init, rngs=rngs)
+    return Linear(cin, cout, use_bias=bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 # `nnx.Conv` calls the next two in place of `conv_general_dilated`. They ignore the arguments for padding, dilation and
@@ -172,7 +173,7 @@ def conv(
     bias: bool = False,
     pads: bool = True,
     **plain: Unpack[Plain],
-) -> nnx.Conv:
+) -> Conv:
     """A dense k×k convolution [B, H, W, cin] -> [B, ceil(H / stride), ceil(W / stride), cout].
 
     Its kernel starts normal with variance 2 / (k² · cout) (He et al. 2015, fan out), as torchvision's networks do.
@@ -189,9 +190,7 @@ def conv(
     form = _pointwise if size == 1 else jax.lax.conv_general_dilated
     options = _conv_options(math.sqrt(2.0 / cout) / size, **plain)
     padding = size // 2 if pads else 0
-    return nnx.Conv(
-        cin, cout, (size, size), stride, padding=padding, use_bias=bias, conv_general_dilated=form, **options
-    )
+    return Conv(cin, cout, (size, size), stride, padding=padding, use_bias=bias, conv_general_dilated=form, **options)
 
 
 def depthwise_conv(channels: int, size: int = 3, stride: int = 1, **plain: Unpack[Plain]) -> nnx.Conv:
@@ -341,7 +340,7 @@ class SqueezeExcite(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> the same shape."""
         pooled = x.mean((1, 2), keepdims=True, dtype=jnp.float32)
-        return x * jax.nn.sigmoid(self.fc2(jax.nn.silu(self.fc1(pooled))))
+        return x * spread(jax.nn.sigmoid(self.fc2(jax.nn.silu(self.fc1(pooled)))), x)
 
 
 def doubled(x: jax.Array) -> jax.Array:

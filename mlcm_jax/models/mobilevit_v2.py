@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from mlcm_jax.models.biased import spread
 from mlcm_jax.models.layers import (
     Common,
     ConvNorm,
@@ -82,8 +83,8 @@ class SeparableAttention(nnx.Module):
         """[B, 4, N, C] -> the same shape."""
         query, key, value = jnp.split(self.qkv(x), [1, 1 + x.shape[-1]], axis=-1)
         scores = jax.nn.softmax(query.astype(jnp.float32), axis=2)
-        context = (scores * key.astype(jnp.float32)).sum(2, keepdims=True).astype(value.dtype)
-        return self.out(jax.nn.relu(value) * context)
+        context = (scores * key.astype(jnp.float32)).sum(2, keepdims=True)
+        return self.out(jax.nn.relu(value) * spread(context, value))
 
 
 class Layer(nnx.Module):

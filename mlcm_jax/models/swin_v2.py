@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from mlcm_jax.errors import InputError
+from mlcm_jax.models.biased import add_bias
 from mlcm_jax.models.layers import (
     LayerNorm,
     Plain,
@@ -119,8 +120,7 @@ class WindowAttention(nnx.Module):
         # A bias of the keys cancels out in the softmax of plain attention. It would change cosines, so it is left out.
         bias = self.qkv.bias[...] * np.repeat(np.float32([1.0, 0.0, 1.0]), c)
         qkv = jnp.matmul(windows.astype(self.dtype), self.qkv.kernel[...].astype(self.dtype))
-        qkv = qkv + bias.astype(self.dtype).reshape(1, 1, 1, -1)
-        qkv = qkv.reshape(b, n, area, 3, self.heads, c // self.heads)
+        qkv = add_bias(qkv, bias).reshape(b, n, area, 3, self.heads, c // self.heads)
         return [qkv[:, :, :, i] for i in range(3)]
 
     def __call__(self, x: jax.Array) -> jax.Array:

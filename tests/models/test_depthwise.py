@@ -32,20 +32,30 @@ def _arrays(batch, height, width, channels, size, stride, dtype=np.float32):
     return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _forward_and_gradients(form, stride, x, kernel, g):
+    y, pull = jax.vjp(lambda x, kernel: form(x, kernel, stride), x, kernel)
+    return y, *pull(g)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_form_and_gradients_equal_the_grouped_convolution(case):
-    x, kernel, g = _arrays(*case)
-    stride = case[-1]
-
-    @partial(jax.jit, static_argnums=0)
-    def forward_and_gradients(form, x, kernel, g):
-        y, pull = jax.vjp(lambda x, kernel: form(x, kernel, stride), x, kernel)
-        return y, *pull(g)
-
-    expected = forward_and_gradients(forms.convolution, x, kernel, g)
-    found = forward_and_gradients(forms.depthwise, x, kernel, g)
+    arrays = _arrays(*case)
+    expected = _forward_and_gradients(forms.convolution, case[-1], *arrays)
+    found = _forward_and_gradients(forms.depthwise, case[-1], *arrays)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * float(jnp.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("case", [(2, 9, 12, 5, 3, 1), (2, 9, 7, 4, 3, 2), (1, 11, 6, 3, 5, 2), CASES[-1]], ids=str)
+def test_form_and_gradients_in_bfloat16_are_those_of_float32_rounded_once(case):
+    """The expected values are XLA's grouped convolution of the same numbers in float32."""
+    low = _arrays(*case, jnp.bfloat16)
+    expected = _forward_and_gradients(forms.convolution, case[-1], *(a.astype(jnp.float32) for a in low))
+    for ours, theirs in zip(_forward_and_gradients(forms.depthwise, case[-1], *low), expected, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        limit = 1e-5 * float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, rtol=2.0**-8, atol=limit)
 
 
 def test_bfloat16_sums_in_float32():

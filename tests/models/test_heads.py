@@ -60,23 +60,29 @@ def test_a_huge_logit_leaves_the_gradient_finite():
     assert bool(jnp.isfinite(gradient).all())
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", [(2, 4, 4, 8), (1, 3, 7, 8)])
-def test_prior_inside_the_product_gives_the_maps_and_gradients_of_the_plain_form(shape):
+def test_prior_inside_the_product_gives_the_maps_and_gradients_of_the_plain_form(shape, dtype):
+    """Of features in bfloat16 only their own gradient is rounded: the plain form reads the same numbers in float32."""
     mean_shape = np.random.default_rng(0).uniform(0.2, 0.8, (5, 2))
-    head = HEADS["heatmap"](8, 5, mean_shape=mean_shape, upsample=1, temperature=0.3, prior=0.15, rngs=nnx.Rngs(0))
+    options = {"mean_shape": mean_shape, "upsample": 1, "temperature": 0.3, "prior": 0.15}
+    head = HEADS["heatmap"](8, 5, rngs=nnx.Rngs(0), dtype=dtype, **options)
     head.maps.bias[...] = jnp.linspace(-1.0, 1.0, 5)
     graph, params = nnx.split(head)
-    x = jax.random.normal(jax.random.key(1), shape)
+    x = jax.random.normal(jax.random.key(1), shape).astype(dtype)
 
     def found(params, x):
         prediction = nnx.merge(graph, params)(x)
         return jnp.square(prediction.landmarks - 0.3).sum() + jnp.square(prediction.heatmaps).sum(), prediction
 
     with as_convolution():
-        plain = jax.jit(jax.value_and_grad(found, argnums=(0, 1), has_aux=True))(params, x)
+        plain = jax.jit(jax.value_and_grad(found, argnums=(0, 1), has_aux=True))(params, x.astype(jnp.float32))
     fast = jax.jit(jax.value_and_grad(lambda *a: found(*a), argnums=(0, 1), has_aux=True))(params, x)
+    assert fast[1][1].dtype == dtype
     for one, other in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6)
+        rounding = 1e-4 if one.dtype == jnp.float32 else 2.0**-8
+        limit = 4e-6 * max(1.0, float(jnp.abs(other).max()))
+        np.testing.assert_allclose(one.astype(jnp.float32), other, rtol=rounding, atol=limit)
 
 
 def test_coordinates_start_at_the_mean_shape():

@@ -1,5 +1,6 @@
 """The training step: what counts in the loss, and what is updated; values are compared with numpy where possible."""
 
+import collections
 import functools
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from small import (
     BATCH,
     LAYOUT,
+    STUDENT,
     K,
     batch,
     changed,
@@ -28,7 +30,10 @@ from small import (
 from mlcm_jax import config as configs
 from mlcm_jax import shape_model
 from mlcm_jax.models import network as networks
+from mlcm_jax.models import size
 from mlcm_jax.training import recipe as recipes
+from mlcm_jax.training import stages
+from mlcm_jax.training import step as steps
 from mlcm_jax.training.recipe import Term, constant
 
 
@@ -94,10 +99,10 @@ def test_no_term_and_no_gradient_depends_on_landmarks_without_weight(name):
     data, state = batch(), start(recipe, student)
     data["known"] = jnp.asarray(np.random.default_rng(3).random((BATCH, K)) < 0.6).at[0].set(False)
     hidden = [data["landmarks"].at[~data["known"]].set(value) for value in (0.3, jnp.nan)]
-    steps = [step(recipe, state, {"teacher": network(2)}, data | {"landmarks": points}) for points in hidden]
-    for one, other in zip(*map(jax.tree.leaves, steps), strict=True):
+    taken = [step(recipe, state, {"teacher": network(2)}, data | {"landmarks": points}) for points in hidden]
+    for one, other in zip(*map(jax.tree.leaves, taken), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert steps[0][1]["gradient_norm"] > 0 and steps[0][1]["skipped"] == 0
+    assert taken[0][1]["gradient_norm"] > 0 and taken[0][1]["skipped"] == 0
 
 
 def test_confidence_weighs_the_landmarks_of_an_example():
@@ -168,6 +173,62 @@ def test_bf16_keeps_float32_parameters_and_finite_losses():
     after, metrics = step(recipe, start(recipe, network(1, dtype=jnp.bfloat16)), {}, batch())
     assert {leaf.dtype for leaf in jax.tree.leaves(after.network.params)} == {jnp.dtype("float32")}
     assert np.isfinite(metrics["loss"])
+
+
+def _sides(shape):
+    """The sides of an array in increasing order, and without those of 1: a product has kernels [C, C'] for 1×1."""
+    return tuple(sorted(side for side in shape if side != 1))
+
+
+def _products(program):
+    """Yields the types of the operands of every convolution and matrix product, and the sides of all its arrays."""
+    for equation in program.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+            yield tuple(array.dtype.name for array in arrays[:2]), {_sides(array.shape) for array in arrays}
+        for inner in size._inner(tuple(equation.params.values())):
+            yield from _products(inner)
+
+
+def _kernels(part):
+    """How many kernels there are with the same sides."""
+    leaves = jax.tree_util.tree_leaves_with_path(part)
+    return collections.Counter(_sides(leaf.shape) for path, leaf in leaves if path[-1].key == "kernel")
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_step_of_transfer_runs_the_teacher_once_and_gives_it_no_gradient(bf16):
+    """Counts the products in the program of the step, which the sides of their kernels tell apart.
+
+    A kernel that is trained has three: the second makes its own gradient, the third that of its input.
+    """
+    config = config_of()
+    config.train.bf16 = bf16
+    for name, width, head_channels in (("student", 0.125, 6), ("teacher", 0.375, 10)):
+        config[name].update(STUDENT | {"width": width, "head_channels": head_channels, "upsample": 2})
+    shape = np.full((K, 2), 0.5, np.float32)
+    student, teacher = (stages.network_shapes(name, config, mean_shape=shape) for name in ("transfer", "teacher"))
+    recipe = stages.recipe("transfer", config)
+    assert [term.name for term in recipe.terms] == ["task", "forward", "reverse"]
+    state = jax.eval_shape(functools.partial(start, recipe), student, teacher)
+    program = jax.make_jaxpr(functools.partial(steps.train_step, recipe=recipe))
+    products = list(_products(program(state, {"teacher": teacher}, batch(), jax.random.key(0)).jaxpr))
+    found = collections.Counter(sides for _, arrays in products for sides in arrays)
+
+    def products_per_kernel(part):
+        return {sides: found[sides] / number for sides, number in _kernels(part).items()}
+
+    assert set(products_per_kernel(teacher.params["backbone"]).values()) == {1}
+    # The teacher's head reads its own features, then the student's, and then the gradient passes through it.
+    assert set(products_per_kernel(teacher.params["head"]).values()) == {3}
+    of_student = products_per_kernel(student.params["backbone"])
+    assert of_student.pop((3, 3, 3, 8)) == 2  # an image needs no gradient
+    assert set(of_student.values()) == {3}
+    assert set(products_per_kernel(student.params["head"]).values()) == {2 * 3}  # it reads the features of both
+    expected = ("bfloat16" if bf16 else "float32",) * 2
+    for params in (teacher.params, student.params):
+        kernels = _kernels(params["backbone"]).keys()
+        assert {types for types, arrays in products if arrays & kernels} == {expected}
 
 
 def test_soft_landmarks_are_the_projection_of_the_batch():
