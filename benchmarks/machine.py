@@ -2,8 +2,8 @@
 
     python -m benchmarks.machine
 
-One number compares machines: the seconds that ten million additions in Python take. Results: RESULTS.md names this line
-beside its tables.
+The scripts that measure time print it. One number compares machines: the seconds that ten million additions in Python
+take. Results: the hardware, dates and commits in RESULTS.md.
 """
 
 import datetime
@@ -13,22 +13,30 @@ import subprocess
 import time
 from pathlib import Path
 
+from mlcm_jax import cores
 from mlcm_jax.console import say
-from mlcm_jax.export.parity import cpu
 from mlcm_jax.training.environment import version
 
 PACKAGES = ("jax", "flax", "grain", "numpy", "opencv-python-headless")
 
 
 def commit(checkout: Path) -> str:
-    """The short name of a checkout's commit, with "changed" if files differ from it; "unknown" without git."""
+    """The short name of a checkout's commit, with "(changed)" if files differ from it or are new.
+
+    Args:
+        checkout: the folder of the clone itself; others, and a missing git, give "unknown".
+    """
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(checkout), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        git = ["git", "-C", str(checkout)]
-        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout.resolve():
+            return "unknown"
+        return git("rev-parse", "--short", "HEAD") + " (changed)" * bool(git("status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return name.strip() + " (changed)" * bool(changed)
 
 
 def describe() -> str:
@@ -38,11 +46,9 @@ def describe() -> str:
         total += k
     seconds = time.perf_counter() - began
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    speed = f"load {load:.1f}, ten million additions {seconds:.1f} s, Python {platform.python_version()}"
     where = commit(Path(__file__).resolve().parents[1])
-    return (
-        f"{datetime.date.today()}, commit {where}, {cpu()}, load {load:.1f}, ten million additions {seconds:.1f} s, "
-        f"Python {platform.python_version()}, {versions}"
-    )
+    return f"{datetime.date.today()}, commit {where}, {cores.processor()}, {speed}, {versions}"
 
 
 if __name__ == "__main__":

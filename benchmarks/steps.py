@@ -9,7 +9,8 @@ pass, clipping, AdamW and moving average. "ktl" adds an RGB teacher of the same 
 "forward" is the teacher's part of it, so that forward + train is the least that ktl can take. Each side is a process of
 its own; all are compiled first, and then take turns, so that each has the machine to itself while it is timed. Ours has
 the settings of memory that `mlcm train` has; PyTorch is measured as it is, and on a CPU also with these settings. Every
-`--xla_flag=--NAME=VALUE` adds our side with that flag of XLA, in the next column.
+`--xla_flag=--NAME=VALUE` adds our side with that flag of XLA, in the next column. All rows of "dikd" and of "gpu" take
+turns; how many times as long ktl takes as forward and train of the same turn is printed below them.
 Results: RESULTS.md, "Training steps".
 """
 
@@ -125,15 +126,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     say(machine.describe())
     rows = ROWS.get(arguments.rows) or tuple(arguments.rows.split(","))
-    at_once = arguments.rows in ("gpu", "dikd")  # rows that are compared with each other, so that they take turns too
+    at_once = arguments.rows in ("gpu", "dikd")  # compiling takes long on a GPU
     for group in [rows] if at_once else [(row,) for row in rows]:
         sides = {(row, side): _start(row, side, arguments) for row in group for side in _sides(row, arguments)}
         until = time.monotonic() + arguments.patience
         about = {key: _first_words(process, until) for key, process in sides.items()}
         alive = {key: process for key, process in sides.items() if about[key][:1] == ["ready"]}
         times: dict[tuple[str, str], list[float]] = {key: [] for key in alive}
-        for _ in range(arguments.turns):
-            for key, process in alive.items():
+        for turn in range(arguments.turns):
+            for key in reversed(alive) if turn % 2 else alive:  # so that none always follows the same other one
+                process = alive[key]
                 process.stdin.write("go\n")
                 process.stdin.flush()
                 times[key].append(float(process.stdout.readline()))

@@ -3,12 +3,13 @@
     python -m benchmarks.tiny --before=CHECKOUT
     python -m benchmarks.tiny --config=configs/tiny.py:smoke --turns=1                # only to see whether it runs
 
-Each turn runs `mlcm train` of the other checkout and then of this one, with empty folders for the home, which has the
-compiled programs, and for the data; and then of this one again, with the home of the run before ("cached"). Wall time
-runs from the start of the process to its end; the time of the processors is that of all its processes. The script
-prints medians, ranges, the ratios of neighbouring runs and the NME of the networks. The time of imports is the sum over
-all modules that Python reports (`-X importtime`) until the first step is shown, in a run of the config's smoke variant
-with cached programs. Results: RESULTS.md, "The whole run of configs/tiny.py".
+Each turn runs `mlcm train` on the CPU: that of the other checkout and that of this one, with empty folders for the data
+and for the home, which has the compiled programs and the cache of matplotlib; and then of this one again, with the home
+of the run before ("cached"). The two checkouts change places in every turn. Wall time runs from the start of the
+process to its end; the time of the processors is that of all its processes. The script prints medians and ranges of
+both, of the ratio of every run to the first side's run of the same turn, and the NME of the networks in the last turn.
+The time of imports is the sum over all modules that Python reports (`-X importtime`) until the end of the first stage,
+in a run of the config's smoke variant with cached programs. Results: RESULTS.md, "The whole run of configs/tiny.py".
 """
 
 import argparse
@@ -30,6 +31,17 @@ from mlcm_jax.console import say
 
 HERE = Path(__file__).resolve().parents[1]
 _START = {True: "mlcm_jax.start", False: "mlcm_jax.cli"}  # by whether the checkout has start.py
+_FOREIGN = (
+    "JAX_",
+    "XLA_",
+    "GLIBC_",
+    "PYTHON",
+    "XDG_",
+    "MPL",
+    "OMP_",
+    "OPENBLAS_",
+    "MKL_",
+)  # variables that change a run
 
 
 class Run(NamedTuple):
@@ -56,7 +68,7 @@ def train(checkout: Path, config: str, home: Path, *flags: str) -> Run:
         module = _START[(checkout / "mlcm_jax/start.py").exists()]
         command = [sys.executable, *flags, "-m", module, "train", f"--config={config}"]
         command += [f"--workdir={folder}/run", f"--data_dir={folder}/data"]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "GLIBC_"))}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         environment |= {"HOME": str(home), "PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu"}
         began, before = time.perf_counter(), os.times()
         with open(home / "log.txt", "w") as log:
@@ -70,10 +82,11 @@ def train(checkout: Path, config: str, home: Path, *flags: str) -> Run:
 
 
 def imports(log: str) -> float:
-    """The seconds that imports took before the first step was shown, from the output of `-X importtime`."""
-    first = re.search(r"\d+/\d+ \d+ images/s", log)
-    lines = re.findall(r"^import time:\s+(\d+) \|", log[: first.start()] if first else log, re.MULTILINE)
-    return sum(map(int, lines)) / 1e6
+    """The seconds that imports took until the first stage ended, from the output of a run with `-X importtime`."""
+    first = re.search(r"\d+/\d+ [\d,]+ images/s", log)  # the bar, which is written to a file when it ends
+    if not first:
+        raise SystemExit(f"There is no stage in this output: {log[-2000:]}")
+    return sum(map(int, re.findall(r"^import time:\s+(\d+) \|", log[: first.start()], re.MULTILINE))) / 1e6
 
 
 def _range(values: Sequence[float], digits: int = 0) -> str:
@@ -81,23 +94,23 @@ def _range(values: Sequence[float], digits: int = 0) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs all sides in turns and prints after each turn what is known so far."""
+    """Runs all sides in turns, and prints each run and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="another checkout to compare with")
     parser.add_argument("--config", default="configs/tiny.py")
     parser.add_argument("--turns", type=int, default=5)
     given = parser.parse_args(argv)
     say(machine.describe())
-    sides = {"before": given.before.resolve()} if given.before else {}
-    sides |= {"now": HERE, "now, cached": HERE}
-    runs: dict[str, list[Run]] = {name: [] for name in sides}
+    ours, other = ("now", "now, cached"), ("before",) * bool(given.before)
+    runs: dict[str, list[Run]] = {name: [] for name in (*other, *ours)}
     for turn in range(given.turns):
         with tempfile.TemporaryDirectory() as folder:
-            for name, checkout in sides.items():
+            for name in (*ours, *other) if turn % 2 else (*other, *ours):
                 home = Path(folder, name.partition(",")[0])
                 home.mkdir(exist_ok=True)
+                checkout = given.before.resolve() if name == "before" else HERE
                 runs[name].append(train(checkout, given.config, home))
-                say(f"turn {turn + 1}, {name}: {runs[name][-1].wall:.0f} s")
+                say(f"turn {turn + 1}, {name}: {runs[name][-1]}")
     for name, found in runs.items():
         first = next(iter(runs.values()))
         ratio = [one.wall / other.wall for one, other in zip(found, first, strict=True)]
@@ -107,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for flags in ((), ("-X", "importtime")):  # the first run keeps its programs for the second
             train(HERE, given.config.partition(":")[0] + ":smoke", Path(folder), *flags)
-        say(f"imports until the first step is shown: {imports(Path(folder, 'log.txt').read_text()):.1f} s")
+        say(f"imports until the end of the first stage: {imports(Path(folder, 'log.txt').read_text()):.1f} s")
 
 
 if __name__ == "__main__":

@@ -21,3 +21,12 @@ def memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # there is no container, or it says "max"
             sizes.append(int(Path(limit).read_text()))
     return min(sizes, default=0)
+
+
+def processor() -> str:
+    """The name of the processor, as far as the system tells it, and how many cores this process may use."""
+    name = ""
+    with contextlib.suppress(OSError):  # not Linux
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{name or 'unknown processor'}, {available()} cores"

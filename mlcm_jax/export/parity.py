@@ -1,6 +1,5 @@
 """The parity report: how much an exported file differs from the network in JAX, on rendered faces."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mlcm_jax import detection, metrics
+from mlcm_jax import cores, detection, metrics
 from mlcm_jax.errors import InputError
 from mlcm_jax.export import graph as graphs
 from mlcm_jax.export import vectors
@@ -83,17 +82,8 @@ def latency(call: Callable[[], Any]) -> dict[str, Any]:
         call()
         times.append(1e3 * (time.perf_counter() - one))
     low, middle, high = np.percentile(times, (10, 50, 90))
-    return {"median": float(middle), "p10": float(low), "p90": float(high), "calls": len(times), "cpu": cpu()}
-
-
-def cpu() -> str:
-    """The name of the processor, as far as the system tells it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        name = ""
-    return f"{name or 'unknown processor'}, {os.cpu_count()} cores"
+    spread = {"median": float(middle), "p10": float(low), "p90": float(high)}
+    return spread | {"calls": len(times), "cpu": cores.processor()}
 
 
 def _landmarks(views: Sequence[View], before: Run, after: Run, card: Card, decoding: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Layers with a bias, whose gradient is summed in float32 whatever type the layer computes in.
 
 If a bias in bfloat16 is added to a map, its gradient is a sum over the map in bfloat16. On a CPU, XLA adds up such a
-sum one by one, so that it stops growing when a summand is less than a 256th of it: over 16 maps of 16×16, a quarter of
-the sum was found. `spread` sums in float32; its values are the same to the last bit.
+sum one by one, so that it stops growing when a summand is less than a 256th of it. `spread` sums in float32; its values
+are the same to the last bit. In float32, the layers are those of nnx.
 """
 
 import jax
@@ -11,13 +11,16 @@ from flax import nnx
 
 
 def spread(a: jax.Array, like: jax.Array) -> jax.Array:
-    """`a` with the shape and the type of `like`; the gradient of `a` is summed in float32.
+    """`a` with the type of `like`, for an operation with it; the gradient of `a` is summed in float32.
 
     Args:
         a: float, of the rank of `like`, with 1 along the axes that are repeated.
         like: float.
     """
-    return jnp.broadcast_to(a.astype(jnp.float32), like.shape).astype(like.dtype)
+    a = a.astype(jnp.float32)
+    if like.dtype == jnp.float32:
+        return a  # repeated by what uses it; ONNX files would store a bias that is repeated here as a whole map
+    return jnp.broadcast_to(a, like.shape).astype(like.dtype)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -26,11 +29,11 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 class Conv(nnx.Conv):
-    """A convolution of maps; `strides` and `padding` are those of `layers.conv`, one integer each."""
+    """A convolution as `layers.conv` makes it: one integer for `strides` and `padding`, no groups, dilation or mask."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, h, w, C']."""
-        if self.bias is None:
+        if self.bias is None or self.dtype == jnp.float32:
             return super().__call__(x)
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         strides, padding = (self.strides,) * 2, ((self.padding,) * 2,) * 2
@@ -39,11 +42,11 @@ class Conv(nnx.Conv):
 
 
 class Linear(nnx.Linear):
-    """A dense layer."""
+    """A dense layer as `layers.linear` makes it, without options for its product."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C] -> [..., C']."""
-        if self.bias is None:
+        if self.bias is None or self.dtype == jnp.float32:
             return super().__call__(x)
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))

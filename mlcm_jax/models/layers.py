@@ -142,8 +142,8 @@ def linear(cin: int, cout: int, *, bias: bool = True, rngs: nnx.Rngs, dtype: DTy
     return Linear(cin, cout, use_bias=bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
-# `nnx.Conv` calls the next two in place of `conv_general_dilated`. They ignore the arguments for padding, dilation and
-# groups, which `conv` and `depthwise_conv` fix.
+# `nnx.Conv` and `biased.Conv` call the next two in place of `conv_general_dilated`. They ignore the arguments for
+# padding, dilation and groups, which `conv` and `depthwise_conv` fix.
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:

@@ -242,10 +242,19 @@ def test_gradient_of_a_bias_is_summed_in_float32(make):
 def test_what_is_spread_over_a_map_has_a_gradient_summed_in_float32(dtype):
     a, _ = _random((2, 1, 1, 3), dtype=dtype)
     like, g = jnp.zeros((2, 32, 32, 3), dtype), jnp.ones((2, 32, 32, 3), dtype)
-    value, (of_a, of_like) = _with_gradients(spread, g, a, like)
+    value, (of_a, of_like) = _with_gradients(lambda a, like: like + spread(a, like), g, a, like)
     np.testing.assert_array_equal(value, np.broadcast_to(a, like.shape))
     np.testing.assert_array_equal(of_a, np.full(a.shape, 1024.0))
-    assert value.dtype == of_a.dtype == dtype and not of_like.any()
+    np.testing.assert_array_equal(of_like, g)
+    assert value.dtype == of_a.dtype == dtype
+
+
+def test_in_float32_a_bias_is_repeated_by_the_sum_itself():
+    """An ONNX file would store a bias that is repeated before as a whole map."""
+    layers = conv(3, 4, 3, bias=True, rngs=nnx.Rngs(0), dtype=jnp.float32), linear(3, 4, rngs=nnx.Rngs(0))
+    for layer in layers:
+        program = str(jax.make_jaxpr(lambda x, layer=layer: layer(x))(jnp.zeros((1, 16, 16, 3))))
+        assert "4] = add" in program and "f32[1,16,16,4] = broadcast_in_dim" not in program
 
 
 def test_every_convolution_draws_one_key():
