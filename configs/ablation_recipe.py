@@ -1,4 +1,4 @@
-"""Measures what single choices in the training of the shipped network change: 10 rows × 2 seeds of `light_alone`.
+"""Measures what single choices in the training of the shipped network change: 12 rows × 2 seeds of `light_alone`.
 
     mlcm ablate --config=configs/ablation_recipe.py --workdir=runs/recipe
     mlcm ablate … --config.test_dataset=paired_folder/real --config.normalizer=outer_eyes   # scores them again
@@ -30,6 +30,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "never inverted": {"augment": {"invert": 0.0}},
         "boxes moved by half as much": {"augment": {"jitter": 0.1}},
         "half the photometric changes": {"augment": {"photometric": 0.5}},
+        "a quarter of the photometric changes": {"augment": {"photometric": 0.25}},
+        "no photometric changes": {"augment": {"photometric": 0.0}},
         "twice the occlusions": {"augment": {"occlusion": 0.4}},
         "turned by up to 40°": {"augment": {"rotation": 40.0}},
         "larger crops": {"image_size": larger},
