@@ -2,8 +2,8 @@
 
     python -m benchmarks.machine
 
-The scripts that measure time print it. One number compares machines: the seconds that ten million additions in Python
-take. Results: the hardware, dates and commits in RESULTS.md.
+The scripts that measure time print it. One number compares machines: the seconds in which a script in Python adds ten
+million times. Results: the hardware, dates and commits in RESULTS.md.
 """
 
 import datetime
@@ -41,9 +41,8 @@ def commit(checkout: Path) -> str:
 
 def describe() -> str:
     """Returns date, commit, processor, load, its speed in Python, and versions; it starts no device of JAX."""
-    load, began, total = os.getloadavg()[0], time.perf_counter(), 0
-    for k in range(10_000_000):
-        total += k
+    load, began = os.getloadavg()[0], time.perf_counter()
+    exec("for k in range(10_000_000): total += k", {"total": 0})  # in a script, whose variables are global
     seconds = time.perf_counter() - began
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     speed = f"load {load:.1f}, ten million additions {seconds:.1f} s, Python {platform.python_version()}"
