@@ -166,11 +166,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.point:
         print(json.dumps(work(json.loads(arguments.point), arguments.repeats)))
-    elif arguments.topologies:
-        say(machine.describe())
+        return
+    say(machine.describe())
+    if arguments.topologies:
         _compile(arguments.topologies)
     else:
-        say(machine.describe())
         _measure(arguments.out, arguments.repeats)
 
 

@@ -1,4 +1,4 @@
-"""Describes the machine and the versions with which a benchmark runs, in one line that its output begins with.
+"""Describes the machine, the commit and the versions in one line, with which the output of a benchmark begins.
 
     python -m benchmarks.machine
 

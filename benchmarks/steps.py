@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     say(machine.describe())
     rows = ROWS.get(arguments.rows) or tuple(arguments.rows.split(","))
-    at_once = arguments.rows in ("gpu", "dikd")  # compiling takes long on a GPU
+    at_once = arguments.rows in ("gpu", "dikd")  # to compile all at once on a GPU, and to compare the kinds of "dikd"
     for group in [rows] if at_once else [(row,) for row in rows]:
         sides = {(row, side): _start(row, side, arguments) for row in group for side in _sides(row, arguments)}
         until = time.monotonic() + arguments.patience

@@ -30,18 +30,8 @@ from benchmarks import machine
 from mlcm_jax.console import say
 
 HERE = Path(__file__).resolve().parents[1]
-_START = {True: "mlcm_jax.start", False: "mlcm_jax.cli"}  # by whether the checkout has start.py
-_FOREIGN = (
-    "JAX_",
-    "XLA_",
-    "GLIBC_",
-    "PYTHON",
-    "XDG_",
-    "MPL",
-    "OMP_",
-    "OPENBLAS_",
-    "MKL_",
-)  # variables that change a run
+# The beginnings of the names of variables that would change a run.
+_FOREIGN = ("JAX_", "XLA_", "GLIBC_", "PYTHON", "XDG_", "MPL", "OMP_", "OPENBLAS_", "MKL_")
 
 
 class Run(NamedTuple):
@@ -65,7 +55,8 @@ def train(checkout: Path, config: str, home: Path, *flags: str) -> Run:
         SystemExit: the run failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        module = _START[(checkout / "mlcm_jax/start.py").exists()]
+        # Older checkouts start with cli.
+        module = "mlcm_jax.start" if (checkout / "mlcm_jax/start.py").exists() else "mlcm_jax.cli"
         command = [sys.executable, *flags, "-m", module, "train", f"--config={config}"]
         command += [f"--workdir={folder}/run", f"--data_dir={folder}/data"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
@@ -111,9 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 checkout = given.before.resolve() if name == "before" else HERE
                 runs[name].append(train(checkout, given.config, home))
                 say(f"turn {turn + 1}, {name}: {runs[name][-1]}")
+    first = next(iter(runs.values()))
     for name, found in runs.items():
-        first = next(iter(runs.values()))
-        ratio = [one.wall / other.wall for one, other in zip(found, first, strict=True)]
+        ratio = [one.wall / base.wall for one, base in zip(found, first, strict=True)]
         walls, spent = _range([one.wall for one in found]), _range([one.processor for one in found])
         nme = ", ".join(f"{row} {value:.2f}" for row, value in found[-1].nme.items())
         say(f"| {name} | {walls} s | {spent} s | {_range(ratio, 2)} | {nme} |")

@@ -16,9 +16,9 @@ jax.config.update("jax_platforms", "cpu")
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is no test's matter
 hypothesis.settings.load_profile("any machine")
 
-# Tests spend most of their time on compiling small programs that run once. So XLA optimises little, in this process and
-# in those that tests start. `.ci/nightly` gives the two variables other values, so that it compiles as users do. XLA
-# ends a process that gives it a flag that it does not know, and this one is in jaxlib 0.10 and 0.11.
+# Tests spend most of their time on compiling small programs that run once. So XLA optimises little, here and in
+# the processes that tests start. `.ci/nightly` sets the two variables to other values, and compiles as users do. If XLA
+# does not know a flag, it ends the process; jaxlib 0.10 and 0.11 know this one.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)

@@ -24,9 +24,9 @@ from mlcm_jax.models import network as networks
 
 # Mean distance of the predictions for a crop and its mirror image, over the crop's side, at which the score is 0.5.
 _APART = 0.05
-# Below this score, landmarks are probably wrong. Of the bad answers for wrong boxes and images without a face, 97.8 %
-# have a lower one, and of the good answers for disturbed images fewer than one in a thousand (docs/real_faces.md,
-# "Disturbed images").
+# Landmarks with a lower score are probably wrong. 97.8 % of the bad answers for wrong boxes and for images without a
+# face have a lower one, and so do fewer than one in a thousand of the good answers for disturbed images
+# (docs/real_faces.md, "Disturbed images").
 DOUBTFUL = 0.8
 APART_DOUBTFUL = 0.6  # of networks without calibration, whose score is another
 

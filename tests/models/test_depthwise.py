@@ -49,7 +49,7 @@ def test_form_and_gradients_equal_the_grouped_convolution(case):
 
 @pytest.mark.parametrize("case", [(2, 9, 12, 5, 3, 1), (2, 9, 7, 4, 3, 2), (1, 11, 6, 3, 5, 2), CASES[-1]], ids=str)
 def test_form_and_gradients_in_bfloat16_are_those_of_float32_rounded_once(case):
-    """The expected values are XLA's grouped convolution of the same numbers in float32."""
+    """XLA's grouped convolution computes the expected values from the same numbers in float32."""
     low = _arrays(*case, jnp.bfloat16)
     expected = _forward_and_gradients(forms.convolution, case[-1], *(a.astype(jnp.float32) for a in low))
     for ours, theirs in zip(_forward_and_gradients(forms.depthwise, case[-1], *low), expected, strict=True):

@@ -181,7 +181,7 @@ def _sides(shape):
 
 
 def _products(program):
-    """Yields the types of the operands of every convolution and matrix product, and the sides of all its arrays."""
+    """Yields, for every convolution and matrix product, the types of its operands and the sides of its arrays."""
     for equation in program.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
@@ -219,7 +219,7 @@ def test_a_step_of_transfer_runs_the_teacher_once_and_gives_it_no_gradient(bf16)
         return {sides: found[sides] / number for sides, number in _kernels(part).items()}
 
     assert set(products_per_kernel(teacher.params["backbone"]).values()) == {1}
-    # The teacher's head reads its own features, then the student's, and then the gradient passes through it.
+    # The teacher's head reads the teacher's features and the student's, and passes a gradient on to the latter.
     assert set(products_per_kernel(teacher.params["head"]).values()) == {3}
     of_student = products_per_kernel(student.params["backbone"])
     assert of_student.pop((3, 3, 3, 8)) == 2  # an image needs no gradient
