@@ -1,4 +1,4 @@
-"""Measures what single choices in the training of the shipped network change: 12 rows × 2 seeds of `light_alone`.
+"""Measures what single choices in the training of the shipped network change: 13 rows × 2 seeds of `light_alone`.
 
     mlcm ablate --config=configs/ablation_recipe.py --workdir=runs/recipe
     mlcm ablate … --config.test_dataset=paired_folder/real --config.normalizer=outer_eyes   # scores them again
@@ -34,6 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "no photometric changes": {"augment": {"photometric": 0.0}},
         "twice the occlusions": {"augment": {"occlusion": 0.4}},
         "turned by up to 40°": {"augment": {"rotation": 40.0}},
+        "Muon": {"train": {"optimizer": "muon"}},
         "larger crops": {"image_size": larger},
         # about as many FLOPs as shipped:
         "larger crops and narrower": {"image_size": larger, "light": {"width": 0.1875}},

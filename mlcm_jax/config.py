@@ -153,6 +153,12 @@ SCHEMA: dict[str, Key] = {
     "steps.student": Key(_Count, 1000, "training", "the same for the thermal student", ("student",)),
     "steps.light": Key(_Count, 1000, "training", "the same for the lightweight student", ("light",)),
     "train.batch_size": Key(_Count, 64, "training", "examples per step, over all devices"),
+    "train.optimizer": Key(
+        Literal["adamw", "muon"],
+        "adamw",
+        "training",
+        "adamw, or muon, which treats kernels outside heads as matrices",
+    ),
     "train.lr": Key(_Positive, 1e-3, "training", "peak learning rate"),
     "train.head_lr": Key(_Weight, 0.0, "training", "peak learning rate of the heads; 0 means lr"),
     "train.schedule": Key(
@@ -163,7 +169,7 @@ SCHEMA: dict[str, Key] = {
     ),
     "train.decay_rate": Key(_Weight, 0.0, "training", "of inverse_time: lr / (1 + decay_rate · step)"),
     "train.warmup": Key(_BelowOne, 0.05, "training", "share of the steps in which the learning rate rises from 0"),
-    "train.weight_decay": Key(_Weight, 1e-4, "training", "weight decay of AdamW; only kernels decay"),
+    "train.weight_decay": Key(_Weight, 1e-4, "training", "weight decay; only kernels decay"),
     "train.clip": Key(_Weight, 1.0, "training", "largest global norm of the gradient; 0 disables clipping"),
     "train.ema": Key(
         _BelowOne, 0.99, "training", "decay per step of the averaged network, which is the one used; 0: no average"

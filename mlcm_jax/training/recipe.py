@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import optax
-from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from mlcm_jax import codecs, dikd, kinds, landmarks, losses, shape_model
@@ -23,7 +22,6 @@ from mlcm_jax.models import network as networks
 from mlcm_jax.training.state import adapt
 
 PointLoss = Callable[[jax.Array, jax.Array], jax.Array]  # [B, K, 2] twice -> unreduced [B, K, 2]
-_DECAYED = ("kernel", "to_teacher", "to_student")  # not biases, scales of normalisations or places of a head
 POINT_LOSSES = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1, "wing": losses.wing}
 LOSSES = (*POINT_LOSSES, "star", "boxes")
 
@@ -355,44 +353,3 @@ def kd_loss(options: ConfigDict, tough: str, tolerant: str) -> tuple[Term, ...]:
     terms += [Term("tough", constant(1.0), assistive(tough, 1))] if options.tough else []
     terms += [Term("tolerant", constant(1.0), assistive(tolerant, 2))] if options.tolerant else []
     return tuple(terms)
-
-
-def schedule(rate: float, train: ConfigDict, total_steps: int) -> optax.Schedule:
-    """Returns the learning rate by step: a linear warm-up from 0, if any, then `config.train.schedule` from `rate`.
-
-    "inverse_time" is rate / (1 + decay_rate · step), which Keras calls `decay`.
-    """
-    warmup = max(1, round(train.warmup * total_steps)) if train.warmup else 0
-    if train.schedule == "cosine":
-        after = optax.cosine_decay_schedule(rate, max(total_steps - warmup, 1))
-    elif train.schedule == "inverse_time":
-
-        def after(step: ArrayLike) -> ArrayLike:
-            return rate / (1.0 + train.decay_rate * step)
-
-    else:
-        after = optax.constant_schedule(rate)
-    if not warmup:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
-
-
-def optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
-    """Returns AdamW with `schedule`; weight decay applies to kernels only. Heads may have their own learning rate."""
-    train = config.train
-
-    def adamw(rate: float) -> optax.GradientTransformation:
-        return optax.adamw(
-            schedule(rate, train, total_steps),
-            weight_decay=train.weight_decay,
-            mask=functools.partial(jax.tree_util.tree_map_with_path, lambda path, _: path[-1].key in _DECAYED),
-        )
-
-    def part(path: tuple, _: Any) -> str:
-        return "head" if any(getattr(key, "key", "") == "head" for key in path) else "body"
-
-    rule = adamw(train.lr)
-    if train.head_lr:
-        rules = {"body": adamw(train.lr), "head": adamw(train.head_lr)}
-        rule = optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(part, params))
-    return optax.chain(optax.clip_by_global_norm(train.clip), rule) if train.clip else rule

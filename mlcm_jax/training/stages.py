@@ -16,6 +16,7 @@ from mlcm_jax import config as configs
 from mlcm_jax import detection, landmarks, layout_file, shape_model
 from mlcm_jax.errors import InputError, did_you_mean
 from mlcm_jax.models import network as networks
+from mlcm_jax.training import optimizer as optimizers
 from mlcm_jax.training import recipe as recipes
 from mlcm_jax.training.recipe import Recipe, Term
 
@@ -228,7 +229,7 @@ def recipe(name: str, config: ConfigDict, *, soft: shape_model.ShapeModel | None
     return Recipe(
         modality=modality(name, config),
         terms=(*own, *recipes.likelihood(config), *stage.taught(config, stage)),
-        tx=recipes.optimizer(config, total_steps),
+        tx=optimizers.optimizer(config, total_steps),
         total_steps=total_steps,
         teachers={teacher: modality(teacher, config) for teacher in stage.teachers},
         ema=config.train.ema,

@@ -1,7 +1,6 @@
 """Loss terms and the optimiser: values against numpy, what receives gradients, and what is refused."""
 
 import functools
-import typing
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +30,7 @@ from mlcm_jax.training import recipe as recipes
 from mlcm_jax.training import state as states
 from mlcm_jax.training import step as steps
 
-# As in the training step: optax adds its integer step counts to floats.
-OPTAX = pytest.mark.usefixtures("standard_promotion")
 ALL = {"alpha": 1.0, "beta": 1.0, "gamma": 1.0, "delta": 1.0}
-
-
-@pytest.fixture
-def standard_promotion():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def norm(tree):
@@ -231,106 +222,6 @@ def test_both_teachers_get_the_errors_of_the_same_other_face():
     for seed in range(3):
         metrics = kd_value(seeds=(2, 2), seed=seed, control="shuffled")
         np.testing.assert_allclose(metrics["tough"], metrics["tolerant"], rtol=1e-6)
-
-
-@OPTAX
-@pytest.mark.parametrize("warmup", [0.0, 0.1])
-@pytest.mark.parametrize("name", typing.get_args(configs.SCHEMA["train.schedule"].type))
-def test_schedules_match_their_formulas(name, warmup):
-    config = configs.base()
-    config.train.update({"schedule": name, "warmup": warmup, "decay_rate": 1e-2 if name == "inverse_time" else 0.0})
-    found = recipes.schedule(0.5, config.train, 100)
-    for count in (0, 3, 10, 40, 99):
-        begin = round(100 * warmup)
-        after = count - begin
-        if after < 0:
-            expected = 0.5 * count / begin
-        elif name == "cosine":
-            expected = 0.25 * (1 + np.cos(np.pi * after / (100 - begin)))
-        else:
-            expected = 0.5 / (1 + 1e-2 * after) if name == "inverse_time" else 0.5
-        np.testing.assert_allclose(
-            found(jnp.int32(count)), expected, rtol=1e-5, atol=1e-7, err_msg=f"{name} at {count}"
-        )
-
-
-@OPTAX
-def test_published_adam_is_that_of_keras():
-    """Adam with `decay` as in Keras 2: lr_t = lr / (1 + decay · t), no weight decay, epsilon outside the root."""
-    config = configs.load("configs/kdloss_300w.py")
-    tx = recipes.optimizer(config, config.steps.light)
-    params = {"head": {"kernel": jnp.full((1, 1), 1.0)}}
-    opt_state, rng = tx.init(params), np.random.default_rng(0)
-    w, m, v = 1.0, 0.0, 0.0
-    for t in range(20):
-        g = float(rng.normal())
-        updates, opt_state = tx.update({"head": {"kernel": jnp.full((1, 1), g)}}, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        unbiased = m / (1 - 0.9 ** (t + 1)), v / (1 - 0.999 ** (t + 1))
-        w -= 1e-3 / (1 + 1e-4 * t) * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
-    np.testing.assert_allclose(params["head"]["kernel"], w, rtol=1e-5)
-
-
-MODELS = [
-    {"name": "resnet18", "width": 0.125, "depths": (1, 1), "head": "heatmap"},
-    {"name": "mobilenet_v2", "width": 0.25, "head": "aam", "layout": "tfw5"},
-    {"name": "swin_v2_t", "width": 0.25, "depths": (1,), "window": 4},
-    {"name": "mobilevit_v2", "width": 0.25},
-]
-
-
-@OPTAX
-@pytest.mark.parametrize("model", MODELS, ids=[model["name"] for model in MODELS])
-def test_only_kernels_decay(model):
-    """Biases, scales, SwinV2's temperatures, and the places in u and temperature of a heatmap head do not decay."""
-    config = configs.base()
-    config.train.update({"lr": 1.0, "weight_decay": 0.5, "clip": 0.0, "warmup": 0.0})
-    tx = recipes.optimizer(config, 100)
-    shape = np.full((5, 2), 0.5, np.float32)
-    make = functools.partial(networks.create, model, num_landmarks=5, key=jax.random.key(0), mean_shape=shape)
-    params = states.trainable(make(), {"to_teacher": jnp.ones((2, 2)), "to_student": jnp.ones((2, 2))})
-    params = jax.tree.map(jnp.ones_like, params)
-    updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-    seen = set()
-    for path, update in jax.tree_util.tree_leaves_with_path(updates):
-        name = path[-1].key
-        seen.add(name)
-        assert (np.asarray(update) < 0).all() == (name in ("kernel", "to_teacher", "to_student")), path
-    assert {"kernel", "bias"} < seen
-
-
-@OPTAX
-def test_heads_have_their_own_learning_rate():
-    """Compares head, backbone and adapter with AdamW run by hand on each of them."""
-    config = configs.base()
-    config.train.update({"lr": 1e-2, "head_lr": 5e-2, "warmup": 0.0, "clip": 0.0, "weight_decay": 0.1})
-    tx = recipes.optimizer(config, 10)
-    rng = np.random.default_rng(0)
-    params = {
-        "network": {part: {"kernel": jnp.asarray(rng.normal(size=(3, 2)))} for part in ("backbone", "head")},
-        "adapter": {"to_teacher": jnp.asarray(rng.normal(size=(2, 2)))},
-    }
-    grads = [jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params) for _ in range(4)]
-    found, opt_state = params, tx.init(params)
-    for grad in grads:
-        updates, opt_state = tx.update(grad, opt_state, found)
-        found = optax.apply_updates(found, updates)
-
-    def by_hand(pick, rate):
-        leaf, rule = pick(params), optax.adamw(optax.cosine_decay_schedule(rate, 10), weight_decay=0.1)
-        own = rule.init(leaf)
-        for grad in grads:
-            update, own = rule.update(pick(grad), own, leaf)
-            leaf = optax.apply_updates(leaf, update)
-        return leaf
-
-    for pick, rate in (
-        (lambda tree: tree["network"]["head"]["kernel"], 5e-2),
-        (lambda tree: tree["network"]["backbone"]["kernel"], 1e-2),
-        (lambda tree: tree["adapter"]["to_teacher"], 1e-2),
-    ):
-        np.testing.assert_allclose(pick(found), by_hand(pick, rate), rtol=1e-6)
 
 
 def test_the_likelihood_is_weighted_and_trains_landmarks_and_uncertainties():

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from mlcm_jax import config as configs
 from mlcm_jax import models
 from mlcm_jax.errors import InputError
+from mlcm_jax.training import optimizer as optimizers
 from mlcm_jax.training import sharding
 
 
@@ -140,18 +142,23 @@ def test_pairs_of_convolutions_are_split_between_them():
     assert specs(parameters("mobilevit_v2"), abstract_mesh(model=2)) == {}
 
 
-def test_averages_and_optimiser_state_follow_their_parameters():
-    import optax
-
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_averages_and_optimiser_state_follow_their_parameters(name):
     tree = {"network": parameters("swin_v2_b", depths=(1,), window=4)}
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    config = configs.base()
+    config.train.optimizer = name
+    with jax.numpy_dtype_promotion("standard"):  # as in the training step
+        state = jax.eval_shape(optimizers.optimizer(config, 10).init, tree)
     mesh = abstract_mesh(2, 2, 2)
-    of_parameters = specs(tree, mesh)
-    of_state = specs(jax.eval_shape(tx.init, tree), mesh)
-    assert len(of_state) == 2 * len(of_parameters) > 0
-    for moment in ("mu", "nu"):
-        found = {path.split(f".{moment}")[1]: spec for path, spec in of_state.items() if f".{moment}" in path}
-        assert found == of_parameters
+    of_parameters, of_state = specs(tree, mesh), specs(state, mesh)
+    found = {moment: {} for moment in (".mu[", ".nu[")}
+    for path, spec in of_state.items():
+        (moment,) = [moment for moment in found if moment in path]
+        found[moment]["[" + path.split(moment)[1]] = spec
+    assert found[".mu["] == of_parameters and of_parameters
+    # Muon has one moment, and updates the kernels outside the head.
+    by_adam = {path for path in of_parameters if name == "adamw" or "['kernel']" not in path or "['head']" in path}
+    assert found[".nu["] == {path: of_parameters[path] for path in by_adam} and by_adam
 
 
 def test_put_batch_keeps_values_and_splits_the_first_axis():
