@@ -15,7 +15,7 @@ GRIDS = {  # variants and rows
     "kdloss": (("", "youtube", "smoke"), 8),
     "star": (("", "youtube", "smoke"), 6),
     "shipped": (("", "smoke"), 6),
-    "recipe": (("", "smoke"), 12),
+    "recipe": (("", "smoke"), 13),
 }
 
 
