@@ -61,9 +61,9 @@ def orthogonalised(params: Any) -> Any:
 def optimizer(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
     """Returns the optimiser with `schedule`; weight decay applies to kernels only. Heads may have their own rate.
 
-    "muon" (Jordan et al. 2024) replaces a kernel's update by the nearest matrix with equal singular values, whose
-    root mean square is scaled to that of AdamW (Liu et al. 2025, arXiv 2502.16982, equation 4), so that both have the
-    same learning rates. Three steps of its iteration suffice (docs/training.md, "Optimisers").
+    "muon" (Jordan et al. 2024) replaces a kernel's update by a matrix near it, whose singular values are nearly equal
+    and whose root mean square is scaled to that of AdamW (Liu et al. 2025, arXiv 2502.16982, equation 4), so that both
+    have the same learning rates. Three steps of its iteration suffice (docs/training.md, "Optimisers").
     """
     train = config.train
 

@@ -1,7 +1,8 @@
-"""Takes ten SGD steps of the transfer stage on meshes of this process's eight devices.
+"""Takes ten steps of the transfer stage on meshes of this process's eight devices.
 
-test_devices.py runs it as `script_steps.py FOLDER MODEL CASE…`, where a case is `data,fsdp,model,accumulate`. It writes
-the losses, the parameters before and after, and the teacher's predictions to FOLDER/CASE.npz.
+test_devices.py runs it as `script_steps.py FOLDER MODEL RULE CASE…`, where the rule is sgd or muon, and a case is
+`data,fsdp,model,accumulate`. It writes the losses, the parameters before and after, and the teacher's predictions to
+FOLDER/CASE.npz.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import optax
 from mlcm_jax import metrics
 from mlcm_jax.config import base
 from mlcm_jax.evaluation import evaluate
+from mlcm_jax.training import optimizer as optimizers
 from mlcm_jax.training import sharding, stages
 from mlcm_jax.training import state as states
 from mlcm_jax.training.loop import compile_step
@@ -46,11 +48,11 @@ def flat(network):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(network))])
 
 
-def train(config, case):
+def train(config, rule, case):
     data, fsdp, model, accumulate = map(int, case.split(","))
     count = data * fsdp * model
     mesh = sharding.make_mesh(jax.devices()[:count], shape={"fsdp": fsdp, "model": model})
-    tx = optax.sgd(0.01)
+    tx = optax.sgd(0.01) if rule == "sgd" else optimizers.optimizer(config, 10)
     config.transfer.update({"alpha": 1.0, "beta": 1.0, "gamma": 0.1, "delta": 0.1, "decay": "linear"})
     config.train.accumulate = accumulate
     recipe = dataclasses.replace(stages.recipe("transfer", config), tx=tx, total_steps=10)
@@ -82,12 +84,13 @@ def train(config, case):
     return {"losses": losses, "parameters": flat(state.network), "first": first, "predicted": predicted, "nme": nme}
 
 
-def main(folder, model, *cases):
+def main(folder, model, rule, *cases):
     config = base()
     config.loss.name = "smooth_l1"  # at the kink of l1, the last bit of a prediction would decide a gradient
+    config.train.update({"optimizer": "muon", "lr": 1e-3})
     config.teacher = config.student = MODELS[model]
     for case in cases:
-        np.savez(Path(folder) / f"{case}.npz", **train(config, case))
+        np.savez(Path(folder) / f"{case}.npz", **train(config, rule, case))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def run(script, *arguments, devices=8):
     return result.stdout
 
 
-def assert_alike(folder, model, cases):
-    run("script_steps.py", folder, model, ONE, *cases)
+def assert_alike(folder, model, cases, rule="sgd"):
+    run("script_steps.py", folder, model, rule, ONE, *cases)
     one = np.load(folder / f"{ONE}.npz")
     assert one["losses"][-1] < 0.7 * one["losses"][0]  # it trains, and parameters move far more than the tolerances
     assert np.abs(one["parameters"] - one["first"]).max() > 0.01
@@ -44,6 +44,11 @@ def test_one_device_and_a_mesh_of_all_axes_train_alike(tmp_path):
 @pytest.mark.parametrize("model", ["swin", "resnet"])
 def test_every_mesh_trains_alike(tmp_path, model):
     assert_alike(tmp_path, model, MESHES)
+
+
+@pytest.mark.slow
+def test_every_mesh_trains_alike_with_muon(tmp_path):
+    assert_alike(tmp_path, "resnet", MESHES, rule="muon")
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def test_what_is_saved_is_restored_bitwise(tmp_path):
 
 
 def test_the_state_of_muon_is_restored(tmp_path):
-    """It has holes in its trees, where one rule has no moments of the parameters of the other."""
+    """Its trees have holes, because neither rule keeps moments of the parameters that the other updates."""
     config = configs.base()
     config.train.optimizer = "muon"
     tx = optimizers.optimizer(config, 10)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax import contrib
 
 from mlcm_jax import config as configs
 from mlcm_jax.models import network as networks
@@ -132,8 +133,8 @@ def test_heads_have_their_own_learning_rate_with_muon_too():
     np.testing.assert_allclose(found[1]["head"]["kernel"], 5.0 * found[0]["head"]["kernel"], rtol=1e-6)
 
 
-def by_hand(kernel, grads, rates, decay):
-    """Muon in numpy: Nesterov momentum, three Newton-Schulz steps, and the root mean square of AdamW."""
+def muon_in_numpy(kernel, grads, rates, decay):
+    """Takes Muon's steps: Nesterov's momentum, three Newton-Schulz steps, and the root mean square of AdamW."""
     width, (a, b, c) = kernel.shape[-1], (3.4445, -4.7750, 2.0315)
     moment = np.zeros_like(kernel)
     for t, (grad, rate) in enumerate(zip(grads, rates, strict=True), 1):
@@ -150,7 +151,7 @@ def by_hand(kernel, grads, rates, decay):
 
 @pytest.mark.parametrize("shape", [(3, 3, 2, 5), (1, 1, 3, 7), (4, 6)], ids=str)
 def test_muon_matches_its_iteration_by_hand(shape):
-    """Also: a head and a bias move as with Adam with Nesterov's momentum."""
+    """A head and a bias move as Adam with Nesterov's momentum moves them."""
     config = configs.base()
     config.train.update({"optimizer": "muon", "lr": 1e-2, "warmup": 0.0, "clip": 0.0, "weight_decay": 0.1})
     tx = optimizers.optimizer(config, 10)
@@ -168,7 +169,7 @@ def test_muon_matches_its_iteration_by_hand(shape):
         updates, opt_state = update(tree(*grad), opt_state, params)
         params = optax.apply_updates(params, updates)
     rates = [0.5e-2 * (1 + np.cos(np.pi * t / 10)) for t in range(4)]
-    expected = by_hand(start[0], [grad[0] for grad in grads], rates, 0.1)
+    expected = muon_in_numpy(start[0], [grad[0] for grad in grads], rates, 0.1)
     np.testing.assert_allclose(params["network"]["backbone"]["kernel"], expected, rtol=1e-4, atol=1e-5)
 
     def adam(leaf, gradients, decay):
@@ -191,13 +192,14 @@ def test_muon_updates_the_kernels_outside_heads_that_mix_channels(model):
     params = jax.eval_shape(lambda: states.trainable(make(mean_shape=np.full((5, 2), 0.5, np.float32)), adapter))
     numbers = optimizers.orthogonalised(params)
     assert set(jax.tree.leaves(numbers["network"]["head"])) == set(jax.tree.leaves(numbers["adapter"])) == set()
-    is_none = {"is_leaf": lambda leaf: leaf is None or hasattr(leaf, "reduction_axis")}
-    sides = {True: [], False: []}
-    pairs = zip(jax.tree.leaves(numbers, **is_none), jax.tree.leaves(params), strict=True)
-    for number, leaf in pairs:
-        sides[number is not None].append(leaf.shape)
-        assert number is None or (number.output_axis == leaf.ndim - 1 and len(number.reduction_axis) == leaf.ndim - 1)
-    assert all(len(shape) > 1 and shape[-2] > 1 for shape in sides[True])
+    matrices = []
+    stops = (type(None), contrib.MuonDimensionNumbers)
+    found = jax.tree.leaves(numbers, is_leaf=lambda leaf: isinstance(leaf, stops))
+    for number, leaf in zip(found, jax.tree.leaves(params), strict=True):
+        if number is not None:
+            matrices.append(leaf.shape)
+            assert number.output_axis == leaf.ndim - 1 and number.reduction_axis == tuple(range(leaf.ndim - 1))
+    assert all(len(shape) > 1 and shape[-2] > 1 for shape in matrices)
     # Most parameters of a network are in such kernels; depthwise ones are not.
-    share = sum(map(np.prod, sides[True])) / sum(leaf.size for leaf in jax.tree.leaves(params["network"]["backbone"]))
+    share = sum(map(np.prod, matrices)) / sum(leaf.size for leaf in jax.tree.leaves(params["network"]["backbone"]))
     assert 0.8 < share < 1.0

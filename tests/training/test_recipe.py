@@ -1,4 +1,4 @@
-"""Loss terms and the optimiser: values against numpy, what receives gradients, and what is refused."""
+"""Loss terms: values against numpy, what receives gradients, and what is refused."""
 
 import functools
 
