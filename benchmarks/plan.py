@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.stages import Compiled
@@ -27,9 +26,9 @@ from ml_collections import ConfigDict
 from mlcm_jax import shape_model
 from mlcm_jax.config import base
 from mlcm_jax.console import say
-from mlcm_jax.data.examples import MODALITIES
 from mlcm_jax.models.network import Network
-from mlcm_jax.training import loop, run_stage, sharding, stages
+from mlcm_jax.training import initial, loop, sharding, stages
+from mlcm_jax.training import step as steps
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.state import TrainState
 from mlcm_jax.training.step import Teachers
@@ -184,26 +183,15 @@ def shapes_of_step(
     Returns:
         (recipe, state, teachers, batch).
     """
-    count, batch, side = stages.layout(config).count, config.train.batch_size, config.image_size
+    count = stages.layout(config).count
     recipe = stages.recipe(stage, config, soft=soft)
     mean = np.full((count, 2), 0.5, np.float32)
     if networks is None:
         needed = stages.requirements(stage, config)
         networks = {name: stages.network_shapes(name, config, mean_shape=mean) for name in needed}
-    state = run_stage.start_shapes(stage, config, recipe, networks, mean)
-
-    shapes = {
-        "rgb": ((batch, side, side, 3), jnp.float32),
-        "thermal": ((batch, side, side, 1), jnp.float32),
-        "landmarks": ((batch, count, 2), jnp.float32),
-        "weight": ((batch, count), jnp.float32),
-        "visible": ((batch, count), jnp.bool_),
-        "known": ((batch, count), jnp.bool_),
-        "mask": ((batch,), jnp.bool_),
-    }
-    left_out = set(MODALITIES) - set(recipe.modalities)
-    arrays = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items() if key not in left_out}
-    return recipe, state, {name: networks[name] for name in recipe.teachers}, arrays
+    state = initial.start_shapes(stage, config, recipe, networks, mean)
+    batch = steps.batch_shapes(recipe, batch_size=config.train.batch_size, image_size=config.image_size, count=count)
+    return recipe, state, {name: networks[name] for name in recipe.teachers}, batch
 
 
 def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh, stage: str = "transfer") -> tuple[Compiled, TrainState]:

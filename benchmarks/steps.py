@@ -34,7 +34,7 @@ from mlcm_jax import config as configs
 from mlcm_jax import memory
 from mlcm_jax.console import say
 from mlcm_jax.models import network as networks
-from mlcm_jax.training import loop, run_stage, sharding, stages
+from mlcm_jax.training import initial, loop, sharding, stages
 from mlcm_jax.training.workdir import Trained
 
 ROWS = {
@@ -70,7 +70,7 @@ def prepare(config: ConfigDict, stage: str) -> tuple[Callable, tuple]:
         other: Trained(other, stages.initial_network(other, config, mean_shape=mean), config, mean)
         for other in stages.requirements(stage, config)
     }
-    state = sharding.put_sharded(run_stage.start_state(stage, config, recipe, needed, mean), mesh)
+    state = sharding.put_sharded(initial.start_state(stage, config, recipe, needed, mean), mesh)
     teachers = {other: sharding.put_sharded(needed[other].network, mesh) for other in recipe.teachers}
     rng = np.random.default_rng(0)
     batch = {

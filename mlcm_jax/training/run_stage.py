@@ -7,13 +7,16 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import grain
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jax.stages import Compiled
 from ml_collections import ConfigDict
 
 from mlcm_jax import models, shape_model
@@ -23,7 +26,7 @@ from mlcm_jax.data.examples import Examples, open_examples, open_sets, require
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.models import network as networks
-from mlcm_jax.training import checkpoint, distributed, loop, sharding, stages, workdir
+from mlcm_jax.training import checkpoint, distributed, initial, loop, sharding, stages, workdir
 from mlcm_jax.training import state as states
 from mlcm_jax.training import step as steps
 from mlcm_jax.training.log import open_writer, write_parameters
@@ -129,7 +132,7 @@ def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
                 )
             if other not in networks_by_stage:
                 networks_by_stage[other] = stages.network_shapes(other, config, mean_shape=run.mean_shape)
-        state = start_shapes(name, config, recipe, networks_by_stage, run.mean_shape)
+        state = initial.start_shapes(name, config, recipe, networks_by_stage, run.mean_shape)
         if recipe.teachers:
             _check_step(name, run, recipe, state, {one: networks_by_stage[one] for one in recipe.teachers})
 
@@ -137,9 +140,8 @@ def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
 def _check_step(
     name: str, run: Run, recipe: Recipe, state: states.TrainState, teachers: dict[str, networks.Network]
 ) -> None:
-    sizes = {"batch_size": run.config.train.batch_size, "image_size": run.config.image_size}
     try:
-        steps.check(state, teachers, recipe, count=len(run.mean_shape), **sizes)
+        steps.check(state, teachers, recipe, **_sizes(run))
     except InputError as error:
         raise InputError(f"Stage {name}: {error}") from error
 
@@ -165,12 +167,62 @@ def train_stages(run: Run, trained: Mapping[str, Trained] | None = None) -> dict
         for folder in run.folders:
             workdir.claim(folder, run.config, run.fingerprints)
         names, trained = _to_train(run, trained or {}), dict(trained or {})
-        for name in names:
+        compiler = locks.enter_context(_compiler())
+        compiled: Future | None = None
+        for name, following in itertools.pairwise([*names, None]):
             for needed in stages.requirements(name, run.config):
                 if needed not in trained:
                     trained[needed] = workdir.load_stage(run.workdir, needed, mesh=run.mesh)
-            trained[name] = train_stage(name, run, trained)
+            own, compiled = compiled, None
+            if following and _compiles_ahead(run, following):
+                compiled = compiler.submit(compile_stage, following, run, dict(trained))
+            trained[name] = train_stage(name, run, trained, step=own.result() if own else None)
     return trained
+
+
+@contextlib.contextmanager
+def _compiler() -> Iterator[Executor]:
+    """Yields a thread that compiles; leaving does not wait for a program that nothing will run."""
+    compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    try:
+        yield compiler
+    finally:
+        compiler.shutdown(wait=False, cancel_futures=True)
+
+
+def _compiles_ahead(run: Run, stage: str) -> bool:
+    """Whether a stage is compiled while the one before it trains.
+
+    A stage that was begun may be finished, and a shape model is known only when its stage begins. Several processes
+    would have to compile their programs in the same order, beside their steps.
+    """
+    return jax.process_count() == 1 and not _begun(run, stage) and not stages.STAGES[stage].soft
+
+
+def compile_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Compiled:
+    """Compiles the step of a stage from shapes, also before the stages that it needs are trained.
+
+    Args:
+        name: a key of `stages.STAGES`, of a stage without a shape model.
+        run: see `prepare`.
+        trained: networks by stage, as far as they are known.
+    """
+    config, recipe = run.config, stages.recipe(name, run.config)
+    needed = {
+        one: trained[one].network if one in trained else stages.network_shapes(one, config, mean_shape=run.mean_shape)
+        for one in stages.requirements(name, config)
+    }
+    state = initial.start_shapes(name, config, recipe, needed, run.mean_shape)
+    teachers = {one: needed[one] for one in recipe.teachers}
+    batch = steps.batch_shapes(recipe, **_sizes(run))
+    key = jax.eval_shape(lambda: stages.role_key(config.seed, "steps"))
+    return loop.compile_step(recipe, state, teachers, run.mesh).lower(state, teachers, batch, key).compile()
+
+
+def _sizes(run: Run) -> dict[str, int]:
+    """The sizes of a batch, as `steps.batch_shapes` takes them."""
+    config = run.config
+    return {"batch_size": config.train.batch_size, "image_size": config.image_size, "count": len(run.mean_shape)}
 
 
 def _begun(run: Run, stage: str) -> bool:
@@ -181,13 +233,14 @@ def _to_train(run: Run, trained: Iterable[str]) -> list[str]:
     return [name for name in stages.STAGES if name in run.config.stages and name not in trained]
 
 
-def train_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Trained:
+def train_stage(name: str, run: Run, trained: Mapping[str, Trained], *, step: Compiled | None = None) -> Trained:
     """Trains one stage from its last intact checkpoint to its end, and stores its network.
 
     Args:
         name: a key of `stages.STAGES`.
         run: see `prepare`.
         trained: networks by stage; at least those that this stage needs (`stages.requirements`).
+        step: its compiled step, see `compile_stage`; None compiles it at the first step.
 
     Raises:
         Interrupted: a signal arrived; the current step was finished and saved.
@@ -198,16 +251,18 @@ def train_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Trained:
     finished = workdir.finished_stage(run.workdir, name, run.config, mesh=run.mesh)
     if finished is None:
         recipe = stages.recipe(name, run.config, soft=soft)
-        network = _train(name, run, recipe, trained)
+        network = _train(name, run, recipe, trained, step)
         finished = Trained(name, network, run.config, run.mean_shape)
     workdir.store(run.workdir, finished, mesh=run.mesh)
     return finished
 
 
-def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) -> networks.Network:
+def _train(
+    name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained], step: Compiled | None
+) -> networks.Network:
     """Trains a stage; returns the averaged network of its last step, or of the best one with `config.keep_best`."""
     config, mesh = run.config, run.mesh
-    state = sharding.put_sharded(start_state(name, config, recipe, trained, run.mean_shape), mesh)
+    state = sharding.put_sharded(initial.start_state(name, config, recipe, trained, run.mean_shape), mesh)
     teachers = {teacher: sharding.put_sharded(trained[teacher].network, mesh) for teacher in recipe.teachers}
     manager = checkpoint.open_manager(workdir.checkpoint_folder(run.workdir, name, config), scored=config.keep_best)
     restored = checkpoint.restore(manager, "state", checkpoint.abstract(state), say=say)
@@ -226,6 +281,7 @@ def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) 
                 work = loop.Loop(
                     name=name,
                     recipe=recipe,
+                    step=step or loop.compile_step(recipe, state, teachers, mesh),
                     config=config,
                     batches=_batches(run, name, recipe.modalities, sharding.batch_rows(mesh, config.train.batch_size)),
                     mesh=mesh,
@@ -247,54 +303,6 @@ def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) 
         raise
     checkpoint.close(manager)
     return network
-
-
-def start_state(
-    name: str, config: ConfigDict, recipe: Recipe, trained: Mapping[str, Trained], mean_shape: np.ndarray
-) -> states.TrainState:
-    """Returns the state of a stage at step 0: random weights, or the teacher's where the config says so.
-
-    Args:
-        name: the stage's name.
-        config: the run's config.
-        recipe: the stage's recipe.
-        trained: networks by stage; at least those that this stage needs (`stages.requirements`).
-        mean_shape: float32 [K, 2] in u.
-    """
-    stage = stages.STAGES[name]
-    network = stages.initial_network(name, config, mean_shape=mean_shape)
-    part, source_stage = stages.initial_weights(name, config)
-    source = trained[source_stage].network if part else None
-    if part == "all":
-        if jax.tree.map(np.shape, source.params) != jax.tree.map(np.shape, network.params):
-            raise InputError(
-                "config.student_init='teacher' needs config.student to be the same model as config.teacher."
-            )
-        params, stats = jax.tree.map(jax.numpy.copy, (source.params, source.stats))
-        network = network.replace(params=params, stats=stats)
-    elif part == "head":
-        network = states.with_head_of(network, source)
-    adapter = {}
-    if recipe.needs_features:
-        channels = networks.channels(network), networks.channels(trained[stage.teachers[0]].network)
-        adapter = states.init_adapter(*channels, stages.role_key(config.seed, f"{name} adapter"))
-    return states.create(network, adapter, recipe.tx)
-
-
-def start_shapes(
-    name: str,
-    config: ConfigDict,
-    recipe: Recipe,
-    networks_by_stage: Mapping[str, networks.Network],
-    mean_shape: np.ndarray,
-) -> states.TrainState:
-    """Returns `start_state` as shapes, without making arrays. The networks given may be arrays or shapes too."""
-
-    def start(given: dict[str, networks.Network]) -> states.TrainState:
-        trained = {key: Trained(key, network, config, mean_shape) for key, network in given.items()}
-        return start_state(name, config, recipe, trained, mean_shape)
-
-    return jax.eval_shape(start, dict(networks_by_stage))
 
 
 def _order(run: Run, stage: str) -> pipeline.Order:

@@ -66,6 +66,22 @@ def train_step(
     return after, metrics | {"gradient_norm": norm, "skipped": skipped}
 
 
+def batch_shapes(recipe: Recipe, *, batch_size: int, image_size: int, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch, which has nothing else than a step reads.
+
+    Args:
+        recipe: the static part of the step.
+        batch_size: number of examples in a batch.
+        image_size: side of the crops in pixels.
+        count: number of landmarks.
+    """
+    shapes = {name: (image_size, image_size, CHANNELS[name]) for name in recipe.modalities}
+    shapes |= {"landmarks": (count, 2), "weight": (count,)}
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32) for name, shape in shapes.items()}
+    flags = {"visible": (count,), "known": (count,), "mask": ()}
+    return batch | {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.bool_) for name, shape in flags.items()}
+
+
 def check(
     state: states.TrainState, teachers: Teachers, recipe: Recipe, *, batch_size: int, image_size: int, count: int
 ) -> None:
@@ -82,11 +98,7 @@ def check(
     Raises:
         InputError: a term of the recipe cannot use these networks.
     """
-    shapes = {name: (image_size, image_size, CHANNELS[name]) for name in recipe.modalities}
-    shapes |= {"landmarks": (count, 2), "weight": (count,)}
-    batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32) for name, shape in shapes.items()}
-    flags = {"visible": (count,), "known": (count,), "mask": ()}
-    batch |= {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.bool_) for name, shape in flags.items()}
+    batch = batch_shapes(recipe, batch_size=batch_size, image_size=image_size, count=count)
 
     def loss(state: states.TrainState, teachers: Teachers, batch: Batch, key: jax.Array) -> jax.Array:
         return _loss(states.trainable(state.network, state.adapter), state, teachers, batch, key, recipe)[0]
