@@ -54,7 +54,7 @@ ROWS = {
 
 def config_of(name: str, width: float, side: int, batch: int, bf16: bool) -> ConfigDict:
     """The config of a run whose teacher and student are this network."""
-    config = configs.load("configs/tiny.py", "") if name == "tiny" else configs.base()
+    config = configs.load("configs/tiny.py", "adamw") if name == "tiny" else configs.base()
     if name != "tiny":
         scaled = {} if width == 1.0 and name not in ("mobilenet_v2", "mobilevit_v2") else {"width": width}
         config.teacher = config.student = ConfigDict({"name": name, "head": "coordinates"} | scaled)

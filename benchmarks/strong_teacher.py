@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="work directory of the run whose teacher is used")
     parser.add_argument("--workdir", required=True, help="where the students are kept")
-    parser.add_argument("--config", default="configs/tiny.py", help="config of the students")
+    parser.add_argument("--config", default="configs/tiny.py:adamw", help="config of the students")
     parser.add_argument("--data_dir", default=default_data_dir())
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)

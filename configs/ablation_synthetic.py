@@ -27,7 +27,7 @@ def _transfer(**weights: float) -> dict[str, dict[str, float]]:
 def get_config(variant: str = "") -> ConfigDict:
     """`variant` is "", "long", "strong" or "smoke"."""
     check_variant(variant, ("long", "strong", "smoke"), __file__)
-    config = load("tiny.py", variant if variant in ("long", "smoke") else "", beside=__file__)
+    config = load("tiny.py", variant if variant in ("long", "smoke") else "adamw", beside=__file__)
     config.seeds = (0,) if variant == "smoke" else (0, 1, 2)
     config.stages = ("transfer",)
     if variant == "strong":

@@ -193,10 +193,12 @@ def _compiler() -> Iterator[Executor]:
 def _compiles_ahead(run: Run, stage: str) -> bool:
     """Whether a stage is compiled while the one before it trains.
 
-    A stage that was begun may be finished, and a shape model is known only when its stage begins. Several processes
-    would have to compile their programs in the same order, beside their steps.
+    A stage that was begun may be finished, and a shape model is known only when its stage begins. For a GPU, XLA tries
+    kernels on the device, where it would disturb the training; and several processes would have to compile their
+    programs in the same order.
     """
-    return jax.process_count() == 1 and not _begun(run, stage) and not stages.STAGES[stage].soft
+    on_cpu = jax.process_count() == 1 and run.mesh.devices.flat[0].platform == "cpu"
+    return on_cpu and not _begun(run, stage) and not stages.STAGES[stage].soft
 
 
 def compile_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Compiled:

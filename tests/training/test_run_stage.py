@@ -13,11 +13,10 @@ from mlcm_jax.evaluation import evaluate
 from mlcm_jax.training import loop, run_stage, sharding
 
 
-def prepared(folder, data_dir, stages, name="tiny", **changes):
-    config = configs.load(f"configs/{name}_tiny.py" if name != "tiny" else "configs/tiny.py", "smoke")
+def prepared(folder, data_dir, stages, file="configs/tiny.py"):
+    config = configs.load(file, "smoke")
     config.stages, config.log_every, config.checkpoint_every = stages, 1, 100
     config.steps.update(dict.fromkeys(("teacher", "student", "light"), 2))
-    config.update(changes)
     mesh = sharding.make_mesh(jax.devices()[:1])
     validate = evaluate.validation(config, mesh)
     return run_stage.prepare(config, folder, data_dir=str(data_dir), mesh=mesh, validate=validate)
@@ -59,7 +58,7 @@ def test_what_is_begun_or_finished_is_not_compiled_ahead(tmp_path, data_dir, com
 
 
 def test_a_stage_with_a_shape_model_is_compiled_when_it_begins(tmp_path, data_dir, compiled):
-    run_stage.train_stages(prepared(tmp_path, data_dir, ("teacher", "tolerant", "kd"), "kdloss"))
+    run_stage.train_stages(prepared(tmp_path, data_dir, ("teacher", "tolerant", "kd"), "configs/kdloss_tiny.py"))
     assert [by_main for _, by_main in compiled if by_main] == [True, True]
     assert dict(compiled)[("teacher", "tolerant", "thermal")] is False
 
