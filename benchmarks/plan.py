@@ -7,31 +7,25 @@ TPU topology and prints a row of the table in docs/pods.md. It needs no TPU, but
 install it in a separate environment). Compiling all 24 blocks of both networks takes long. `--blocks=2,4` therefore
 compiles the third stage of the networks with 2 and with 4 blocks, and extrapolates the numbers linearly to its 18.
 
-`collectives` reads the communication of any compiled program; `shapes_of_step` and `compile_step` work for any stage.
+`collectives` reads the communication of any compiled program; `compile_step` works for any stage.
 """
 
 import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from jax.stages import Compiled
 from ml_collections import ConfigDict
 
-from mlcm_jax import shape_model
 from mlcm_jax.config import base
 from mlcm_jax.console import say
-from mlcm_jax.models.network import Network
-from mlcm_jax.training import initial, loop, sharding, stages
-from mlcm_jax.training import step as steps
-from mlcm_jax.training.recipe import Recipe
+from mlcm_jax.training import initial, loop, sharding
 from mlcm_jax.training.state import TrainState
-from mlcm_jax.training.step import Teachers
 
 # Rates of a v5e chip (https://cloud.google.com/tpu/docs/v5e), per second: bfloat16 operations, bytes of memory traffic,
 # and bytes sent to its neighbours. Only half of its 1600 Gbit/s over four links counts, as small slices are no torus.
@@ -165,38 +159,9 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
-def shapes_of_step(
-    config: ConfigDict,
-    stage: str = "transfer",
-    *,
-    soft: shape_model.ShapeModel | None = None,
-    networks: Mapping[str, Network] | None = None,
-) -> tuple[Recipe, TrainState, Teachers, dict[str, jax.ShapeDtypeStruct]]:
-    """Returns the arguments of a stage's training step as shapes, without creating arrays.
-
-    Args:
-        config: the config of the run.
-        stage: the name of the stage.
-        soft: the shape model, for a stage that learns soft landmarks.
-        networks: the shapes of the networks that the stage reads; None computes them.
-
-    Returns:
-        (recipe, state, teachers, batch).
-    """
-    count = stages.layout(config).count
-    recipe = stages.recipe(stage, config, soft=soft)
-    mean = np.full((count, 2), 0.5, np.float32)
-    if networks is None:
-        needed = stages.requirements(stage, config)
-        networks = {name: stages.network_shapes(name, config, mean_shape=mean) for name in needed}
-    state = initial.start_shapes(stage, config, recipe, networks, mean)
-    batch = steps.batch_shapes(recipe, batch_size=config.train.batch_size, image_size=config.image_size, count=count)
-    return recipe, state, {name: networks[name] for name in recipe.teachers}, batch
-
-
 def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh, stage: str = "transfer") -> tuple[Compiled, TrainState]:
     """Compiles a stage's training step for `mesh`, without arrays or devices; returns it and its state's shapes."""
-    recipe, state, teachers, batch = shapes_of_step(config, stage)
+    recipe, state, teachers, batch = initial.shapes_of_step(stage, config)
     step = loop.compile_step(recipe, state, teachers, mesh)
     return step.lower(state, teachers, batch, jax.eval_shape(lambda: jax.random.key(0))).compile(), state
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import machine, plan
+from benchmarks import machine
 from mlcm_jax import config as configs
 from mlcm_jax import memory
 from mlcm_jax.console import say
@@ -64,7 +64,7 @@ def config_of(name: str, width: float, side: int, batch: int, bf16: bool) -> Con
 
 def prepare(config: ConfigDict, stage: str) -> tuple[Callable, tuple]:
     """Returns the jitted step of a stage, and its arguments on all devices: (state, teachers, random batch, key)."""
-    recipe, _, _, shapes = plan.shapes_of_step(config, stage)
+    recipe, _, _, shapes = initial.shapes_of_step(stage, config)
     mean, mesh = np.full((stages.layout(config).count, 2), 0.5, np.float32), sharding.make_mesh()
     needed = {
         other: Trained(other, stages.initial_network(other, config, mean_shape=mean), config, mean)

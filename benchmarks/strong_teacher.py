@@ -2,9 +2,9 @@
 
     python -m benchmarks.strong_teacher --run=runs/long/seed_0 --workdir=runs/strong --seed=0      # 4 minutes, 2 cores
 
-It trains the thermal student of `configs/tiny.py` under the RGB teacher of another, longer run (`--run`), once for each
-set of distillation weights, and prints the NME of each on the test split in per cent. The control is "none", the same
-student with all weights 0. Results: RESULTS.md, "What a strong teacher is worth".
+It trains the thermal student of `configs/tiny.py:adamw` under the RGB teacher of another, longer run (`--run`), once
+for each set of distillation weights, and prints the NME of each on the test split in per cent. The control is "none",
+the same student with all weights 0. Results: RESULTS.md, "What a strong teacher is worth".
 """
 
 import argparse

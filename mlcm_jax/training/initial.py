@@ -1,4 +1,4 @@
-"""The state with which a stage begins, as arrays or as shapes."""
+"""The state with which a stage begins, as arrays or as shapes, and the shapes of all that its step reads."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mlcm_jax import shape_model
 from mlcm_jax.errors import InputError
 from mlcm_jax.models import network as networks
 from mlcm_jax.training import stages
 from mlcm_jax.training import state as states
+from mlcm_jax.training import step as steps
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.workdir import Trained
 
@@ -60,3 +62,38 @@ def start_shapes(
         return start_state(name, config, recipe, trained, mean_shape)
 
     return jax.eval_shape(start, dict(networks_by_stage))
+
+
+def shapes_of_step(
+    name: str,
+    config: ConfigDict,
+    *,
+    soft: shape_model.ShapeModel | None = None,
+    given: Mapping[str, networks.Network] | None = None,
+) -> tuple[Recipe, states.TrainState, steps.Teachers, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns the recipe of a stage and the arguments of its step as shapes, without making arrays.
+
+    Args:
+        name: the stage's name.
+        config: the run's config.
+        soft: the shape model, for a stage that learns soft landmarks.
+        given: networks by stage, arrays or shapes, as far as they are known.
+
+    Returns:
+        (recipe, state, teachers, batch).
+
+    Raises:
+        ValueError: the stage learns soft landmarks, and `soft` is missing.
+    """
+    if stages.STAGES[name].soft and soft is None:
+        raise ValueError(f"stage {name} needs a shape model")
+    known = jax.eval_shape(lambda tree: tree, dict(given or {}))  # without the places of the arrays
+    mean_shape = np.full((stages.layout(config).count, 2), 0.5, np.float32)
+    needed = {
+        one: known[one] if one in known else stages.network_shapes(one, config, mean_shape=mean_shape)
+        for one in stages.requirements(name, config)
+    }
+    recipe = stages.recipe(name, config, soft=soft)
+    state = start_shapes(name, config, recipe, needed, mean_shape)
+    sizes = {"batch_size": config.train.batch_size, "image_size": config.image_size, "count": len(mean_shape)}
+    return recipe, state, {one: needed[one] for one in recipe.teachers}, steps.batch_shapes(recipe, **sizes)

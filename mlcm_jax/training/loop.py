@@ -23,7 +23,7 @@ from mlcm_jax.errors import InputError, Interrupted
 from mlcm_jax.training import distributed, sharding
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.state import TrainState
-from mlcm_jax.training.step import Teachers, batch_shapes, train_step
+from mlcm_jax.training.step import Teachers, keys, train_step
 
 _calls = itertools.count()
 
@@ -35,7 +35,7 @@ class Loop:
     Attributes:
         name: the stage's name.
         recipe: the stage's recipe.
-        step: the compiled step, or what compiles it at its first call; see `compile_step`.
+        step: returns the step, which may be compiled already; see `compile_step`.
         config: the run's config.
         batches: `batches[step]` is this process's part of the global batch.
         mesh: the devices.
@@ -47,7 +47,7 @@ class Loop:
 
     name: str
     recipe: Recipe
-    step: Callable
+    step: Callable[[], Callable]
     config: ConfigDict
     batches: grain.MapDataset
     mesh: Mesh
@@ -74,17 +74,18 @@ def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> Tra
         InputError: too many steps were skipped because they were not finite.
     """
     config, total_steps = loop.config, loop.recipe.total_steps
-    read = batch_shapes(loop.recipe, batch_size=1, image_size=1, count=1).keys()
+    read = keys(loop.recipe)
     history: list[dict[str, Any]] = []
     bar = progress(loop.name, total=total_steps, start=start, unit_size=config.train.batch_size)
     batches = pipeline.iterate(loop.batches, start, processes=config.loader_processes)
     with _interrupts() as stop, batches as source, bar as advance:
+        step_function = loop.step()
         for step in range(start + 1, total_steps + 1):
             drawn = next(source)
             batch = sharding.put_batch({name: drawn[name] for name in read}, loop.mesh)
             # A step must not copy data from or to the devices implicitly.
             with jax.transfer_guard("disallow"):
-                state, metrics = loop.step(state, teachers, batch, loop.rng)
+                state, metrics = step_function(state, teachers, batch, loop.rng)
             history.append(metrics)
             signal_number = stop()
             scored = step == total_steps or step % config.checkpoint_every == 0

@@ -1,7 +1,8 @@
 """Trains the stages of a config, and loads those that are finished.
 
 1. prepare: open the datasets, compute the mean shape   2. check: everything that could stop a later stage
-3. claim the work directory   4. train stage after stage, each from its last intact checkpoint
+3. claim the work directory   4. train stage after stage, each from its last intact checkpoint, and compile the step
+of the next one meanwhile
 """
 
 import contextlib
@@ -32,6 +33,8 @@ from mlcm_jax.training import step as steps
 from mlcm_jax.training.log import open_writer, write_parameters
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.workdir import Trained
+
+COMPILER = "compile ahead"  # the name of the thread begins with it
 
 # (network, examples, modality) -> NME in per cent; `evaluation.evaluate.validation` makes one.
 Validate = Callable[[networks.Network, Examples, str], float]
@@ -140,8 +143,9 @@ def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
 def _check_step(
     name: str, run: Run, recipe: Recipe, state: states.TrainState, teachers: dict[str, networks.Network]
 ) -> None:
+    sizes = {"batch_size": run.config.train.batch_size, "image_size": run.config.image_size}
     try:
-        steps.check(state, teachers, recipe, **_sizes(run))
+        steps.check(state, teachers, recipe, count=len(run.mean_shape), **sizes)
     except InputError as error:
         raise InputError(f"Stage {name}: {error}") from error
 
@@ -176,14 +180,14 @@ def train_stages(run: Run, trained: Mapping[str, Trained] | None = None) -> dict
             own, compiled = compiled, None
             if following and _compiles_ahead(run, following):
                 compiled = compiler.submit(compile_stage, following, run, dict(trained))
-            trained[name] = train_stage(name, run, trained, step=own.result() if own else None)
+            trained[name] = train_stage(name, run, trained, ahead=own)
     return trained
 
 
 @contextlib.contextmanager
 def _compiler() -> Iterator[Executor]:
-    """Yields a thread that compiles; leaving does not wait for a program that nothing will run."""
-    compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    """Yields a thread that compiles; leaving does not wait for a program that nothing will run (see `cli`)."""
+    compiler = ThreadPoolExecutor(1, thread_name_prefix=COMPILER)
     try:
         yield compiler
     finally:
@@ -194,8 +198,8 @@ def _compiles_ahead(run: Run, stage: str) -> bool:
     """Whether a stage is compiled while the one before it trains.
 
     A stage that was begun may be finished, and a shape model is known only when its stage begins. For a GPU, XLA tries
-    kernels on the device, where it would disturb the training; and several processes would have to compile their
-    programs in the same order.
+    kernels on the device, where it would disturb the training; TPUs were not tried. Several processes would have to
+    compile their programs in the same order.
     """
     on_cpu = jax.process_count() == 1 and run.mesh.devices.flat[0].platform == "cpu"
     return on_cpu and not _begun(run, stage) and not stages.STAGES[stage].soft
@@ -209,22 +213,10 @@ def compile_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Compil
         run: see `prepare`.
         trained: networks by stage, as far as they are known.
     """
-    config, recipe = run.config, stages.recipe(name, run.config)
-    needed = {
-        one: trained[one].network if one in trained else stages.network_shapes(one, config, mean_shape=run.mean_shape)
-        for one in stages.requirements(name, config)
-    }
-    state = initial.start_shapes(name, config, recipe, needed, run.mean_shape)
-    teachers = {one: needed[one] for one in recipe.teachers}
-    batch = steps.batch_shapes(recipe, **_sizes(run))
-    key = jax.eval_shape(lambda: stages.role_key(config.seed, "steps"))
-    return loop.compile_step(recipe, state, teachers, run.mesh).lower(state, teachers, batch, key).compile()
-
-
-def _sizes(run: Run) -> dict[str, int]:
-    """The sizes of a batch, as `steps.batch_shapes` takes them."""
-    config = run.config
-    return {"batch_size": config.train.batch_size, "image_size": config.image_size, "count": len(run.mean_shape)}
+    given = {one: found.network for one, found in trained.items()}
+    recipe, *shapes = initial.shapes_of_step(name, run.config, given=given)
+    key = jax.eval_shape(lambda: stages.role_key(run.config.seed, "steps"))
+    return loop.compile_step(recipe, *shapes[:2], run.mesh).lower(*shapes, key).compile()
 
 
 def _begun(run: Run, stage: str) -> bool:
@@ -235,14 +227,14 @@ def _to_train(run: Run, trained: Iterable[str]) -> list[str]:
     return [name for name in stages.STAGES if name in run.config.stages and name not in trained]
 
 
-def train_stage(name: str, run: Run, trained: Mapping[str, Trained], *, step: Compiled | None = None) -> Trained:
+def train_stage(name: str, run: Run, trained: Mapping[str, Trained], *, ahead: Future | None = None) -> Trained:
     """Trains one stage from its last intact checkpoint to its end, and stores its network.
 
     Args:
         name: a key of `stages.STAGES`.
         run: see `prepare`.
         trained: networks by stage; at least those that this stage needs (`stages.requirements`).
-        step: its compiled step, see `compile_stage`; None compiles it at the first step.
+        ahead: the result of `compile_stage` with the same run; None compiles the step when it is needed.
 
     Raises:
         Interrupted: a signal arrived; the current step was finished and saved.
@@ -253,14 +245,14 @@ def train_stage(name: str, run: Run, trained: Mapping[str, Trained], *, step: Co
     finished = workdir.finished_stage(run.workdir, name, run.config, mesh=run.mesh)
     if finished is None:
         recipe = stages.recipe(name, run.config, soft=soft)
-        network = _train(name, run, recipe, trained, step)
+        network = _train(name, run, recipe, trained, ahead)
         finished = Trained(name, network, run.config, run.mean_shape)
     workdir.store(run.workdir, finished, mesh=run.mesh)
     return finished
 
 
 def _train(
-    name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained], step: Compiled | None
+    name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained], ahead: Future | None
 ) -> networks.Network:
     """Trains a stage; returns the averaged network of its last step, or of the best one with `config.keep_best`."""
     config, mesh = run.config, run.mesh
@@ -283,7 +275,7 @@ def _train(
                 work = loop.Loop(
                     name=name,
                     recipe=recipe,
-                    step=step or loop.compile_step(recipe, state, teachers, mesh),
+                    step=functools.partial(_step, ahead, recipe, checkpoint.abstract(state), teachers, mesh),
                     config=config,
                     batches=_batches(run, name, recipe.modalities, sharding.batch_rows(mesh, config.train.batch_size)),
                     mesh=mesh,
@@ -305,6 +297,15 @@ def _train(
         raise
     checkpoint.close(manager)
     return network
+
+
+def _step(
+    ahead: Future | None, recipe: Recipe, state: states.TrainState, teachers: steps.Teachers, mesh: Mesh
+) -> Callable:
+    """Returns the step that was compiled ahead. If that failed, it is compiled again, so that errors appear here."""
+    if ahead and not ahead.exception():
+        return ahead.result()
+    return loop.compile_step(recipe, state, teachers, mesh)
 
 
 def _order(run: Run, stage: str) -> pipeline.Order:
