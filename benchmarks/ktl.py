@@ -22,7 +22,7 @@ from benchmarks import machine, plan
 from mlcm_jax import models
 from mlcm_jax.console import say
 from mlcm_jax.models import network as networks
-from mlcm_jax.training import initial, loop, sharding, stages
+from mlcm_jax.training import loop, sharding, stages
 from mlcm_jax.training import state as states
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say(machine.describe())
     config = plan.step_config(arguments)
     mesh = sharding.make_mesh()
-    recipe, shapes, teacher_shapes, batch_shapes = initial.shapes_of_step("transfer", config)
+    recipe, shapes, teacher_shapes, batch_shapes = plan.shapes_of_step(config)
     mean = np.full((stages.layout(config).count, 2), 0.5, np.float32)
     student, teacher = (stages.initial_network(name, config, mean_shape=mean) for name in ("transfer", "teacher"))
     state = sharding.put_sharded(states.create(student, {}, recipe.tx), mesh)

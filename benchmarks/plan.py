@@ -7,25 +7,32 @@ TPU topology and prints a row of the table in docs/pods.md. It needs no TPU, but
 install it in a separate environment). Compiling all 24 blocks of both networks takes long. `--blocks=2,4` therefore
 compiles the third stage of the networks with 2 and with 4 blocks, and extrapolates the numbers linearly to its 18.
 
-`collectives` reads the communication of any compiled program; `compile_step` works for any stage.
+`collectives` reads the communication of any compiled program; `shapes_of_step` and `compile_step` work for any stage.
 """
 
 import argparse
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
 from jax.stages import Compiled
 from ml_collections import ConfigDict
 
+from mlcm_jax import shape_model
 from mlcm_jax.config import base
 from mlcm_jax.console import say
-from mlcm_jax.training import initial, loop, sharding
+from mlcm_jax.data.examples import MODALITIES
+from mlcm_jax.models.network import Network
+from mlcm_jax.training import loop, run_stage, sharding, stages
+from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.state import TrainState
+from mlcm_jax.training.step import Teachers
 
 # Rates of a v5e chip (https://cloud.google.com/tpu/docs/v5e), per second: bfloat16 operations, bytes of memory traffic,
 # and bytes sent to its neighbours. Only half of its 1600 Gbit/s over four links counts, as small slices are no torus.
@@ -159,9 +166,49 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
+def shapes_of_step(
+    config: ConfigDict,
+    stage: str = "transfer",
+    *,
+    soft: shape_model.ShapeModel | None = None,
+    networks: Mapping[str, Network] | None = None,
+) -> tuple[Recipe, TrainState, Teachers, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns the arguments of a stage's training step as shapes, without creating arrays.
+
+    Args:
+        config: the config of the run.
+        stage: the name of the stage.
+        soft: the shape model, for a stage that learns soft landmarks.
+        networks: the shapes of the networks that the stage reads; None computes them.
+
+    Returns:
+        (recipe, state, teachers, batch).
+    """
+    count, batch, side = stages.layout(config).count, config.train.batch_size, config.image_size
+    recipe = stages.recipe(stage, config, soft=soft)
+    mean = np.full((count, 2), 0.5, np.float32)
+    if networks is None:
+        needed = stages.requirements(stage, config)
+        networks = {name: stages.network_shapes(name, config, mean_shape=mean) for name in needed}
+    state = run_stage.start_shapes(stage, config, recipe, networks, mean)
+
+    shapes = {
+        "rgb": ((batch, side, side, 3), jnp.float32),
+        "thermal": ((batch, side, side, 1), jnp.float32),
+        "landmarks": ((batch, count, 2), jnp.float32),
+        "weight": ((batch, count), jnp.float32),
+        "visible": ((batch, count), jnp.bool_),
+        "known": ((batch, count), jnp.bool_),
+        "mask": ((batch,), jnp.bool_),
+    }
+    left_out = set(MODALITIES) - set(recipe.modalities)
+    arrays = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items() if key not in left_out}
+    return recipe, state, {name: networks[name] for name in recipe.teachers}, arrays
+
+
 def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh, stage: str = "transfer") -> tuple[Compiled, TrainState]:
     """Compiles a stage's training step for `mesh`, without arrays or devices; returns it and its state's shapes."""
-    recipe, state, teachers, batch = initial.shapes_of_step(stage, config)
+    recipe, state, teachers, batch = shapes_of_step(config, stage)
     step = loop.compile_step(recipe, state, teachers, mesh)
     return step.lower(state, teachers, batch, jax.eval_shape(lambda: jax.random.key(0))).compile(), state
 

@@ -29,12 +29,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import machine
+from benchmarks import machine, plan
 from mlcm_jax import config as configs
 from mlcm_jax import memory
 from mlcm_jax.console import say
 from mlcm_jax.models import network as networks
-from mlcm_jax.training import initial, loop, sharding, stages
+from mlcm_jax.training import loop, run_stage, sharding, stages
 from mlcm_jax.training.workdir import Trained
 
 ROWS = {
@@ -64,13 +64,13 @@ def config_of(name: str, width: float, side: int, batch: int, bf16: bool) -> Con
 
 def prepare(config: ConfigDict, stage: str) -> tuple[Callable, tuple]:
     """Returns the jitted step of a stage, and its arguments on all devices: (state, teachers, random batch, key)."""
-    recipe, _, _, shapes = initial.shapes_of_step(stage, config)
+    recipe, _, _, shapes = plan.shapes_of_step(config, stage)
     mean, mesh = np.full((stages.layout(config).count, 2), 0.5, np.float32), sharding.make_mesh()
     needed = {
         other: Trained(other, stages.initial_network(other, config, mean_shape=mean), config, mean)
         for other in stages.requirements(stage, config)
     }
-    state = sharding.put_sharded(initial.start_state(stage, config, recipe, needed, mean), mesh)
+    state = sharding.put_sharded(run_stage.start_state(stage, config, recipe, needed, mean), mesh)
     teachers = {other: sharding.put_sharded(needed[other].network, mesh) for other in recipe.teachers}
     rng = np.random.default_rng(0)
     batch = {

@@ -198,6 +198,9 @@ SCHEMA: dict[str, Key] = {
     "log_every": Key(_Count, 20, "bookkeeping", "steps between logged metrics"),
     "max_skipped": Key(_Number, 10, "bookkeeping", "steps allowed to have a loss or gradient that is not finite"),
     "eval_batch_size": Key(_Count, 64, "bookkeeping", "examples per batch when scoring"),
+    "quick_compile": Key(
+        bool, False, "bookkeeping", "on a CPU: compile steps in half the time, with which some networks are slower"
+    ),
     "loader_processes": Key(_Number, 0, "bookkeeping", "processes that load images for a fast device; 0: threads do"),
 }
 GROUPS = tuple(dict.fromkeys(name.split(".")[0] for name in SCHEMA if "." in name))

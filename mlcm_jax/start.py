@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-import threading
 
 from mlcm_jax import memory
 
@@ -17,22 +16,7 @@ def main() -> None:
             )
     from mlcm_jax import cli
 
-    try:
-        cli.main()
-    except SystemExit as stop:
-        if _compiles():
-            # Python would wait for a program that nothing will run, and a signal in that time would abort it.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(stop.code if isinstance(stop.code, int) else 1)
-        raise
-
-
-def _compiles() -> bool:
-    """Whether a step that was compiled ahead is not finished."""
-    run_stage = sys.modules.get("mlcm_jax.training.run_stage")
-    names = (thread.name for thread in threading.enumerate())
-    return run_stage is not None and any(name.startswith(run_stage.COMPILER) for name in names)
+    cli.main()
 
 
 if __name__ == "__main__":

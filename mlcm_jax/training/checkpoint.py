@@ -21,6 +21,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from mlcm_jax.errors import InputError
+from mlcm_jax.training import quick
 
 Manager = ocp.CheckpointManager
 
@@ -43,7 +44,7 @@ def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
 @functools.cache
 def _checksums_on(sharding: jax.sharding.Sharding | None) -> Callable:
     """`_checksums`, compiled so that every process can read the results."""
-    return jax.jit(_checksums, out_shardings=sharding)
+    return jax.jit(_checksums, out_shardings=sharding, compiler_options=quick.options())
 
 
 def checksums(tree: Any) -> dict[str, int]:

@@ -21,9 +21,10 @@ from mlcm_jax.console import progress, say
 from mlcm_jax.data import pipeline
 from mlcm_jax.errors import InputError, Interrupted
 from mlcm_jax.training import distributed, sharding
+from mlcm_jax.training import quick as compiler
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.state import TrainState
-from mlcm_jax.training.step import Teachers, keys, train_step
+from mlcm_jax.training.step import Teachers, train_step
 
 _calls = itertools.count()
 
@@ -35,7 +36,6 @@ class Loop:
     Attributes:
         name: the stage's name.
         recipe: the stage's recipe.
-        step: returns the step, which may be compiled already; see `compile_step`.
         config: the run's config.
         batches: `batches[step]` is this process's part of the global batch.
         mesh: the devices.
@@ -47,7 +47,6 @@ class Loop:
 
     name: str
     recipe: Recipe
-    step: Callable[[], Callable]
     config: ConfigDict
     batches: grain.MapDataset
     mesh: Mesh
@@ -74,15 +73,13 @@ def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> Tra
         InputError: too many steps were skipped because they were not finite.
     """
     config, total_steps = loop.config, loop.recipe.total_steps
-    read = keys(loop.recipe)
+    step_function = compile_step(loop.recipe, state, teachers, loop.mesh, quick=config.quick_compile)
     history: list[dict[str, Any]] = []
     bar = progress(loop.name, total=total_steps, start=start, unit_size=config.train.batch_size)
     batches = pipeline.iterate(loop.batches, start, processes=config.loader_processes)
     with _interrupts() as stop, batches as source, bar as advance:
-        step_function = loop.step()
         for step in range(start + 1, total_steps + 1):
-            drawn = next(source)
-            batch = sharding.put_batch({name: drawn[name] for name in read}, loop.mesh)
+            batch = sharding.put_batch(next(source), loop.mesh)
             # A step must not copy data from or to the devices implicitly.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_function(state, teachers, batch, loop.rng)
@@ -106,8 +103,16 @@ def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> Tra
     return state
 
 
-def compile_step(recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Mesh) -> Callable:
-    """Returns the jitted step, with explicit shardings and the state donated. State and teachers may be shapes."""
+def compile_step(recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Mesh, *, quick: bool = False) -> Callable:
+    """Returns the jitted step, with explicit shardings and the state donated.
+
+    Args:
+        recipe: the static part of the step.
+        state: the state of the stage, as arrays or as shapes.
+        teachers: the teachers' networks, as arrays or as shapes.
+        mesh: the devices.
+        quick: whether to compile with `quick.options`.
+    """
     whole = sharding.replicated(mesh)
     of_state, of_teachers = sharding.tree_shardings(state, mesh), sharding.tree_shardings(teachers, mesh)
     return jax.jit(
@@ -115,6 +120,7 @@ def compile_step(recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Me
         in_shardings=(of_state, of_teachers, sharding.batch_sharding(mesh), whole),
         out_shardings=(of_state, whole),
         donate_argnums=0,
+        compiler_options=compiler.options() if quick else None,
     )
 
 

@@ -1,23 +1,19 @@
 """Trains the stages of a config, and loads those that are finished.
 
 1. prepare: open the datasets, compute the mean shape   2. check: everything that could stop a later stage
-3. claim the work directory   4. train stage after stage, each from its last intact checkpoint, and compile the step
-of the next one meanwhile
+3. claim the work directory   4. train stage after stage, each from its last intact checkpoint
 """
 
 import contextlib
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 
 import grain
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jax.stages import Compiled
 from ml_collections import ConfigDict
 
 from mlcm_jax import models, shape_model
@@ -27,14 +23,12 @@ from mlcm_jax.data.examples import Examples, open_examples, open_sets, require
 from mlcm_jax.errors import InputError
 from mlcm_jax.files import read_json, write_json
 from mlcm_jax.models import network as networks
-from mlcm_jax.training import checkpoint, distributed, initial, loop, sharding, stages, workdir
+from mlcm_jax.training import checkpoint, distributed, loop, sharding, stages, workdir
 from mlcm_jax.training import state as states
 from mlcm_jax.training import step as steps
 from mlcm_jax.training.log import open_writer, write_parameters
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.workdir import Trained
-
-COMPILER = "compile ahead"  # the name of the thread begins with it
 
 # (network, examples, modality) -> NME in per cent; `evaluation.evaluate.validation` makes one.
 Validate = Callable[[networks.Network, Examples, str], float]
@@ -135,7 +129,7 @@ def check(run: Run, trained: Mapping[str, Trained] | None = None) -> None:
                 )
             if other not in networks_by_stage:
                 networks_by_stage[other] = stages.network_shapes(other, config, mean_shape=run.mean_shape)
-        state = initial.start_shapes(name, config, recipe, networks_by_stage, run.mean_shape)
+        state = start_shapes(name, config, recipe, networks_by_stage, run.mean_shape)
         if recipe.teachers:
             _check_step(name, run, recipe, state, {one: networks_by_stage[one] for one in recipe.teachers})
 
@@ -171,52 +165,12 @@ def train_stages(run: Run, trained: Mapping[str, Trained] | None = None) -> dict
         for folder in run.folders:
             workdir.claim(folder, run.config, run.fingerprints)
         names, trained = _to_train(run, trained or {}), dict(trained or {})
-        compiler = locks.enter_context(_compiler())
-        compiled: Future | None = None
-        for name, following in itertools.pairwise([*names, None]):
+        for name in names:
             for needed in stages.requirements(name, run.config):
                 if needed not in trained:
                     trained[needed] = workdir.load_stage(run.workdir, needed, mesh=run.mesh)
-            own, compiled = compiled, None
-            if following and _compiles_ahead(run, following):
-                compiled = compiler.submit(compile_stage, following, run, dict(trained))
-            trained[name] = train_stage(name, run, trained, ahead=own)
+            trained[name] = train_stage(name, run, trained)
     return trained
-
-
-@contextlib.contextmanager
-def _compiler() -> Iterator[Executor]:
-    """Yields a thread that compiles; leaving does not wait for a program that nothing will run (see `cli`)."""
-    compiler = ThreadPoolExecutor(1, thread_name_prefix=COMPILER)
-    try:
-        yield compiler
-    finally:
-        compiler.shutdown(wait=False, cancel_futures=True)
-
-
-def _compiles_ahead(run: Run, stage: str) -> bool:
-    """Whether a stage is compiled while the one before it trains.
-
-    A stage that was begun may be finished, and a shape model is known only when its stage begins. For a GPU, XLA tries
-    kernels on the device, where it would disturb the training; TPUs were not tried. Several processes would have to
-    compile their programs in the same order.
-    """
-    on_cpu = jax.process_count() == 1 and run.mesh.devices.flat[0].platform == "cpu"
-    return on_cpu and not _begun(run, stage) and not stages.STAGES[stage].soft
-
-
-def compile_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Compiled:
-    """Compiles the step of a stage from shapes, also before the stages that it needs are trained.
-
-    Args:
-        name: a key of `stages.STAGES`, of a stage without a shape model.
-        run: see `prepare`.
-        trained: networks by stage, as far as they are known.
-    """
-    given = {one: found.network for one, found in trained.items()}
-    recipe, *shapes = initial.shapes_of_step(name, run.config, given=given)
-    key = jax.eval_shape(lambda: stages.role_key(run.config.seed, "steps"))
-    return loop.compile_step(recipe, *shapes[:2], run.mesh).lower(*shapes, key).compile()
 
 
 def _begun(run: Run, stage: str) -> bool:
@@ -227,14 +181,13 @@ def _to_train(run: Run, trained: Iterable[str]) -> list[str]:
     return [name for name in stages.STAGES if name in run.config.stages and name not in trained]
 
 
-def train_stage(name: str, run: Run, trained: Mapping[str, Trained], *, ahead: Future | None = None) -> Trained:
+def train_stage(name: str, run: Run, trained: Mapping[str, Trained]) -> Trained:
     """Trains one stage from its last intact checkpoint to its end, and stores its network.
 
     Args:
         name: a key of `stages.STAGES`.
         run: see `prepare`.
         trained: networks by stage; at least those that this stage needs (`stages.requirements`).
-        ahead: the result of `compile_stage` with the same run; None compiles the step when it is needed.
 
     Raises:
         Interrupted: a signal arrived; the current step was finished and saved.
@@ -245,18 +198,16 @@ def train_stage(name: str, run: Run, trained: Mapping[str, Trained], *, ahead: F
     finished = workdir.finished_stage(run.workdir, name, run.config, mesh=run.mesh)
     if finished is None:
         recipe = stages.recipe(name, run.config, soft=soft)
-        network = _train(name, run, recipe, trained, ahead)
+        network = _train(name, run, recipe, trained)
         finished = Trained(name, network, run.config, run.mean_shape)
     workdir.store(run.workdir, finished, mesh=run.mesh)
     return finished
 
 
-def _train(
-    name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained], ahead: Future | None
-) -> networks.Network:
+def _train(name: str, run: Run, recipe: Recipe, trained: Mapping[str, Trained]) -> networks.Network:
     """Trains a stage; returns the averaged network of its last step, or of the best one with `config.keep_best`."""
     config, mesh = run.config, run.mesh
-    state = sharding.put_sharded(initial.start_state(name, config, recipe, trained, run.mean_shape), mesh)
+    state = sharding.put_sharded(start_state(name, config, recipe, trained, run.mean_shape), mesh)
     teachers = {teacher: sharding.put_sharded(trained[teacher].network, mesh) for teacher in recipe.teachers}
     manager = checkpoint.open_manager(workdir.checkpoint_folder(run.workdir, name, config), scored=config.keep_best)
     restored = checkpoint.restore(manager, "state", checkpoint.abstract(state), say=say)
@@ -275,7 +226,6 @@ def _train(
                 work = loop.Loop(
                     name=name,
                     recipe=recipe,
-                    step=functools.partial(_step, ahead, recipe, checkpoint.abstract(state), teachers, mesh),
                     config=config,
                     batches=_batches(run, name, recipe.modalities, sharding.batch_rows(mesh, config.train.batch_size)),
                     mesh=mesh,
@@ -299,13 +249,52 @@ def _train(
     return network
 
 
-def _step(
-    ahead: Future | None, recipe: Recipe, state: states.TrainState, teachers: steps.Teachers, mesh: Mesh
-) -> Callable:
-    """Returns the step that was compiled ahead. If that failed, it is compiled again, so that errors appear here."""
-    if ahead and not ahead.exception():
-        return ahead.result()
-    return loop.compile_step(recipe, state, teachers, mesh)
+def start_state(
+    name: str, config: ConfigDict, recipe: Recipe, trained: Mapping[str, Trained], mean_shape: np.ndarray
+) -> states.TrainState:
+    """Returns the state of a stage at step 0: random weights, or the teacher's where the config says so.
+
+    Args:
+        name: the stage's name.
+        config: the run's config.
+        recipe: the stage's recipe.
+        trained: networks by stage; at least those that this stage needs (`stages.requirements`).
+        mean_shape: float32 [K, 2] in u.
+    """
+    stage = stages.STAGES[name]
+    network = stages.initial_network(name, config, mean_shape=mean_shape)
+    part, source_stage = stages.initial_weights(name, config)
+    source = trained[source_stage].network if part else None
+    if part == "all":
+        if jax.tree.map(np.shape, source.params) != jax.tree.map(np.shape, network.params):
+            raise InputError(
+                "config.student_init='teacher' needs config.student to be the same model as config.teacher."
+            )
+        params, stats = jax.tree.map(jax.numpy.copy, (source.params, source.stats))
+        network = network.replace(params=params, stats=stats)
+    elif part == "head":
+        network = states.with_head_of(network, source)
+    adapter = {}
+    if recipe.needs_features:
+        channels = networks.channels(network), networks.channels(trained[stage.teachers[0]].network)
+        adapter = states.init_adapter(*channels, stages.role_key(config.seed, f"{name} adapter"))
+    return states.create(network, adapter, recipe.tx)
+
+
+def start_shapes(
+    name: str,
+    config: ConfigDict,
+    recipe: Recipe,
+    networks_by_stage: Mapping[str, networks.Network],
+    mean_shape: np.ndarray,
+) -> states.TrainState:
+    """Returns `start_state` as shapes, without making arrays. The networks given may be arrays or shapes too."""
+
+    def start(given: dict[str, networks.Network]) -> states.TrainState:
+        trained = {key: Trained(key, network, config, mean_shape) for key, network in given.items()}
+        return start_state(name, config, recipe, trained, mean_shape)
+
+    return jax.eval_shape(start, dict(networks_by_stage))
 
 
 def _order(run: Run, stage: str) -> pipeline.Order:

@@ -66,31 +66,6 @@ def train_step(
     return after, metrics | {"gradient_norm": norm, "skipped": skipped}
 
 
-def keys(recipe: Recipe) -> tuple[str, ...]:
-    """Returns the names of the arrays that a step reads from a batch."""
-    return (*recipe.modalities, "landmarks", "weight", "visible", "known", "mask")
-
-
-def batch_shapes(recipe: Recipe, *, batch_size: int, image_size: int, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of the arrays that a step reads from a batch.
-
-    Args:
-        recipe: the static part of the step.
-        batch_size: number of examples in a batch.
-        image_size: side of the crops in pixels.
-        count: number of landmarks.
-    """
-    of_images = {name: (image_size, image_size, CHANNELS[name]) for name in recipe.modalities}
-    shapes = of_images | {"landmarks": (count, 2), "mask": ()}
-    flags = ("visible", "known", "mask")
-    return {
-        name: jax.ShapeDtypeStruct(
-            (batch_size, *shapes.get(name, (count,))), jnp.bool_ if name in flags else jnp.float32
-        )
-        for name in keys(recipe)
-    }
-
-
 def check(
     state: states.TrainState, teachers: Teachers, recipe: Recipe, *, batch_size: int, image_size: int, count: int
 ) -> None:
@@ -107,7 +82,11 @@ def check(
     Raises:
         InputError: a term of the recipe cannot use these networks.
     """
-    batch = batch_shapes(recipe, batch_size=batch_size, image_size=image_size, count=count)
+    shapes = {name: (image_size, image_size, CHANNELS[name]) for name in recipe.modalities}
+    shapes |= {"landmarks": (count, 2), "weight": (count,)}
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32) for name, shape in shapes.items()}
+    flags = {"visible": (count,), "known": (count,), "mask": ()}
+    batch |= {name: jax.ShapeDtypeStruct((batch_size, *shape), jnp.bool_) for name, shape in flags.items()}
 
     def loss(state: states.TrainState, teachers: Teachers, batch: Batch, key: jax.Array) -> jax.Array:
         return _loss(states.trainable(state.network, state.adapter), state, teachers, batch, key, recipe)[0]

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks import plan
 from mlcm_jax import config as configs
 from mlcm_jax import models, shape_model
 from mlcm_jax.models import network as networks
 from mlcm_jax.models.layers import BatchNorm
 from mlcm_jax.models.mobilevit_v2 import MobileViTBlock
-from mlcm_jax.training import initial, loop, sharding, stages
+from mlcm_jax.training import loop, sharding, stages
 
 VARIANTS = {
     "mlcm_sf_tl54": ("", "published"),
@@ -144,7 +145,7 @@ def test_a_training_step_of_full_size(name, variant, stage):
     if stages.STAGES[stage].soft:
         soft = shape_model.fit(np.random.default_rng(0).random((9, count, 2)), variance=config.shape_variance)
     needed = {other: abstract_network(name, variant, other) for other in stages.requirements(stage, config)}
-    recipe, state, teachers, batch = initial.shapes_of_step(stage, config, soft=soft, given=needed)
+    recipe, state, teachers, batch = plan.shapes_of_step(config, stage, soft=soft, networks=needed)
     assert like(state.network) == like(abstract_network(name, variant, stage)) == like(state.ema)
     assert numbers(state.network.params) == parameters_by_hand(config[model_of(stage)], count)
     assert {key: kernel.shape for key, kernel in state.adapter.items()} == adapter_by_hand(config, stage)
