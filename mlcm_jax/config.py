@@ -199,7 +199,7 @@ SCHEMA: dict[str, Key] = {
     "max_skipped": Key(_Number, 10, "bookkeeping", "steps allowed to have a loss or gradient that is not finite"),
     "eval_batch_size": Key(_Count, 64, "bookkeeping", "examples per batch when scoring"),
     "quick_compile": Key(
-        bool, False, "bookkeeping", "on a CPU: compile steps in half the time, with which some networks are slower"
+        bool, False, "bookkeeping", "on a CPU: compile steps faster, for short trainings; some networks run slower"
     ),
     "loader_processes": Key(_Number, 0, "bookkeeping", "processes that load images for a fast device; 0: threads do"),
 }

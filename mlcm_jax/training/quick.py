@@ -1,11 +1,11 @@
-"""Options of XLA with which it compiles programs for a CPU in about half the time."""
+"""Options of XLA with which it compiles programs for a CPU in less time, for short trainings."""
 
 import functools
 
 import jax
 
-# Less work in LLVM, and the older generators of loops. Steps of `configs/tiny.py` are no slower with them, those of
-# larger networks take up to 1.3 times as long (benchmarks/RESULTS.md, "The whole run of configs/tiny.py").
+# Less work in LLVM, and the older generators of loops. Steps of `configs/tiny.py` are no slower with them, but those of
+# larger networks take up to 1.26 times as long (benchmarks/RESULTS.md, "The whole run of configs/tiny.py").
 _OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 
 
