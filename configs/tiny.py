@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.augment.update({"expand": 1.1, "jitter": 0.05, "rotation": 5.0, "scale": 0.0, "shift": 0.0})
     config.augment.update({"photometric": 0.3, "occlusion": 0.0})
     config.quick_compile = variant in ("", "smoke")
-    if not variant:  # Muon needs half the steps for the same results (docs/training.md, "Optimisers").
+    if not variant:  # Muon needs half the steps for nearly the same results (docs/training.md, "Optimisers").
         config.train.optimizer = "muon"
         config.train.lr = 2.4e-2
         config.steps = ConfigDict({"teacher": 200, "student": 200, "light": 250})

@@ -20,8 +20,7 @@ from ml_collections import ConfigDict
 from mlcm_jax.console import progress, say
 from mlcm_jax.data import pipeline
 from mlcm_jax.errors import InputError, Interrupted
-from mlcm_jax.training import distributed, sharding
-from mlcm_jax.training import quick as compiler
+from mlcm_jax.training import distributed, quick, sharding
 from mlcm_jax.training.recipe import Recipe
 from mlcm_jax.training.state import TrainState
 from mlcm_jax.training.step import Teachers, train_step
@@ -73,7 +72,8 @@ def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> Tra
         InputError: too many steps were skipped because they were not finite.
     """
     config, total_steps = loop.config, loop.recipe.total_steps
-    step_function = compile_step(loop.recipe, state, teachers, loop.mesh, quick=config.quick_compile)
+    options = quick.options() if config.quick_compile else {}
+    step_function = compile_step(loop.recipe, state, teachers, loop.mesh, options=options)
     history: list[dict[str, Any]] = []
     bar = progress(loop.name, total=total_steps, start=start, unit_size=config.train.batch_size)
     batches = pipeline.iterate(loop.batches, start, processes=config.loader_processes)
@@ -103,7 +103,9 @@ def run(loop: Loop, state: TrainState, teachers: Teachers, *, start: int) -> Tra
     return state
 
 
-def compile_step(recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Mesh, *, quick: bool = False) -> Callable:
+def compile_step(
+    recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Mesh, *, options: dict[str, Any] | None = None
+) -> Callable:
     """Returns the jitted step, with explicit shardings and the state donated.
 
     Args:
@@ -111,7 +113,7 @@ def compile_step(recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Me
         state: the state of the stage, as arrays or as shapes.
         teachers: the teachers' networks, as arrays or as shapes.
         mesh: the devices.
-        quick: whether to compile with `quick.options`.
+        options: options of XLA, such as those of `quick`.
     """
     whole = sharding.replicated(mesh)
     of_state, of_teachers = sharding.tree_shardings(state, mesh), sharding.tree_shardings(teachers, mesh)
@@ -120,7 +122,7 @@ def compile_step(recipe: Recipe, state: TrainState, teachers: Teachers, mesh: Me
         in_shardings=(of_state, of_teachers, sharding.batch_sharding(mesh), whole),
         out_shardings=(of_state, whole),
         donate_argnums=0,
-        compiler_options=compiler.options() if quick else None,
+        compiler_options=options,
     )
 
 

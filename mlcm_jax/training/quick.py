@@ -4,8 +4,9 @@ import functools
 
 import jax
 
-# Less work in LLVM, and the older generators of loops. Steps of `configs/tiny.py` are no slower with them, but those of
-# larger networks take up to 1.26 times as long (benchmarks/RESULTS.md, "The whole run of configs/tiny.py").
+# With these, LLVM optimises less, and XLA generates loops in its older way. Steps of `configs/tiny.py` are no slower
+# then, but those of larger networks take up to 1.26 times as long (benchmarks/RESULTS.md, "The whole run of
+# configs/tiny.py").
 _OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 
 
@@ -13,7 +14,7 @@ _OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": 
 def options() -> dict[str, bool | int]:
     """Returns the value of `jax.jit`'s argument `compiler_options`: {} for other devices than a CPU.
 
-    Options that this version of XLA does not know are left out: programs are then only compiled more slowly.
+    Options that this version of XLA does not know are left out. Without them, a program only takes longer to compile.
     """
     return {name: value for name, value in _OPTIONS.items() if jax.default_backend() == "cpu" and _known(name, value)}
 

@@ -41,7 +41,7 @@ def test_a_step_that_was_compiled_quickly_has_the_same_results():
     after = []
     for fast in (False, True):
         state = jax.tree.map(jnp.copy, start(recipe))  # it is donated
-        step = loop.compile_step(recipe, state, teachers, mesh, quick=fast)
+        step = loop.compile_step(recipe, state, teachers, mesh, options=quick.options() if fast else None)
         after.append(step(state, teachers, batch(), jax.random.key(0)))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
     jax.tree.map(close, after[0][0].network.params, after[1][0].network.params)
@@ -59,4 +59,11 @@ def test_a_stage_is_compiled_as_its_config_says(tmp_path, data_dir, monkeypatch,
     monkeypatch.setattr(loop, "compile_step", noted)
     config.stages, config.steps.light, config.quick_compile = ("light_alone",), 1, fast
     train(config, tmp_path, data_dir=str(data_dir))
-    assert found == [{"quick": fast}]
+    assert found == [{"options": quick.options() if fast else {}}] and quick.options()
+
+
+def test_the_options_of_a_step_reach_the_compiler():
+    recipe, mesh = make_recipe(*task(), tx=optax.sgd(0.1)), sharding.make_mesh(jax.devices()[:1])
+    step = loop.compile_step(recipe, start(recipe), {}, mesh, options={"xla_no_such_option": True})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        step.lower(start(recipe), {}, batch(), jax.random.key(0)).compile()
